@@ -1,0 +1,112 @@
+package upgrade
+
+// This file holds what an address is: one spelling for each, since a socket is
+// found again in the next generation by it.
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// address is where a listener listens.
+type address struct {
+	unix string         // path of a unix socket, absolute; or
+	tcp  netip.AddrPort // an IP address, :: for all of IPv6 and IPv4
+}
+
+// CheckAddress fails if Listen could not understand the address. A host name
+// is not looked up.
+func CheckAddress(s string) error {
+	_, _, _, err := splitAddress(s)
+	return err
+}
+
+// splitAddress returns the parts of "unix:PATH" or "HOST:PORT".
+func splitAddress(s string) (path, host string, port uint16, err error) {
+	wrong := func(what string) error {
+		return fmt.Errorf("address %q: %s; want host:port, :port or unix:PATH", s, what)
+	}
+	if path, ok := strings.CutPrefix(s, "unix:"); ok {
+		// sun_path has 108 bytes, of which one ends it: unix(7).
+		if path == "" {
+			return "", "", 0, wrong("no path")
+		} else if len(path) > 107 {
+			return "", "", 0, wrong("the path is longer than 107 bytes")
+		} else if strings.HasPrefix(path, "@") || strings.ContainsRune(path, 0) {
+			return "", "", 0, wrong("abstract sockets are not supported")
+		}
+		return path, "", 0, nil
+	}
+	host, service, err := net.SplitHostPort(s)
+	if err != nil {
+		if ae := (*net.AddrError)(nil); errors.As(err, &ae) {
+			return "", "", 0, wrong(ae.Err)
+		}
+		return "", "", 0, wrong(err.Error())
+	}
+	n, err := strconv.ParseUint(service, 10, 16)
+	if err != nil {
+		named, lookErr := net.LookupPort("tcp", service)
+		if lookErr != nil || service == "" {
+			return "", "", 0, wrong(fmt.Sprintf("%q is not a port", service))
+		}
+		n = uint64(named)
+	}
+	return "", host, uint16(n), nil
+}
+
+// resolveAddress gives an address its one spelling. A host name becomes the
+// address that it has now.
+func resolveAddress(s string) (address, error) {
+	path, host, port, err := splitAddress(s)
+	if err != nil {
+		return address{}, err
+	}
+	if path != "" {
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return address{}, fmt.Errorf("address %q: %w", s, err)
+		}
+		return address{unix: abs}, nil
+	}
+	if host == "" {
+		return address{tcp: netip.AddrPortFrom(netip.IPv6Unspecified(), port)}, nil
+	}
+	tcp, err := net.ResolveTCPAddr("tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	if err != nil {
+		return address{}, fmt.Errorf("address %q: %w", s, err)
+	}
+	ip := tcp.AddrPort().Addr().Unmap()
+	return address{tcp: netip.AddrPortFrom(ip, port)}, nil
+}
+
+// network returns the address as net.Listen wants it.
+func (a address) network() (network, addr string) {
+	switch {
+	case a.unix != "":
+		return "unix", a.unix
+	case a.tcp.Addr() == netip.IPv6Unspecified():
+		return "tcp", fmt.Sprintf(":%d", a.tcp.Port())
+	default:
+		return "tcp", a.tcp.String()
+	}
+}
+
+// String returns the one spelling, by which a socket is handed on.
+func (a address) String() string {
+	if a.unix != "" {
+		return "unix:" + a.unix
+	}
+	return a.tcp.String()
+}
+
+// sameWildcard tells whether both mean every address of the machine on one port.
+func (a address) sameWildcard(b address) bool {
+	return a.unix == "" && b.unix == "" && a.tcp.Port() == b.tcp.Port() &&
+		a.tcp.Addr().IsUnspecified() && b.tcp.Addr().IsUnspecified()
+}

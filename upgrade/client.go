@@ -1,0 +1,97 @@
+package upgrade
+
+// This file holds the asking side of the control socket.
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"syscall"
+)
+
+var (
+	// ErrNoServer: nobody answers on the control socket.
+	ErrNoServer = errors.New("no server answers on the control socket")
+	// ErrLost: the server ended, or closed the connection, before its answer.
+	ErrLost = errors.New("the server ended before it answered")
+)
+
+// Ask asks the generation that serves for an upgrade and waits until its
+// successor serves and it has drained. progress, if not nil, is called with
+// what goes on meanwhile. When ctx ends, or the server, after the successor has
+// begun to serve, the outcome is returned as far as it is known, without an
+// error. Errors wrap [ErrNoServer], [ErrLost] or the context's error.
+func Ask(ctx context.Context, control string, progress func(string)) (Outcome, error) {
+	var known *Outcome
+	err := converse(ctx, control, request{Command: "upgrade"}, func(r reply) {
+		if r.Outcome != nil {
+			known = r.Outcome
+		}
+		if r.Progress != "" && progress != nil {
+			progress(r.Progress)
+		}
+	})
+	if known != nil {
+		return *known, nil
+	}
+	return Outcome{}, err
+}
+
+// AskStatus asks the generation that serves for its status. Errors are those
+// of [Ask].
+func AskStatus(ctx context.Context, control string) (Status, error) {
+	var status *Status
+	err := converse(ctx, control, request{Command: "status"}, func(r reply) { status = r.Status })
+	if err == nil && status == nil {
+		err = ErrLost
+	}
+	if err != nil {
+		return Status{}, err
+	}
+	return *status, nil
+}
+
+// converse sends a request and calls on for each reply until the final one.
+func converse(ctx context.Context, control string, req request, on func(reply)) error {
+	var d net.Dialer
+	nc, err := d.DialContext(ctx, "unix", control)
+	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w %s; is it running, and is this its -control path?", ErrNoServer, control)
+	} else if err != nil {
+		return fmt.Errorf("ask on control socket: %w", err)
+	}
+	defer nc.Close()
+	stop := context.AfterFunc(ctx, func() { nc.Close() })
+	defer stop()
+
+	line, err := json.Marshal(req)
+	if err != nil {
+		return err
+	}
+	// The server may refuse before it reads, so that a failed write is not the
+	// last word.
+	nc.Write(append(line, '\n'))
+	replies := bufio.NewScanner(nc)
+	replies.Buffer(nil, messageSize)
+	for replies.Scan() {
+		var r reply
+		if err := json.Unmarshal(replies.Bytes(), &r); err != nil {
+			return fmt.Errorf("%w: its reply is malformed: %w", ErrLost, err)
+		}
+		if r.Error != "" {
+			return fmt.Errorf("the server refuses: %s", r.Error)
+		}
+		on(r)
+		if r.Final {
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("wait for the server's answer: %w", context.Cause(ctx))
+	}
+	return ErrLost
+}

@@ -1,0 +1,34 @@
+// Package upgrade replaces a process by a newer version of itself while its
+// listening sockets stay open. It knows processes, not protocols: what is
+// served on the sockets is a [Service].
+//
+// One process is a generation. [New] makes the running process one: the first,
+// or the successor of the process that started it. A generation claims its
+// listeners with [Generation.Listen] and lives in [Generation.Run]:
+//
+//  1. It checks itself. Until then a successor has accepted nothing, and if
+//     anything is wrong it just exits: its predecessor never stopped serving,
+//     keeps the last lines of its standard error, and tells whoever asked.
+//  2. It says ready, begins to accept, puts its name into the PID file, and says
+//     so to its predecessor, which accepts too until it hears that.
+//  3. On SIGHUP, or when asked over the control socket, it executes its
+//     successor and hands it the sockets, together with a link: a socketpair
+//     over which the two talk from then on.
+//  4. When the successor serves, it stops accepting, drains, reports to the
+//     successor over the link, and exits.
+//
+// A trigger that comes while an upgrade runs or a predecessor still drains is
+// kept, together with all others of that time, for one upgrade that runs as
+// soon as it can; the link carries it to the successor if need be.
+//
+// SIGTERM and SIGINT stop the whole: see [Generation.Run].
+//
+// The package is built on tableflip, which executes the successor and passes
+// descriptors. It names sockets by keys of its own and unlinks unix sockets
+// itself, because tableflip does so before the successor has taken over. It
+// also needs three changes to the process, all made by New before anything else
+// runs: os.Args[0] becomes absolute, so that a changed working directory does not
+// matter; tableflip's variable leaves the environment, so that no other program
+// started from here takes itself for a successor; and os.Stderr becomes a
+// duplicate, through which a successor's output can be read.
+package upgrade

@@ -1,0 +1,268 @@
+package upgrade
+
+// This file holds a generation: what it is made of, and what it inherits.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/cloudflare/tableflip"
+)
+
+// Options says how a generation lives. The zero value is good for a program
+// that is upgraded with SIGHUP.
+type Options struct {
+	// Version is what this release is called in reports. Empty means "unknown".
+	Version string
+	// Control is the path of the control socket. Empty means none.
+	Control string
+	// PIDFile always names the generation that serves. Empty means none.
+	PIDFile string
+	// UpgradeTimeout is how long a successor may take to be ready before it is
+	// killed. 0 means one minute.
+	UpgradeTimeout time.Duration
+	// DrainTimeout is how long a drain may take before what remains is cut.
+	// 0 means 30 seconds.
+	DrainTimeout time.Duration
+	// ShutdownDelay is how long a stop goes on serving after State has become
+	// Draining, so that load balancers notice.
+	ShutdownDelay time.Duration
+	// Logger gets a line for each transition. Nil means slog.Default().
+	Logger *slog.Logger
+	// Check is the last step before the generation is ready. An error ends it.
+	Check func(context.Context) error
+	// OnState is called at each change of state, OnReady once with the time
+	// from the trigger of the upgrade to readiness, and OnDrained with the
+	// report of a predecessor. They must not block.
+	OnState   func(from, to State)
+	OnReady   func(took time.Duration)
+	OnDrained func(Drained)
+}
+
+// Generation is the running process as one in a line of generations.
+type Generation struct {
+	opts    Options
+	log     *slog.Logger
+	tf      *tableflip.Upgrader
+	started time.Time
+	stderr  *stderr
+	control *control
+	pidFile *pidFile // nil: none
+	hooks   []hook
+
+	offered []claim                // the predecessor's listeners that are not claimed yet
+	claims  map[net.Listener]claim // this generation's
+
+	predecessor *hello // nil: the first generation, or one whose predecessor is unknown
+	link        *link  // to the predecessor, or nil
+
+	number int
+	done   chan struct{} // closed when Run ends
+
+	mu       sync.Mutex // guards what Status reads
+	state    State
+	service  Service // nil before Run
+	before   *member // the predecessor while it lives
+	after    *member // the successor since it said hello
+	upgrades []Upgrade
+	counts   map[Result]uint64
+}
+
+// tableflipVariable is how tableflip tells a successor that it is one.
+const tableflipVariable = "TABLEFLIP_HAS_PARENT_7DIU3"
+
+// Signals returns a channel with the signals that [Generation.Run] understands:
+// SIGHUP, SIGTERM and SIGINT. A program calls it first of all, since a signal
+// that comes before ends the process.
+func Signals() <-chan os.Signal {
+	signals := make(chan os.Signal, 8)
+	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
+	return signals
+}
+
+// New makes the running process a generation. A program calls it once, before
+// it starts goroutines, because it changes the process as the package's
+// documentation tells. It fails if the control socket or the PID file belongs
+// to another running service. A program whose New, Listen or Run fails must
+// exit with a status other than 0 and should print the error: if it was to be
+// a successor, its predecessor serves on and passes that on.
+func New(opts Options) (*Generation, error) {
+	if opts.Version == "" {
+		opts.Version = "unknown"
+	}
+	if opts.UpgradeTimeout <= 0 {
+		opts.UpgradeTimeout = tableflip.DefaultUpgradeTimeout
+	}
+	if opts.DrainTimeout <= 0 {
+		opts.DrainTimeout = 30 * time.Second
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	if err := absoluteProgram(); err != nil {
+		return nil, err
+	}
+	tf, err := tableflip.New(tableflip.Options{UpgradeTimeout: opts.UpgradeTimeout})
+	if err != nil {
+		return nil, fmt.Errorf("begin a generation: %w", err)
+	}
+	os.Unsetenv(tableflipVariable)
+	if tf.HasParent() {
+		syscall.CloseOnExec(3) // tableflip's pipes
+		syscall.CloseOnExec(4)
+	}
+	g := &Generation{
+		opts:    opts,
+		log:     opts.Logger,
+		tf:      tf,
+		started: time.Now(),
+		claims:  make(map[net.Listener]claim),
+		number:  1,
+		done:    make(chan struct{}),
+		counts:  map[Result]uint64{Succeeded: 0, Failed: 0, Refused: 0},
+	}
+	if err := g.meetPredecessor(); err != nil {
+		return nil, fmt.Errorf("begin a generation: %w", err)
+	}
+	g.log = g.log.With("generation", g.number)
+	if err := g.claimNames(); err != nil {
+		return nil, err
+	}
+	return g, nil
+}
+
+// absoluteProgram makes os.Args[0], which successors are executed from,
+// independent of the working directory. Symbolic links stay: a deployment may
+// change where they lead.
+func absoluteProgram() error {
+	path, err := exec.LookPath(os.Args[0])
+	if err != nil && !errors.Is(err, exec.ErrDot) {
+		if path, err = os.Executable(); err != nil { // started under a made-up name
+			return fmt.Errorf("find the program: %w", err)
+		}
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("find the program: %w", err)
+	}
+	os.Args[0] = abs
+	return nil
+}
+
+// Names of files that a predecessor hands over beside the sockets.
+const (
+	fileLink   = "link"
+	fileStderr = "stderr"
+)
+
+// meetPredecessor takes what a predecessor hands over and greets it.
+func (g *Generation) meetPredecessor() error {
+	real, err := g.tf.File(fileStderr)
+	if err != nil {
+		return err
+	}
+	if g.stderr, err = newStderr(real); err != nil {
+		return err
+	}
+	if real == nil {
+		if err := g.tf.AddFile(fileStderr, g.stderr.real); err != nil {
+			return err
+		}
+	}
+	if !g.tf.HasParent() {
+		return nil
+	}
+	g.number = 2
+	f, err := g.tf.File(fileLink)
+	if err != nil {
+		return err
+	}
+	if f == nil {
+		g.log.Warn("predecessor has no link; it cannot be followed while it drains")
+		return nil
+	}
+	if g.link, err = openLink(f); err != nil {
+		return err
+	}
+	// The greeting was written before this process was started.
+	g.link.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	m, err := g.link.receive()
+	if err == nil && m.Hello == nil {
+		err = fmt.Errorf("got message %q", m.Type)
+	}
+	if err != nil {
+		return fmt.Errorf("hear from the predecessor: %w", err)
+	}
+	g.link.conn.SetReadDeadline(time.Time{})
+	h := m.Hello
+	g.predecessor, g.number, g.offered, g.upgrades = h, h.Generation+1, h.Claims, h.Upgrades
+	maps.Copy(g.counts, h.Counts)
+	g.before = &member{hello: *h, state: Upgrading}
+	own := g.introduction()
+	if err := g.link.send(message{Type: msgHello, Hello: &own}, nil); err != nil { // it died; the sockets are here, so go on
+		g.log.Warn("predecessor does not listen", "error", err)
+	}
+	return nil
+}
+
+// introduction is what this generation says of itself first.
+func (g *Generation) introduction() hello {
+	return hello{Protocol: linkProtocol, PID: os.Getpid(), Version: g.opts.Version, Started: g.started}
+}
+
+// claimNames claims what a second server must not share.
+func (g *Generation) claimNames() error {
+	var ln net.Listener
+	if path := g.opts.Control; path != "" {
+		var err error
+		if ln, err = g.Listen("unix:" + path); err != nil {
+			return fmt.Errorf("%w (the control socket; -control names another)", err)
+		}
+		if err := os.Chmod(path, 0o600); err != nil {
+			return fmt.Errorf("claim control socket: %w", err)
+		}
+	}
+	g.control = newControl(ln, g.Status, g.log)
+
+	if path := g.opts.PIDFile; path != "" {
+		abs, err := filepath.Abs(path)
+		if err != nil {
+			return fmt.Errorf("claim PID file: %w", err)
+		}
+		if p := g.predecessor; !g.tf.HasParent() || p != nil && p.PIDFile != abs {
+			if err := pidFileInUse(abs); err != nil {
+				return err
+			}
+		}
+		g.pidFile = &pidFile{path: abs}
+	}
+	return nil
+}
+
+// Number is the generation's place in the line, from 1.
+func (g *Generation) Number() int { return g.number }
+
+// Counts returns how many upgrades this line of generations has seen, by result.
+func (g *Generation) Counts() map[Result]uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return maps.Clone(g.counts)
+}
+
+// HasPredecessor tells whether the predecessor still lives.
+func (g *Generation) HasPredecessor() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.before != nil
+}

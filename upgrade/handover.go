@@ -1,0 +1,339 @@
+package upgrade
+
+// This file holds an upgrade as the predecessor lives it: from the trigger to
+// the successor that serves, or to the reason why none does.
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"runtime"
+	"strings"
+	"time"
+)
+
+const (
+	pastUpgrades = 10  // kept for the status
+	reasonLength = 500 // bytes kept of a reason
+)
+
+// attempt is an upgrade under way.
+type attempt struct {
+	trigger
+	link     *link
+	messages <-chan message // from the successor; nil once it is gone
+	tail     *tail
+	ended    chan error    // what tableflip says
+	over     chan struct{} // closed when it has failed
+	begun    time.Time
+	ready    time.Duration
+
+	accepted bool // tableflip has passed the point of no return
+	greeted  bool // the successor said hello
+	serving  bool // and that it serves
+	gone     bool // the link has ended
+}
+
+// ask is where every trigger comes in.
+func (r *run) ask(t trigger) {
+	t.at = time.Now()
+	switch {
+	case r.handedOver:
+		r.passOn(t)
+	case r.stopping:
+		r.refuse(&t)
+	case r.pending == nil:
+		r.pending = &t
+		r.goOn()
+	default:
+		r.pending.waiters = append(r.pending.waiters, t.waiters...)
+		r.pending.signal = r.pending.signal || t.signal
+		r.log.Info("upgrade asked for again; joins the one that waits", "by", t.by)
+	}
+}
+
+// goOn begins the upgrade that waits, if it need not wait any longer.
+func (r *run) goOn() {
+	t := r.pending
+	if t == nil {
+		return
+	}
+	wait := ""
+	switch {
+	case r.State() == Starting:
+		wait = "this generation is not ready yet"
+	case r.State() == Upgrading:
+		wait = "an upgrade is under way"
+	case r.predecessorGone != nil:
+		wait = "the predecessor still drains"
+	}
+	if wait != "" {
+		r.log.Info("upgrade waits", "by", t.by, "reason", wait)
+		r.tell(t.waiters, reply{Progress: "waits: " + wait})
+		return
+	}
+	r.pending = nil
+	r.begin(*t)
+}
+
+// begin executes the successor.
+func (r *run) begin(t trigger) {
+	r.enter(Upgrading)
+	a := &attempt{trigger: t, ended: make(chan error, 1), over: make(chan struct{}), begun: time.Now()}
+	r.attempt = a
+	r.log.Info("upgrade begins", "by", t.by)
+	r.tell(t.waiters, reply{Progress: fmt.Sprintf("generation %d starts", r.number+1)})
+	if err := r.prepare(a); err != nil {
+		a.ended <- err
+		return
+	}
+	settling := time.Since(r.goneAt) < time.Second
+	go func() {
+		err := r.tf.Upgrade()
+		if err != nil && settling && time.Since(a.begun) < 20*time.Millisecond {
+			// tableflip may not have noticed yet that the predecessor is gone.
+			time.Sleep(20 * time.Millisecond)
+			err = r.tf.Upgrade()
+		}
+		a.ended <- err
+	}()
+}
+
+// prepare makes what the successor gets beside the sockets.
+func (r *run) prepare(a *attempt) error {
+	select {
+	case <-r.tf.Exit():
+		return errors.New("this generation has handed over once, to a successor that died, and cannot do so again; restart the service")
+	default:
+	}
+	l, theirs, err := newLink()
+	if err != nil {
+		return err
+	}
+	defer theirs.Close()
+	h := r.introduction()
+	h.Generation, h.Trigger, h.Begun, h.Deadline = r.number, a.by, a.begun, a.begun.Add(r.opts.UpgradeTimeout)
+	for _, c := range r.claims {
+		h.Claims = append(h.Claims, c)
+	}
+	if r.pidFile != nil {
+		h.PIDFile = r.pidFile.path
+	}
+	h.Counts = r.Counts()
+	r.mu.Lock()
+	h.Upgrades = r.upgrades
+	r.mu.Unlock()
+	if err = l.send(message{Type: msgHello, Hello: &h}, nil); err == nil {
+		err = r.tf.AddFile(fileLink, theirs)
+	}
+	if err == nil {
+		a.tail, err = r.stderr.capture()
+	}
+	if err != nil {
+		l.close()
+		return fmt.Errorf("prepare the successor: %w", err)
+	}
+	a.link, a.messages = l, l.messages(a.over)
+	return nil
+}
+
+// upgradeEnded takes tableflip's word on the attempt.
+func (r *run) upgradeEnded(err error) {
+	a := r.attempt
+	r.stderr.release()
+	switch {
+	case err != nil && r.stopping:
+		t := a.trigger
+		r.abandon()
+		r.refuse(&t)
+	case err != nil && time.Since(a.begun) >= r.opts.UpgradeTimeout:
+		r.failed(fmt.Sprintf("successor was not ready within %s and was killed", r.opts.UpgradeTimeout))
+	case err != nil:
+		r.failed(fmt.Sprintf("successor is no good: %v", err))
+	default:
+		a.accepted = true
+		r.commit()
+	}
+}
+
+// hearSuccessor takes what the successor says; ok is false when it is gone.
+func (r *run) hearSuccessor(m message, ok bool) {
+	a := r.attempt
+	switch {
+	case !ok:
+		a.messages, a.gone = nil, true
+		if r.handedOver && r.State() == Draining {
+			r.log.Error("successor is gone")
+		}
+	case m.Type == msgHello && m.Hello != nil:
+		a.greeted = true
+		next := &member{hello: *m.Hello, state: Starting}
+		next.Generation = r.number + 1
+		r.mu.Lock()
+		r.after = next
+		r.mu.Unlock()
+		r.log.Info("successor started", "successor_pid", next.PID, "successor_version", next.Version)
+		r.tell(a.waiters, reply{Progress: fmt.Sprintf("generation %d (pid %d, version %s) starts", next.Generation, next.PID, next.Version)})
+	case m.Type == msgServing:
+		a.serving, a.ready = true, time.Since(a.begun)
+		r.keep(m.Claims)
+	}
+	r.commit()
+}
+
+// commit hands over once the successor serves. Until then this generation
+// accepts as well, so that one that dies as it becomes ready costs nothing.
+func (r *run) commit() {
+	a := r.attempt
+	switch {
+	case !a.accepted || r.handedOver:
+	case a.serving, a.gone && !a.greeted: // the latter is a release that has no link
+		r.handOver()
+	case a.gone:
+		r.failed("successor died as it became ready")
+	}
+}
+
+// keep notes which listeners the successor has.
+func (r *run) keep(claims []claim) {
+	bound := make(map[string]bool)
+	for _, c := range claims {
+		bound[c.Bound] = true
+	}
+	r.kept = func(ln net.Listener) bool { return bound[r.claims[ln].Bound] }
+}
+
+// handOver begins the drain: the successor serves.
+func (r *run) handOver() {
+	a := r.attempt
+	r.handedOver = true
+	if !a.serving { // it has no link to say what it claimed
+		a.ready = time.Since(a.begun)
+		r.kept = func(net.Listener) bool { return true }
+	}
+	r.mu.Lock()
+	if r.after != nil {
+		r.after.state = Serving
+	}
+	r.mu.Unlock()
+	r.record(Upgrade{Time: a.begun, Trigger: a.by, From: r.number, To: r.number + 1, Result: Succeeded, Seconds: a.ready.Seconds()})
+	r.log.Info("upgrade succeeded", "took", a.ready.Round(time.Millisecond).String())
+	r.control.stop()
+	if r.stopping { // it was ready before it could be ended; now it is the one to stop
+		a.link.send(message{Type: msgStop}, nil)
+		r.stopping, r.delay = false, nil
+	} else {
+		r.enter(Draining)
+	}
+	if t := r.pending; t != nil {
+		r.pending = nil
+		r.passOn(*t)
+	}
+	r.loadTick = time.Tick(200 * time.Millisecond)
+	if r.drained == nil {
+		r.drain(r.kept)
+	}
+	r.reportLoad()
+}
+
+// passOn gives a trigger to the successor.
+func (r *run) passOn(t trigger) {
+	for _, w := range t.waiters {
+		w.forward <- r.attempt.link
+	}
+	if t.signal {
+		if err := r.attempt.link.send(message{Type: msgUpgrade}, nil); err != nil {
+			r.log.Error("successor could not be asked for an upgrade", "error", err)
+		}
+	}
+}
+
+// reportLoad tells the successor and who waits what the drain waits for.
+func (r *run) reportLoad() {
+	a := r.attempt
+	load := r.service.Load()
+	if !a.gone {
+		a.link.send(message{Type: msgLoad, Load: &load}, nil)
+	}
+	outcome := r.succeeded(nil)
+	outcome.Predecessor.Load = &load
+	r.tell(a.waiters, reply{Outcome: outcome, Progress: outcome.String()})
+}
+
+// succeeded tells of the upgrade. d is nil while this generation drains.
+func (r *run) succeeded(d *Drained) *Outcome {
+	o := &Outcome{
+		Result: Succeeded, Generation: r.number + 1, ReadySeconds: r.attempt.ready.Seconds(),
+		Predecessor: &Predecessor{Generation: r.number, PID: r.introduction().PID},
+	}
+	r.mu.Lock()
+	if r.after != nil {
+		o.PID, o.Version = r.after.PID, r.after.Version
+	}
+	r.mu.Unlock()
+	if d != nil {
+		o.Predecessor.IsDrained, o.Predecessor.Drained = true, *d
+	}
+	return o
+}
+
+// abandon ends an attempt after which this generation serves on, and returns
+// the last lines of the successor's output.
+func (r *run) abandon() []string {
+	a := r.attempt
+	r.attempt = nil
+	close(a.over)
+	var lines []string
+	if a.tail != nil {
+		select {
+		case <-a.tail.end:
+		case <-time.After(200 * time.Millisecond): // something that it started still has its output
+		}
+		lines = a.tail.last()
+	}
+	if a.link != nil {
+		a.link.close()
+	}
+	r.mu.Lock()
+	r.after = nil
+	r.mu.Unlock()
+	// tableflip has let go of its copy of the link, but that is closed only
+	// when it is collected.
+	runtime.GC()
+	return lines
+}
+
+// failed ends an attempt whose successor was no good.
+func (r *run) failed(reason string) {
+	a := r.attempt
+	lines := r.abandon()
+	r.log.Error("upgrade failed; this generation goes on serving", "by", a.by, "reason", reason, "stderr", strings.Join(lines, "\n"))
+	r.record(Upgrade{Time: a.begun, Trigger: a.by, From: r.number, To: r.number + 1, Result: Failed,
+		Reason: reason, Seconds: time.Since(a.begun).Seconds()})
+	r.tell(a.waiters, reply{Final: true, Outcome: &Outcome{Result: Failed, Reason: reason, Stderr: lines,
+		Generation: r.number, PID: r.introduction().PID, Version: r.opts.Version}})
+	r.enter(Serving)
+	r.goOn()
+}
+
+// refuse ends a trigger that comes too late.
+func (r *run) refuse(t *trigger) {
+	o := refusal()
+	r.log.Warn("upgrade refused", "by", t.by, "reason", o.Reason)
+	r.record(Upgrade{Time: t.at, Trigger: t.by, From: r.number, To: r.number + 1, Result: Refused, Reason: o.Reason})
+	r.tell(t.waiters, reply{Final: true, Outcome: o})
+}
+
+// record keeps an upgrade for the status and counts it.
+func (r *run) record(u Upgrade) {
+	if len(u.Reason) > reasonLength {
+		u.Reason = u.Reason[:reasonLength]
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.upgrades = append(r.upgrades, u)
+	if n := len(r.upgrades); n > pastUpgrades {
+		r.upgrades = r.upgrades[n-pastUpgrades:]
+	}
+	r.counts[u.Result]++
+}

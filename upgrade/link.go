@@ -1,0 +1,194 @@
+package upgrade
+
+// This file holds the link: a socketpair between a generation and its
+// successor, and the messages on it. Each message is one packet of JSON,
+// possibly with a descriptor. A type that the other side does not know is
+// ignored there, so that releases can differ.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	linkProtocol = 1
+	messageSize  = 64 << 10              // bytes of a message at most
+	sendTimeout  = 50 * time.Millisecond // the other side may be stopped
+)
+
+// message is what one generation tells the other. Which fields are set follows
+// from the type.
+type message struct {
+	Type string `json:"type"`
+
+	Hello   *hello   `json:"hello,omitempty"`
+	Claims  []claim  `json:"claims,omitempty"`
+	Load    *Load    `json:"load,omitempty"`
+	Drained *Drained `json:"drained,omitempty"`
+
+	conn net.Conn // a control connection that came along
+}
+
+const (
+	msgHello   = "hello"   // both ways: who I am
+	msgServing = "serving" // successor: I accept from these listeners
+	msgLoad    = "load"    // predecessor: what I still have in hand
+	msgDrained = "drained" // predecessor: I am about to exit
+	msgUpgrade = "upgrade" // predecessor: an upgrade was asked for; with a connection: by this one
+	msgStop    = "stop"    // predecessor: a stop was asked for
+)
+
+// hello introduces a generation. All but the first four are the predecessor's.
+type hello struct {
+	Protocol   int       `json:"protocol"`
+	PID        int       `json:"pid"`
+	Version    string    `json:"version"`
+	Started    time.Time `json:"started"`
+	Generation int       `json:"generation,omitempty"`
+
+	Trigger  string            `json:"trigger,omitempty"` // of this upgrade
+	Begun    time.Time         `json:"begun,omitzero"`
+	Deadline time.Time         `json:"deadline,omitzero"` // when a successor that is not ready is killed
+	Claims   []claim           `json:"claims,omitempty"`
+	PIDFile  string            `json:"pid_file,omitempty"`
+	Upgrades []Upgrade         `json:"upgrades,omitempty"`
+	Counts   map[Result]uint64 `json:"counts,omitempty"`
+}
+
+type link struct{ conn *net.UnixConn }
+
+// newLink returns one end as a link, and the other for the successor.
+func newLink() (*link, *os.File, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make the link: %w", err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "link")
+	l, err := openLink(os.NewFile(uintptr(fds[0]), "link"))
+	if err != nil {
+		theirs.Close()
+		return nil, nil, err
+	}
+	return l, theirs, nil
+}
+
+// openLink makes a link of a descriptor, which it takes over.
+func openLink(f *os.File) (*link, error) {
+	defer f.Close()
+	nc, err := net.FileConn(f)
+	if err != nil {
+		return nil, fmt.Errorf("open the link: %w", err)
+	}
+	conn, ok := nc.(*net.UnixConn)
+	if !ok {
+		nc.Close()
+		return nil, errors.New("open the link: not a unix socket")
+	}
+	return &link{conn}, nil
+}
+
+// send passes a message on, with a descriptor if nc has one. It gives up soon.
+func (l *link) send(m message, nc *net.UnixConn) error {
+	packet, err := json.Marshal(m)
+	if err != nil {
+		return err
+	}
+	if len(packet) > messageSize {
+		return fmt.Errorf("message of %d bytes is too long for the link", len(packet))
+	}
+	l.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+	if nc == nil {
+		_, err = l.conn.Write(packet)
+		return err
+	}
+	raw, err := nc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if ctlErr := raw.Control(func(fd uintptr) {
+		_, _, err = l.conn.WriteMsgUnix(packet, unix.UnixRights(int(fd)), nil)
+	}); ctlErr != nil {
+		return ctlErr
+	}
+	return err
+}
+
+// receive returns the next message. A malformed one is an error like any other:
+// the link is of no more use then.
+func (l *link) receive() (message, error) {
+	packet := make([]byte, messageSize)
+	rights := make([]byte, unix.CmsgSpace(4))
+	n, rn, flags, _, err := l.conn.ReadMsgUnix(packet, rights)
+	if err != nil {
+		return message{}, err
+	}
+	nc := receivedConn(rights[:rn])
+	var m message
+	if err = json.Unmarshal(packet[:n], &m); err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		err = errors.New("message of the link is too long")
+	}
+	if err != nil {
+		if nc != nil {
+			nc.Close()
+		}
+		return message{}, err
+	}
+	m.conn = nc
+	return m, nil
+}
+
+// receivedConn returns the connection that came with a message, or nil.
+func receivedConn(rights []byte) net.Conn {
+	controls, err := unix.ParseSocketControlMessage(rights)
+	if err != nil {
+		return nil
+	}
+	var nc net.Conn
+	for _, control := range controls {
+		fds, err := unix.ParseUnixRights(&control)
+		if err != nil {
+			continue
+		}
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+			f := os.NewFile(uintptr(fd), "received")
+			if nc == nil {
+				nc, _ = net.FileConn(f)
+			}
+			f.Close()
+		}
+	}
+	return nc
+}
+
+// messages reads the link into a channel, which is closed when the other side
+// is gone. The goroutine ends then, or when the link is closed and stop too.
+func (l *link) messages(stop <-chan struct{}) <-chan message {
+	in := make(chan message)
+	go func() {
+		defer close(in)
+		for {
+			m, err := l.receive()
+			if err != nil {
+				return
+			}
+			select {
+			case in <- m:
+			case <-stop:
+				if m.conn != nil {
+					m.conn.Close()
+				}
+				return
+			}
+		}
+	}()
+	return in
+}
+
+func (l *link) close() { l.conn.Close() }

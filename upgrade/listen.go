@@ -1,0 +1,184 @@
+package upgrade
+
+// This file holds how a generation comes by its listeners: it claims what its
+// predecessor hands over, and binds the rest.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/cloudflare/tableflip"
+)
+
+// socketKind is the first half of the key under which tableflip passes a
+// listener. It is none of the networks that tableflip knows, so that it leaves
+// the paths of unix sockets alone.
+const socketKind = "socket"
+
+// claim is a listener of this generation, and what the next must know of it.
+type claim struct {
+	Asked string `json:"asked"`           // the address as configured; its port may be 0
+	Bound string `json:"bound"`           // the address as bound
+	Inode uint64 `json:"inode,omitempty"` // of a unix socket's path
+}
+
+// Listen claims a listener at "host:port", ":port" or "unix:PATH". A successor
+// gets the socket that its predecessor accepts from, if that has one at this
+// address; a listener that it does not claim is closed when it is ready. Port 0
+// stands for a free port, which successors keep. Listen must not be called
+// once Run has been.
+func (g *Generation) Listen(addr string) (net.Listener, error) {
+	ln, c, err := g.claim(addr)
+	if err != nil {
+		return nil, fmt.Errorf("claim listener %s: %w", addr, err)
+	}
+	g.claims[ln] = c
+	return ln, nil
+}
+
+func (g *Generation) claim(addr string) (net.Listener, claim, error) {
+	asked, err := resolveAddress(addr)
+	if err != nil {
+		return nil, claim{}, err
+	}
+	for _, c := range g.claims {
+		if c.Asked == asked.String() && (asked.unix != "" || asked.tcp.Port() != 0) {
+			return nil, claim{}, errors.New("the address is given twice")
+		}
+	}
+	if c, ok := g.handedOver(asked); ok {
+		ln, err := g.tf.Listener(socketKind, c.Bound)
+		if err != nil {
+			return nil, claim{}, err
+		}
+		if ln != nil {
+			if c.Asked != asked.String() {
+				g.log.Warn("listener goes on as it was bound; a restart would bind it anew",
+					"address", addr, "bound", c.Bound)
+			}
+			c.Asked = asked.String()
+			return ln, c, nil
+		}
+	}
+	return g.bind(asked)
+}
+
+// handedOver finds among the predecessor's listeners the one for an address.
+func (g *Generation) handedOver(asked address) (claim, bool) {
+	matches := []func(c claim) bool{
+		func(c claim) bool { return c.Asked == asked.String() },
+		func(c claim) bool { return c.Bound == asked.String() },
+		func(c claim) bool {
+			bound, err := netip.ParseAddrPort(c.Bound)
+			return err == nil && asked.sameWildcard(address{tcp: bound})
+		},
+	}
+	for _, match := range matches {
+		if i := slices.IndexFunc(g.offered, match); i >= 0 {
+			c := g.offered[i]
+			g.offered = slices.Delete(g.offered, i, i+1)
+			return c, true
+		}
+	}
+	return claim{}, false
+}
+
+// bind makes a new socket.
+func (g *Generation) bind(asked address) (net.Listener, claim, error) {
+	if asked.unix != "" {
+		unlock, err := lockFolder(asked.unix)
+		if err != nil {
+			return nil, claim{}, err
+		}
+		defer unlock()
+		if err := removeStale(asked.unix); err != nil {
+			return nil, claim{}, err
+		}
+	}
+	lc := net.ListenConfig{}
+	lc.SetMultipathTCP(false) // the sockets must be of the kind that every part of Baton knows
+	network, addr := asked.network()
+	ln, err := lc.Listen(context.Background(), network, addr)
+	if err != nil {
+		return nil, claim{}, g.explainBind(asked, err)
+	}
+	c := claim{Asked: asked.String(), Bound: asked.String()}
+	if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
+		c.Bound = netip.AddrPortFrom(asked.tcp.Addr(), uint16(tcp.Port)).String()
+	} else {
+		c.Inode = inode(asked.unix)
+	}
+	if err := g.tf.AddListener(socketKind, c.Bound, ln.(tableflip.Listener)); err != nil {
+		ln.Close()
+		return nil, claim{}, err
+	}
+	return ln, c, nil
+}
+
+// explainBind says what to do where that can be known.
+func (g *Generation) explainBind(asked address, err error) error {
+	var sys *os.SyscallError
+	if errors.As(err, &sys) {
+		err = sys.Err
+	}
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		for _, c := range g.offered {
+			if bound, parseErr := netip.ParseAddrPort(c.Bound); parseErr == nil && bound.Port() == asked.tcp.Port() {
+				return fmt.Errorf("%w: the running server has the port at %s; such a change needs a restart", err, c.Bound)
+			}
+		}
+		return fmt.Errorf("%w: another process listens there; stop that one, or use another address", err)
+	case errors.Is(err, syscall.EACCES) && asked.unix == "":
+		return fmt.Errorf("%w: a port below 1024 needs the capability CAP_NET_BIND_SERVICE", err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%w: no interface of this machine has this address", err)
+	}
+	return err
+}
+
+// removeStale removes the path of a unix socket on which nobody listens, as a
+// server leaves it that was killed.
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return errors.New("the path exists and is not a socket")
+	}
+	nc, err := net.DialTimeout("unix", path, time.Second)
+	if err == nil {
+		nc.Close()
+	}
+	if !errors.Is(err, syscall.ECONNREFUSED) {
+		return errors.New("another server listens there; stop that one, or use another path")
+	}
+	return os.Remove(path)
+}
+
+// unlink removes the path of a unix socket if it still leads to that socket.
+func (c claim) unlink() {
+	a, err := resolveAddress(c.Bound)
+	if err == nil && a.unix != "" && inode(a.unix) == c.Inode {
+		os.Remove(a.unix)
+	}
+}
+
+func inode(path string) uint64 {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Sys().(*syscall.Stat_t).Ino
+}

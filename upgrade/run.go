@@ -1,0 +1,398 @@
+package upgrade
+
+// This file holds the life of a generation: how it becomes ready, and the loop
+// that decides on everything after that.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+	"time"
+)
+
+// run is what only the goroutine of Run touches.
+type run struct {
+	*Generation
+	service Service
+
+	fromPredecessor <-chan message
+	predecessorGone <-chan struct{} // nil once it is
+	goneAt          time.Time
+
+	pending *trigger // waits for the predecessor's end or that of the upgrade
+	attempt *attempt // the upgrade under way, or the one that succeeded
+
+	kept       func(net.Listener) bool // which listeners the successor has
+	handedOver bool                    // a successor serves
+	stopping   bool                    // a stop was asked for
+	stops      int                     // how often
+	delay      <-chan time.Time
+
+	drained  chan Drained // nil before the drain
+	cut      context.CancelFunc
+	loadTick <-chan time.Time
+}
+
+// trigger is one upgrade that was asked for, perhaps several times.
+type trigger struct {
+	by      string // what asked first: a signal, or someone on the control socket
+	at      time.Time
+	signal  bool // a signal asked as well
+	waiters []*waiter
+}
+
+const (
+	bySignal  = "signal"
+	byControl = "control"
+)
+
+// Run makes the generation ready, serves until its time is over, and returns
+// nil when nothing is left to do but to exit. It ends when a successor serves
+// and everything under way here has ended, or when SIGTERM or SIGINT come in:
+// then State becomes Draining at once, the service goes on for the shutdown
+// delay, drains, and the hooks of [Generation.OnStop] run. A further such signal
+// cuts the drain. SIGHUP asks for an upgrade. An error means that the
+// generation never became ready.
+func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
+	r := &run{Generation: g, service: service, cut: func() {}}
+	defer close(g.done)
+	g.mu.Lock()
+	g.service = service
+	g.mu.Unlock()
+	if err := r.becomeReady(signals); err != nil {
+		return err
+	}
+	r.loop(signals)
+	return nil
+}
+
+// becomeReady takes over from the predecessor, if there is one. Nothing has
+// been accepted before, and nothing that can fail comes after.
+func (r *run) becomeReady(signals <-chan os.Signal) error {
+	if r.link != nil {
+		r.fromPredecessor = r.link.messages(r.done)
+	}
+	if err := r.check(signals); err != nil {
+		return fmt.Errorf("generation %d is no good: %w", r.number, err)
+	}
+	if r.pidFile != nil {
+		prepare := r.pidFile.prepare
+		if !r.tf.HasParent() {
+			prepare = r.pidFile.publishFirst
+		}
+		if err := prepare(); err != nil {
+			return err
+		}
+	}
+	// Close to its deadline the predecessor may kill this process in the very
+	// moment in which it hears that it is ready.
+	if p := r.predecessor; p != nil && time.Until(p.Deadline) < p.Deadline.Sub(p.Begun)/20 {
+		return fmt.Errorf("generation %d was not ready soon enough: gives up after %s, shortly before it would be killed",
+			r.number, time.Since(p.Begun).Round(time.Millisecond))
+	}
+	if err := r.tf.Ready(); err != nil {
+		// The one thing in it that can fail is telling a predecessor that has
+		// died. The sockets are here, and nobody else serves them.
+		r.log.Warn("predecessor died before it heard that its successor is ready", "error", err)
+	}
+	r.service.Serve()
+	r.control.serve()
+	if r.pidFile != nil && r.tf.HasParent() {
+		if err := r.pidFile.publish(); err != nil {
+			r.log.Error("PID file not replaced", "error", err)
+		}
+	}
+	for _, c := range r.offered { // not claimed: the configuration has dropped them
+		c.unlink()
+	}
+	r.stderr.restore()
+	r.enter(Serving)
+	if p := r.predecessor; p != nil {
+		took := time.Since(p.Begun)
+		r.record(Upgrade{Time: p.Begun, Trigger: p.Trigger, From: p.Generation, To: r.number, Result: Succeeded, Seconds: took.Seconds()})
+		if r.opts.OnReady != nil {
+			r.opts.OnReady(took)
+		}
+		var claims []claim
+		for _, c := range r.claims {
+			claims = append(claims, c)
+		}
+		if err := r.link.send(message{Type: msgServing, Claims: claims}, nil); err != nil {
+			r.log.Warn("predecessor does not listen", "error", err)
+		}
+	}
+	if r.tf.HasParent() {
+		gone := make(chan struct{})
+		r.predecessorGone = gone
+		go func() { // ends with the predecessor
+			r.tf.WaitForParent(context.Background())
+			close(gone)
+		}()
+	}
+	return nil
+}
+
+// check runs the checks that precede readiness. A stop ends them.
+func (r *run) check(signals <-chan os.Signal) error {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
+	if p := r.predecessor; p != nil {
+		var stop context.CancelFunc
+		ctx, stop = context.WithDeadline(ctx, p.Deadline)
+		defer stop()
+	}
+	checked := make(chan error, 1)
+	go func() {
+		err := r.service.Check(ctx)
+		if err == nil && r.opts.Check != nil {
+			err = r.opts.Check(ctx)
+		}
+		checked <- err
+	}()
+	for {
+		select {
+		case err := <-checked:
+			return err
+		case sig := <-signals:
+			if sig == syscall.SIGHUP {
+				r.ask(trigger{by: bySignal, signal: true})
+				continue
+			}
+			return fmt.Errorf("stopped by %v before it was ready", sig)
+		case m, ok := <-r.fromPredecessor:
+			if !ok { // nobody reads the pipe any more
+				r.fromPredecessor = nil
+				r.stderr.restore()
+			} else {
+				r.hear(m)
+			}
+		}
+	}
+}
+
+// loop decides on everything that happens to a generation that is ready.
+func (r *run) loop(signals <-chan os.Signal) {
+	r.goOn()
+	for r.State() != Exited {
+		var ended chan error
+		var fromSuccessor <-chan message
+		if r.attempt != nil {
+			ended, fromSuccessor = r.attempt.ended, r.attempt.messages
+		}
+		select {
+		case sig := <-signals:
+			if sig == syscall.SIGHUP {
+				r.ask(trigger{by: bySignal, signal: true})
+			} else {
+				r.stop(sig.String())
+			}
+		case w := <-r.control.asked:
+			r.ask(trigger{by: byControl, waiters: []*waiter{w}})
+		case err := <-ended:
+			r.upgradeEnded(err)
+		case m, ok := <-fromSuccessor:
+			r.hearSuccessor(m, ok)
+		case m, ok := <-r.fromPredecessor:
+			if ok {
+				r.hear(m)
+			} else {
+				r.fromPredecessor = nil
+			}
+		case <-r.predecessorGone:
+			r.predecessorIsGone()
+		case <-r.delay:
+			r.delay = nil
+			r.drain(nil)
+		case <-r.loadTick:
+			r.reportLoad()
+		case d := <-r.drained:
+			r.finish(d)
+		}
+	}
+}
+
+// hear takes what the predecessor says.
+func (r *run) hear(m message) {
+	switch m.Type {
+	case msgLoad:
+		r.mu.Lock()
+		if r.before != nil && m.Load != nil {
+			r.before.state, r.before.load = Draining, *m.Load
+		}
+		r.mu.Unlock()
+	case msgDrained:
+		if m.Drained == nil {
+			return
+		}
+		d := *m.Drained
+		c := d.Connections
+		r.log.Info("predecessor drained", "seconds", d.Seconds, "requests_finished", d.Requests, "closed_by_client", c.Client,
+			"told_to_close", c.Announced, "closed_after_grace", c.Grace, "cut", c.Cut)
+		r.mu.Lock()
+		if r.before != nil {
+			r.before.state, r.before.load = Exited, Load{}
+		}
+		r.mu.Unlock()
+		if r.opts.OnDrained != nil {
+			r.opts.OnDrained(d)
+		}
+	case msgUpgrade:
+		if m.conn != nil {
+			r.control.adopt(m.conn)
+		} else {
+			r.ask(trigger{by: bySignal, signal: true})
+		}
+	case msgStop:
+		if r.State() == Starting {
+			return // the predecessor ends this process
+		}
+		r.stop("the predecessor")
+	}
+}
+
+func (r *run) predecessorIsGone() {
+	r.predecessorGone = nil
+	r.goneAt = time.Now()
+	r.mu.Lock()
+	abrupt := r.before != nil && r.before.state != Exited
+	r.before = nil
+	r.mu.Unlock()
+	if abrupt {
+		r.log.Warn("predecessor ended without a report; what it had in hand is lost")
+	} else {
+		r.log.Info("predecessor is gone")
+	}
+	r.goOn()
+}
+
+// stop begins the end of the service. A further call cuts the drain short.
+func (r *run) stop(by string) {
+	r.stops++
+	switch {
+	case r.stops > 1:
+		r.log.Warn("told to stop again; cuts the drain", "by", by)
+		if r.delay != nil {
+			r.delay = nil
+			r.drain(nil)
+		}
+		r.cut()
+	case r.handedOver:
+		r.log.Info("told to stop; goes on draining, since a successor serves", "by", by)
+	default:
+		r.log.Info("told to stop", "by", by, "delay", r.opts.ShutdownDelay.String())
+		r.stopping = true
+		r.tf.Stop() // kills a successor that is not ready
+		r.enter(Draining)
+		if p := r.pending; p != nil {
+			r.pending = nil
+			r.refuse(p)
+		}
+		r.delay = time.After(r.opts.ShutdownDelay)
+	}
+}
+
+// drain lets the service drain. kept says which listeners a successor has.
+func (r *run) drain(kept func(net.Listener) bool) {
+	if kept == nil {
+		kept = func(net.Listener) bool { return false }
+	}
+	for ln, c := range r.claims {
+		if ln != r.control.listener && !kept(ln) {
+			c.unlink() // nobody comes any more while the queue is emptied
+		}
+	}
+	ctx, cut := context.WithTimeout(context.Background(), r.opts.DrainTimeout)
+	r.cut = cut
+	r.drained = make(chan Drained, 1)
+	go func() { r.drained <- r.service.Drain(ctx, kept) }()
+}
+
+// finish is the end of this generation.
+func (r *run) finish(d Drained) {
+	r.cut()
+	c := d.Connections
+	level := r.log.Info
+	if c.Cut > 0 {
+		level = r.log.Warn
+	}
+	level("drained", "seconds", d.Seconds, "requests_finished", d.Requests, "closed_by_client", c.Client,
+		"told_to_close", c.Announced, "closed_after_grace", c.Grace, "timed_out", c.Timeout, "failed", c.Error,
+		"closed_by_handler", c.Hijacked, "cut", c.Cut)
+	if r.handedOver {
+		if r.attempt.link != nil {
+			r.attempt.link.send(message{Type: msgDrained, Drained: &d}, nil)
+		}
+		r.tell(r.attempt.waiters, reply{Final: true, Outcome: r.succeeded(&d)})
+	}
+	if r.stopping {
+		if r.attempt != nil { // tableflip has not said yet that it ended the successor
+			r.refuse(&r.attempt.trigger)
+		}
+		r.runHooks()
+	}
+	r.control.finish()
+	if !r.handedOver {
+		for _, c := range r.claims {
+			c.unlink()
+		}
+	}
+	if r.pidFile != nil {
+		r.pidFile.remove()
+	}
+	r.enter(Exited)
+}
+
+func (r *run) tell(waiters []*waiter, reply reply) {
+	for _, w := range waiters {
+		w.tell(reply)
+	}
+}
+
+type hook struct {
+	name string
+	run  func(context.Context) error
+}
+
+// hookTimeout is how long all hooks may take together.
+const hookTimeout = 10 * time.Second
+
+// OnStop registers a function that runs when the service stops, after the
+// drain: not when a successor takes over. Hooks run in reverse order of
+// registration, each of them even if another fails or panics, and share ten
+// seconds, which the context tells. Errors are joined and logged.
+func (g *Generation) OnStop(name string, run func(context.Context) error) {
+	g.hooks = append(g.hooks, hook{name, run})
+}
+
+func (r *run) runHooks() {
+	ctx, cancel := context.WithTimeout(context.Background(), hookTimeout)
+	defer cancel()
+	var errs []error
+	for i := len(r.hooks) - 1; i >= 0; i-- {
+		h := r.hooks[i]
+		ended := make(chan error, 1)
+		go func() {
+			defer func() {
+				if p := recover(); p != nil {
+					ended <- fmt.Errorf("panic: %v", p)
+				}
+			}()
+			ended <- h.run(ctx)
+		}()
+		var err error
+		select {
+		case err = <-ended:
+		case <-ctx.Done():
+			err = fmt.Errorf("not done after %s", hookTimeout)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("hook %s: %w", h.name, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		r.log.Error("shutdown hooks failed", "error", err)
+	}
+}

@@ -1,0 +1,180 @@
+package upgrade
+
+// This file holds what a generation reports of itself, its neighbours and the
+// upgrades so far, and how a person reads that.
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// Result is how an upgrade ended.
+type Result string
+
+const (
+	// Succeeded: the successor serves.
+	Succeeded Result = "succeeded"
+	// Failed: the successor was no good, and the predecessor serves on.
+	Failed Result = "failed"
+	// Refused: the upgrade was not tried, because the service stops.
+	Refused Result = "refused"
+)
+
+// Status is what `baton status` shows.
+type Status struct {
+	Generation  int      `json:"generation"` // of the generation that answers
+	PID         int      `json:"pid"`
+	Version     string   `json:"version"`
+	State       string   `json:"state"`
+	Generations []Member `json:"generations"` // those alive, oldest first
+	// Upgrades are the last ten, oldest first.
+	Upgrades []Upgrade `json:"upgrades"`
+}
+
+// Member is one generation that is alive.
+type Member struct {
+	Generation int     `json:"generation"`
+	PID        int     `json:"pid"` // 0 while a successor has not said
+	Version    string  `json:"version"`
+	State      string  `json:"state"`
+	Age        float64 `json:"age_seconds"`
+	Load
+}
+
+// Upgrade is one upgrade of the past.
+type Upgrade struct {
+	Time    time.Time `json:"time"`
+	Trigger string    `json:"trigger"` // "signal" or "control"
+	From    int       `json:"from"`
+	To      int       `json:"to"`
+	Result  Result    `json:"result"`
+	Reason  string    `json:"reason"` // empty if it succeeded
+	Seconds float64   `json:"seconds"`
+}
+
+// Outcome is the answer to who asked for an upgrade.
+type Outcome struct {
+	Result       Result  `json:"result"`
+	Generation   int     `json:"generation,omitempty"` // the one that serves now
+	PID          int     `json:"pid,omitempty"`
+	Version      string  `json:"version,omitempty"`
+	ReadySeconds float64 `json:"ready_seconds,omitempty"`
+	// Predecessor is set if the upgrade succeeded.
+	Predecessor *Predecessor `json:"predecessor,omitempty"`
+	Reason      string       `json:"reason,omitempty"`
+	// Stderr holds the last lines that a successor which was no good printed.
+	Stderr []string `json:"stderr,omitempty"`
+}
+
+// Predecessor is the end of a generation that was replaced, as far as it is known.
+type Predecessor struct {
+	Generation int `json:"generation"`
+	PID        int `json:"pid"`
+	// IsDrained is false while it still drains; Drained is zero then.
+	IsDrained bool `json:"drained"`
+	Drained
+	Load *Load `json:"load,omitempty"` // what it has in hand, while it drains
+}
+
+// member is a neighbour in the line of generations.
+type member struct {
+	hello
+	state State
+	load  Load
+}
+
+func (m *member) report() Member {
+	return Member{Generation: m.Generation, PID: m.PID, Version: m.Version, State: m.state.String(),
+		Age: time.Since(m.Started).Seconds(), Load: m.load}
+}
+
+// Status returns what is known now of this generation, of its predecessor and
+// its successor, and of the last upgrades.
+func (g *Generation) Status() Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	own := member{hello: g.introduction(), state: g.state}
+	own.Generation = g.number
+	if g.service != nil {
+		own.load = g.service.Load()
+	}
+	s := Status{
+		Generation: g.number, PID: own.PID, Version: own.Version, State: own.state.String(),
+		Upgrades: append([]Upgrade{}, g.upgrades...),
+	}
+	for _, m := range []*member{g.before, &own, g.after} {
+		if m != nil {
+			s.Generations = append(s.Generations, m.report())
+		}
+	}
+	return s
+}
+
+// String is the one line in which `baton upgrade` ends.
+func (o Outcome) String() string {
+	if o.Result != Succeeded {
+		return fmt.Sprintf("upgrade %s: %s", o.Result, o.Reason)
+	}
+	line := fmt.Sprintf("generation %d (pid %d, version %s) serves after %s",
+		o.Generation, o.PID, o.Version, span(o.ReadySeconds))
+	p := o.Predecessor
+	switch {
+	case p == nil:
+		return line
+	case !p.IsDrained && p.Load != nil:
+		return line + fmt.Sprintf("; generation %d still drains: %s, %s", p.Generation,
+			count(p.Load.Requests, "request"), count(p.Load.Connections.New+p.Load.Connections.Active+p.Load.Connections.Idle, "connection"))
+	case !p.IsDrained:
+		return line + fmt.Sprintf("; generation %d still drains", p.Generation)
+	}
+	c := p.Drained.Connections
+	line += fmt.Sprintf("; generation %d drained in %s: %s finished, %s told to close, %d idle ones closed, %d cut",
+		p.Generation, span(p.Seconds), count(p.Requests, "request"), count(c.Announced, "connection"), c.Grace, c.Cut)
+	return line
+}
+
+// WriteTo writes the status as tables.
+func (s Status) WriteTo(w io.Writer) (int64, error) {
+	var b strings.Builder
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "GENERATION\tPID\tVERSION\tSTATE\tAGE\tREQUESTS\tNEW\tACTIVE\tIDLE")
+	for _, m := range s.Generations {
+		c := m.Connections
+		fmt.Fprintf(t, "%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%d\n",
+			m.Generation, m.PID, m.Version, m.State, span(m.Age), m.Requests, c.New, c.Active, c.Idle)
+	}
+	t.Flush()
+	if len(s.Upgrades) > 0 {
+		fmt.Fprintln(t)
+		fmt.Fprintln(t, "UPGRADE\tAT\tBY\tRESULT\tAFTER\tREASON")
+		for _, u := range s.Upgrades {
+			fmt.Fprintf(t, "%d to %d\t%s\t%s\t%s\t%s\t%s\n", u.From, u.To,
+				u.Time.Local().Format(time.DateTime), u.Trigger, u.Result, span(u.Seconds), u.Reason)
+		}
+		t.Flush()
+	}
+	n, err := io.WriteString(w, b.String())
+	return int64(n), err
+}
+
+// span writes a duration as a person reads it: 41 ms, 1.03 s, 2m5s.
+func span(seconds float64) string {
+	switch d := time.Duration(seconds * float64(time.Second)); {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	case d < time.Minute:
+		return fmt.Sprintf("%.2f s", seconds)
+	default:
+		return d.Round(time.Second).String()
+	}
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}

@@ -1,0 +1,161 @@
+package upgrade
+
+// This file holds how the predecessor comes to read what a successor prints.
+//
+// tableflip gives os.Stderr to the successor. That variable is set once, to a
+// duplicate whose descriptor points to a pipe while a successor starts and to
+// the true standard error else. The successor gets the true one beside it and
+// takes it when it is ready, or when its predecessor is gone.
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	tailLines  = 20   // lines kept of a successor's output
+	tailLength = 1000 // bytes kept of each
+)
+
+type stderr struct {
+	real  *os.File // the true standard error
+	given *os.File // what os.Stderr is
+
+	restoreOnce sync.Once
+	broken      chan os.Signal // nil unless standard error is the predecessor's pipe
+}
+
+// newStderr takes over os.Stderr. inherited is the true standard error that a
+// predecessor has passed on, or nil.
+func newStderr(inherited *os.File) (*stderr, error) {
+	s := &stderr{real: inherited}
+	if inherited == nil {
+		real, err := duplicate(2)
+		if err != nil { // started without one
+			if real, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
+				return nil, err
+			}
+		}
+		s.real = real
+	} else {
+		// A predecessor that dies leaves a broken pipe, and writing to standard
+		// error would end this process unless the signal is asked for.
+		s.broken = make(chan os.Signal, 1)
+		signal.Notify(s.broken, syscall.SIGPIPE)
+	}
+	given, err := duplicate(2)
+	if err != nil {
+		given, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s.given = given
+	os.Stderr = given
+	return s, nil
+}
+
+// restore makes standard error the true one in a successor.
+func (s *stderr) restore() {
+	if s.broken == nil {
+		return
+	}
+	s.restoreOnce.Do(func() {
+		unix.Dup3(int(rawFD(s.real)), 2, 0)
+		unix.Dup3(int(rawFD(s.real)), int(rawFD(s.given)), unix.O_CLOEXEC)
+		signal.Stop(s.broken)
+	})
+}
+
+// capture makes what a successor prints readable until release. It goes to the
+// true standard error as well.
+func (s *stderr) capture() (*tail, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("make a pipe for the successor's standard error: %w", err)
+	}
+	defer w.Close()
+	if err := unix.Dup3(int(rawFD(w)), int(rawFD(s.given)), unix.O_CLOEXEC); err != nil {
+		r.Close()
+		return nil, fmt.Errorf("redirect the successor's standard error: %w", err)
+	}
+	t := &tail{end: make(chan struct{})}
+	go t.read(r, s.real)
+	return t, nil
+}
+
+// release ends what capture began; a successor that runs keeps its pipe.
+func (s *stderr) release() {
+	unix.Dup3(int(rawFD(s.real)), int(rawFD(s.given)), unix.O_CLOEXEC)
+}
+
+// tail keeps the last lines of a successor's output.
+type tail struct {
+	end chan struct{} // closed when nobody can write any more
+
+	mu    sync.Mutex
+	lines []string
+}
+
+func (t *tail) read(r *os.File, real io.Writer) {
+	defer close(t.end)
+	defer r.Close()
+	lines := bufio.NewReaderSize(r, tailLength)
+	whole := true // the last piece ended a line
+	for {
+		piece, err := lines.ReadSlice('\n')
+		if len(piece) > 0 {
+			real.Write(piece)
+			if whole {
+				t.keep(strings.TrimRight(string(piece), "\r\n"))
+			}
+			whole = err == nil
+		}
+		if err != nil && err != bufio.ErrBufferFull {
+			return
+		}
+	}
+}
+
+func (t *tail) keep(line string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if strings.TrimSpace(line) == "" {
+		return
+	}
+	if t.lines = append(t.lines, line); len(t.lines) > tailLines {
+		t.lines = t.lines[1:]
+	}
+}
+
+func (t *tail) last() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]string(nil), t.lines...)
+}
+
+// duplicate returns a file with a descriptor of its own for fd.
+func duplicate(fd int) (*os.File, error) {
+	dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(dup), "/dev/stderr"), nil
+}
+
+// rawFD returns a file's descriptor. os.File.Fd would set the description that
+// other processes share to blocking mode.
+func rawFD(f *os.File) (fd uintptr) {
+	if raw, err := f.SyscallConn(); err == nil {
+		raw.Control(func(n uintptr) { fd = n })
+	}
+	return fd
+}
