@@ -1,0 +1,295 @@
+package server
+
+// This file holds the account of one connection: what it does, whether
+// anything could be lost by closing it now, and why it was closed.
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+)
+
+type connState uint8
+
+const (
+	stateNew      connState = iota // accepted, no whole request header yet
+	stateActive                    // a request is under way
+	stateIdle                      // between two requests
+	stateHijacked                  // a handler has taken it over
+	stateClosed
+)
+
+// Reason says why a connection was closed.
+type Reason uint8
+
+const (
+	// ByClient: the client closed it, or asked for that.
+	ByClient Reason = iota
+	// Announced: a response carried "Connection: close".
+	Announced
+	// AfterGrace: it stayed silent for the idle grace of a drain.
+	AfterGrace
+	// Cut: it was still busy when the drain had to end.
+	Cut
+	// TimedOut: the idle, header or body timeout passed.
+	TimedOut
+	// Failed: the request was malformed, or its handler gave up.
+	Failed
+	// Hijacked: a handler had taken it over, and closed it.
+	Hijacked
+
+	reasons
+)
+
+var reasonNames = [reasons]string{"client", "announced", "grace", "cut", "timeout", "error", "hijacked"}
+
+// String returns the reason as metrics and reports spell it.
+func (why Reason) String() string { return reasonNames[why] }
+
+// conn is a connection as net/http sees it.
+//
+// net/http reads the beginning of a request into a buffer of its own, so that
+// neither its state nor the socket tells whether closing would lose something.
+// A connection is parked while it is blocked in a Read at which net/http
+// certainly holds nothing, and only then may it be destroyed. That is the very
+// first Read of a connection; and the first one after it became idle, if it
+// reads into a buffer as long as the very first one (a shorter one is partly
+// filled already), and if net/http has set one deadline since, that for
+// idleness (a second one is for a header whose beginning it has).
+type conn struct {
+	net.Conn
+	server   *Server
+	response response // reused by each request; HTTP/1 has one at a time
+
+	mu         sync.Mutex
+	state      connState
+	parked     bool
+	handled    bool // the request has reached its handler
+	reading    bool // in the midst of a request's body
+	why        Reason
+	explained  bool      // why is known already
+	delivered  bool      // Read has returned bytes since it was new or became idle
+	deadlines  int       // read deadlines that net/http has set since it became idle
+	fullBuffer int       // length of the very first Read's buffer
+	graceEnd   time.Time // in a drain: when a parked connection is destroyed
+}
+
+// track counts a connection that has just been accepted.
+func (s *Server) track(nc net.Conn) *conn {
+	c := &conn{Conn: nc, server: s}
+	c.response.conn = c
+	s.accepted.Add(1)
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
+	return c
+}
+
+func (c *conn) currentState() connState {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+// become follows net/http's states. Closed is not among them: Close is earlier.
+func (c *conn) become(state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == stateClosed {
+		return
+	}
+	switch state {
+	case http.StateActive:
+		c.state = stateActive
+		c.handled, c.graceEnd = false, time.Time{}
+	case http.StateIdle:
+		c.state = stateIdle
+		c.reading, c.delivered, c.deadlines = false, false, 0
+	case http.StateHijacked:
+		c.state = stateHijacked
+		c.reading = false
+	}
+}
+
+func (c *conn) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	quiet := c.state == stateNew || c.state == stateIdle
+	if quiet {
+		c.parked = c.holdsNothing(len(p))
+		if c.parked && c.server.isDraining.Load() {
+			c.startGrace(time.Now())
+		}
+	} else if c.reading && len(p) > 1 { // one byte: net/http watches for the client's end meanwhile
+		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadBodyTimeout))
+	}
+	c.mu.Unlock()
+
+	n, err := c.Conn.Read(p)
+	if !quiet && err == nil {
+		return n, nil
+	}
+	c.mu.Lock()
+	c.parked = false
+	c.delivered = c.delivered || n > 0
+	if err != nil {
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if quiet || c.reading {
+				c.explain(TimedOut)
+			}
+		case errors.Is(err, net.ErrClosed):
+		default:
+			c.explain(ByClient)
+		}
+	}
+	c.mu.Unlock()
+	return n, err
+}
+
+// holdsNothing tells whether net/http has no byte of a request when it calls
+// Read with a buffer of this length on a new or idle connection.
+func (c *conn) holdsNothing(buffer int) bool {
+	if c.state == stateNew && c.fullBuffer == 0 {
+		c.fullBuffer = buffer
+		return true
+	}
+	return c.state == stateIdle && !c.delivered && c.deadlines == 1 && buffer == c.fullBuffer
+}
+
+// SetReadDeadline is called by net/http, and by handlers while they read a
+// body: their deadline is then the one that holds.
+func (c *conn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	c.deadlines++
+	if !t.IsZero() {
+		c.reading = false
+	}
+	c.mu.Unlock()
+	return c.Conn.SetReadDeadline(t)
+}
+
+// handle notes that a request has reached its handler.
+func (c *conn) handle(r *http.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.handled = true
+	c.reading = r.ContentLength != 0
+	if r.Close {
+		c.explain(ByClient)
+	}
+}
+
+// wasCut tells whether the connection was closed under its handler.
+func (c *conn) wasCut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state == stateClosed && c.why != Hijacked
+}
+
+// because notes why the connection is about to be closed. The first word holds,
+// but what is cut is cut, whatever would have become of it.
+func (c *conn) because(why Reason) {
+	c.mu.Lock()
+	c.explain(why)
+	c.mu.Unlock()
+}
+
+func (c *conn) explain(why Reason) {
+	if !c.explained || why == Cut {
+		c.why, c.explained = why, true
+	}
+}
+
+// Close destroys the socket and ends the connection's account. Closing twice
+// is no error: net/http does.
+func (c *conn) Close() error {
+	c.mu.Lock()
+	if c.state == stateClosed {
+		c.mu.Unlock()
+		return nil
+	}
+	switch {
+	case c.state == stateHijacked:
+		c.explain(Hijacked)
+	case c.state == stateActive && c.handled: // net/http closes after a response only if it has said so in it
+		c.explain(Announced)
+	default:
+		c.explain(Failed)
+	}
+	c.state = stateClosed
+	why := c.why
+	c.mu.Unlock()
+
+	err := c.Conn.Close()
+	s := c.server
+	s.mu.Lock()
+	if _, tracked := s.conns[c]; tracked {
+		s.closed[why].Add(1)
+		delete(s.conns, c)
+	}
+	s.mu.Unlock()
+	s.noteEnd()
+	return err
+}
+
+// startGrace gives a parked connection until the end of the idle grace, once.
+func (c *conn) startGrace(now time.Time) {
+	if c.graceEnd.IsZero() {
+		c.graceEnd = now.Add(max(c.server.opts.IdleGrace, 0))
+	}
+}
+
+// destroyIfSilent closes a connection that is parked and has been so for the
+// idle grace. It returns when to look again: at the end of its grace, or the
+// zero time if it is closed or busy.
+func (c *conn) destroyIfSilent(now time.Time) time.Time {
+	c.mu.Lock()
+	if !c.parked {
+		c.graceEnd = time.Time{}
+		c.mu.Unlock()
+		return time.Time{}
+	}
+	c.startGrace(now)
+	due := c.graceEnd
+	if now.Before(due) {
+		c.mu.Unlock()
+		return due
+	}
+	if readable(c.Conn) { // a request, or the client's end, is there already
+		c.mu.Unlock()
+		return now.Add(time.Millisecond)
+	}
+	c.explain(AfterGrace)
+	c.mu.Unlock()
+	c.Close()
+	return time.Time{}
+}
+
+// ReadFrom keeps sendfile working.
+func (c *conn) ReadFrom(r io.Reader) (int64, error) {
+	if rf, ok := c.Conn.(io.ReaderFrom); ok {
+		return rf.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+}
+
+// CloseWrite lets net/http and proxied WebSockets end one direction only.
+func (c *conn) CloseWrite() error {
+	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+// SyscallConn gives access to the socket.
+func (c *conn) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := c.Conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}

@@ -1,0 +1,118 @@
+package server
+
+// This file holds the drain: what brings every connection to its end.
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"example.com/baton/upgrade"
+)
+
+// afterCut is how long handlers whose connection was cut have to return before
+// the drain is called over without them.
+const afterCut = 250 * time.Millisecond
+
+// Drain stops accepting, brings every request and connection to its end and
+// returns an account of it. When ctx ends first, what remains is cut. kept says
+// which listeners a successor accepts from; connections that wait in the queue
+// of any other are accepted and answered first. It must be called once at most.
+func (s *Server) Drain(ctx context.Context, kept func(net.Listener) bool) upgrade.Drained {
+	start := time.Now()
+	before := s.Closed()
+	s.isDraining.Store(true)
+	s.stopAccepting(kept)
+	close(s.draining)
+
+	if s.awaitEnd(ctx) {
+		// No connection is left, so that Shutdown has nothing to lose.
+		quiet, cancel := context.WithTimeout(context.Background(), afterCut)
+		s.http.Shutdown(quiet)
+		cancel()
+	} else {
+		s.cut()
+		cutoff, cancel := context.WithTimeout(context.Background(), afterCut)
+		s.awaitEnd(cutoff)
+		cancel()
+		s.http.Close()
+	}
+
+	closed := s.Closed()
+	count := func(why Reason) int { return int(closed[why] - before[why]) }
+	return upgrade.Drained{
+		Seconds:  time.Since(start).Seconds(),
+		Requests: int(s.finished.Load()),
+		Connections: upgrade.Closed{
+			Client:    count(ByClient),
+			Announced: count(Announced),
+			Grace:     count(AfterGrace),
+			Cut:       count(Cut),
+			Timeout:   count(TimedOut),
+			Error:     count(Failed),
+			Hijacked:  count(Hijacked),
+		},
+	}
+}
+
+// awaitEnd destroys silent connections as their grace ends, and returns true
+// when neither a connection nor a request is left, false when ctx ends first.
+func (s *Server) awaitEnd(ctx context.Context) bool {
+	look := time.NewTimer(0)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-s.ended:
+		case now := <-look.C:
+			look.Reset(time.Until(s.sweep(now)))
+		}
+		s.mu.Lock()
+		left := len(s.conns)
+		s.mu.Unlock()
+		if left == 0 && s.requests.Load() == 0 {
+			return true
+		}
+	}
+}
+
+// sweep destroys the connections whose grace is over, and returns when the next
+// one's ends. One that falls silent later has a whole grace before it.
+func (s *Server) sweep(now time.Time) time.Time {
+	next := now.Add(max(s.opts.IdleGrace, 10*time.Millisecond))
+	for _, c := range s.open() {
+		if due := c.destroyIfSilent(now); !due.IsZero() && due.Before(next) {
+			next = due
+		}
+	}
+	return next
+}
+
+// cut closes every connection that is left, whatever it does.
+func (s *Server) cut() {
+	for _, c := range s.open() {
+		c.because(Cut)
+		c.Close()
+	}
+}
+
+func (s *Server) open() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	open := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		open = append(open, c)
+	}
+	return open
+}
+
+// noteEnd wakes a drain that may be over now.
+func (s *Server) noteEnd() {
+	if s.isDraining.Load() {
+		select {
+		case s.ended <- struct{}{}:
+		default:
+		}
+	}
+}

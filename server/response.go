@@ -1,0 +1,107 @@
+package server
+
+// This file holds what surrounds a request's handler: the count of requests,
+// and the ResponseWriter that announces the connection's end in a drain.
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+)
+
+// serve is the handler that net/http calls.
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	c := r.Context().Value(connKey{}).(*conn)
+	c.handle(r)
+	rw := &c.response
+	rw.ResponseWriter, rw.begun = w, false
+	s.requests.Add(1)
+	returned := false
+	defer func() {
+		if !returned { // a panic: net/http closes without a word
+			c.because(Failed)
+		}
+		rw.ResponseWriter = overWriter{} // a silent connection should not hold the last request in memory
+		s.requests.Add(-1)
+		if s.isDraining.Load() {
+			if !c.wasCut() {
+				s.finished.Add(1)
+			}
+			s.noteEnd()
+		}
+	}()
+	s.opts.Handler.ServeHTTP(rw, r)
+	rw.begin(http.StatusOK) // a handler that wrote nothing is answered for by net/http
+	returned = true
+}
+
+// response decides on "Connection: close" when the header is written, not when
+// the handler starts: a request that was under way when the drain began must
+// not leave its connection open. It keeps every optional interface of
+// net/http's own ResponseWriter.
+type response struct {
+	http.ResponseWriter
+	conn  *conn
+	begun bool // the final header is written, or the connection hijacked
+}
+
+func (w *response) begin(status int) {
+	if w.begun || status < 200 && status != http.StatusSwitchingProtocols {
+		return
+	}
+	w.begun = true
+	if status != http.StatusSwitchingProtocols && w.conn.server.isDraining.Load() {
+		w.Header().Set("Connection", "close")
+		w.conn.because(Announced)
+	}
+}
+
+func (w *response) WriteHeader(status int) {
+	w.begin(status)
+	w.ResponseWriter.WriteHeader(status)
+}
+
+func (w *response) Write(p []byte) (int, error) {
+	w.begin(http.StatusOK)
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *response) WriteString(s string) (int, error) {
+	w.begin(http.StatusOK)
+	return io.WriteString(w.ResponseWriter, s)
+}
+
+// ReadFrom keeps sendfile working.
+func (w *response) ReadFrom(r io.Reader) (int64, error) {
+	w.begin(http.StatusOK)
+	return io.Copy(w.ResponseWriter, r) // net/http's has ReadFrom
+}
+
+func (w *response) Flush() { w.FlushError() }
+
+func (w *response) FlushError() error {
+	w.begin(http.StatusOK)
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
+func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	nc, buf, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err == nil {
+		w.begun = true
+	}
+	return nc, buf, err
+}
+
+// Unwrap lets http.ResponseController reach deadlines and full duplex.
+func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// overWriter stands in for the ResponseWriter of a request that is over.
+type overWriter struct{}
+
+var errOver = errors.New("write to a response after its handler has returned")
+
+func (overWriter) Header() http.Header       { return make(http.Header) }
+func (overWriter) WriteHeader(int)           {}
+func (overWriter) Write([]byte) (int, error) { return 0, errOver }

@@ -1,0 +1,166 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"example.com/baton/upgrade"
+)
+
+// Options says how connections are served. Only Handler must be set.
+type Options struct {
+	Handler http.Handler
+
+	// IdleGrace is how long a silent connection stays in a drain before it is
+	// destroyed. 0 means one second, a negative value no grace at all.
+	IdleGrace time.Duration
+	// IdleTimeout is how long a connection may stay silent between two
+	// requests. 0 means 75 seconds.
+	IdleTimeout time.Duration
+	// ReadHeaderTimeout is how long a client may take to send a request's
+	// header. 0 means 10 seconds.
+	ReadHeaderTimeout time.Duration
+	// ReadBodyTimeout is how long a client may pause while it sends a request's
+	// body. A handler that sets a read deadline of its own overrules it.
+	// 0 means one minute.
+	ReadBodyTimeout time.Duration
+	// MaxHeaderBytes bounds a request's header; a larger one is answered 431.
+	// 0 means 64 KiB.
+	MaxHeaderBytes int
+	// Logger gets what net/http has to say. Nil means slog.Default().
+	Logger *slog.Logger
+}
+
+// Server serves HTTP/1.1 on listeners that a generation has claimed, and
+// accounts for every connection. It is an [upgrade.Service].
+type Server struct {
+	opts Options
+	http *http.Server
+
+	listeners []*listener
+	accepting sync.WaitGroup // one per listener between Serve and the end of its accept loop
+
+	mu    sync.Mutex
+	conns map[*conn]struct{} // every connection from Accept to Close
+
+	accepted atomic.Uint64
+	closed   [reasons]atomic.Uint64
+	requests atomic.Int64 // handlers that run
+
+	isDraining atomic.Bool
+	draining   chan struct{} // closed when the drain begins
+	finished   atomic.Int64  // requests that ended in the drain
+	ended      chan struct{} // cap 1: in a drain, a connection or request has ended
+}
+
+var _ upgrade.Service = (*Server)(nil)
+
+// New returns a server that has no listener yet.
+func New(opts Options) *Server {
+	if opts.IdleGrace == 0 {
+		opts.IdleGrace = time.Second
+	}
+	if opts.IdleTimeout == 0 {
+		opts.IdleTimeout = 75 * time.Second
+	}
+	if opts.ReadHeaderTimeout == 0 {
+		opts.ReadHeaderTimeout = 10 * time.Second
+	}
+	if opts.ReadBodyTimeout == 0 {
+		opts.ReadBodyTimeout = time.Minute
+	}
+	if opts.MaxHeaderBytes == 0 {
+		opts.MaxHeaderBytes = 64 << 10
+	}
+	if opts.Logger == nil {
+		opts.Logger = slog.Default()
+	}
+	s := &Server{
+		opts:     opts,
+		conns:    make(map[*conn]struct{}),
+		draining: make(chan struct{}),
+		ended:    make(chan struct{}, 1),
+	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	s.http = &http.Server{
+		Handler:           http.HandlerFunc(s.serve),
+		IdleTimeout:       opts.IdleTimeout,
+		ReadHeaderTimeout: opts.ReadHeaderTimeout,
+		MaxHeaderBytes:    opts.MaxHeaderBytes,
+		Protocols:         protocols,
+		ErrorLog:          slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
+		ConnState:         func(nc net.Conn, state http.ConnState) { nc.(*conn).become(state) },
+		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, nc.(*conn))
+		},
+	}
+	return s
+}
+
+// Add gives the server a listener, which it owns from then on. It must be
+// called before Serve.
+func (s *Server) Add(ln net.Listener) {
+	s.listeners = append(s.listeners, &listener{Listener: ln, server: s})
+}
+
+// Serve begins to accept connections, and returns at once.
+func (s *Server) Serve() {
+	for _, ln := range s.listeners {
+		s.accepting.Go(func() {
+			if err := s.http.Serve(ln); !isClosed(err) {
+				s.opts.Logger.Error("listener failed", "address", ln.Addr().String(), "error", err)
+			}
+		})
+	}
+}
+
+type connKey struct{}
+
+// Draining returns a channel that is closed when the server that serves a
+// request begins to drain. A handler that would otherwise go on for long, such
+// as an event stream, should then come to a good end. ctx is the request's
+// context, or one derived from it; for any other the channel is nil, and
+// receiving from it blocks for ever.
+func Draining(ctx context.Context) <-chan struct{} {
+	if c, ok := ctx.Value(connKey{}).(*conn); ok {
+		return c.server.draining
+	}
+	return nil
+}
+
+// Load returns what the server has in hand. A connection whose handler has
+// taken it over (a WebSocket, say) counts as active.
+func (s *Server) Load() upgrade.Load {
+	load := upgrade.Load{Requests: int(s.requests.Load())}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		switch c.currentState() {
+		case stateNew:
+			load.Connections.New++
+		case stateIdle:
+			load.Connections.Idle++
+		default:
+			load.Connections.Active++
+		}
+	}
+	return load
+}
+
+// Accepted returns how many connections have been accepted.
+func (s *Server) Accepted() uint64 { return s.accepted.Load() }
+
+// Closed returns how many connections have been closed, by [Reason].
+func (s *Server) Closed() map[Reason]uint64 {
+	closed := make(map[Reason]uint64, reasons)
+	for why := range reasons {
+		closed[why] = s.closed[why].Load()
+	}
+	return closed
+}
