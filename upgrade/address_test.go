@@ -1,0 +1,50 @@
+package upgrade
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestResolveAddress(t *testing.T) {
+	for in, want := range map[string]string{
+		":8080":              "[::]:8080",
+		"[::]:8080":          "[::]:8080",
+		"0.0.0.0:80":         "0.0.0.0:80",
+		"127.0.0.1:http":     "127.0.0.1:80",
+		"localhost:80":       "127.0.0.1:80",
+		"[::1]:80":           "[::1]:80",
+		"[::ffff:1.2.3.4]:":  "",
+		"[::ffff:1.2.3.4]:9": "1.2.3.4:9",
+		"unix:/a/../b":       "unix:/b",
+	} {
+		a, err := resolveAddress(in)
+		if got := a.String(); want != "" && (err != nil || got != want) {
+			t.Errorf("%s: got %s, %v, want %s", in, got, err, want)
+		} else if want == "" && err == nil {
+			t.Errorf("%s: got %s, want an error", in, got)
+		}
+	}
+}
+
+func TestCheckAddress(t *testing.T) {
+	for in, want := range map[string]string{
+		"":                                  "missing port",
+		"8080":                              "missing port",
+		"a:b:c":                             "too many colons",
+		"host:":                             `"" is not a port`,
+		":70000":                            `"70000" is not a port`,
+		":-1":                               `"-1" is not a port`,
+		"unix:":                             "no path",
+		"unix:@a":                           "abstract",
+		"unix:/" + strings.Repeat("a", 107): "longer than 107 bytes",
+	} {
+		if err := CheckAddress(in); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "want host:port") {
+			t.Errorf("%q: got %v, want an error with %q that says what is wanted", in, err, want)
+		}
+	}
+	for _, in := range []string{":0", "no.such.host:80", "unix:relative"} {
+		if err := CheckAddress(in); err != nil {
+			t.Errorf("%q: got %v, want none", in, err)
+		}
+	}
+}

@@ -1,0 +1,161 @@
+package upgrade
+
+import (
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func linkPair(t testing.TB) (a, b *link) {
+	t.Helper()
+	a, theirs, err := newLink()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err = openLink(theirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { a.close(); b.close() })
+	return a, b
+}
+
+// A connection arrives with its message, and is the same one.
+func TestLinkPassesConnection(t *testing.T) {
+	a, b := linkPair(t)
+	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client, err := net.Dial("unix", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	served, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.send(message{Type: msgUpgrade}, served.(*net.UnixConn)); err != nil {
+		t.Fatal(err)
+	}
+	served.Close()
+	stop := make(chan struct{})
+	defer close(stop)
+	in := b.messages(stop)
+	m := <-in
+	if m.Type != msgUpgrade || m.conn == nil {
+		t.Fatalf("got %+v, want an upgrade with a connection", m)
+	}
+	defer m.conn.Close()
+	go io.WriteString(m.conn, "hello")
+	buf := make([]byte, 5)
+	if _, err := io.ReadFull(client, buf); err != nil || string(buf) != "hello" {
+		t.Errorf("got %q, %v over the passed connection", buf, err)
+	}
+	a.close()
+	if m, ok := <-in; ok {
+		t.Errorf("after the other side has closed: got %+v, want the end", m)
+	}
+}
+
+// Garbage ends the link, and leaves no descriptor behind.
+func TestLinkEndsAtGarbage(t *testing.T) {
+	for name, packet := range map[string]string{
+		"no JSON":    "garbage",
+		"wrong type": `{"type":1}`,
+		"too long":   `{"type":"` + strings.Repeat("a", messageSize) + `"}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, b := linkPair(t)
+			before := openFiles(t)
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, _, err := a.conn.WriteMsgUnix([]byte(packet), unix.UnixRights(int(rawFD(r))), nil); err != nil {
+				t.Fatal(err)
+			}
+			r.Close()
+			w.Close()
+			if m, err := b.receive(); err == nil {
+				t.Errorf("got %+v, want an error", m)
+			}
+			if after := openFiles(t); after != before {
+				t.Errorf("got %d open files, want %d as before", after, before)
+			}
+		})
+	}
+}
+
+// A type of a later release is passed on, and ignored by Run.
+func TestLinkUnknownMessage(t *testing.T) {
+	a, b := linkPair(t)
+	if err := a.send(message{Type: "of a later release"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	m, err := b.receive()
+	if err != nil || m.Type != "of a later release" {
+		t.Errorf("got %+v, %v", m, err)
+	}
+	(&run{Generation: &Generation{}}).hear(m)
+}
+
+// A neighbour that does not read costs a moment, not the process.
+func TestLinkSendGivesUp(t *testing.T) {
+	a, _ := linkPair(t)
+	m := message{Type: msgHello, Hello: &hello{Version: strings.Repeat("v", messageSize/2)}}
+	var err error
+	begin := time.Now()
+	for range 1000 {
+		if err = a.send(m, nil); err != nil {
+			break
+		}
+	}
+	if took := time.Since(begin); err == nil || took > 10*sendTimeout {
+		t.Errorf("got %v after %v, want an error soon after %v", err, took, sendTimeout)
+	}
+	if err := a.send(message{Type: strings.Repeat("x", messageSize)}, nil); err == nil {
+		t.Error("a message over the limit was sent")
+	}
+}
+
+// FuzzLink feeds packets to both sides of a generation's life.
+func FuzzLink(f *testing.F) {
+	f.Add([]byte(`{"type":"hello","hello":{"protocol":1,"pid":1}}`))
+	f.Add([]byte(`{"type":"serving","claims":[{"asked":":80","bound":"[::]:80"}]}`))
+	f.Add([]byte(`{"type":"drained","drained":{"drain_seconds":1}}`))
+	f.Add([]byte(`{"type":"load","load":{"requests_in_flight":-1}}`))
+	f.Fuzz(func(t *testing.T, packet []byte) {
+		if len(packet) == 0 || len(packet) > messageSize {
+			return
+		}
+		a, b := linkPair(t)
+		if _, err := a.conn.Write(packet); err != nil {
+			t.Skip(err)
+		}
+		m, err := b.receive()
+		if err != nil || m.Type == msgUpgrade || m.Type == msgStop {
+			return
+		}
+		r := &run{Generation: &Generation{log: discard, state: Draining, counts: map[Result]uint64{}}, attempt: &attempt{}}
+		r.hear(m)
+		r.hearSuccessor(m, true)
+	})
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}

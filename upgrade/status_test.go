@@ -1,0 +1,47 @@
+package upgrade
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestOutcomeString(t *testing.T) {
+	for want, o := range map[string]Outcome{
+		"upgrade failed: successor is no good": {Result: Failed, Reason: "successor is no good"},
+		"generation 3 (pid 4242, version 1.4.0) serves after 41 ms; generation 2 drained in 1.03 s: 12 requests finished, 72 connections told to close, 5 idle ones closed, 0 cut": {
+			Result: Succeeded, Generation: 3, PID: 4242, Version: "1.4.0", ReadySeconds: 0.0414,
+			Predecessor: &Predecessor{Generation: 2, IsDrained: true,
+				Drained: Drained{Seconds: 1.03, Requests: 12, Connections: Closed{Announced: 72, Grace: 5}}},
+		},
+		"generation 3 (pid 4242, version 1.4.0) serves after 1.50 s; generation 2 still drains: 1 request, 6 connections": {
+			Result: Succeeded, Generation: 3, PID: 4242, Version: "1.4.0", ReadySeconds: 1.5,
+			Predecessor: &Predecessor{Generation: 2, Load: &Load{Requests: 1, Connections: Connections{New: 1, Active: 2, Idle: 3}}},
+		},
+	} {
+		if got := o.String(); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}
+
+func TestStatusTable(t *testing.T) {
+	var b strings.Builder
+	Status{
+		Generations: []Member{
+			{Generation: 1, PID: 10, Version: "1.0", State: "draining", Age: 3723, Load: Load{Requests: 2, Connections: Connections{Active: 2, Idle: 5}}},
+			{Generation: 2, PID: 20, Version: "1.1", State: "serving", Age: 0.25},
+		},
+		Upgrades: []Upgrade{{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Trigger: "control", From: 1, To: 2, Result: Succeeded, Seconds: 0.041}},
+	}.WriteTo(&b)
+	want := `GENERATION  PID  VERSION  STATE     AGE     REQUESTS  NEW  ACTIVE  IDLE
+1           10   1.0      draining  1h2m3s  2         0    2       5
+2           20   1.1      serving   250 ms  0         0    0       0
+
+UPGRADE  AT                   BY       RESULT     AFTER  REASON
+1 to 2   2026-01-02 03:04:05  control  succeeded  41 ms  
+`
+	if b.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+}
