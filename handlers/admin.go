@@ -1,0 +1,63 @@
+// The admin listener: metrics, health, readiness, status.
+
+package handlers
+
+import (
+	_ "embed"
+	"encoding/json"
+	"net/http"
+)
+
+//go:embed status.html
+var statusHTML string
+
+// AdminOptions configure Admin. All of them must be set.
+type AdminOptions struct {
+	Metrics http.Handler
+	Ready   func() bool // whether this service takes requests
+	Status  func() any  // marshalled to JSON
+}
+
+// Admin serves /metrics, /healthz, which is ok while the process lives,
+// /readyz, which is 503 when Ready says no, /status as JSON, and at / a page
+// that shows /status. It answers only GET and HEAD.
+func Admin(options AdminOptions) http.Handler {
+	page := document(statusHTML)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Server", "baton")
+		if !readOnly(w, r) {
+			return
+		}
+		switch r.URL.Path {
+		case "/metrics":
+			options.Metrics.ServeHTTP(w, r)
+		case "/healthz":
+			writeFresh(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ok\n"))
+		case "/readyz":
+			if options.Ready() {
+				writeFresh(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ready\n"))
+			} else {
+				writeFresh(w, http.StatusServiceUnavailable, "text/plain; charset=utf-8", []byte("not ready\n"))
+			}
+		case "/status":
+			status, err := json.Marshal(options.Status())
+			if err != nil {
+				WriteError(w, r, http.StatusInternalServerError, "status cannot be marshalled")
+				return
+			}
+			writeFresh(w, http.StatusOK, "application/json", append(status, '\n'))
+		case "/":
+			page(w, r)
+		default:
+			WriteError(w, r, http.StatusNotFound, "not found")
+		}
+	})
+}
+
+// writeFresh answers what is true now and must not be stored.
+func writeFresh(w http.ResponseWriter, code int, contentType string, body []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(code)
+	_, _ = w.Write(body) // a client that went away is not an error
+}

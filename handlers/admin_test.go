@@ -1,0 +1,55 @@
+package handlers
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+)
+
+func TestAdmin(t *testing.T) {
+	var ready atomic.Bool
+	ready.Store(true)
+	var status any = map[string]any{"generation": 3, "reason": "</script>"}
+	server := serve(t, Admin(AdminOptions{
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics\n") }),
+		Ready:   ready.Load,
+		Status:  func() any { return status },
+	}))
+	check := func(name, method, path string, code int, contentType, want string) {
+		t.Run(name, func(t *testing.T) {
+			response, body := do(t, server, method, path)
+			equal(t, "status", response.StatusCode, code)
+			equal(t, "Server", response.Header.Get("Server"), "baton")
+			if contentType != "" {
+				equal(t, "Content-Type", response.Header.Get("Content-Type"), contentType)
+				equal(t, "Cache-Control", response.Header.Get("Cache-Control"), "no-store")
+			}
+			if method != "HEAD" {
+				equal(t, "body", body, want)
+			}
+		})
+	}
+	const plain = "text/plain; charset=utf-8"
+	check("metrics", "GET", "/metrics", 200, "", "metrics\n")
+	check("health", "GET", "/healthz", 200, plain, "ok\n")
+	check("health, HEAD", "HEAD", "/healthz", 200, plain, "")
+	check("ready", "GET", "/readyz", 200, plain, "ready\n")
+	ready.Store(false)
+	check("not ready", "GET", "/readyz", 503, plain, "not ready\n")
+	check("healthy though not ready", "GET", "/healthz", 200, plain, "ok\n")
+	check("status", "GET", "/status", 200, "application/json", `{"generation":3,"reason":"\u003c/script\u003e"}`+"\n")
+	check("page", "GET", "/", 200, "text/html; charset=utf-8", statusHTML)
+	check("unknown", "GET", "/nothing", 404, "", `{"error":"not found","status":404}`+"\n")
+	check("below a known one", "GET", "/metrics/", 404, "", `{"error":"not found","status":404}`+"\n")
+	check("post", "POST", "/readyz", 405, "", `{"error":"only GET and HEAD are answered here","status":405}`+"\n")
+	status = func() {}
+	check("status that is no JSON", "GET", "/status", 500, "", `{"error":"status cannot be marshalled","status":500}`+"\n")
+}
+
+func TestAdminPagePolicy(t *testing.T) {
+	response, body := do(t, serve(t, Admin(AdminOptions{})), "GET", "/")
+	checkPolicy(t, response, body)
+	equal(t, "fetches the status", strings.Contains(body, `fetch("status"`), true)
+}

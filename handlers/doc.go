@@ -1,0 +1,15 @@
+// Package handlers is what Baton serves.
+//
+// On the public listener that is Files, a folder; Proxy, the applications
+// behind Baton; or Page, which shows live which generation answers. Two
+// wrappers go around them: Log gives each request its id, writes the access
+// log and catches panics; Metrics.Count counts. Both share one wrapper of the
+// ResponseWriter, which keeps sendfile, flushing and hijacking.
+//
+// On the admin listener it is Admin: metrics, health, readiness and status.
+//
+// The package knows nothing of generations, links or connections. What it
+// shows it is given: Page an Identity and a function that tells of the drain,
+// Metrics a function that returns a Snapshot, Admin one for readiness and one
+// for the status.
+package handlers

@@ -1,0 +1,48 @@
+package handlers_test
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+
+	"example.com/baton/handlers"
+)
+
+// A public listener that serves an application, with log and metrics around it.
+func Example() {
+	app := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "the application sees %s", r.URL.Path)
+	}))
+	defer app.Close()
+
+	rule, err := handlers.ParseProxyRule("/app/=" + app.URL + "/")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	logger := slog.New(slog.DiscardHandler)
+	metrics := handlers.NewMetrics(handlers.MetricsOptions{
+		Version: "1.4.0",
+		Source:  func() handlers.Snapshot { return handlers.Snapshot{Generation: 1, State: "serving"} },
+	})
+	proxy := handlers.Proxy(handlers.ProxyOptions{Rules: []handlers.ProxyRule{rule}, Logger: logger})
+	baton := httptest.NewServer(handlers.Log(metrics.Count(proxy), logger))
+	defer baton.Close()
+
+	for _, path := range []string{"/app/hello", "/elsewhere"} {
+		response, err := http.Get(baton.URL + path)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		body, _ := io.ReadAll(response.Body)
+		response.Body.Close()
+		fmt.Printf("%d %.36s\n", response.StatusCode, body)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	// Output:
+	// 200 the application sees /hello
+	// 404 {"error":"not found","status":404,"r
+}

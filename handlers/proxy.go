@@ -1,0 +1,181 @@
+// The reverse proxy: what happens between a client and an application behind Baton.
+
+package handlers
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ProxyOptions configure Proxy.
+type ProxyOptions struct {
+	Rules         []ProxyRule
+	HeaderTimeout time.Duration // until the backend has sent its response header; 0 means 60 s
+	Logger        *slog.Logger  // nil means slog.Default
+	Next          http.Handler  // answers what no rule covers; nil answers 404
+}
+
+// Proxy passes requests on by the rule with the longest prefix.
+//
+// The backend sees the client's own Host, query and escapes, X-Forwarded-For,
+// -Host and -Proto set afresh, and the request id of Log. Responses are flushed
+// as they come, and 101 upgrades, WebSockets among them, pass. A response that
+// breaks off at the backend breaks off at the client too.
+//
+// A backend that cannot be reached or answers nonsense is a 502; one that takes
+// no connection within 5 s, or sends no response header in time, a 504. A client
+// that goes away is neither.
+//
+// Backends are spoken to in HTTP/1.1. What they may send, for how long and how
+// slowly, is not limited: only the client and the drain deadline end it.
+func Proxy(options ProxyOptions) http.Handler {
+	logger := cmp.Or(options.Logger, slog.Default())
+	rules := slices.Clone(options.Rules)
+	slices.SortStableFunc(rules, func(a, b ProxyRule) int { return cmp.Compare(len(b.Prefix), len(a.Prefix)) })
+
+	p := &proxy{rules: rules, logger: logger, next: options.Next}
+	transport := newTransport(cmp.Or(options.HeaderTimeout, time.Minute))
+	errorLog := slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
+	for _, rule := range rules {
+		p.backends = append(p.backends, &httputil.ReverseProxy{
+			Rewrite:        rule.rewrite,
+			ModifyResponse: ownHeader,
+			ErrorHandler:   p.fail,
+			Transport:      transport,
+			FlushInterval:  -1,
+			BufferPool:     copyBuffers{},
+			ErrorLog:       errorLog,
+		})
+	}
+	return p
+}
+
+type proxy struct {
+	rules    []ProxyRule // longest prefix first
+	backends []*httputil.ReverseProxy
+	logger   *slog.Logger
+	next     http.Handler
+}
+
+func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.Path
+	for i, rule := range p.rules {
+		if !rule.covers(path) {
+			continue
+		}
+		if rule.Target.Path != "" && dotted(path) {
+			// Clients resolve dot segments before they send (RFC 3986, 5.2.4).
+			// What still has some tries to leave the path that the rule gives.
+			WriteError(w, r, http.StatusBadRequest, "path has dot segments")
+			return
+		}
+		// The backend speaks for itself; ownHeader and fail put back what is ours.
+		w.Header().Del("Server")
+		w.Header().Del(requestIDHeader)
+		p.backends[i].ServeHTTP(w, r)
+		return
+	}
+	for _, rule := range p.rules {
+		if rule.Prefix == path+"/" {
+			to := r.URL.EscapedPath() + "/"
+			if r.URL.RawQuery != "" {
+				to += "?" + r.URL.RawQuery
+			}
+			http.Redirect(w, r, to, http.StatusPermanentRedirect)
+			return
+		}
+	}
+	if p.next == nil {
+		WriteError(w, r, http.StatusNotFound, "not found")
+		return
+	}
+	p.next.ServeHTTP(w, r)
+}
+
+// ownHeader lets the response carry Baton's request id and no second one.
+func ownHeader(response *http.Response) error {
+	if id := response.Request.Header.Get(requestIDHeader); id != "" {
+		response.Header.Set(requestIDHeader, id)
+	}
+	return nil
+}
+
+// fail answers a request for which the backend has no response.
+func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
+	ctx := r.Context()
+	body, _ := r.Body.(*clientBody)
+	failed := body.failure()
+	var tooLarge *http.MaxBytesError
+	if errors.As(failed, &tooLarge) {
+		WriteError(w, r, http.StatusRequestEntityTooLarge, "request body is too large")
+		return
+	}
+	if errors.Is(ctx.Err(), context.Canceled) || failed != nil {
+		p.logger.DebugContext(ctx, "client went away", "path", shorten(r.URL.Path), "error", err,
+			"request_id", r.Header.Get(requestIDHeader))
+		panic(http.ErrAbortHandler) // there is nobody to answer
+	}
+	code, message := http.StatusBadGateway, "the application behind this server does not answer"
+	var timeout net.Error
+	if errors.As(err, &timeout) && timeout.Timeout() {
+		code, message = http.StatusGatewayTimeout, "the application behind this server did not answer in time"
+	}
+	p.logger.WarnContext(ctx, "backend failed", "backend", r.URL.Host, "path", shorten(r.URL.Path), "status", code,
+		"error", err, "request_id", r.Header.Get(requestIDHeader))
+	WriteError(w, r, code, message)
+}
+
+// dotted reports whether path has an element `.` or `..`.
+func dotted(path string) bool {
+	for element := range strings.SplitSeq(path, "/") {
+		if element == "." || element == ".." {
+			return true
+		}
+	}
+	return false
+}
+
+// clientBody remembers that reading the request's body failed, which is the
+// client's doing, not the backend's.
+type clientBody struct {
+	io.ReadCloser
+	mu  sync.Mutex // the transport may still read when fail asks
+	err error
+}
+
+func (b *clientBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		b.mu.Lock()
+		b.err = err
+		b.mu.Unlock()
+	}
+	return n, err
+}
+
+func (b *clientBody) failure() error {
+	if b == nil {
+		return nil // the request has no body
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.err
+}
+
+// copyBuffers lends the buffers that bodies are copied through.
+type copyBuffers struct{}
+
+var buffers = sync.Pool{New: func() any { return new([32 << 10]byte) }}
+
+func (copyBuffers) Get() []byte  { return buffers.Get().(*[32 << 10]byte)[:] }
+func (copyBuffers) Put(b []byte) { buffers.Put((*[32 << 10]byte)(b)) }

@@ -1,0 +1,380 @@
+package handlers
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// through starts backend and, as main would, a proxy in front of it with log and metrics.
+func through(t *testing.T, backend http.Handler, options ProxyOptions) (server *httptest.Server, logged *lines, m *Metrics) {
+	t.Helper()
+	app := httptest.NewUnstartedServer(backend)
+	app.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+	app.Start()
+	t.Cleanup(app.Close)
+	options.Rules = rules(t, "/="+app.URL)
+	return inFront(t, options)
+}
+
+func inFront(t *testing.T, options ProxyOptions) (server *httptest.Server, logged *lines, m *Metrics) {
+	t.Helper()
+	logged, options.Logger = capture()
+	m = newMetrics()
+	return serve(t, Log(m.Count(Proxy(options)), options.Logger)), logged, m
+}
+
+func TestProxyHeaders(t *testing.T) {
+	seen := make(chan *http.Request, 1)
+	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen <- r
+		w.Header().Set("X-Request-Id", "the backend's")
+	}), ProxyOptions{})
+	response, _ := do(t, server, "GET", "/", "Host", "app.example", "X-Request-Id", "id-1", "X-Forwarded-For", "6.6.6.6",
+		"X-Forwarded-Host", "evil", "X-Forwarded-Proto", "https", "Forwarded", "for=6.6.6.6", "Accept-Encoding", "br")
+	got := <-seen
+	equal(t, "Host", got.Host, "app.example")
+	for name, want := range map[string]string{"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": "app.example",
+		"X-Forwarded-Proto": "http", "Forwarded": "", "X-Request-Id": "id-1", "Accept-Encoding": "br"} {
+		equal(t, name, strings.Join(got.Header[name], "; "), want)
+	}
+	do(t, server, "GET", "/")
+	equal(t, "Accept-Encoding where the client sends none", strings.Join((<-seen).Header["Accept-Encoding"], "; "), "")
+	equal(t, "X-Request-Id of the response", strings.Join(response.Header["X-Request-Id"], "; "), "id-1")
+}
+
+func TestProxyServerHeader(t *testing.T) {
+	for name, want := range map[string]string{"app/1": "app/1", "": ""} {
+		server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if name != "" {
+				w.Header().Set("Server", name)
+			}
+		}), ProxyOptions{})
+		response, _ := do(t, server, "GET", "/")
+		equal(t, "Server", strings.Join(response.Header["Server"], "; "), want)
+	}
+}
+
+// deaf returns the address of a listener that accepts what comes but never reads.
+func deaf(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+		}
+	}()
+	t.Cleanup(func() { listener.Close(); <-done })
+	return listener.Addr().String()
+}
+
+func refused(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.Close()
+	return listener.Addr().String()
+}
+
+// failing is a transport with the outcome of its choice.
+type failing struct{ err error }
+
+func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }
+
+func TestProxyBackendFails(t *testing.T) {
+	_, dialTimeout := net.DialTimeout("tcp", "127.0.0.1:1", time.Nanosecond)
+	nonsense := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, _, _ := w.(http.Hijacker).Hijack()
+		io.WriteString(conn, "SSH-2.0-nonsense\r\n")
+		conn.Close()
+	}))
+	t.Cleanup(nonsense.Close)
+
+	for _, test := range []struct {
+		name, backend string
+		transport     http.RoundTripper
+		status        int
+	}{
+		{"refused", refused(t), nil, 502},
+		{"nonsense", nonsense.Listener.Addr().String(), nil, 502},
+		{"unknown host", "no-such-host.invalid", failing{&net.DNSError{Err: "no such host", IsNotFound: true}}, 502},
+		{"dial times out", "127.0.0.1:1", failing{dialTimeout}, 504},
+		{"no response header", deaf(t), nil, 504},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			logged, logger := capture()
+			proxied := Proxy(ProxyOptions{Rules: rules(t, "/=http://"+test.backend), HeaderTimeout: 50 * time.Millisecond, Logger: logger})
+			if test.transport != nil {
+				proxied.(*proxy).backends[0].Transport = test.transport
+			}
+			server := serve(t, Log(proxied, logger))
+			for accept, contentType := range map[string]string{"*/*": "application/json", "text/html": "text/html; charset=utf-8"} {
+				response, body := do(t, server, "GET", "/x", "Accept", accept, "X-Request-Id", "id-1")
+				equal(t, "status", response.StatusCode, test.status)
+				equal(t, "Content-Type", response.Header.Get("Content-Type"), contentType)
+				equal(t, "Server", strings.Join(response.Header["Server"], "; "), "baton")
+				equal(t, "X-Request-Id", strings.Join(response.Header["X-Request-Id"], "; "), "id-1")
+				equal(t, "body has the id", strings.Contains(body, "id-1"), true)
+				equal(t, "body names the backend", strings.Contains(body, test.backend), false)
+			}
+			got := logged.await(t, "backend failed")
+			equal(t, "level", got["level"], any("WARN"))
+			equal(t, "backend", got["backend"], any(test.backend))
+			equal(t, "status logged", got["status"], any(float64(test.status)))
+		})
+	}
+}
+
+func TestProxyBackendThatStopsReading(t *testing.T) {
+	server, logged, _ := inFront(t, ProxyOptions{Rules: rules(t, "/=http://"+deaf(t)), HeaderTimeout: 100 * time.Millisecond})
+	endless := io.LimitReader(zeros{}, 1<<40)
+	request, err := http.NewRequestWithContext(t.Context(), "POST", server.URL, endless)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The answer may be lost under the body that is still on its way: see the log.
+	if response, err := server.Client().Do(request); err == nil {
+		response.Body.Close()
+	}
+	equal(t, "status", logged.await(t, "backend failed")["status"], any(504.0))
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+func TestProxyClientGoesAway(t *testing.T) {
+	var entered, left chan struct{}
+	waiting := http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(entered)
+		io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+		close(left)
+	})
+	for _, test := range []struct {
+		name, request string
+		leaves        bool
+	}{
+		{"while it waits", "GET / HTTP/1.1\r\nHost: h\r\n\r\n", true},
+		{"in its body", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000\r\n\r\nonly this", true},
+		{"with a broken body, but stays", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\nnonsense\r\n", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			entered, left = make(chan struct{}), make(chan struct{})
+			server, logged, m := through(t, waiting, ProxyOptions{})
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			io.WriteString(conn, test.request)
+			<-entered
+			if test.leaves {
+				conn.Close()
+			}
+			<-left // the backend learns of it
+			equal(t, "status", logged.await(t, "request")["status"], any(499.0))
+			equal(t, "level", logged.await(t, "client went away")["level"], any("DEBUG"))
+			equal(t, "backend failures", len(logged.with("backend failed")), 0)
+			whole, _ := scrape(t, m)
+			equal(t, "counted", strings.Contains(whole, "requests_total{"), false)
+		})
+	}
+}
+
+func TestProxyBodyTooLarge(t *testing.T) {
+	logged, logger := capture()
+	backend := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
+	t.Cleanup(backend.Close)
+	limited := http.MaxBytesHandler(Proxy(ProxyOptions{Rules: rules(t, "/="+backend.URL), Logger: logger}), 10)
+	server := serve(t, Log(limited, logger))
+	response, err := server.Client().Post(server.URL, "", strings.NewReader("more than ten bytes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	equal(t, "status", response.StatusCode, 413)
+	equal(t, "backend failures", len(logged.with("backend failed")), 0)
+}
+
+func TestProxyTruncatedResponse(t *testing.T) {
+	for _, test := range []struct{ name, response string }{
+		{"with a length", "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf"},
+		{"chunked", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			server, logged, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				conn, _, _ := w.(http.Hijacker).Hijack()
+				io.WriteString(conn, test.response)
+				conn.Close()
+			}), ProxyOptions{})
+			_, body, err := try(t, server, "GET", "/")
+			equal(t, "body", body, "half")
+			equal(t, "body ends early", errors.Is(err, io.ErrUnexpectedEOF), true)
+			equal(t, "status logged", logged.await(t, "request")["status"], any(200.0))
+			equal(t, "panics logged", len(logged.with("handler panicked")), 0)
+		})
+	}
+}
+
+func TestProxyStreams(t *testing.T) {
+	release := make(chan struct{})
+	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "10") // net/http itself flushes only what has none
+		w.Header().Set("Trailer", "X-Announced")
+		io.WriteString(w, "first")
+		w.(http.Flusher).Flush()
+		<-release
+		io.WriteString(w, "later")
+	}), ProxyOptions{})
+	response, err := server.Client().Get(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	first := make([]byte, 5)
+	_, err = io.ReadFull(response.Body, first) // waits forever if it is held back
+	close(release)
+	equal(t, "read", err, nil)
+	equal(t, "first part", string(first), "first")
+	rest, _ := io.ReadAll(response.Body)
+	equal(t, "rest", string(rest), "later")
+}
+
+func TestProxyTrailers(t *testing.T) {
+	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Trailer", "X-Announced")
+		io.WriteString(w, "body")
+		w.(http.Flusher).Flush()
+		w.Header().Set("X-Announced", "1")
+		w.Header().Set(http.TrailerPrefix+"X-Surprise", "2")
+	}), ProxyOptions{})
+	response, body := do(t, server, "GET", "/")
+	equal(t, "body", body, "body")
+	equal(t, "announced trailer", response.Trailer.Get("X-Announced"), "1")
+	equal(t, "unannounced trailer", response.Trailer.Get("X-Surprise"), "2")
+}
+
+func TestProxyEarlyHints(t *testing.T) {
+	server, logged, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Link", "</style.css>; rel=preload")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.WriteHeader(http.StatusTeapot)
+	}), ProxyOptions{})
+	hints := ""
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, header textproto.MIMEHeader) error {
+		hints = fmt.Sprint(code, " ", header.Get("Link"))
+		return nil
+	}})
+	request, _ := http.NewRequestWithContext(ctx, "GET", server.URL, nil)
+	response, err := server.Client().Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	equal(t, "hints", hints, "103 </style.css>; rel=preload")
+	equal(t, "status", response.StatusCode, http.StatusTeapot)
+	equal(t, "status logged", logged.await(t, "request")["status"], any(418.0))
+	equal(t, "X-Request-Id fields", len(response.Header["X-Request-Id"]), 1)
+}
+
+func TestProxyWebSocket(t *testing.T) {
+	server, logged, m := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, nil) // checks Origin against Host
+		if err != nil {
+			return
+		}
+		defer conn.CloseNow()
+		for {
+			kind, message, err := conn.Read(r.Context())
+			if err != nil || conn.Write(r.Context(), kind, message) != nil {
+				return
+			}
+		}
+	}), ProxyOptions{})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	conn, response, err := websocket.Dial(ctx, server.URL+"/chat", &websocket.DialOptions{
+		HTTPHeader: http.Header{"Origin": {server.URL}, "X-Request-Id": {"id-1"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "status", response.StatusCode, 101)
+	equal(t, "X-Request-Id", strings.Join(response.Header["X-Request-Id"], "; "), "id-1")
+	for _, message := range []string{"one", "two"} {
+		if err := conn.Write(ctx, websocket.MessageText, []byte(message)); err != nil {
+			t.Fatal(err)
+		}
+		_, got, err := conn.Read(ctx)
+		equal(t, "read", err, nil)
+		equal(t, "echo", string(got), message)
+	}
+	equal(t, "lines before its end", len(logged.with("request")), 0)
+	equal(t, "close", conn.Close(websocket.StatusNormalClosure, ""), nil)
+	equal(t, "status logged", logged.await(t, "request")["status"], any(101.0))
+	_, samples := scrape(t, m)
+	equal(t, "counted", strings.Contains(strings.Join(samples, "\n"), `requests_total{code="101",method="GET"} 1`), true)
+}
+
+func TestProxyOtherUpgrade(t *testing.T) {
+	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, buf, _ := http.NewResponseController(w).Hijack()
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+r.Header.Get("Upgrade")+"\r\n\r\n")
+		line, _ := buf.ReadString('\n')
+		io.WriteString(conn, "got "+line)
+	}), ProxyOptions{})
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tunnel\r\n\r\n")
+	reader := bufio.NewReader(conn)
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "status", response.StatusCode, 101)
+	equal(t, "Upgrade", response.Header.Get("Upgrade"), "tunnel")
+	io.WriteString(conn, "hello\n")
+	rest, _ := io.ReadAll(reader) // until the backend closes
+	equal(t, "through the tunnel", string(rest), "got hello\n")
+}
+
+func TestProxyTransport(t *testing.T) {
+	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
+	transport := newTransport(time.Second)
+	request := &http.Request{URL: &url.URL{Scheme: "http", Host: "app.example"}}
+	if transport.Proxy != nil {
+		got, _ := transport.Proxy(request)
+		t.Errorf("proxy: got %v, want none", got)
+	}
+	equal(t, "HTTP/2", transport.ForceAttemptHTTP2, false)
+	equal(t, "idle connections", transport.MaxIdleConnsPerHost, 256)
+}

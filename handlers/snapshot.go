@@ -1,0 +1,78 @@
+// What a generation knows about itself, as metrics.
+
+package handlers
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Snapshot is one moment of a generation. Keys that a map lacks count as 0.
+type Snapshot struct {
+	Generation       int
+	State            string            // starting, serving, upgrading, draining or exited
+	Predecessors     int               // that still drain
+	Upgrades         map[string]uint64 // by result: succeeded, failed, refused
+	Connections      map[string]int    // by state: new, active, idle
+	Accepted         uint64            // connections
+	Closed           map[string]uint64 // connections by reason: client, announced, grace, cut, timeout, error, hijacked
+	RequestsInFlight int
+}
+
+// snapshots turns what its function returns into metrics, at each scrape. Every
+// label value is always there, so that a rate over it has a beginning.
+type snapshots func() Snapshot
+
+var (
+	stateLabels      = []string{"starting", "serving", "upgrading", "draining", "exited"}
+	resultLabels     = []string{"succeeded", "failed", "refused"}
+	connectionLabels = []string{"new", "active", "idle"}
+	reasonLabels     = []string{"client", "announced", "grace", "cut", "timeout", "error", "hijacked"}
+
+	generationDesc   = describe("baton_generation", "Number of this generation in its line.")
+	stateDesc        = describe("baton_state", "State of this generation: 1 for the one it is in.", "state")
+	predecessorsDesc = describe("baton_predecessors", "Predecessors that still drain.")
+	resultsDesc      = describe("baton_upgrades_total", "Upgrades that this generation has tried, by result.", "result")
+	connectionsDesc  = describe("baton_connections", "Connections open now, by state.", "state")
+	acceptedDesc     = describe("baton_connections_accepted_total", "Connections accepted.")
+	closedDesc       = describe("baton_connections_closed_total", "Connections closed, by reason.", "reason")
+	inFlightDesc     = describe("baton_http_requests_in_flight", "Requests being answered now.")
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+func (source snapshots) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc,
+		connectionsDesc, acceptedDesc, closedDesc, inFlightDesc} {
+		descs <- d
+	}
+}
+
+func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
+	gauge := func(desc *prometheus.Desc, value int, label ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), label...)
+	}
+	counter := func(desc *prometheus.Desc, value uint64, label ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), label...)
+	}
+	now := source()
+	gauge(generationDesc, now.Generation)
+	gauge(predecessorsDesc, now.Predecessors)
+	gauge(inFlightDesc, now.RequestsInFlight)
+	counter(acceptedDesc, now.Accepted)
+	for _, state := range stateLabels {
+		in := 0
+		if state == now.State {
+			in = 1
+		}
+		gauge(stateDesc, in, state)
+	}
+	for _, result := range resultLabels {
+		counter(resultsDesc, now.Upgrades[result], result)
+	}
+	for _, state := range connectionLabels {
+		gauge(connectionsDesc, now.Connections[state], state)
+	}
+	for _, reason := range reasonLabels {
+		counter(closedDesc, now.Closed[reason], reason)
+	}
+}
