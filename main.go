@@ -1,0 +1,606 @@
+// Baton is an HTTP server that is replaced while it runs: on SIGHUP it hands
+// its listening sockets to a new version of itself, and loses no request.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"example.com/baton/handlers"
+	"example.com/baton/server"
+	"example.com/baton/upgrade"
+	"github.com/peterbourgon/ff/v3"
+	"golang.org/x/term"
+)
+
+// Exit codes.
+const (
+	done        = 0
+	failed      = 1
+	badUsage    = 2
+	noServer    = 3
+	notPossible = 4 // refused, or the wait ran out
+)
+
+// version is set by the linker: -ldflags "-X main.version=1.4.0".
+var version string
+
+func main() { os.Exit(command(os.Args[1:])) }
+
+func command(args []string) int {
+	name := "serve"
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		name, args = args[0], args[1:]
+	}
+	switch name {
+	case "serve":
+		return serve(upgrade.Signals(), args)
+	case "upgrade":
+		return askUpgrade(args)
+	case "status":
+		return askStatus(args)
+	case "check":
+		return check(args)
+	case "version":
+		v, revision := build()
+		fmt.Printf("baton %s (commit %s, %s)\n", v, revision, runtime.Version())
+		return done
+	case "help":
+		fmt.Print(usage)
+		return done
+	}
+	return complain(badUsage, fmt.Errorf("unknown command %q; want upgrade, status, check, version, or flags to serve", name))
+}
+
+// serve is the life of one generation.
+func serve(signals <-chan os.Signal, args []string) int {
+	cfg, err := configure("baton", args)
+	if err != nil {
+		return complain(badUsage, err)
+	}
+	if cfg.control != "" && cfg.control == temporaryControl() {
+		if err := ownFolder(filepath.Dir(cfg.control)); err != nil {
+			return complain(failed, err)
+		}
+	}
+	logger := cfg.logger()
+	v, revision := build()
+
+	var (
+		public, admin *server.Server
+		metrics       *handlers.Metrics
+	)
+	gen, err := upgrade.New(upgrade.Options{
+		Version:        v,
+		Control:        cfg.control,
+		PIDFile:        cfg.pidFile,
+		UpgradeTimeout: cfg.upgradeTimeout,
+		DrainTimeout:   cfg.drainTimeout,
+		ShutdownDelay:  cfg.shutdownDelay,
+		Logger:         logger,
+		OnReady:        func(took time.Duration) { metrics.ObserveUpgrade(took) },
+		OnDrained: func(d upgrade.Drained) {
+			metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
+		},
+	})
+	if err != nil {
+		return complain(failed, err)
+	}
+	metrics = handlers.NewMetrics(handlers.MetricsOptions{
+		Version: v, Revision: revision,
+		Source: func() handlers.Snapshot { return snapshot(gen, public) },
+	})
+	handler, err := cfg.handler(gen, v, logger)
+	if err != nil {
+		return complain(failed, err)
+	}
+	options := server.Options{
+		Handler:           handlers.Log(metrics.Count(handler), logger),
+		IdleGrace:         cfg.idleGrace,
+		IdleTimeout:       cfg.idleTimeout,
+		ReadHeaderTimeout: cfg.readHeaderTimeout,
+		Logger:            logger,
+	}
+	public = server.New(options)
+	options.Handler = handlers.Admin(handlers.AdminOptions{
+		Metrics: metrics.Handler(),
+		Ready: func() bool {
+			state := gen.State()
+			return state == upgrade.Serving || state == upgrade.Upgrading
+		},
+		Status: func() any { return gen.Status() },
+	})
+	admin = server.New(options)
+
+	both := service{public: public, admin: admin}
+	for _, addr := range cfg.listen {
+		ln, err := gen.Listen(addr)
+		if err != nil {
+			return complain(failed, err)
+		}
+		public.Add(ln)
+		logger.Info("listens", "address", ln.Addr().String())
+	}
+	if cfg.admin != "" {
+		if both.adminListener, err = gen.Listen(cfg.admin); err != nil {
+			return complain(failed, fmt.Errorf("%w (the admin listener; -admin names another)", err))
+		}
+		admin.Add(both.adminListener)
+		logger.Info("listens", "address", both.adminListener.Addr().String(), "for", "admin")
+	}
+	if err := gen.Run(both, signals); err != nil {
+		return complain(failed, err)
+	}
+	return done
+}
+
+// service is the public and the admin server as one.
+type service struct {
+	public, admin *server.Server
+	adminListener net.Listener
+}
+
+func (s service) Check(ctx context.Context) error {
+	return errors.Join(s.public.Check(ctx), s.admin.Check(ctx))
+}
+
+func (s service) Serve() {
+	s.public.Serve()
+	s.admin.Serve()
+}
+
+// Load is that of the public listeners: scrapes and probes are no work.
+func (s service) Load() upgrade.Load { return s.public.Load() }
+
+// Drain drains both. Unless a successor answers on the admin listener, that one
+// goes on until the public ones are drained, so that a stop can be watched.
+func (s service) Drain(ctx context.Context, kept func(net.Listener) bool) upgrade.Drained {
+	if s.adminListener == nil || kept(s.adminListener) {
+		drained := make(chan upgrade.Drained, 1)
+		go func() { drained <- s.admin.Drain(ctx, kept) }()
+		d := s.public.Drain(ctx, kept)
+		<-drained
+		return d
+	}
+	d := s.public.Drain(ctx, kept)
+	brief, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
+	defer cancel()
+	s.admin.Drain(brief, kept)
+	return d
+}
+
+func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot {
+	load := public.Load()
+	s := handlers.Snapshot{
+		Generation: gen.Number(),
+		State:      gen.State().String(),
+		Upgrades:   make(map[string]uint64),
+		Connections: map[string]int{
+			"new": load.Connections.New, "active": load.Connections.Active, "idle": load.Connections.Idle,
+		},
+		Accepted:         public.Accepted(),
+		Closed:           make(map[string]uint64),
+		RequestsInFlight: load.Requests,
+	}
+	if gen.HasPredecessor() {
+		s.Predecessors = 1
+	}
+	for result, n := range gen.Counts() {
+		s.Upgrades[string(result)] = n
+	}
+	for why, n := range public.Closed() {
+		s.Closed[why.String()] = n
+	}
+	return s
+}
+
+func askUpgrade(args []string) int {
+	ask := newAsk("upgrade", 3*time.Minute)
+	if err := ask.parse(args); err != nil {
+		return complain(badUsage, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), ask.timeout)
+	defer cancel()
+
+	var progress func(string)
+	clear := func() {}
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		progress = func(line string) { fmt.Fprintf(os.Stderr, "\r\033[K%s", line) }
+		clear = func() { fmt.Fprint(os.Stderr, "\r\033[K") }
+	}
+	outcome, err := upgrade.Ask(ctx, ask.control, progress)
+	clear()
+	if err != nil {
+		return complain(askFailed(err), err)
+	}
+	if ask.json {
+		printJSON(outcome)
+	} else if outcome.Result == upgrade.Succeeded {
+		fmt.Println(outcome)
+	} else {
+		complain(failed, errors.New(outcome.String()))
+		for _, line := range outcome.Stderr {
+			fmt.Fprintln(os.Stderr, "  | "+line)
+		}
+		if outcome.Result == upgrade.Failed && outcome.Generation > 0 {
+			fmt.Fprintf(os.Stderr, "generation %d (pid %d, version %s) goes on serving\n", outcome.Generation, outcome.PID, outcome.Version)
+		}
+	}
+	switch outcome.Result {
+	case upgrade.Succeeded:
+		return done
+	case upgrade.Refused:
+		return notPossible
+	}
+	return failed
+}
+
+func askStatus(args []string) int {
+	ask := newAsk("status", 5*time.Second)
+	if err := ask.parse(args); err != nil {
+		return complain(badUsage, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), ask.timeout)
+	defer cancel()
+	status, err := upgrade.AskStatus(ctx, ask.control)
+	if err != nil {
+		return complain(askFailed(err), err)
+	}
+	if ask.json {
+		printJSON(status)
+	} else {
+		status.WriteTo(os.Stdout)
+	}
+	return done
+}
+
+func askFailed(err error) int {
+	switch {
+	case errors.Is(err, upgrade.ErrNoServer):
+		return noServer
+	case errors.Is(err, context.DeadlineExceeded):
+		return notPossible
+	}
+	return failed
+}
+
+// check validates a configuration and binds nothing.
+func check(args []string) int {
+	cfg, err := configure("baton check", args)
+	if err != nil {
+		return complain(badUsage, err)
+	}
+	fmt.Printf("the configuration is good: listens at %s\n", strings.Join(cfg.listen, ", "))
+	return done
+}
+
+// ask is what `upgrade` and `status` are told.
+type ask struct {
+	flags   *flag.FlagSet
+	control string
+	timeout time.Duration
+	json    bool
+}
+
+func newAsk(name string, timeout time.Duration) *ask {
+	a := &ask{flags: newFlags("baton " + name)}
+	a.flags.StringVar(&a.control, "control", defaultControl(), "`path` of the server's control socket")
+	a.flags.DurationVar(&a.timeout, "timeout", timeout, "how long to wait")
+	a.flags.BoolVar(&a.json, "json", false, "print JSON")
+	a.flags.String("config", "", "`file` to read the control path from")
+	return a
+}
+
+func (a *ask) parse(args []string) error {
+	// The server's file and environment hold settings that mean nothing here.
+	if err := parseFlags(a.flags, args, ff.WithIgnoreUndefined(true)); err != nil {
+		return err
+	}
+	if a.timeout <= 0 {
+		return fmt.Errorf("-timeout %v: want more than 0", a.timeout)
+	}
+	if a.control == "" {
+		return errors.New("-control is empty; want the path of the server's control socket")
+	}
+	return nil
+}
+
+// config is what a generation is told.
+type config struct {
+	listen            []string
+	admin             string
+	control           string
+	pidFile           string
+	root              string
+	proxy             []handlers.ProxyRule
+	proxyTimeout      time.Duration
+	upgradeTimeout    time.Duration
+	drainTimeout      time.Duration
+	idleGrace         time.Duration
+	shutdownDelay     time.Duration
+	idleTimeout       time.Duration
+	readHeaderTimeout time.Duration
+	logFormat         string
+	logLevel          slog.Level
+}
+
+// configure reads flags, environment and file. The error tells all that is wrong.
+func configure(name string, args []string) (config, error) {
+	var (
+		cfg      config
+		problems []error
+	)
+	wrong := func(err error) { problems = append(problems, err) }
+	flags := newFlags(name)
+
+	// Each setting is taken as text and read afterwards, so that one that is
+	// wrong does not hide the next.
+	var read []func()
+	setting := func(name, value, help string, set func(string) error) {
+		text := flags.String(name, value, help)
+		read = append(read, func() {
+			if err := set(*text); err != nil {
+				wrong(fmt.Errorf("-%s: %w", name, err))
+			}
+		})
+	}
+	duration := func(name string, into *time.Duration, value time.Duration, least time.Duration, help string) {
+		setting(name, value.String(), help, func(s string) error {
+			d, err := time.ParseDuration(s)
+			if err != nil {
+				return fmt.Errorf("%q is not a duration such as 1.5s or 2m", s)
+			}
+			if d < least {
+				return fmt.Errorf("%v is too short; want %v or more", d, least)
+			}
+			*into = d
+			return nil
+		})
+	}
+	repeated := func(name, help string, set func(string) error) {
+		flags.Func(name, help, func(values string) error {
+			for value := range strings.SplitSeq(values, ",") {
+				if err := set(strings.TrimSpace(value)); err != nil {
+					wrong(fmt.Errorf("-%s: %w", name, err))
+				}
+			}
+			return nil
+		})
+	}
+
+	flags.String("config", "", "`file` with a setting in each line: name value")
+	repeated("listen", "`address` to serve on: host:port, :port or unix:PATH; repeatable (default :8080)", func(s string) error {
+		cfg.listen = append(cfg.listen, s)
+		return upgrade.CheckAddress(s)
+	})
+	setting("admin", "127.0.0.1:9180", "`address` for metrics, health and status; empty: none", func(s string) error {
+		if cfg.admin = s; s == "" {
+			return nil
+		}
+		return upgrade.CheckAddress(s)
+	})
+	setting("control", defaultControl(), "`path` of the unix socket that upgrade and status talk to; empty: none", func(s string) error {
+		if cfg.control = s; s == "" {
+			return nil
+		}
+		return upgrade.CheckAddress("unix:" + s)
+	})
+	setting("pid-file", "", "`path` of a file that names the generation that serves", func(s string) error {
+		cfg.pidFile = s
+		return nil
+	})
+	setting("root", "", "`folder` whose files are served at /", func(s string) error {
+		cfg.root = s
+		return nil
+	})
+	repeated("proxy", "`PREFIX=URL` to pass requests on to; repeatable", func(s string) error {
+		rule, err := handlers.ParseProxyRule(s)
+		if slices.ContainsFunc(cfg.proxy, func(r handlers.ProxyRule) bool { return err == nil && r.Prefix == rule.Prefix }) {
+			err = fmt.Errorf("prefix %s is given twice", rule.Prefix)
+		}
+		cfg.proxy = append(cfg.proxy, rule)
+		return err
+	})
+	duration("proxy-timeout", &cfg.proxyTimeout, time.Minute, time.Millisecond, "how long a backend may take to begin its response")
+	duration("upgrade-timeout", &cfg.upgradeTimeout, time.Minute, time.Millisecond, "how long a successor may take to be ready")
+	duration("drain-timeout", &cfg.drainTimeout, 30*time.Second, time.Millisecond, "what still runs then is cut")
+	duration("idle-grace", &cfg.idleGrace, time.Second, 0, "how long a silent connection stays in a drain")
+	duration("shutdown-delay", &cfg.shutdownDelay, 0, 0, "how long a stop goes on serving while /readyz fails")
+	duration("idle-timeout", &cfg.idleTimeout, 75*time.Second, time.Millisecond, "how long a connection may be silent between requests")
+	duration("read-header-timeout", &cfg.readHeaderTimeout, 10*time.Second, time.Millisecond, "how long a request's header may take")
+	setting("log-format", "auto", "`format` of the log: text, json, or auto (text on a terminal)", func(s string) error {
+		if cfg.logFormat = s; !slices.Contains([]string{"auto", "text", "json"}, s) {
+			return fmt.Errorf("%q is not one of auto, text, json", s)
+		}
+		return nil
+	})
+	setting("log-level", "info", "least `level` that is logged: debug, info, warn or error", func(s string) error {
+		if cfg.logLevel.UnmarshalText([]byte(s)) != nil {
+			return fmt.Errorf("%q is not one of debug, info, warn, error", s)
+		}
+		return nil
+	})
+
+	if err := parseFlags(flags, args); err != nil {
+		wrong(err)
+	}
+	for _, r := range read {
+		r()
+	}
+	if len(cfg.listen) == 0 {
+		cfg.listen = []string{":8080"}
+	}
+	if cfg.idleGrace == 0 {
+		cfg.idleGrace = -1 // none, where 0 would be the default
+	}
+	if cfg.root != "" {
+		if _, err := handlers.Files(cfg.root); err != nil {
+			wrong(fmt.Errorf("-root: %w", err))
+		}
+	}
+	return cfg, errors.Join(problems...)
+}
+
+// handler is what the public listeners serve.
+func (cfg config) handler(gen *upgrade.Generation, version string, logger *slog.Logger) (http.Handler, error) {
+	var next http.Handler
+	if cfg.root != "" {
+		files, err := handlers.Files(cfg.root)
+		if err != nil {
+			return nil, err
+		}
+		next = files
+	} else if len(cfg.proxy) == 0 {
+		id := handlers.Identity{Generation: gen.Number(), PID: os.Getpid(), Version: version}
+		return handlers.Page(id, server.Draining), nil
+	}
+	if len(cfg.proxy) == 0 {
+		return next, nil
+	}
+	return handlers.Proxy(handlers.ProxyOptions{Rules: cfg.proxy, HeaderTimeout: cfg.proxyTimeout, Logger: logger, Next: next}), nil
+}
+
+func (cfg config) logger() *slog.Logger {
+	options := &slog.HandlerOptions{Level: cfg.logLevel}
+	var h slog.Handler = slog.NewJSONHandler(os.Stderr, options)
+	if cfg.logFormat == "text" || cfg.logFormat == "auto" && term.IsTerminal(int(os.Stderr.Fd())) {
+		h = slog.NewTextHandler(os.Stderr, options)
+	}
+	return slog.New(h).With("pid", os.Getpid())
+}
+
+func newFlags(name string) *flag.FlagSet {
+	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.Usage = func() {}
+	return flags
+}
+
+// parseFlags reads the command line, then BATON_* variables, then the file that
+// -config names; what is set by one is left alone by the next.
+func parseFlags(flags *flag.FlagSet, args []string, options ...ff.Option) error {
+	err := ff.Parse(flags, args, append(options, ff.WithEnvVarPrefix("BATON"),
+		ff.WithConfigFileFlag("config"), ff.WithConfigFileParser(parseFile))...)
+	if errors.Is(err, flag.ErrHelp) {
+		fmt.Print(usage)
+		flags.SetOutput(os.Stdout)
+		flags.PrintDefaults()
+		os.Exit(done)
+	}
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	return err
+}
+
+// parseFile reads a configuration file to its end, so that one bad line does
+// not hide the next.
+func parseFile(r io.Reader, set func(name, value string) error) error {
+	const limit = 1 << 20
+	text, err := io.ReadAll(io.LimitReader(r, limit))
+	if err != nil {
+		return fmt.Errorf("read the configuration file: %w", err)
+	}
+	if len(text) == limit {
+		return fmt.Errorf("configuration file is larger than %d bytes", limit)
+	}
+	var problems []error
+	err = ff.PlainParser(bytes.NewReader(bytes.ReplaceAll(text, []byte("\t"), []byte(" "))), func(name, value string) error {
+		if err := set(strings.TrimLeft(name, "-"), value); err != nil {
+			problems = append(problems, err)
+		}
+		return nil
+	})
+	return errors.Join(append(problems, err)...)
+}
+
+// defaultControl is a path that only this user can write to.
+func defaultControl() string {
+	if folders := os.Getenv("RUNTIME_DIRECTORY"); folders != "" {
+		folder, _, _ := strings.Cut(folders, ":")
+		return filepath.Join(folder, "control.sock")
+	}
+	return temporaryControl()
+}
+
+func temporaryControl() string {
+	return filepath.Join(os.TempDir(), fmt.Sprintf("baton-%d", os.Getuid()), "control.sock")
+}
+
+// ownFolder makes the folder of the default control socket, and fails if it is
+// somebody else's.
+func ownFolder(path string) error {
+	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("make the folder of the control socket: %w", err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("make the folder of the control socket: %w", err)
+	}
+	if owner := info.Sys().(*syscall.Stat_t).Uid; !info.IsDir() || int(owner) != os.Getuid() || info.Mode().Perm() != 0o700 {
+		return fmt.Errorf("folder of the control socket %s: it is not a folder of mode 0700 that belongs to user %d; remove it, or use -control", path, os.Getuid())
+	}
+	return nil
+}
+
+// build returns the version and the commit that the program was made from.
+func build() (v, revision string) {
+	v, revision = version, "unknown"
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v, revision
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" {
+			revision = s.Value
+		}
+	}
+	if v == "" {
+		v = strings.Trim(info.Main.Version, "()")
+	}
+	if v == "" {
+		v = "devel"
+	}
+	return v, revision
+}
+
+// complain prints what is wrong, a line for each problem.
+func complain(code int, err error) int {
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(os.Stderr, "baton: "+strings.TrimRight(line, "\n"))
+	}
+	return code
+}
+
+func printJSON(v any) {
+	e := json.NewEncoder(os.Stdout)
+	e.SetIndent("", "  ")
+	e.Encode(v)
+}
+
+const usage = `baton [flags]     serves until SIGTERM or SIGINT; SIGHUP upgrades
+baton upgrade     upgrades to the program that is in place now, and waits
+baton status      tells which generations live, and how upgrades went
+baton check       validates flags, environment and configuration file
+baton version     tells version, commit and Go version
+
+Flags may also be given as BATON_FLAG_NAME in the environment, or as lines
+"flag-name value" in the file that -config names; the first of these counts.
+`
