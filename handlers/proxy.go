@@ -82,6 +82,12 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// The backend speaks for itself; ownHeader and fail put back what is ours.
 		w.Header().Del("Server")
 		w.Header().Del(requestIDHeader)
+		if r.ContentLength != 0 {
+			// Else net/http takes what is left of the body for itself when the
+			// backend begins to answer, and the backend never gets it. Other
+			// protocols than HTTP/1 need no such thing.
+			_ = http.NewResponseController(w).EnableFullDuplex()
+		}
 		p.backends[i].ServeHTTP(w, r)
 		return
 	}

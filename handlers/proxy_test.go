@@ -266,6 +266,32 @@ func TestProxyStreams(t *testing.T) {
 	equal(t, "rest", string(rest), "later")
 }
 
+// A backend may begin to answer while the client still sends: what is left of
+// the body must reach the backend, and the beginning of the answer the client.
+func TestProxyAnswerOverlapsRequest(t *testing.T) {
+	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_ = http.NewResponseController(w).EnableFullDuplex()
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.Copy(w, r.Body)
+	}), ProxyOptions{})
+	client, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	_ = client.SetDeadline(time.Now().Add(10 * time.Second))
+	_, _ = io.WriteString(client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfirst")
+	response, err := http.ReadResponse(bufio.NewReader(client), nil)
+	if err != nil {
+		t.Fatalf("read the beginning of the answer: %v", err)
+	}
+	_, _ = io.WriteString(client, "-half")
+	body, err := io.ReadAll(response.Body)
+	if err != nil || string(body) != "first-half" {
+		t.Errorf("got %q, %v, want the whole body", body, err)
+	}
+}
+
 func TestProxyTrailers(t *testing.T) {
 	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Trailer", "X-Announced")

@@ -256,6 +256,13 @@ func (r *run) hear(m message) {
 func (r *run) predecessorIsGone() {
 	r.predecessorGone = nil
 	r.goneAt = time.Now()
+	for r.fromPredecessor != nil { // its last words may still be on the link
+		if m, ok := <-r.fromPredecessor; ok {
+			r.hear(m)
+		} else {
+			r.fromPredecessor = nil
+		}
+	}
 	r.mu.Lock()
 	abrupt := r.before != nil && r.before.state != Exited
 	r.before = nil
