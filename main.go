@@ -51,6 +51,9 @@ func command(args []string) int {
 	}
 	switch name {
 	case "serve":
+		if code, waited := upgrade.Foreground(); waited {
+			return code
+		}
 		return serve(upgrade.Signals(), args)
 	case "upgrade":
 		return askUpgrade(args)

@@ -35,6 +35,9 @@ const (
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(planVar); path != "" {
+		if code, waited := upgrade.Foreground(); waited {
+			os.Exit(code)
+		}
 		if err := generation(path); err != nil {
 			fmt.Fprintln(os.Stderr, "generation:", err)
 			os.Exit(1)
@@ -824,6 +827,45 @@ func TestStatusDuringUpgrade(t *testing.T) {
 		s, err := l.status()
 		return err == nil && s.Generation == 2 && len(s.Generations) == 1
 	})
+}
+
+// Whoever has started the first process may wait for the whole service: the
+// process stays, and passes signals on.
+func TestForeground(t *testing.T) {
+	l := newLine(t)
+	exe := l.path("go-build1/b001/exe")
+	if err := os.MkdirAll(exe, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	moved := filepath.Join(exe, "program")
+	if err := os.Rename(l.program, moved); err != nil {
+		t.Fatal(err)
+	}
+	l.program = moved
+	l.plan.Drain = 300 * time.Millisecond
+	l.launch()
+	if a := l.who(); a.Generation != 1 || a.PID == l.first.Process.Pid {
+		t.Fatalf("got %+v from process %d, want generation 1 in another process", a, l.first.Process.Pid)
+	}
+	for want := 2; want <= 3; want++ {
+		l.first.Process.Signal(syscall.SIGHUP)
+		l.await("the next generation serves", func() bool { return l.who().Generation == want })
+	}
+	// Generation 2 still drains: the stop is for the one that serves.
+	l.first.Process.Signal(syscall.SIGTERM)
+	if err := l.first.Wait(); err != nil {
+		t.Errorf("process in the foreground: got %v, want exit 0", err)
+	}
+	if _, err := l.try(); err == nil {
+		t.Error("somebody still serves when the process in the foreground is gone")
+	}
+
+	l.setPlan(func(p *plan) { p.Start = "exit 7" })
+	failing := l.start()
+	var exit *exec.ExitError
+	if err := failing.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 7 {
+		t.Errorf("with a first generation that exits 7: got %v, want the same", err)
+	}
 }
 
 func TestAskFails(t *testing.T) {
