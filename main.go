@@ -224,8 +224,8 @@ func askUpgrade(args []string) int {
 
 	var progress func(string)
 	clear := func() {}
-	if term.IsTerminal(int(os.Stderr.Fd())) {
-		progress = func(line string) { fmt.Fprintf(os.Stderr, "\r\033[K%s", line) }
+	if width, _, err := term.GetSize(2); err == nil {
+		progress = func(line string) { fmt.Fprintf(os.Stderr, "\r\033[K%.*s", max(width-1, 0), line) }
 		clear = func() { fmt.Fprint(os.Stderr, "\r\033[K") }
 	}
 	outcome, err := upgrade.Ask(ctx, ask.control, progress)
@@ -421,13 +421,13 @@ func configure(name string, args []string) (config, error) {
 		cfg.proxy = append(cfg.proxy, rule)
 		return err
 	})
-	duration("proxy-timeout", &cfg.proxyTimeout, time.Minute, time.Millisecond, "how long a backend may take to begin its response")
-	duration("upgrade-timeout", &cfg.upgradeTimeout, time.Minute, time.Millisecond, "how long a successor may take to be ready")
-	duration("drain-timeout", &cfg.drainTimeout, 30*time.Second, time.Millisecond, "what still runs then is cut")
-	duration("idle-grace", &cfg.idleGrace, time.Second, 0, "how long a silent connection stays in a drain")
-	duration("shutdown-delay", &cfg.shutdownDelay, 0, 0, "how long a stop goes on serving while /readyz fails")
-	duration("idle-timeout", &cfg.idleTimeout, 75*time.Second, time.Millisecond, "how long a connection may be silent between requests")
-	duration("read-header-timeout", &cfg.readHeaderTimeout, 10*time.Second, time.Millisecond, "how long a request's header may take")
+	duration("proxy-timeout", &cfg.proxyTimeout, time.Minute, time.Millisecond, "`time` that a backend may take to begin its response")
+	duration("upgrade-timeout", &cfg.upgradeTimeout, time.Minute, time.Millisecond, "`time` that a successor may take to be ready")
+	duration("drain-timeout", &cfg.drainTimeout, 30*time.Second, time.Millisecond, "`time` after which a drain cuts what still runs")
+	duration("idle-grace", &cfg.idleGrace, time.Second, 0, "`time` that a silent connection stays in a drain")
+	duration("shutdown-delay", &cfg.shutdownDelay, 0, 0, "`time` for which a stop goes on serving while /readyz fails")
+	duration("idle-timeout", &cfg.idleTimeout, 75*time.Second, time.Millisecond, "`time` that a connection may be silent between requests")
+	duration("read-header-timeout", &cfg.readHeaderTimeout, 10*time.Second, time.Millisecond, "`time` that a request's header may take")
 	setting("log-format", "auto", "`format` of the log: text, json, or auto (text on a terminal)", func(s string) error {
 		if cfg.logFormat = s; !slices.Contains([]string{"auto", "text", "json"}, s) {
 			return fmt.Errorf("%q is not one of auto, text, json", s)
@@ -483,10 +483,23 @@ func (cfg config) handler(gen *upgrade.Generation, version string, logger *slog.
 func (cfg config) logger() *slog.Logger {
 	options := &slog.HandlerOptions{Level: cfg.logLevel}
 	var h slog.Handler = slog.NewJSONHandler(os.Stderr, options)
-	if cfg.logFormat == "text" || cfg.logFormat == "auto" && term.IsTerminal(int(os.Stderr.Fd())) {
+	if cfg.logFormat == "text" || cfg.logFormat == "auto" && onTerminal() {
 		h = slog.NewTextHandler(os.Stderr, options)
 	}
 	return slog.New(h).With("pid", os.Getpid())
+}
+
+// onTerminal tells whether the log goes to a terminal. A successor's goes to its
+// predecessor at first, so that the first generation leaves word in the
+// environment.
+func onTerminal() bool {
+	const variable = "BATON_ON_TERMINAL"
+	word, left := os.LookupEnv(variable)
+	if !left {
+		word = fmt.Sprint(term.IsTerminal(2))
+		os.Setenv(variable, word)
+	}
+	return word == "true"
 }
 
 func newFlags(name string) *flag.FlagSet {
@@ -527,7 +540,7 @@ func parseFile(r io.Reader, set func(name, value string) error) error {
 	var problems []error
 	err = ff.PlainParser(bytes.NewReader(bytes.ReplaceAll(text, []byte("\t"), []byte(" "))), func(name, value string) error {
 		if err := set(strings.TrimLeft(name, "-"), value); err != nil {
-			problems = append(problems, err)
+			problems = append(problems, fmt.Errorf("configuration file: %w", err))
 		}
 		return nil
 	})
