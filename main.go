@@ -312,8 +312,8 @@ func newAsk(name string, timeout time.Duration) *ask {
 }
 
 func (a *ask) parse(args []string) error {
-	// The server's file and environment hold settings that mean nothing here.
-	if err := parseFlags(a.flags, args, ff.WithIgnoreUndefined(true)); err != nil {
+	// The server's file holds settings that mean nothing here.
+	if err := parseFlags(a.flags, args, false); err != nil {
 		return err
 	}
 	if a.timeout <= 0 {
@@ -441,7 +441,7 @@ func configure(name string, args []string) (config, error) {
 		return nil
 	})
 
-	if err := parseFlags(flags, args); err != nil {
+	if err := parseFlags(flags, args, true); err != nil {
 		wrong(err)
 	}
 	for _, r := range read {
@@ -510,10 +510,20 @@ func newFlags(name string) *flag.FlagSet {
 }
 
 // parseFlags reads the command line, then BATON_* variables, then the file that
-// -config names; what is set by one is left alone by the next.
-func parseFlags(flags *flag.FlagSet, args []string, options ...ff.Option) error {
-	err := ff.Parse(flags, args, append(options, ff.WithEnvVarPrefix("BATON"),
-		ff.WithConfigFileFlag("config"), ff.WithConfigFileParser(parseFile))...)
+// -config names; what is set by one is left alone by the next. With strict, the
+// file must not have settings that are no flags.
+func parseFlags(flags *flag.FlagSet, args []string, strict bool) error {
+	err := ff.Parse(flags, args, ff.WithEnvVarPrefix("BATON"), ff.WithConfigFileFlag("config"),
+		ff.WithConfigFileParser(func(r io.Reader, set func(name, value string) error) error {
+			return parseFile(r, func(name, value string) error {
+				if flags.Lookup(name) != nil {
+					return set(name, value)
+				} else if strict {
+					return fmt.Errorf("unknown setting %q; baton -h lists them", name)
+				}
+				return nil
+			})
+		}))
 	if errors.Is(err, flag.ErrHelp) {
 		fmt.Print(usage)
 		flags.SetOutput(os.Stdout)
