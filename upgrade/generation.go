@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cloudflare/tableflip"
+	"golang.org/x/sys/unix"
 )
 
 // Options says how a generation lives. The zero value is good for a program
@@ -66,6 +67,9 @@ type Generation struct {
 
 	predecessor *hello // nil: the first generation, or one whose predecessor is unknown
 	link        *link  // to the predecessor, or nil
+	// predecessorFD stands for the predecessor's process, and for no other that
+	// gets its pid later; -1 if it is not to be had.
+	predecessorFD int
 
 	number int
 	done   chan struct{} // closed when Run ends
@@ -209,6 +213,14 @@ func (g *Generation) meetPredecessor() error {
 	g.predecessor, g.number, g.offered, g.upgrades = h, h.Generation+1, h.Claims, h.Upgrades
 	maps.Copy(g.counts, h.Counts)
 	g.before = &member{hello: *h, state: Upgrading}
+	g.predecessorFD = -1
+	if fd, err := unix.PidfdOpen(h.PID, 0); err == nil {
+		if os.Getppid() == h.PID { // else it is dead, and the pid may be another's
+			g.predecessorFD = fd
+		} else {
+			unix.Close(fd)
+		}
+	}
 	own := g.introduction()
 	if err := g.link.send(message{Type: msgHello, Hello: &own}, nil); err != nil { // it died; the sockets are here, so go on
 		g.log.Warn("predecessor does not listen", "error", err)

@@ -56,6 +56,8 @@ type plan struct {
 	PIDFile string
 	Timeout time.Duration // of its upgrades
 	Drain   time.Duration // how long its drain takes
+	Cut     time.Duration // when that is cut; 0: late
+	Drained string        // what it does at the end of its drain
 	Delay   time.Duration // of a stop
 	Start   string        // what it does before anything else
 	Check   string        // what it does last before it is ready
@@ -71,13 +73,13 @@ func generation(path string) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
 	gen, err := upgrade.New(upgrade.Options{
 		Version: "v", Control: p.Control, PIDFile: p.PIDFile, Logger: log,
-		UpgradeTimeout: p.Timeout, DrainTimeout: patience, ShutdownDelay: p.Delay,
+		UpgradeTimeout: p.Timeout, DrainTimeout: cmp.Or(p.Cut, patience), ShutdownDelay: p.Delay,
 		Check: func(ctx context.Context) error { return misbehave(ctx, p.Check) },
 	})
 	if err != nil {
 		return err
 	}
-	s := &whoami{number: gen.Number(), drain: p.Drain, inherited: descriptors()}
+	s := &whoami{number: gen.Number(), drain: p.Drain, drained: p.Drained, inherited: descriptors()}
 	for _, addr := range p.Listen {
 		ln, err := gen.Listen(addr)
 		if err != nil {
@@ -170,6 +172,7 @@ func descriptors() (inheritable []int) {
 type whoami struct {
 	number    int
 	drain     time.Duration
+	drained   string
 	inherited []int
 	listeners []net.Listener
 	accepting sync.WaitGroup
@@ -210,6 +213,7 @@ func (s *whoami) Drain(ctx context.Context, kept func(net.Listener) bool) upgrad
 	case <-time.After(s.drain):
 	case <-ctx.Done():
 	}
+	misbehave(ctx, s.drained)
 	return upgrade.Drained{Seconds: time.Since(start).Seconds(), Requests: s.number}
 }
 
@@ -597,6 +601,29 @@ func TestSignalsToDrainingPredecessor(t *testing.T) {
 	s, err := l.status()
 	if err != nil || len(s.Upgrades) != 2 || s.Upgrades[1].Trigger != "signal" {
 		t.Errorf("got %+v, %v, want 2 upgrades, the second by a signal", s, err)
+	}
+}
+
+// A predecessor that hangs would keep every later upgrade waiting.
+func TestPredecessorThatDoesNotGo(t *testing.T) {
+	t.Parallel() // it takes its time
+	l := newLine(t)
+	l.plan.Cut, l.plan.Drained = 100*time.Millisecond, "stop"
+	l.launch()
+	l.setPlan(func(p *plan) { p.Drained = "" })
+	first := l.who().PID
+	syscall.Kill(first, syscall.SIGHUP)
+	l.await("generation 2 serves", func() bool { return l.who().Generation == 2 })
+	if o := l.upgrade(); o.Result != upgrade.Succeeded || o.Generation != 3 {
+		t.Errorf("next upgrade: got %+v, want generation 3", o)
+	}
+	if !strings.Contains(l.printed(), "kills it") {
+		t.Error("the successor did not say that it kills its predecessor")
+	}
+	var status syscall.WaitStatus
+	syscall.Wait4(first, &status, 0, nil)
+	if status.Signal() != syscall.SIGKILL {
+		t.Errorf("predecessor: got status %v, want it killed", status)
 	}
 }
 

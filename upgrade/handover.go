@@ -113,6 +113,7 @@ func (r *run) prepare(a *attempt) error {
 	defer theirs.Close()
 	h := r.introduction()
 	h.Generation, h.Trigger, h.Begun, h.Deadline = r.number, a.by, a.begun, a.begun.Add(r.opts.UpgradeTimeout)
+	h.Drain = r.opts.DrainTimeout
 	for _, c := range r.claims {
 		h.Claims = append(h.Claims, c)
 	}

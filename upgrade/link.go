@@ -55,6 +55,7 @@ type hello struct {
 	Trigger  string            `json:"trigger,omitempty"` // of this upgrade
 	Begun    time.Time         `json:"begun,omitzero"`
 	Deadline time.Time         `json:"deadline,omitzero"` // when a successor that is not ready is killed
+	Drain    time.Duration     `json:"drain,omitempty"`   // how long the drain may take
 	Claims   []claim           `json:"claims,omitempty"`
 	PIDFile  string            `json:"pid_file,omitempty"`
 	Upgrades []Upgrade         `json:"upgrades,omitempty"`

@@ -11,6 +11,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // run is what only the goroutine of Run touches.
@@ -21,6 +23,7 @@ type run struct {
 	fromPredecessor <-chan message
 	predecessorGone <-chan struct{} // nil once it is
 	goneAt          time.Time
+	overdue         <-chan time.Time // when it should have been gone
 
 	pending *trigger // waits for the predecessor's end or that of the upgrade
 	attempt *attempt // the upgrade under way, or the one that succeeded
@@ -123,6 +126,9 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		if err := r.link.send(message{Type: msgServing, Claims: claims}, nil); err != nil {
 			r.log.Warn("predecessor does not listen", "error", err)
 		}
+		if p.Drain > 0 {
+			r.overdue = time.After(p.Drain + overstay)
+		}
 	}
 	if r.tf.HasParent() {
 		gone := make(chan struct{})
@@ -203,6 +209,9 @@ func (r *run) loop(signals <-chan os.Signal) {
 			}
 		case <-r.predecessorGone:
 			r.predecessorIsGone()
+		case <-r.overdue:
+			r.overdue = nil
+			r.killPredecessor()
 		case <-r.delay:
 			r.delay = nil
 			r.drain(nil)
@@ -273,6 +282,21 @@ func (r *run) predecessorIsGone() {
 		r.log.Info("predecessor is gone")
 	}
 	r.goOn()
+}
+
+// overstay is how much longer than its drain may take a predecessor may live.
+const overstay = 5 * time.Second
+
+// killPredecessor ends a predecessor that hangs or was stopped: as long as it
+// lives no upgrade is possible.
+func (r *run) killPredecessor() {
+	if r.predecessorGone == nil || r.predecessorFD < 0 {
+		return
+	}
+	r.log.Warn("predecessor is still there although its drain is long over; kills it", "predecessor_pid", r.predecessor.PID)
+	if err := unix.PidfdSendSignal(r.predecessorFD, unix.SIGKILL, nil, 0); err != nil {
+		r.log.Error("predecessor cannot be killed", "error", err)
+	}
 }
 
 // stop begins the end of the service. A further call cuts the drain short.
