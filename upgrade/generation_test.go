@@ -497,6 +497,30 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 	}
 }
 
+// tableflip closes what it held for a successor only when that is collected.
+func TestFailedUpgradesLeaveNoDescriptors(t *testing.T) {
+	l := newLine(t)
+	l.launch()
+	l.setPlan(func(p *plan) { p.Start = "exit 1" })
+	open := func() int {
+		entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", l.first.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	l.upgrade()
+	before := open()
+	for range 20 {
+		if o := l.upgrade(); o.Result != upgrade.Failed {
+			t.Fatalf("got %+v, want it failed", o)
+		}
+	}
+	// A finalizer may still run, and the connection of who asked be closed.
+	l.await(fmt.Sprintf("not more than %d descriptors", before+2), func() bool { return open() <= before+2 })
+	l.setPlan(func(p *plan) { p.Start = "" })
+}
+
 func replaceBy(content string, mode os.FileMode) func(*testing.T, *line) {
 	return func(t *testing.T, l *line) {
 		os.Remove(l.program)
