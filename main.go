@@ -124,11 +124,8 @@ func serve(signals <-chan os.Signal, args []string) int {
 	public = server.New(options)
 	options.Handler = handlers.Admin(handlers.AdminOptions{
 		Metrics: metrics.Handler(),
-		Ready: func() bool {
-			state := gen.State()
-			return state == upgrade.Serving || state == upgrade.Upgrading
-		},
-		Status: func() any { return gen.Status() },
+		Ready:   gen.TakesRequests,
+		Status:  func() any { return gen.Status() },
 	})
 	admin = server.New(options)
 
@@ -231,6 +228,9 @@ func askUpgrade(args []string) int {
 	outcome, err := upgrade.Ask(ctx, ask.control, progress)
 	clear()
 	if err != nil {
+		if ask.json {
+			printJSON(upgrade.Outcome{Result: upgrade.Unknown, Reason: err.Error()})
+		}
 		return complain(askFailed(err), err)
 	}
 	if ask.json {
@@ -278,7 +278,7 @@ func askFailed(err error) int {
 	switch {
 	case errors.Is(err, upgrade.ErrNoServer):
 		return noServer
-	case errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, upgrade.ErrRefused):
 		return notPossible
 	}
 	return failed

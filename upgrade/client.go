@@ -14,6 +14,8 @@ import (
 )
 
 var (
+	// ErrRefused: the server does not do what was asked, and says why.
+	ErrRefused = errors.New("the server refuses")
 	// ErrNoServer: nobody answers on the control socket.
 	ErrNoServer = errors.New("no server answers on the control socket")
 	// ErrLost: the server ended, or closed the connection, before its answer.
@@ -24,7 +26,7 @@ var (
 // successor serves and it has drained. progress, if not nil, is called with
 // what goes on meanwhile. When ctx ends, or the server, after the successor has
 // begun to serve, the outcome is returned as far as it is known, without an
-// error. Errors wrap [ErrNoServer], [ErrLost] or the context's error.
+// error. Errors wrap [ErrNoServer], [ErrRefused], [ErrLost] or the context's error.
 func Ask(ctx context.Context, control string, progress func(string)) (Outcome, error) {
 	var known *Outcome
 	err := converse(ctx, control, request{Command: "upgrade"}, func(r reply) {
@@ -83,7 +85,7 @@ func converse(ctx context.Context, control string, req request, on func(reply)) 
 			return fmt.Errorf("%w: its reply is malformed: %w", ErrLost, err)
 		}
 		if r.Error != "" {
-			return fmt.Errorf("the server refuses: %s", r.Error)
+			return fmt.Errorf("%w: %s", ErrRefused, r.Error)
 		}
 		on(r)
 		if r.Final {

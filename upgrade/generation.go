@@ -74,13 +74,14 @@ type Generation struct {
 	number int
 	done   chan struct{} // closed when Run ends
 
-	mu       sync.Mutex // guards what Status reads
-	state    State
-	service  Service // nil before Run
-	before   *member // the predecessor while it lives
-	after    *member // the successor since it said hello
-	upgrades []Upgrade
-	counts   map[Result]uint64
+	mu         sync.Mutex // guards what Status reads
+	state      State
+	isStopping bool    // a stop was asked for
+	service    Service // nil before Run
+	before     *member // the predecessor while it lives
+	after      *member // the successor since it said hello
+	upgrades   []Upgrade
+	counts     map[Result]uint64
 }
 
 // tableflipVariable is how tableflip tells a successor that it is one.
@@ -277,4 +278,14 @@ func (g *Generation) HasPredecessor() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.before != nil
+}
+
+// TakesRequests tells whether the service takes requests, as a readiness probe
+// wants to know: from readiness to the first moment of a stop. A generation that
+// drains because its successor serves says yes on the connections that it still
+// has.
+func (g *Generation) TakesRequests() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.state != Starting && !g.isStopping
 }

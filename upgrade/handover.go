@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -27,6 +29,9 @@ type attempt struct {
 	over     chan struct{} // closed when it has failed
 	begun    time.Time
 	ready    time.Duration
+
+	process int              // pidfd of the successor since it said hello, else -1
+	late    <-chan time.Time // once accepted: when it must serve
 
 	accepted bool // tableflip has passed the point of no return
 	greeted  bool // the successor said hello
@@ -79,7 +84,7 @@ func (r *run) goOn() {
 // begin executes the successor.
 func (r *run) begin(t trigger) {
 	r.enter(Upgrading)
-	a := &attempt{trigger: t, ended: make(chan error, 1), over: make(chan struct{}), begun: time.Now()}
+	a := &attempt{trigger: t, ended: make(chan error, 1), over: make(chan struct{}), begun: time.Now(), process: -1}
 	r.attempt = a
 	r.log.Info("upgrade begins", "by", t.by)
 	r.tell(t.waiters, reply{Progress: fmt.Sprintf("generation %d starts", r.number+1)})
@@ -153,7 +158,21 @@ func (r *run) upgradeEnded(err error) {
 		r.failed(fmt.Sprintf("successor is no good: %v", err))
 	default:
 		a.accepted = true
+		a.late = time.After(r.opts.UpgradeTimeout - time.Since(a.begun))
 		r.commit()
+	}
+}
+
+// killSuccessor ends one that said ready but does not serve in time.
+func (r *run) killSuccessor() {
+	a := r.attempt
+	a.late = nil
+	if r.handedOver || a.process < 0 {
+		return
+	}
+	r.log.Warn("successor said that it is ready but does not serve; kills it")
+	if err := unix.PidfdSendSignal(a.process, unix.SIGKILL, nil, 0); err != nil {
+		r.log.Error("successor cannot be killed", "error", err)
 	}
 }
 
@@ -170,6 +189,9 @@ func (r *run) hearSuccessor(m message, ok bool) {
 		a.greeted = true
 		next := &member{hello: *m.Hello, state: Starting}
 		next.Generation = r.number + 1
+		if fd, err := unix.PidfdOpen(next.PID, 0); err == nil {
+			a.process = fd
+		}
 		r.mu.Lock()
 		r.after = next
 		r.mu.Unlock()
@@ -187,8 +209,10 @@ func (r *run) hearSuccessor(m message, ok bool) {
 func (r *run) commit() {
 	a := r.attempt
 	switch {
-	case !a.accepted || r.handedOver:
+	case a == nil || !a.accepted || r.handedOver:
 	case a.serving, a.gone && !a.greeted: // the latter is a release that has no link
+		r.handOver()
+	case r.stopping && !a.gone: // it is the one to stop now
 		r.handOver()
 	case a.gone:
 		r.failed("successor died as it became ready")
@@ -220,7 +244,7 @@ func (r *run) handOver() {
 	r.record(Upgrade{Time: a.begun, Trigger: a.by, From: r.number, To: r.number + 1, Result: Succeeded, Seconds: a.ready.Seconds()})
 	r.log.Info("upgrade succeeded", "took", a.ready.Round(time.Millisecond).String())
 	r.control.stop()
-	if r.stopping { // it was ready before it could be ended; now it is the one to stop
+	if r.stopping { // it was ready before it could be ended
 		a.link.send(message{Type: msgStop}, nil)
 		r.stopping, r.delay = false, nil
 	} else {
@@ -295,9 +319,17 @@ func (r *run) abandon() []string {
 	if a.link != nil {
 		a.link.close()
 	}
+	if a.process >= 0 {
+		unix.Close(a.process)
+	}
 	r.mu.Lock()
 	r.after = nil
 	r.mu.Unlock()
+	if r.pidFile != nil {
+		if err := r.pidFile.restore(); err != nil {
+			r.log.Error("PID file names a successor that is dead", "error", err)
+		}
+	}
 	// tableflip has let go of its copy of the link, but that is closed only
 	// when it is collected.
 	runtime.GC()

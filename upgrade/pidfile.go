@@ -87,14 +87,34 @@ func (p *pidFile) publishFirst() error {
 	return nil
 }
 
+// restore undoes what a successor has done that is dead.
+func (p *pidFile) restore() error {
+	os.Remove(p.next())
+	if p.isOwn(p.path) {
+		return nil
+	}
+	old := p.file
+	if err := p.prepare(); err != nil {
+		return err
+	}
+	old.Close()
+	return p.publish()
+}
+
+// isOwn tells whether what is at path is this generation's.
+func (p *pidFile) isOwn(path string) bool {
+	there, err := os.Lstat(path)
+	own, ownErr := p.file.Stat()
+	return err == nil && ownErr == nil && os.SameFile(there, own)
+}
+
 // remove deletes the file if it is still this generation's.
 func (p *pidFile) remove() {
 	if p.file == nil {
 		return
 	}
 	for _, path := range []string{p.path, p.next()} {
-		there, err := os.Lstat(path)
-		if own, ownErr := p.file.Stat(); err == nil && ownErr == nil && os.SameFile(there, own) {
+		if p.isOwn(path) {
 			os.Remove(path)
 		}
 	}

@@ -35,6 +35,7 @@ type run struct {
 	delay      <-chan time.Time
 
 	drained  chan Drained // nil before the drain
+	result   *Drained     // once it is over
 	cut      context.CancelFunc
 	loadTick <-chan time.Time
 }
@@ -101,6 +102,7 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		// died. The sockets are here, and nobody else serves them.
 		r.log.Warn("predecessor died before it heard that its successor is ready", "error", err)
 	}
+	r.enter(Serving)
 	r.service.Serve()
 	r.control.serve()
 	if r.pidFile != nil && r.tf.HasParent() {
@@ -112,7 +114,6 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		c.unlink()
 	}
 	r.stderr.restore()
-	r.enter(Serving)
 	if p := r.predecessor; p != nil {
 		took := time.Since(p.Begun)
 		r.record(Upgrade{Time: p.Begun, Trigger: p.Trigger, From: p.Generation, To: r.number, Result: Succeeded, Seconds: took.Seconds()})
@@ -183,10 +184,13 @@ func (r *run) check(signals <-chan os.Signal) error {
 func (r *run) loop(signals <-chan os.Signal) {
 	r.goOn()
 	for r.State() != Exited {
-		var ended chan error
-		var fromSuccessor <-chan message
-		if r.attempt != nil {
-			ended, fromSuccessor = r.attempt.ended, r.attempt.messages
+		var (
+			ended         chan error
+			fromSuccessor <-chan message
+			late          <-chan time.Time
+		)
+		if a := r.attempt; a != nil {
+			ended, fromSuccessor, late = a.ended, a.messages, a.late
 		}
 		select {
 		case sig := <-signals:
@@ -201,6 +205,8 @@ func (r *run) loop(signals <-chan os.Signal) {
 			r.upgradeEnded(err)
 		case m, ok := <-fromSuccessor:
 			r.hearSuccessor(m, ok)
+		case <-late:
+			r.killSuccessor()
 		case m, ok := <-r.fromPredecessor:
 			if ok {
 				r.hear(m)
@@ -218,7 +224,11 @@ func (r *run) loop(signals <-chan os.Signal) {
 		case <-r.loadTick:
 			r.reportLoad()
 		case d := <-r.drained:
-			r.finish(d)
+			r.result = &d
+		}
+		// A successor that starts must have been ended, or told to, before.
+		if r.result != nil && (r.attempt == nil || r.handedOver) {
+			r.finish(*r.result)
 		}
 	}
 }
@@ -242,7 +252,7 @@ func (r *run) hear(m message) {
 			"told_to_close", c.Announced, "closed_after_grace", c.Grace, "cut", c.Cut)
 		r.mu.Lock()
 		if r.before != nil {
-			r.before.state, r.before.load = Exited, Load{}
+			r.before.reported, r.before.load = true, Load{}
 		}
 		r.mu.Unlock()
 		if r.opts.OnDrained != nil {
@@ -273,7 +283,7 @@ func (r *run) predecessorIsGone() {
 		}
 	}
 	r.mu.Lock()
-	abrupt := r.before != nil && r.before.state != Exited
+	abrupt := r.before != nil && !r.before.reported
 	r.before = nil
 	r.mu.Unlock()
 	if abrupt {
@@ -315,6 +325,9 @@ func (r *run) stop(by string) {
 	default:
 		r.log.Info("told to stop", "by", by, "delay", r.opts.ShutdownDelay.String())
 		r.stopping = true
+		r.mu.Lock()
+		r.isStopping = true
+		r.mu.Unlock()
 		r.tf.Stop() // kills a successor that is not ready
 		r.enter(Draining)
 		if p := r.pending; p != nil {
@@ -322,6 +335,7 @@ func (r *run) stop(by string) {
 			r.refuse(p)
 		}
 		r.delay = time.After(r.opts.ShutdownDelay)
+		r.commit()
 	}
 }
 
@@ -359,9 +373,6 @@ func (r *run) finish(d Drained) {
 		r.tell(r.attempt.waiters, reply{Final: true, Outcome: r.succeeded(&d)})
 	}
 	if r.stopping {
-		if r.attempt != nil { // tableflip has not said yet that it ended the successor
-			r.refuse(&r.attempt.trigger)
-		}
 		r.runHooks()
 	}
 	r.control.finish()

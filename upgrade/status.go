@@ -21,6 +21,8 @@ const (
 	Failed Result = "failed"
 	// Refused: the upgrade was not tried, because the service stops.
 	Refused Result = "refused"
+	// Unknown: who asked got no answer.
+	Unknown Result = "unknown"
 )
 
 // Status is what `baton status` shows.
@@ -37,7 +39,7 @@ type Status struct {
 // Member is one generation that is alive.
 type Member struct {
 	Generation int     `json:"generation"`
-	PID        int     `json:"pid"` // 0 while a successor has not said
+	PID        int     `json:"pid"`
 	Version    string  `json:"version"`
 	State      string  `json:"state"`
 	Age        float64 `json:"age_seconds"`
@@ -82,8 +84,9 @@ type Predecessor struct {
 // member is a neighbour in the line of generations.
 type member struct {
 	hello
-	state State
-	load  Load
+	state    State
+	load     Load
+	reported bool // that it is drained
 }
 
 func (m *member) report() Member {

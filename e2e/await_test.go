@@ -1,0 +1,35 @@
+// Waiting: for a condition with a deadline, never for a while.
+package e2e
+
+import (
+	"testing"
+	"time"
+)
+
+// await returns when cond holds, and fails the test when it does not within the time given.
+func await(t testing.TB, within time.Duration, what string, cond func() bool) {
+	t.Helper()
+	if !holds(within, cond) {
+		t.Fatalf("no %s within %v", what, within)
+	}
+}
+
+// holds says whether cond came true in time. It is asked every few milliseconds.
+func holds(within time.Duration, cond func() bool) bool {
+	deadline := time.Now().Add(within)
+	for !cond() {
+		if time.Now().After(deadline) {
+			return false
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	return true
+}
+
+// throughout fails the test if cond is ever false within the time given: for what must not happen.
+func throughout(t testing.TB, within time.Duration, what string, cond func() bool) {
+	t.Helper()
+	if holds(within, func() bool { return !cond() }) {
+		t.Fatalf("%s: no longer true", what)
+	}
+}

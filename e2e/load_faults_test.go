@@ -1,0 +1,286 @@
+// The load client against servers that misbehave on purpose: it must see each kind of failure that it
+// claims to count, and nothing but that kind. A client that is blind would make every other test green.
+package e2e
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// scripted listens, and treats each connection as the script says. The script gets the connection,
+// a way to read the next request (false: the client has gone), and closes the connection by returning.
+func scripted(t *testing.T, script func(c net.Conn, next func() bool)) (address string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			r := bufio.NewReader(c)
+			wg.Go(func() {
+				defer c.Close()
+				script(c, func() bool {
+					req, err := http.ReadRequest(r)
+					if err != nil {
+						return false
+					}
+					_, err = io.Copy(io.Discard, req.Body)
+					return err == nil
+				})
+			})
+		}
+	})
+	t.Cleanup(func() { ln.Close(); wg.Wait() })
+	return ln.Addr().String()
+}
+
+// reset makes the coming Close destroy the connection.
+func reset(c net.Conn) { c.(*net.TCPConn).SetLinger(0) }
+
+const (
+	good      = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	goodClose = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+)
+
+func TestClientSeesEachFailure(t *testing.T) {
+	answer := func(raw string) func(net.Conn, func() bool) {
+		return func(c net.Conn, next func() bool) {
+			if next() {
+				io.WriteString(c, raw)
+			}
+		}
+	}
+	big := strings.Repeat("x", 8<<20)
+	tests := []struct {
+		name   string
+		habit  habit
+		script func(c net.Conn, next func() bool)
+		body   string // of a POST; empty: GET
+		want   failure
+	}{
+		{name: "end before the header", habit: perRequest, want: failRead,
+			script: func(c net.Conn, next func() bool) { next() }},
+		{name: "reset before the header", habit: perRequest, want: failRead,
+			script: func(c net.Conn, next func() bool) { next(); reset(c) }},
+		{name: "end within the header", habit: perRequest, want: failRead,
+			script: answer("HTTP/1.1 200 OK\r\nContent-Le")},
+		{name: "silence", habit: perRequest, want: failRead,
+			script: func(c net.Conn, next func() bool) { next(); next() }},
+		{name: "reset while the request is being written", habit: perRequest, want: failWrite, body: big,
+			script: func(c net.Conn, next func() bool) { io.ReadFull(c, make([]byte, 10)); reset(c) }},
+		{name: "end within the body", habit: perRequest, want: failTruncated,
+			script: answer("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok")},
+		{name: "no last chunk", habit: perRequest, want: failTruncated,
+			script: answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n")},
+		{name: "end within a chunk", habit: perRequest, want: failTruncated,
+			script: answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nok")},
+		{name: "end within the trailer", habit: perRequest, want: failTruncated,
+			script: answer("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nA: b\r\n")},
+		{name: "server error", habit: perRequest, want: failStatus,
+			script: answer("HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")},
+		{name: "no HTTP", habit: perRequest, want: failStatus,
+			script: answer("220 mail.example ESMTP\r\n")},
+		{name: "no length", habit: perRequest, want: failStatus,
+			script: answer("HTTP/1.1 200 OK\r\n\r\nok")},
+		{name: "wrong body", habit: perRequest, want: failBody,
+			script: answer("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nko")},
+		{name: "short body", habit: perRequest, want: failBody,
+			script: answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\no")},
+		{name: "announced close that never comes", habit: perRequestEnd, want: failRead,
+			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, goodClose); next() }},
+		{name: "kept connection ends under a request", habit: backToBack, want: failUnannounced,
+			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, good); next() }},
+		{name: "kept connection is reset under a request", habit: backToBack, want: failUnannounced,
+			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, good); next(); reset(c) }},
+		{name: "kept connection ends under a request after a pause", habit: pausing, want: failUnannounced,
+			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, good); next() }},
+		{name: "answer to no request", habit: pausing, want: failStatus,
+			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, good+good); next() }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			x := newExchange("GET", "/", nil, 200, []byte("ok"))
+			if tt.body != "" {
+				x = newExchange("POST", "/", []byte(tt.body), 200, []byte("ok"))
+			}
+			l := load{network: "tcp", address: scripted(t, tt.script), exchanges: []exchange{x}, patience: 300 * time.Millisecond, pause: time.Millisecond}
+			l.clients[tt.habit] = 1
+			counts, stop := startLoad(t, l)
+			await(t, 10*time.Second, "a failure", func() bool { return counts.Failures() > 0 })
+			stop()
+			for f := range failures {
+				if got := counts.failures[f].Load(); (got > 0) != (f == tt.want) {
+					t.Errorf("%v: got %d, want only %v\n%v", f, got, tt.want, counts)
+				}
+			}
+			if len(counts.details) == 0 || len(counts.details) > maxDetails {
+				t.Errorf("details: got %d, want 1 to %d", len(counts.details), maxDetails)
+			}
+		})
+	}
+}
+
+func TestClientSeesThatNobodyListens(t *testing.T) {
+	l := load{network: "unix", address: filepath.Join(t.TempDir(), "none"), exchanges: []exchange{newExchange("GET", "/", nil, 200, nil)}}
+	l.clients[perRequest] = 1
+	counts, stop := startLoad(t, l)
+	await(t, 10*time.Second, "failures", func() bool { return counts.failures[failDial].Load() > 1 })
+	stop()
+	if counts.Failures() != counts.failures[failDial].Load() || counts.Requests() != 0 {
+		t.Errorf("want nothing but dial failures, got %v", counts)
+	}
+}
+
+// What a server may do must not count as a failure.
+func TestClientAcceptsWhatIsAllowed(t *testing.T) {
+	loop := func(raw string) func(net.Conn, func() bool) {
+		return func(c net.Conn, next func() bool) {
+			for next() {
+				io.WriteString(c, raw)
+			}
+		}
+	}
+	tests := []struct {
+		name   string
+		habit  habit
+		script func(c net.Conn, next func() bool)
+		done   func(*tally) int64
+	}{
+		{name: "interim responses", habit: backToBack, script: loop("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + good),
+			done: func(c *tally) int64 { return c.requests[backToBack].Load() }},
+		{name: "chunks with a trailer", habit: backToBack, script: loop("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\no\r\n1;x=y\r\nk\r\n0\r\nA: b\r\n\r\n"),
+			done: func(c *tally) int64 { return c.requests[backToBack].Load() }},
+		{name: "announced close", habit: backToBack,
+			script: func(c net.Conn, next func() bool) {
+				next()
+				io.WriteString(c, good)
+				next()
+				io.WriteString(c, goodClose)
+			},
+			done: func(c *tally) int64 { return c.reconnects[backToBack].Load() }},
+		{name: "body that ends with the connection", habit: perRequest,
+			script: func(c net.Conn, next func() bool) {
+				next()
+				io.WriteString(c, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nok")
+			},
+			done: func(c *tally) int64 { return c.requests[perRequest].Load() }},
+		{name: "close while the client pauses", habit: pausing,
+			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, good) },
+			done:   func(c *tally) int64 { return c.idleClosed[pausing].Load() }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			l := load{network: "tcp", address: scripted(t, tt.script), exchanges: []exchange{newExchange("GET", "/", nil, 200, []byte("ok"))}, pause: time.Minute}
+			l.clients[tt.habit] = 1
+			counts, stop := startLoad(t, l)
+			await(t, 10*time.Second, "the case to come about", func() bool { return tt.done(counts) > 2 })
+			stop()
+			if counts.Failures() != 0 {
+				t.Errorf("want no failure, got %v", counts)
+			}
+		})
+	}
+}
+
+func TestClientRecordsHowSilenceEnds(t *testing.T) {
+	tests := []struct {
+		name   string
+		habit  habit
+		script func(c net.Conn, next func() bool)
+		want   ending
+	}{
+		{"orderly", silent, func(net.Conn, func() bool) {}, fin},
+		{"orderly after a request", silentAfter, func(c net.Conn, next func() bool) { next(); io.WriteString(c, good) }, fin},
+		{"destroyed after a request", silentAfter, func(c net.Conn, next func() bool) { next(); io.WriteString(c, good); reset(c) }, rst},
+		{"unexpected data", silent, func(c net.Conn, next func() bool) { io.WriteString(c, good); next() }, moreData},
+		{"never", silent, func(_ net.Conn, next func() bool) { next() }, stillOn},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			accepted := make(chan struct{}, 1000)
+			address := scripted(t, func(c net.Conn, next func() bool) {
+				select {
+				case accepted <- struct{}{}:
+				default:
+				}
+				tt.script(c, next)
+			})
+			l := load{network: "tcp", address: address, exchanges: []exchange{newExchange("GET", "/", nil, 200, []byte("ok"))}}
+			l.clients[tt.habit] = 2
+			counts, stop := startLoad(t, l)
+			if tt.want == stillOn {
+				for range 2 {
+					<-accepted
+				}
+			} else {
+				await(t, 10*time.Second, "ended connections", func() bool { return len(counts.Silences()) > 2 })
+			}
+			stop()
+			// The last ones may have been ended by the end of the load instead.
+			ended := 0
+			for _, s := range counts.Silences() {
+				if s.ending == tt.want {
+					ended++
+				} else if s.ending != stillOn {
+					t.Errorf("ending: got %s, want %s", s.ending, tt.want)
+				}
+			}
+			if ended < 2 || counts.Failures() != 0 {
+				t.Errorf("got %d connections that ended by %s, want 2 or more, and no failure: %v", ended, tt.want, counts)
+			}
+		})
+	}
+}
+
+// All habits at once against a server that does everything right.
+func TestClientAgainstNetHTTP(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			address := "127.0.0.1:0"
+			if network == "unix" {
+				address = filepath.Join(t.TempDir(), "s")
+			}
+			ln, err := net.Listen(network, address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			serve(t, ln, http.HandlerFunc(echo))
+
+			l := load{network: network, address: ln.Addr().String(), exchanges: echoExchanges(""), pause: time.Millisecond}
+			l.clients = [habits]int{backToBack: 2, pausing: 8, perRequest: 2, perRequestEnd: 2, silent: 4, silentAfter: 4}
+			counts, stop := startLoad(t, l)
+			await(t, 20*time.Second, "requests of each habit", func() bool {
+				for _, h := range []habit{backToBack, pausing, perRequest, perRequestEnd} {
+					if counts.requests[h].Load() < 100 {
+						return false
+					}
+				}
+				return counts.requests[silentAfter].Load() == 4
+			})
+			stop()
+			if counts.Failures() != 0 {
+				t.Error(counts)
+			}
+			if n := len(counts.Silences()); n != 8 {
+				t.Errorf("silent connections: got %d, want 8", n)
+			}
+			t.Log(counts)
+		})
+	}
+}

@@ -1,0 +1,142 @@
+// Processes by their ids: followed through a pidfd, reaped when they became ours, and ended only if
+// they descend from what a test started.
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// process is one process that is being followed until it exits.
+type process struct {
+	pid  int
+	gone chan struct{} // closed when it has exited
+
+	// To be read once gone is closed.
+	exited time.Time
+	status unix.WaitStatus
+	known  bool // whether the status could be learnt: only a parent can
+}
+
+// follow starts to follow a process that is alive or a zombie.
+func follow(pid int) (*process, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open pidfd of %d: %w", pid, err)
+	}
+	p := &process{pid: pid, gone: make(chan struct{})}
+	go func() {
+		defer close(p.gone)
+		defer unix.Close(fd)
+		for {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1)
+			if n > 0 || err != nil && !errors.Is(err, unix.EINTR) {
+				break
+			}
+		}
+		p.exited = time.Now()
+		p.known = p.reap()
+	}()
+	return p, nil
+}
+
+// reap collects the exit status if the process is a zombie of ours.
+func (p *process) reap() bool {
+	pid, err := unix.Wait4(p.pid, &p.status, unix.WNOHANG, nil)
+	return err == nil && pid == p.pid
+}
+
+// alive says whether the process has not exited yet.
+func (p *process) alive() bool {
+	select {
+	case <-p.gone:
+		return false
+	default:
+		return true
+	}
+}
+
+// within waits for the exit, and says whether it came.
+func (p *process) within(d time.Duration) bool {
+	select {
+	case <-p.gone:
+		return true
+	case <-time.After(d):
+		return false
+	}
+}
+
+// outcome says how the process ended, for messages.
+func (p *process) outcome() string {
+	switch {
+	case p.alive():
+		return "alive"
+	case !p.known:
+		return "exited, status known to its parent only"
+	case p.status.Signaled():
+		return "ended by " + p.status.Signal().String()
+	default:
+		return fmt.Sprintf("exit status %d", p.status.ExitStatus())
+	}
+}
+
+// descendants returns the living processes whose environment carries the mark that a test gave to what it started.
+func descendants(mark string) (pids []int) {
+	entries, _ := filepath.Glob("/proc/[0-9]*/environ")
+	for _, path := range entries {
+		environ, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(environ, []byte(mark)) {
+			continue
+		}
+		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err == nil && pid != os.Getpid() {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// children returns the pids of the children of a process, zombies included.
+func children(pid int) (pids []int) {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, list := range lists {
+		content, _ := os.ReadFile(list)
+		for field := range strings.FieldsSeq(string(content)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				pids = append(pids, child)
+			}
+		}
+	}
+	return pids
+}
+
+// procStatus returns a line of /proc/PID/status, such as "VmRSS".
+func procStatus(t testing.TB, pid int, name string) string {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, name+":"); ok {
+			return strings.TrimSpace(value)
+		}
+	}
+	t.Fatalf("no %s in /proc/%d/status", name, pid)
+	return ""
+}
+
+// stopped says whether a process is held by SIGSTOP.
+func stopped(t testing.TB, pid int) bool {
+	t.Helper()
+	return strings.HasPrefix(procStatus(t, pid, "State"), "T")
+}

@@ -1,0 +1,196 @@
+// Triggers and signals that come at the wrong moment: none is lost, none runs twice.
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// holdSuccessor replaces the binary by one that waits for release before it becomes a good successor.
+// It makes DIR/held when it has been there for a while: its predecessor has then told it, through a pipe,
+// which sockets it has, and may die without taking them along.
+func holdSuccessor(t *testing.T, b *Baton) (release func()) {
+	t.Helper()
+	need(t, "sh")
+	next, going := filepath.Join(b.Dir, "next"), filepath.Join(b.Dir, "go")
+	install(t, built(t, "v2"), next)
+	b.DeployBytes(script(`sleep 0.1; : >"`+b.Dir+`/held"; while [ ! -e "`+going+`" ]; do sleep 0.02; done; exec "`+next+`" "$@"`), 0o755)
+	return func() {
+		t.Helper()
+		if err := os.WriteFile(going, nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// awaitStarting waits for a successor that is there but not ready, and returns its pid.
+// It is found as the child of the generation that serves: one that is held at its very start
+// has not yet been able to say that it is there.
+func awaitStarting(t *testing.T, b *Baton) (pid int) {
+	t.Helper()
+	await(t, 10*time.Second, "successor that starts", func() bool {
+		if all := children(b.PID()); len(all) > 0 {
+			pid = all[0]
+		}
+		return pid != 0
+	})
+	b.follow(pid)
+	return pid
+}
+
+func TestHangupUpgrades(t *testing.T) {
+	t.Parallel()
+	b := start(t, files(t), args("-idle-grace", "100ms"))
+	for n := 2; n <= 4; n++ {
+		b.Deploy("v2")
+		b.Signal(syscall.SIGHUP)
+		pid := b.AwaitGeneration(n, 10*time.Second)
+		checkServes(t, b, n, pid)
+		s := b.Status()
+		if last := s.Upgrades[len(s.Upgrades)-1]; last.Trigger != "signal" || last.From != n-1 || last.To != n || last.Result != "succeeded" {
+			t.Errorf("upgrade in the status: got %+v, want %d to %d by signal", last, n-1, n)
+		}
+	}
+}
+
+func TestTriggersDuringAnUpgrade(t *testing.T) {
+	t.Parallel()
+	b := start(t, files(t), args("-idle-grace", "300ms"))
+	first := b.PID()
+	release := holdSuccessor(t, b)
+	b.Signal(syscall.SIGHUP)
+	awaitStarting(t, b)
+	for range 5 {
+		b.Kill(first, syscall.SIGHUP)
+		b.Status() // the signal is delivered before an answer to what comes after it
+	}
+	release()
+	b.AwaitGeneration(3, 10*time.Second)
+	throughout(t, 700*time.Millisecond, "three generations, not more", func() bool { return b.Status().Generation == 3 })
+	checkServes(t, b, 3, b.PID())
+	if got := b.Metric("baton_upgrades_total", "result", "failed") + b.Metric("baton_upgrades_total", "result", "refused"); got != 0 {
+		t.Errorf("upgrades failed or refused: got %v, want 0", got)
+	}
+}
+
+// Whoever asks while an upgrade is under way is answered about an upgrade that began after the question.
+func TestCommandsDuringAnUpgrade(t *testing.T) {
+	t.Parallel()
+	const commands = 5
+	g := newGate(t)
+	b := start(t, args("-proxy", "/="+backend(t, g), "-idle-grace", "100ms"))
+	// A request that keeps the first generation in its drain until all commands have been heard.
+	c := b.Dial()
+	c.send(t, string(request("GET", "/hold", nil)))
+	g.await(t, 1)
+	release := holdSuccessor(t, b)
+	results := []func() *upgraded{b.UpgradeMeanwhile()}
+	awaitStarting(t, b)
+	for len(results) < commands {
+		results = append(results, b.UpgradeMeanwhile())
+	}
+	await(t, 10*time.Second, "the commands to connect", func() bool {
+		table, _ := os.ReadFile("/proc/net/unix")
+		const andItsListener = 1
+		return strings.Count(string(table), b.Control+"\n") >= commands+andItsListener
+	})
+	if code, _, stderr := b.run("status", "-control", b.Control); code != 0 {
+		t.Errorf("status in the midst of an upgrade: got exit code %d, %s", code, stderr)
+	}
+	release()
+	await(t, 10*time.Second, "generation 2", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 2 && s.State == "serving" })
+	throughout(t, 300*time.Millisecond, "one upgrade at a time", func() bool { return b.Status().Generation == 2 })
+	g.open()
+	c.expect(t, "GET", 200)
+	for i, result := range results {
+		want := 3
+		if i == 0 {
+			want = 2
+		}
+		if u := result(); u.Code != 0 || u.Generation != want {
+			t.Errorf("command %d: got exit code %d, generation %d, want 0 and %d; %s %s", i, u.Code, u.Generation, want, u.Stdout, u.Errors)
+		}
+	}
+	checkState(t, b, 3, b.AwaitGeneration(3, 10*time.Second))
+}
+
+func TestTriggerDuringADrain(t *testing.T) {
+	t.Parallel()
+	g := newGate(t)
+	b := start(t, args("-proxy", "/="+backend(t, g), "-idle-grace", "100ms"))
+	c := b.Dial()
+	c.send(t, string(request("GET", "/hold", nil)))
+	g.await(t, 1)
+	b.Signal(syscall.SIGHUP)
+	await(t, 10*time.Second, "generation 2", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 2 && s.State == "serving" })
+	second := b.follow(b.Status().PID)
+	for range 3 {
+		b.Signal(syscall.SIGHUP)
+	}
+	throughout(t, 300*time.Millisecond, "one upgrade at a time", func() bool { return b.Status().Generation == 2 })
+	g.open()
+	if resp := c.expect(t, "GET", 200); !resp.Close {
+		t.Error("response of the drain: got no Connection: close")
+	}
+	b.AwaitGeneration(3, 10*time.Second)
+	if !second.within(10 * time.Second) {
+		t.Error("generation 2: alive")
+	}
+	throughout(t, 500*time.Millisecond, "three generations, not more", func() bool { return b.Status().Generation == 3 })
+}
+
+func TestStopDuringAnUpgrade(t *testing.T) {
+	t.Parallel()
+	b := start(t, files(t), args("-idle-grace", "100ms"))
+	pid := b.PID()
+	holdSuccessor(t, b)
+	result := b.UpgradeMeanwhile()
+	successor := awaitStarting(t, b)
+	b.expectBad(successor)
+	b.Kill(pid, syscall.SIGTERM)
+	if p := b.awaitExit(pid, 10*time.Second); p.outcome() != "exit status 0" {
+		t.Errorf("the service: got %s, want exit status 0", p.outcome())
+	}
+	b.awaitAllGone(5 * time.Second)
+	if u := result(); u.Code == 0 {
+		t.Errorf("upgrade that was overtaken by a stop: got exit code 0, %s", u.Stdout)
+	}
+}
+
+// Asking for an upgrade of a service that is stopping is refused.
+func TestUpgradeDuringAStop(t *testing.T) {
+	t.Parallel()
+	g := newGate(t)
+	b := start(t, args("-proxy", "/="+backend(t, g), "-idle-grace", "100ms"))
+	pid := b.PID()
+	c := b.Dial()
+	c.send(t, string(request("GET", "/hold", nil)))
+	g.await(t, 1)
+	b.Kill(pid, syscall.SIGTERM)
+	await(t, 5*time.Second, "refusal of new connections", refused(b))
+	if u := b.TryUpgrade(); u.Code != 4 || u.Result != "refused" {
+		t.Errorf("upgrade: got exit code %d, %s %s, want 4 and refused", u.Code, u.Stdout, u.Errors)
+	}
+	b.Kill(pid, syscall.SIGHUP)
+	g.open()
+	if resp := c.expect(t, "GET", 200); string(resp.Body) != "world" {
+		t.Errorf("request: got %q, want world", resp.Body)
+	}
+	b.awaitExit(pid, 5*time.Second)
+}
+
+// The wait for an upgrade can run out; the upgrade goes on.
+func TestUpgradeTimeoutOfTheCommand(t *testing.T) {
+	t.Parallel()
+	b := start(t, files(t), args("-idle-grace", "100ms"))
+	release := holdSuccessor(t, b)
+	if u := b.TryUpgrade("-timeout", "300ms"); u.Code != 4 {
+		t.Errorf("upgrade: got exit code %d, %s %s, want 4", u.Code, u.Stdout, u.Errors)
+	}
+	release()
+	checkServes(t, b, 2, b.AwaitGeneration(2, 10*time.Second))
+}
