@@ -16,6 +16,9 @@ import (
 // request that net/http answers by itself goes through a connection in memory.
 // Neither the handler nor the counts see it.
 func (s *Server) Check(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("check the server: %w", err)
+	}
 	client, far := net.Pipe()
 	defer client.Close()
 	if deadline, ok := ctx.Deadline(); ok {

@@ -74,9 +74,11 @@ type conn struct {
 	why        Reason
 	explained  bool      // why is known already
 	delivered  bool      // Read has returned bytes since it was new or became idle
-	deadlines  int       // read deadlines that net/http has set since it became idle
+	deadline   time.Time // for reading, as net/http or the handler wants it
+	deadlines  int       // how often it was set since the connection became idle
 	fullBuffer int       // length of the very first Read's buffer
 	graceEnd   time.Time // in a drain: when a parked connection is destroyed
+	expired    bool      // the grace is over: Read is woken to decide
 }
 
 // track counts a connection that has just been accepted.
@@ -117,38 +119,72 @@ func (c *conn) become(state http.ConnState) {
 }
 
 func (c *conn) Read(p []byte) (int, error) {
+	for {
+		quiet := c.beforeRead(len(p))
+		n, err := c.Conn.Read(p)
+		if !quiet && err == nil {
+			return n, nil
+		}
+		again, err := c.afterRead(n, err, quiet)
+		if !again {
+			return n, err
+		}
+	}
+}
+
+// beforeRead notes what a Read with a buffer of this length means. It returns
+// whether the connection is between two requests, or before the first.
+func (c *conn) beforeRead(buffer int) (quiet bool) {
 	c.mu.Lock()
-	quiet := c.state == stateNew || c.state == stateIdle
-	if quiet {
-		c.parked = c.holdsNothing(len(p))
-		if c.parked && c.server.isDraining.Load() {
+	defer c.mu.Unlock()
+	quiet = c.state == stateNew || c.state == stateIdle
+	switch {
+	case quiet && c.holdsNothing(buffer):
+		c.parked = true
+		if c.server.isDraining.Load() {
 			c.startGrace(time.Now())
 		}
-	} else if c.reading && len(p) > 1 { // one byte: net/http watches for the client's end meanwhile
+	case c.state == stateIdle && c.deadlines == 1:
+		// A request has begun to arrive, but too few bytes of it for net/http
+		// to see that its header timeout should run.
+		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadHeaderTimeout))
+	case c.reading && buffer > 1: // one byte: net/http watches for the client's end meanwhile
 		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadBodyTimeout))
 	}
-	c.mu.Unlock()
+	return quiet
+}
 
-	n, err := c.Conn.Read(p)
-	if !quiet && err == nil {
-		return n, nil
-	}
+// afterRead notes how a Read ended, and decides on a connection whose grace is
+// over: only here is it certain whether something has come. It returns whether
+// to read again, and else the error for net/http.
+func (c *conn) afterRead(n int, err error, quiet bool) (bool, error) {
 	c.mu.Lock()
 	c.parked = false
 	c.delivered = c.delivered || n > 0
-	if err != nil {
+	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
+	if c.expired {
+		c.expired, c.graceEnd = false, time.Time{}
+		c.Conn.SetReadDeadline(c.deadline)
 		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			if quiet || c.reading {
-				c.explain(TimedOut)
-			}
-		case errors.Is(err, net.ErrClosed):
-		default:
-			c.explain(ByClient)
+		case timedOut && readable(c.Conn): // it came in this moment
+			c.mu.Unlock()
+			return true, nil
+		case timedOut:
+			c.explain(AfterGrace)
+			c.mu.Unlock()
+			c.Close()
+			return false, io.EOF // anything else makes net/http write a 400
 		}
 	}
-	c.mu.Unlock()
-	return n, err
+	defer c.mu.Unlock()
+	switch {
+	case err == nil, errors.Is(err, net.ErrClosed):
+	case !timedOut:
+		c.explain(ByClient)
+	case quiet || c.reading:
+		c.explain(TimedOut)
+	}
+	return false, err
 }
 
 // holdsNothing tells whether net/http has no byte of a request when it calls
@@ -165,11 +201,12 @@ func (c *conn) holdsNothing(buffer int) bool {
 // body: their deadline is then the one that holds.
 func (c *conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.deadline = t
 	c.deadlines++
 	if !t.IsZero() {
 		c.reading = false
 	}
-	c.mu.Unlock()
 	return c.Conn.SetReadDeadline(t)
 }
 
@@ -225,6 +262,9 @@ func (c *conn) Close() error {
 	why := c.why
 	c.mu.Unlock()
 
+	if why == Announced {
+		c.linger()
+	}
 	err := c.Conn.Close()
 	s := c.server
 	s.mu.Lock()
@@ -237,6 +277,18 @@ func (c *conn) Close() error {
 	return err
 }
 
+// linger lets the response get through to a client that has sent more, which
+// nobody will answer: closing a socket with unread bytes resets the connection,
+// and takes along what is still on its way (RFC 9112, section 9.6).
+func (c *conn) linger() {
+	const most, longest = 256 << 10, time.Second
+	if !readable(c.Conn) || c.CloseWrite() != nil {
+		return
+	}
+	c.Conn.SetReadDeadline(time.Now().Add(longest))
+	io.Copy(io.Discard, io.LimitReader(struct{ io.Reader }{c.Conn}, most))
+}
+
 // startGrace gives a parked connection until the end of the idle grace, once.
 func (c *conn) startGrace(now time.Time) {
 	if c.graceEnd.IsZero() {
@@ -244,29 +296,21 @@ func (c *conn) startGrace(now time.Time) {
 	}
 }
 
-// destroyIfSilent closes a connection that is parked and has been so for the
-// idle grace. It returns when to look again: at the end of its grace, or the
-// zero time if it is closed or busy.
-func (c *conn) destroyIfSilent(now time.Time) time.Time {
+// expire wakes the Read of a connection that is parked and has been so for the
+// idle grace; it closes the connection unless something has come. expire returns
+// when the grace ends, or the zero time if it is over or does not run.
+func (c *conn) expire(now time.Time) time.Time {
 	c.mu.Lock()
-	if !c.parked {
-		c.graceEnd = time.Time{}
-		c.mu.Unlock()
+	defer c.mu.Unlock()
+	if !c.parked || c.expired {
 		return time.Time{}
 	}
 	c.startGrace(now)
-	due := c.graceEnd
-	if now.Before(due) {
-		c.mu.Unlock()
-		return due
+	if now.Before(c.graceEnd) {
+		return c.graceEnd
 	}
-	if readable(c.Conn) { // a request, or the client's end, is there already
-		c.mu.Unlock()
-		return now.Add(time.Millisecond)
-	}
-	c.explain(AfterGrace)
-	c.mu.Unlock()
-	c.Close()
+	c.expired = true
+	c.Conn.SetReadDeadline(time.Unix(1, 0))
 	return time.Time{}
 }
 

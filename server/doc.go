@@ -14,6 +14,9 @@
 //   - A connection on which nothing is under way stays for the idle grace. A
 //     client about to speak gets its answer, with the announcement; then the
 //     silent socket is destroyed, after a last look for bytes that have arrived.
+//   - A client that has sent more than the request whose answer announces the end
+//     still gets that answer whole. What else it sent is not answered, as
+//     RFC 9112, section 9.6 has it.
 //   - A connection that has sent part of a request has until its header timeout.
 //   - Handlers that stay long learn of the drain from [Draining].
 //   - Shutdown is called when no connection is left.

@@ -22,10 +22,14 @@ func (s *Server) Drain(ctx context.Context, kept func(net.Listener) bool) upgrad
 	start := time.Now()
 	before := s.Closed()
 	s.isDraining.Store(true)
-	s.stopAccepting(kept)
 	close(s.draining)
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.stopAccepting(kept)
+	}()
 
-	if s.awaitEnd(ctx) {
+	if s.awaitEnd(ctx, stopped) {
 		// No connection is left, so that Shutdown has nothing to lose.
 		quiet, cancel := context.WithTimeout(context.Background(), afterCut)
 		s.http.Shutdown(quiet)
@@ -33,7 +37,7 @@ func (s *Server) Drain(ctx context.Context, kept func(net.Listener) bool) upgrad
 	} else {
 		s.cut()
 		cutoff, cancel := context.WithTimeout(context.Background(), afterCut)
-		s.awaitEnd(cutoff)
+		s.awaitEnd(cutoff, stopped)
 		cancel()
 		s.http.Close()
 	}
@@ -55,15 +59,19 @@ func (s *Server) Drain(ctx context.Context, kept func(net.Listener) bool) upgrad
 	}
 }
 
-// awaitEnd destroys silent connections as their grace ends, and returns true
-// when neither a connection nor a request is left, false when ctx ends first.
-func (s *Server) awaitEnd(ctx context.Context) bool {
+// awaitEnd destroys silent connections as their grace ends. It returns true when
+// accepting has stopped and neither a connection nor a request is left, false
+// when ctx ends first.
+func (s *Server) awaitEnd(ctx context.Context, stopped <-chan struct{}) bool {
 	look := time.NewTimer(0)
 	defer look.Stop()
+	accepting := true
 	for {
 		select {
 		case <-ctx.Done():
 			return false
+		case <-stopped:
+			accepting, stopped = false, nil
 		case <-s.ended:
 		case now := <-look.C:
 			look.Reset(time.Until(s.sweep(now)))
@@ -71,7 +79,7 @@ func (s *Server) awaitEnd(ctx context.Context) bool {
 		s.mu.Lock()
 		left := len(s.conns)
 		s.mu.Unlock()
-		if left == 0 && s.requests.Load() == 0 {
+		if !accepting && left == 0 && s.requests.Load() == 0 {
 			return true
 		}
 	}
@@ -82,15 +90,18 @@ func (s *Server) awaitEnd(ctx context.Context) bool {
 func (s *Server) sweep(now time.Time) time.Time {
 	next := now.Add(max(s.opts.IdleGrace, 10*time.Millisecond))
 	for _, c := range s.open() {
-		if due := c.destroyIfSilent(now); !due.IsZero() && due.Before(next) {
+		if due := c.expire(now); !due.IsZero() && due.Before(next) {
 			next = due
 		}
 	}
 	return next
 }
 
-// cut closes every connection that is left, whatever it does.
+// cut closes every listener and connection that is left, whatever it does.
 func (s *Server) cut() {
+	for _, ln := range s.listeners {
+		ln.Close()
+	}
 	for _, c := range s.open() {
 		c.because(Cut)
 		c.Close()

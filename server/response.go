@@ -39,8 +39,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 // response decides on "Connection: close" when the header is written, not when
 // the handler starts: a request that was under way when the drain began must
-// not leave its connection open. It keeps every optional interface of
-// net/http's own ResponseWriter.
+// not leave its connection open. It keeps Flusher, Hijacker, io.ReaderFrom,
+// io.StringWriter and what http.ResponseController finds.
 type response struct {
 	http.ResponseWriter
 	conn  *conn

@@ -2,13 +2,11 @@ package server_test
 
 import (
 	"bytes"
-	"errors"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -131,46 +129,4 @@ func (c *watchConn) ReadFrom(r io.Reader) (int64, error) {
 		c.listener.gotFile.Store(true)
 	}
 	return c.TCPConn.ReadFrom(r)
-}
-
-// slowListener accepts nothing until it is released, as one on a machine that
-// has too much to do.
-type slowListener struct {
-	net.Listener
-	release chan struct{}
-	told    called
-}
-
-func (l *slowListener) Accept() (net.Conn, error) {
-	<-l.release
-	return l.Listener.Accept()
-}
-
-func (l *slowListener) SetDeadline(t time.Time) error {
-	l.told.call()
-	return l.Listener.(interface{ SetDeadline(time.Time) error }).SetDeadline(t)
-}
-
-func (l *slowListener) SyscallConn() (syscall.RawConn, error) {
-	if sc, ok := l.Listener.(syscall.Conn); ok {
-		return sc.SyscallConn()
-	}
-	return nil, errors.ErrUnsupported
-}
-
-type called struct {
-	mu sync.Mutex
-	is bool
-}
-
-func (c *called) call() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.is = true
-}
-
-func (c *called) wasCalled() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.is
 }

@@ -26,7 +26,8 @@ type Options struct {
 	// header. 0 means 10 seconds.
 	ReadHeaderTimeout time.Duration
 	// ReadBodyTimeout is how long a client may pause while it sends a request's
-	// body. A handler that sets a read deadline of its own overrules it.
+	// body. A handler that sets a read deadline of its own overrules it, one of
+	// zero aside.
 	// 0 means one minute.
 	ReadBodyTimeout time.Duration
 	// MaxHeaderBytes bounds a request's header; a larger one is answered 431.

@@ -5,11 +5,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -321,6 +324,154 @@ func TestGraceSparesHeaderThatFillsTheBuffer(t *testing.T) {
 		}
 	}
 	<-drained
+}
+
+// A thread that has taken a request from the socket may be held up before it can
+// say so: the end of the grace in this moment must not destroy the connection.
+func TestGraceSparesRequestJustRead(t *testing.T) {
+	const grace = 200 * time.Millisecond
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := &heldListener{Listener: ln, taken: make(chan struct{}), release: make(chan struct{})}
+	s := serveOn(t, held, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace})
+	c, quiet := s.dial(), s.dial()
+	await(t, "both connections", func() bool { return s.Accepted() == 2 })
+	drained := s.drain(patience, all)
+	s.awaitDraining()
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-held.taken
+	quiet.closedCleanly() // the grace is over for both
+	close(held.release)
+	if resp, body := c.answer(); resp.StatusCode != 200 || body != "hello" || !resp.Close {
+		t.Errorf("got %d %q, close %v, want the answer with the announcement", resp.StatusCode, body, resp.Close)
+	}
+	<-drained
+}
+
+// What comes as the grace ends puts the connection back into service, with the
+// deadlines that net/http asked for.
+func TestRequestAtTheEndOfGrace(t *testing.T) {
+	const clients = 200
+	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 100 * time.Millisecond, ReadHeaderTimeout: patience})
+	var speakers []*client
+	for range clients {
+		speakers = append(speakers, s.dial())
+	}
+	await(t, "the connections", func() bool { return s.Accepted() == clients })
+	drained := s.drain(patience, all)
+	s.awaitDraining()
+	begin := time.Now()
+	var lost, late atomic.Int64
+	var asked sync.WaitGroup
+	for i, c := range speakers {
+		asked.Go(func() {
+			// Around the end of the grace: before it each must be answered,
+			// after it none can be.
+			at := 90*time.Millisecond + time.Duration(i)*100*time.Microsecond
+			time.Sleep(time.Until(begin.Add(at))) // the moment is what is tested
+			sent := time.Since(begin)
+			io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n")
+			io.WriteString(c, "\r\n")
+			_, err := http.ReadResponse(c.in, nil)
+			if err != nil && sent < 95*time.Millisecond {
+				lost.Add(1)
+			} else if err != nil {
+				late.Add(1)
+			}
+		})
+	}
+	asked.Wait()
+	d := <-drained
+	if lost.Load() > 0 {
+		t.Errorf("%d requests lost that were sent within the grace", lost.Load())
+	}
+	if got := int64(d.Connections.Grace); got != late.Load() {
+		t.Errorf("%d connections closed after the grace, but %d requests without an answer: one was cut while it was read", got, late.Load())
+	}
+}
+
+// A client that sends on must get the answer that it was promised.
+func TestPipelinedClientGetsWholeAnswer(t *testing.T) {
+	const size = 3 << 20
+	g := newGate()
+	s := serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.ServeHTTP(w, r)
+		w.Header().Set("Content-Length", strconv.Itoa(size))
+		w.Write(make([]byte, size))
+	})})
+	c := s.dial()
+	const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+	c.send(request)
+	<-g.entered
+	c.send(request)
+	drained := s.drain(patience, all)
+	s.awaitDraining()
+	close(g.open)
+	if resp, body := c.answer(); len(body) != size || !resp.Close {
+		t.Errorf("got %d bytes, close %v, want %d with the announcement", len(body), resp.Close, size)
+	}
+	<-drained
+}
+
+// A few stray bytes are no request for which a drain should wait for long.
+func TestStrayBytesDoNotHoldDrain(t *testing.T) {
+	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: 200 * time.Millisecond, IdleGrace: 10 * time.Millisecond})
+	var stray []*client
+	for _, bytes := range []string{"\r\n", "G"} {
+		c := s.dial()
+		c.get("/")
+		c.send(bytes)
+		stray = append(stray, c)
+	}
+	begin := time.Now()
+	<-s.drain(4*patience, all)
+	if took := time.Since(begin); took > patience {
+		t.Errorf("drain took %v, want about the header timeout", took)
+	}
+	for _, c := range stray {
+		c.Close()
+	}
+}
+
+// Connections that hold the last descriptors must end for others to be accepted.
+func TestStopWithoutDescriptors(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := &shortListener{TCPListener: ln.(*net.TCPListener)}
+	s := serveOn(t, short, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 50 * time.Millisecond,
+		Logger: slog.New(slog.DiscardHandler)})
+	holder := s.dial()
+	holder.get("/")
+	short.short.Store(true)
+	s.dial() // ends the Accept that was under way
+	queued := s.dial()
+	queued.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	drained := s.drain(2*patience, none)
+	holder.closedCleanly()
+	short.short.Store(false)
+	if resp, body := queued.answer(); resp.StatusCode != 200 || body != "hello" {
+		t.Errorf("got %d %q from the queue, want an answer", resp.StatusCode, body)
+	}
+	<-drained
+
+	// And where they never end, the deadline holds.
+	ln, err = net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	short = &shortListener{TCPListener: ln.(*net.TCPListener)}
+	short.short.Store(true)
+	s = serveOn(t, short, server.Options{Handler: http.HandlerFunc(hello), Logger: slog.New(slog.DiscardHandler)})
+	s.dial()
+	begin := time.Now()
+	<-s.drain(200*time.Millisecond, none)
+	if took := time.Since(begin); took > patience {
+		t.Errorf("drain with a deadline of 200 ms took %v", took)
+	}
 }
 
 func TestHeaderTimeoutHoldsInDrain(t *testing.T) {
