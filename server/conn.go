@@ -73,7 +73,6 @@ type conn struct {
 	reading    bool // in the midst of a request's body
 	why        Reason
 	explained  bool      // why is known already
-	delivered  bool      // Read has returned bytes since it was new or became idle
 	deadline   time.Time // for reading, as net/http or the handler wants it
 	deadlines  int       // how often it was set since the connection became idle
 	fullBuffer int       // length of the very first Read's buffer
@@ -111,7 +110,7 @@ func (c *conn) become(state http.ConnState) {
 		c.handled, c.graceEnd = false, time.Time{}
 	case http.StateIdle:
 		c.state = stateIdle
-		c.reading, c.delivered, c.deadlines = false, false, 0
+		c.reading, c.deadlines = false, 0
 	case http.StateHijacked:
 		c.state = stateHijacked
 		c.reading = false
@@ -125,7 +124,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		if !quiet && err == nil {
 			return n, nil
 		}
-		again, err := c.afterRead(n, err, quiet)
+		again, err := c.afterRead(err, quiet)
 		if !again {
 			return n, err
 		}
@@ -157,10 +156,9 @@ func (c *conn) beforeRead(buffer int) (quiet bool) {
 // afterRead notes how a Read ended, and decides on a connection whose grace is
 // over: only here is it certain whether something has come. It returns whether
 // to read again, and else the error for net/http.
-func (c *conn) afterRead(n int, err error, quiet bool) (bool, error) {
+func (c *conn) afterRead(err error, quiet bool) (bool, error) {
 	c.mu.Lock()
 	c.parked = false
-	c.delivered = c.delivered || n > 0
 	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
 	if c.expired {
 		c.expired, c.graceEnd = false, time.Time{}
@@ -173,7 +171,7 @@ func (c *conn) afterRead(n int, err error, quiet bool) (bool, error) {
 			c.explain(AfterGrace)
 			c.mu.Unlock()
 			c.Close()
-			return false, io.EOF // anything else makes net/http write a 400
+			return false, io.EOF
 		}
 	}
 	defer c.mu.Unlock()
@@ -194,7 +192,7 @@ func (c *conn) holdsNothing(buffer int) bool {
 		c.fullBuffer = buffer
 		return true
 	}
-	return c.state == stateIdle && !c.delivered && c.deadlines == 1 && buffer == c.fullBuffer
+	return c.state == stateIdle && c.deadlines == 1 && buffer == c.fullBuffer
 }
 
 // SetReadDeadline is called by net/http, and by handlers while they read a

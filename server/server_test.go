@@ -162,7 +162,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	g.entered <- struct{}{}
 	<-g.open
 	if g.after != "" {
-		io.WriteString(w, g.after)
+		w.Write([]byte(g.after))
 	}
 }
 
