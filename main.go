@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +18,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -45,12 +45,12 @@ var version string
 func main() { os.Exit(command(os.Args[1:])) }
 
 func command(args []string) int {
-	name := "serve"
+	name := ""
 	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
 		name, args = args[0], args[1:]
 	}
 	switch name {
-	case "serve":
+	case "":
 		if code, waited := upgrade.Foreground(); waited {
 			return code
 		}
@@ -65,16 +65,13 @@ func command(args []string) int {
 		v, revision := build()
 		fmt.Printf("baton %s (commit %s, %s)\n", v, revision, runtime.Version())
 		return done
-	case "help":
-		fmt.Print(usage)
-		return done
 	}
 	return complain(badUsage, fmt.Errorf("unknown command %q; want upgrade, status, check, version, or flags to serve", name))
 }
 
 // serve is the life of one generation.
 func serve(signals <-chan os.Signal, args []string) int {
-	cfg, err := configure("baton", args)
+	cfg, err := configure(args)
 	if err != nil {
 		return complain(badUsage, err)
 	}
@@ -212,7 +209,7 @@ func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot 
 }
 
 func askUpgrade(args []string) int {
-	ask := newAsk("upgrade", 3*time.Minute)
+	ask := newAsk(3 * time.Minute)
 	if err := ask.parse(args); err != nil {
 		return complain(badUsage, err)
 	}
@@ -256,7 +253,7 @@ func askUpgrade(args []string) int {
 }
 
 func askStatus(args []string) int {
-	ask := newAsk("status", 5*time.Second)
+	ask := newAsk(5 * time.Second)
 	if err := ask.parse(args); err != nil {
 		return complain(badUsage, err)
 	}
@@ -286,7 +283,7 @@ func askFailed(err error) int {
 
 // check validates a configuration and binds nothing.
 func check(args []string) int {
-	cfg, err := configure("baton check", args)
+	cfg, err := configure(args)
 	if err != nil {
 		return complain(badUsage, err)
 	}
@@ -302,8 +299,8 @@ type ask struct {
 	json    bool
 }
 
-func newAsk(name string, timeout time.Duration) *ask {
-	a := &ask{flags: newFlags("baton " + name)}
+func newAsk(timeout time.Duration) *ask {
+	a := &ask{flags: newFlags()}
 	a.flags.StringVar(&a.control, "control", defaultControl(), "`path` of the server's control socket")
 	a.flags.DurationVar(&a.timeout, "timeout", timeout, "how long to wait")
 	a.flags.BoolVar(&a.json, "json", false, "print JSON")
@@ -334,6 +331,7 @@ type config struct {
 	root              string
 	proxy             []handlers.ProxyRule
 	proxyTimeout      time.Duration
+	maxBody           int64
 	upgradeTimeout    time.Duration
 	drainTimeout      time.Duration
 	idleGrace         time.Duration
@@ -345,13 +343,13 @@ type config struct {
 }
 
 // configure reads flags, environment and file. The error tells all that is wrong.
-func configure(name string, args []string) (config, error) {
+func configure(args []string) (config, error) {
 	var (
 		cfg      config
 		problems []error
 	)
 	wrong := func(err error) { problems = append(problems, err) }
-	flags := newFlags(name)
+	flags := newFlags()
 
 	// Each setting is taken as text and read afterwards, so that one that is
 	// wrong does not hide the next.
@@ -406,7 +404,12 @@ func configure(name string, args []string) (config, error) {
 		return upgrade.CheckAddress("unix:" + s)
 	})
 	setting("pid-file", "", "`path` of a file that names the generation that serves", func(s string) error {
-		cfg.pidFile = s
+		if cfg.pidFile = s; s == "" {
+			return nil
+		}
+		if folder, err := os.Stat(filepath.Dir(s)); err != nil || !folder.IsDir() {
+			return fmt.Errorf("%s is not a folder", filepath.Dir(s))
+		}
 		return nil
 	})
 	setting("root", "", "`folder` whose files are served at /", func(s string) error {
@@ -422,6 +425,14 @@ func configure(name string, args []string) (config, error) {
 		return err
 	})
 	duration("proxy-timeout", &cfg.proxyTimeout, time.Minute, time.Millisecond, "`time` that a backend may take to begin its response")
+	setting("max-body", "1073741824", "`bytes` of a proxied request's body, beyond which it is answered 413", func(s string) error {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n < 1 {
+			return fmt.Errorf("%q is not a number of bytes of 1 or more", s)
+		}
+		cfg.maxBody = n
+		return nil
+	})
 	duration("upgrade-timeout", &cfg.upgradeTimeout, time.Minute, time.Millisecond, "`time` that a successor may take to be ready")
 	duration("drain-timeout", &cfg.drainTimeout, 30*time.Second, time.Millisecond, "`time` after which a drain cuts what still runs")
 	duration("idle-grace", &cfg.idleGrace, time.Second, 0, "`time` that a silent connection stays in a drain")
@@ -450,6 +461,9 @@ func configure(name string, args []string) (config, error) {
 	if len(cfg.listen) == 0 {
 		cfg.listen = []string{":8080"}
 	}
+	if err := upgrade.CheckDistinct(append(slices.Clone(cfg.listen), cfg.admin)...); err != nil {
+		wrong(err)
+	}
 	if cfg.idleGrace == 0 {
 		cfg.idleGrace = -1 // none, where 0 would be the default
 	}
@@ -477,13 +491,13 @@ func (cfg config) handler(gen *upgrade.Generation, version string, logger *slog.
 	if len(cfg.proxy) == 0 {
 		return next, nil
 	}
-	return handlers.Proxy(handlers.ProxyOptions{Rules: cfg.proxy, HeaderTimeout: cfg.proxyTimeout, Logger: logger, Next: next}), nil
+	return handlers.Proxy(handlers.ProxyOptions{Rules: cfg.proxy, HeaderTimeout: cfg.proxyTimeout, MaxBody: cfg.maxBody, Logger: logger, Next: next}), nil
 }
 
 func (cfg config) logger() *slog.Logger {
 	options := &slog.HandlerOptions{Level: cfg.logLevel}
 	var h slog.Handler = slog.NewJSONHandler(os.Stderr, options)
-	if cfg.logFormat == "text" || cfg.logFormat == "auto" && onTerminal() {
+	if terminal := onTerminal(); cfg.logFormat == "text" || cfg.logFormat == "auto" && terminal {
 		h = slog.NewTextHandler(os.Stderr, options)
 	}
 	return slog.New(h).With("pid", os.Getpid())
@@ -502,8 +516,8 @@ func onTerminal() bool {
 	return word == "true"
 }
 
-func newFlags(name string) *flag.FlagSet {
-	flags := flag.NewFlagSet(name, flag.ContinueOnError)
+func newFlags() *flag.FlagSet {
+	flags := flag.NewFlagSet("baton", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	flags.Usage = func() {}
 	return flags
@@ -511,14 +525,23 @@ func newFlags(name string) *flag.FlagSet {
 
 // parseFlags reads the command line, then BATON_* variables, then the file that
 // -config names; what is set by one is left alone by the next. With strict, the
-// file must not have settings that are no flags.
+// file must not have settings that are no flags. The error tells all that is wrong.
 func parseFlags(flags *flag.FlagSet, args []string, strict bool) error {
+	args, unknown := knownFlags(flags, args)
+	// A variable that is set but empty counts as well; ff passes over it.
+	flags.VisitAll(func(f *flag.Flag) {
+		name := "BATON_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		if value, set := os.LookupEnv(name); set && value == "" && f.DefValue != "" {
+			args = append([]string{"-" + f.Name + "="}, args...)
+		}
+	})
 	err := ff.Parse(flags, args, ff.WithEnvVarPrefix("BATON"), ff.WithConfigFileFlag("config"),
 		ff.WithConfigFileParser(func(r io.Reader, set func(name, value string) error) error {
 			return parseFile(r, func(name, value string) error {
-				if flags.Lookup(name) != nil {
+				switch {
+				case flags.Lookup(name) != nil && name != "config":
 					return set(name, value)
-				} else if strict {
+				case strict:
 					return fmt.Errorf("unknown setting %q; baton -h lists them", name)
 				}
 				return nil
@@ -530,14 +553,42 @@ func parseFlags(flags *flag.FlagSet, args []string, strict bool) error {
 		flags.PrintDefaults()
 		os.Exit(done)
 	}
-	if err == nil && flags.NArg() > 0 {
-		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	if flags.NArg() > 0 {
+		unknown = append(unknown, fmt.Errorf("unexpected argument %q", flags.Arg(0)))
 	}
-	return err
+	return errors.Join(append(unknown, err)...)
+}
+
+// knownFlags returns the arguments without flags that do not exist, so that the
+// rest can be read, and an error for each of those.
+func knownFlags(flags *flag.FlagSet, args []string) (known []string, unknown []error) {
+	for i := 0; i < len(args); i++ {
+		dashed, _, hasValue := strings.Cut(args[i], "=")
+		name := strings.TrimPrefix(strings.TrimPrefix(dashed, "-"), "-")
+		if name == dashed || name == "" { // where flags end
+			return append(known, args[i:]...), unknown
+		}
+		f := flags.Lookup(name)
+		isBool := f != nil && f.DefValue == "false"
+		takesNext := !hasValue && !isBool && name != "h" && name != "help" && i+1 < len(args)
+		if f == nil && name != "h" && name != "help" {
+			unknown = append(unknown, fmt.Errorf("unknown flag -%s; baton -h lists them", name))
+			if takesNext && !strings.HasPrefix(args[i+1], "-") {
+				i++
+			}
+			continue
+		}
+		known = append(known, args[i])
+		if takesNext {
+			i++
+			known = append(known, args[i])
+		}
+	}
+	return known, unknown
 }
 
 // parseFile reads a configuration file to its end, so that one bad line does
-// not hide the next.
+// not hide the next. A name without a value, or with "", sets the empty value.
 func parseFile(r io.Reader, set func(name, value string) error) error {
 	const limit = 1 << 20
 	text, err := io.ReadAll(io.LimitReader(r, limit))
@@ -548,13 +599,21 @@ func parseFile(r io.Reader, set func(name, value string) error) error {
 		return fmt.Errorf("configuration file is larger than %d bytes", limit)
 	}
 	var problems []error
-	err = ff.PlainParser(bytes.NewReader(bytes.ReplaceAll(text, []byte("\t"), []byte(" "))), func(name, value string) error {
-		if err := set(strings.TrimLeft(name, "-"), value); err != nil {
+	for line := range strings.Lines(string(text)) {
+		line, _, _ = strings.Cut(" "+line, " #")
+		fields := strings.Fields(line)
+		if len(fields) == 0 {
+			continue
+		}
+		value := strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), fields[0]))
+		if value == `""` {
+			value = ""
+		}
+		if err := set(strings.TrimLeft(fields[0], "-"), value); err != nil {
 			problems = append(problems, fmt.Errorf("configuration file: %w", err))
 		}
-		return nil
-	})
-	return errors.Join(append(problems, err)...)
+	}
+	return errors.Join(problems...)
 }
 
 // defaultControl is a path that only this user can write to.

@@ -21,6 +21,7 @@ import (
 type ProxyOptions struct {
 	Rules         []ProxyRule
 	HeaderTimeout time.Duration // until the backend has sent its response header; 0 means 60 s
+	MaxBody       int64         // bytes of a request's body, beyond which it is answered 413; 0 means 1 GiB
 	Logger        *slog.Logger  // nil means slog.Default
 	Next          http.Handler  // answers what no rule covers; nil answers 404
 }
@@ -43,7 +44,7 @@ func Proxy(options ProxyOptions) http.Handler {
 	rules := slices.Clone(options.Rules)
 	slices.SortStableFunc(rules, func(a, b ProxyRule) int { return cmp.Compare(len(b.Prefix), len(a.Prefix)) })
 
-	p := &proxy{rules: rules, logger: logger, next: options.Next}
+	p := &proxy{rules: rules, maxBody: cmp.Or(options.MaxBody, 1<<30), logger: logger, next: options.Next}
 	transport := newTransport(cmp.Or(options.HeaderTimeout, time.Minute))
 	errorLog := slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
 	for _, rule := range rules {
@@ -63,6 +64,7 @@ func Proxy(options ProxyOptions) http.Handler {
 type proxy struct {
 	rules    []ProxyRule // longest prefix first
 	backends []*httputil.ReverseProxy
+	maxBody  int64
 	logger   *slog.Logger
 	next     http.Handler
 }
@@ -78,6 +80,12 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			// What still has some tries to leave the path that the rule gives.
 			WriteError(w, r, http.StatusBadRequest, "path has dot segments")
 			return
+		}
+		if r.ContentLength > p.maxBody {
+			WriteError(w, r, http.StatusRequestEntityTooLarge, "request body is too large")
+			return
+		} else if r.ContentLength < 0 { // it tells its length only by its end
+			r.Body = http.MaxBytesReader(w, r.Body, p.maxBody)
 		}
 		// The backend speaks for itself; ownHeader and fail put back what is ours.
 		w.Header().Del("Server")

@@ -208,17 +208,26 @@ func TestProxyClientGoesAway(t *testing.T) {
 }
 
 func TestProxyBodyTooLarge(t *testing.T) {
-	logged, logger := capture()
-	backend := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }))
-	t.Cleanup(backend.Close)
-	limited := http.MaxBytesHandler(Proxy(ProxyOptions{Rules: rules(t, "/="+backend.URL), Logger: logger}), 10)
-	server := serve(t, Log(limited, logger))
-	response, err := server.Client().Post(server.URL, "", strings.NewReader("more than ten bytes"))
-	if err != nil {
-		t.Fatal(err)
+	server, logged, _ := through(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+	}), ProxyOptions{MaxBody: 10})
+	for _, test := range []struct {
+		name string
+		body io.Reader // one that is no *strings.Reader is sent in chunks
+		want int
+	}{
+		{"just right", strings.NewReader("ten bytes!"), 200},
+		{"just right, chunked", io.MultiReader(strings.NewReader("ten bytes!")), 200},
+		{"too large", strings.NewReader("more than ten bytes"), 413},
+		{"too large, chunked", io.MultiReader(strings.NewReader("more than ten bytes")), 413},
+	} {
+		response, err := server.Client().Post(server.URL, "", test.body)
+		if err != nil {
+			t.Fatalf("%s: %v", test.name, err)
+		}
+		response.Body.Close()
+		equal(t, test.name, response.StatusCode, test.want)
 	}
-	response.Body.Close()
-	equal(t, "status", response.StatusCode, 413)
 	equal(t, "backend failures", len(logged.with("backend failed")), 0)
 }
 

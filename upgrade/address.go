@@ -26,6 +26,24 @@ func CheckAddress(s string) error {
 	return err
 }
 
+// CheckDistinct fails if two of the addresses are one. Those that are empty or
+// cannot be understood are passed over, and so is port 0, which stands for
+// another port each time.
+func CheckDistinct(addrs ...string) error {
+	seen := make(map[string]string)
+	for _, s := range addrs {
+		a, err := resolveAddress(s)
+		if s == "" || err != nil || a.unix == "" && a.tcp.Port() == 0 {
+			continue
+		}
+		if before, twice := seen[a.String()]; twice {
+			return fmt.Errorf("addresses %s and %s are one; give each listener its own", before, s)
+		}
+		seen[a.String()] = s
+	}
+	return nil
+}
+
 // splitAddress returns the parts of "unix:PATH" or "HOST:PORT".
 func splitAddress(s string) (path, host string, port uint16, err error) {
 	wrong := func(what string) error {

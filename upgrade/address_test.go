@@ -48,3 +48,20 @@ func TestCheckAddress(t *testing.T) {
 		}
 	}
 }
+
+func TestCheckDistinct(t *testing.T) {
+	for _, test := range []struct {
+		addrs []string
+		good  bool
+	}{
+		{[]string{":80", ":81", "127.0.0.1:80", "unix:/a", "unix:/b"}, true},
+		{[]string{":0", ":0", "", ""}, true},
+		{[]string{":80", "[::]:80"}, false},
+		{[]string{"localhost:80", "127.0.0.1:80"}, false},
+		{[]string{"unix:/a", "unix:/b/../a"}, false},
+	} {
+		if err := CheckDistinct(test.addrs...); (err == nil) != test.good {
+			t.Errorf("%q: got %v, want good %v", test.addrs, err, test.good)
+		}
+	}
+}

@@ -78,7 +78,7 @@ func converse(ctx context.Context, control string, req request, on func(reply)) 
 	// last word.
 	nc.Write(append(line, '\n'))
 	replies := bufio.NewScanner(nc)
-	replies.Buffer(nil, messageSize)
+	replies.Buffer(nil, 1<<20) // 20 lines of a successor's output, each byte of them escaped
 	for replies.Scan() {
 		var r reply
 		if err := json.Unmarshal(replies.Bytes(), &r); err != nil {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -22,17 +21,20 @@ const attended = "BATON_ATTENDED"
 
 // Foreground makes the calling process wait for a line of generations instead
 // of beginning one, if its end would be mistaken for the service's: as process 1
-// of a container, and below `go run`, which removes the program when it ends. It
-// starts the program again as the first generation, passes SIGHUP, SIGTERM and
-// SIGINT on, and returns the exit code of the last generation and true when no
-// process is left. Anywhere else it returns false at once. A program calls it
-// before anything else.
+// of a container, below `go run`, which removes the program when it ends, and as
+// the leader of a session on a terminal, which ends with it. It starts the program
+// again as the first generation, in a process group of its own, passes SIGHUP,
+// SIGTERM and SIGINT on, and returns the exit code of the last generation and
+// true when none is left. Anywhere else it returns false at once. A program calls
+// it before anything else.
 func Foreground() (exitCode int, waited bool) {
-	if os.Getenv(attended) != "" || os.Getpid() != 1 && !belowGoRun(os.Args[0]) {
+	if os.Getenv(attended) != "" || os.Getpid() != 1 && !belowGoRun() && !leadsTerminal() {
+		return 0, false
+	}
+	if absoluteProgram() != nil {
 		return 0, false
 	}
 	signals := Signals()
-	defer signal.Reset()
 	// Generations whose predecessor is gone become children of this process.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 0, false // an old kernel: better a generation than nothing
@@ -40,58 +42,83 @@ func Foreground() (exitCode int, waited bool) {
 	first := exec.Command(os.Args[0], os.Args[1:]...)
 	first.Env = append(os.Environ(), attended+"=yes")
 	first.Stdin, first.Stdout, first.Stderr = os.Stdin, os.Stdout, os.Stderr
+	first.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // what is typed reaches this process only
 	if err := first.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, "start the first generation:", err)
 		return 1, true
 	}
 	ended := make(chan int)
-	go func() {
-		code := 1
-		for {
-			var status syscall.WaitStatus
-			_, err := syscall.Wait4(-1, &status, 0, nil)
-			if err == syscall.EINTR {
-				continue
-			} else if err != nil { // no child is left
-				ended <- code
-				return
-			}
-			if code = status.ExitStatus(); status.Signaled() {
-				code = 128 + int(status.Signal())
-			}
-		}
-	}()
+	go func() { ended <- awaitGenerations(first.Process.Pid) }()
 	for {
 		select {
 		case code := <-ended:
 			return code, true
 		case sig := <-signals:
-			// What is typed on a terminal reaches the generations as well.
-			if sig != syscall.SIGINT || !term.IsTerminal(0) {
-				passOnSignal(os.Getpid(), sig.(syscall.Signal))
+			// Each generation knows what to make of it: one that drains leaves
+			// a stop to its successor, and triggers that come in twice are one.
+			for _, pid := range generations(os.Getpid()) {
+				syscall.Kill(pid, sig.(syscall.Signal))
 			}
 		}
 	}
 }
 
-// belowGoRun tells whether `go run` has built the program and waits for it.
-func belowGoRun(program string) bool {
-	dir := filepath.Dir(program)
-	return filepath.Base(dir) == "exe" && strings.Contains(dir, string(filepath.Separator)+"go-build")
+// awaitGenerations reaps children until no generation is left, and returns the
+// exit code of the last one. Others may be among them, as process 1 has them.
+func awaitGenerations(first int) (code int) {
+	known := map[int]bool{first: true}
+	for {
+		var status syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		if err == syscall.EINTR {
+			continue
+		} else if err != nil { // no child is left
+			return code
+		}
+		if known[pid] {
+			if code = status.ExitStatus(); status.Signaled() {
+				code = 128 + int(status.Signal())
+			}
+		}
+		alive := generations(os.Getpid())
+		if len(alive) == 0 {
+			return code
+		}
+		for _, pid := range alive {
+			known[pid] = true
+		}
+	}
 }
 
-// passOnSignal signals all descendants of a process. Each generation knows what
-// to make of it: one that drains leaves a stop to its successor, and triggers
-// that come in twice are one.
-func passOnSignal(pid int, sig syscall.Signal) {
+// belowGoRun tells whether the program was started by `go run`.
+func belowGoRun() bool {
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", os.Getppid()))
+	words := strings.Split(string(line), "\x00")
+	return len(words) > 1 && filepath.Base(words[0]) == "go" && words[1] == "run"
+}
+
+// leadsTerminal tells whether a terminal hangs up when this process ends.
+func leadsTerminal() bool {
+	session, err := unix.Getsid(0)
+	return err == nil && session == os.Getpid() && term.IsTerminal(0)
+}
+
+// generations returns the descendants of a process that run this program.
+func generations(pid int) (found []int) {
 	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
 	for _, list := range lists {
 		children, _ := os.ReadFile(list)
 		for child := range strings.FieldsSeq(string(children)) {
-			if n, err := strconv.Atoi(child); err == nil {
-				passOnSignal(n, sig)
-				syscall.Kill(n, sig)
+			n, err := strconv.Atoi(child)
+			if err != nil {
+				continue
 			}
+			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", n))
+			if program, _, _ := strings.Cut(string(line), "\x00"); program == os.Args[0] {
+				found = append(found, n)
+			}
+			found = append(found, generations(n)...)
 		}
 	}
+	return found
 }

@@ -91,8 +91,32 @@ const tableflipVariable = "TABLEFLIP_HAS_PARENT_7DIU3"
 // SIGHUP, SIGTERM and SIGINT. A program calls it first of all, since a signal
 // that comes before ends the process.
 func Signals() <-chan os.Signal {
-	signals := make(chan os.Signal, 8)
-	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT)
+	// A channel that is full loses signals: one kind must not crowd out another.
+	triggers, stops := make(chan os.Signal, 1), make(chan os.Signal, 2)
+	signal.Notify(triggers, syscall.SIGHUP)
+	signal.Notify(stops, syscall.SIGTERM, syscall.SIGINT)
+	signals := make(chan os.Signal)
+	go func() { // for the rest of the process
+		for {
+			select {
+			case s := <-stops:
+				signals <- s
+				continue
+			default:
+			}
+			select {
+			case s := <-stops:
+				signals <- s
+			case s := <-triggers:
+				select {
+				case signals <- s:
+				case stop := <-stops: // goes first
+					signals <- stop
+					signals <- s
+				}
+			}
+		}
+	}()
 	return signals
 }
 
@@ -142,6 +166,7 @@ func New(opts Options) (*Generation, error) {
 	}
 	g.log = g.log.With("generation", g.number)
 	if err := g.claimNames(); err != nil {
+		g.giveUp()
 		return nil, err
 	}
 	return g, nil
@@ -211,6 +236,9 @@ func (g *Generation) meetPredecessor() error {
 	}
 	g.link.conn.SetReadDeadline(time.Time{})
 	h := m.Hello
+	if h.Protocol != linkProtocol {
+		g.log.Warn("predecessor speaks another version of the link", "theirs", h.Protocol, "ours", linkProtocol)
+	}
 	g.predecessor, g.number, g.offered, g.upgrades = h, h.Generation+1, h.Claims, h.Upgrades
 	maps.Copy(g.counts, h.Counts)
 	g.before = &member{hello: *h, state: Upgrading}
@@ -242,8 +270,10 @@ func (g *Generation) claimNames() error {
 		if ln, err = g.Listen("unix:" + path); err != nil {
 			return fmt.Errorf("%w (the control socket; -control names another)", err)
 		}
-		if err := os.Chmod(path, 0o600); err != nil {
-			return fmt.Errorf("claim control socket: %w", err)
+		if g.claims[ln].fresh {
+			if err := os.Chmod(path, 0o600); err != nil {
+				return fmt.Errorf("claim control socket: %w", err)
+			}
 		}
 	}
 	g.control = newControl(ln, g.Status, g.log)

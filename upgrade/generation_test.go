@@ -137,8 +137,9 @@ func misbehave(ctx context.Context, how string) error {
 			fmt.Fprintln(os.Stderr, "line", i)
 		}
 		return errors.New("flooded")
-	case "stop": // as a stopped process is
+	case "stop": // as a stopped process is; the signal may take a moment
 		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		time.Sleep(time.Minute)
 	case "hangup": // before anyone has asked for the signal
 		cmd := exec.Command("true")
 		cmd.Run()
@@ -230,11 +231,24 @@ func readPlan(path string) (p plan) {
 	return p
 }
 
+// parent returns the parent of a process.
+func parent(t *testing.T, pid int) (ppid int) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(status), "PPid:")
+	fmt.Sscan(rest, &ppid)
+	return ppid
+}
+
 // line is a line of generations, and where its parts are.
 type line struct {
 	t       *testing.T
 	dir     string
 	program string // what is executed
+	below   string // as a child of this, run with the argument "run"; empty: of the test
 	plan    plan   // of the next generation
 	first   *exec.Cmd
 	stderr  string // path of what all print
@@ -297,6 +311,9 @@ func (l *line) start() *exec.Cmd {
 	}
 	defer out.Close()
 	cmd := exec.Command(l.program)
+	if l.below != "" {
+		cmd = exec.Command(l.below, "run")
+	}
 	cmd.Dir = l.dir
 	// The race detector would otherwise hold up each exit for a second.
 	cmd.Env = append(os.Environ(), planVar+"="+l.path("plan"), "GORACE=atexit_sleep_ms=0")
@@ -884,26 +901,27 @@ func TestStatusDuringUpgrade(t *testing.T) {
 // process stays, and passes signals on.
 func TestForeground(t *testing.T) {
 	l := newLine(t)
-	exe := l.path("go-build1/b001/exe")
-	if err := os.MkdirAll(exe, 0o700); err != nil {
+	l.below = l.path("go") // a shell under this name, which runs a script called run
+	sh, err := exec.LookPath("sh")
+	if err != nil {
 		t.Fatal(err)
 	}
-	moved := filepath.Join(exe, "program")
-	if err := os.Rename(l.program, moved); err != nil {
+	script := "./program; exit $?\n"
+	if err := errors.Join(os.Symlink(sh, l.below), os.WriteFile(l.path("run"), []byte(script), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	l.program = moved
 	l.plan.Drain = 300 * time.Millisecond
 	l.launch()
-	if a := l.who(); a.Generation != 1 || a.PID == l.first.Process.Pid {
-		t.Fatalf("got %+v from process %d, want generation 1 in another process", a, l.first.Process.Pid)
+	foreground := parent(t, l.who().PID)
+	if shell := parent(t, foreground); shell != l.first.Process.Pid {
+		t.Fatalf("got generation 1 below %d below %d, want a process of the program below %d", foreground, shell, l.first.Process.Pid)
 	}
 	for want := 2; want <= 3; want++ {
-		l.first.Process.Signal(syscall.SIGHUP)
+		syscall.Kill(foreground, syscall.SIGHUP)
 		l.await("the next generation serves", func() bool { return l.who().Generation == want })
 	}
 	// Generation 2 still drains: the stop is for the one that serves.
-	l.first.Process.Signal(syscall.SIGTERM)
+	syscall.Kill(foreground, syscall.SIGINT)
 	if err := l.first.Wait(); err != nil {
 		t.Errorf("process in the foreground: got %v, want exit 0", err)
 	}

@@ -17,6 +17,10 @@ import (
 const (
 	pastUpgrades = 10  // kept for the status
 	reasonLength = 500 // bytes kept of a reason
+
+	// settling is how long after its predecessor's end a generation waits before
+	// it asks tableflip for an upgrade.
+	settling = 20 * time.Millisecond
 )
 
 // attempt is an upgrade under way.
@@ -92,15 +96,10 @@ func (r *run) begin(t trigger) {
 		a.ended <- err
 		return
 	}
-	settling := time.Since(r.goneAt) < time.Second
 	go func() {
-		err := r.tf.Upgrade()
-		if err != nil && settling && time.Since(a.begun) < 20*time.Millisecond {
-			// tableflip may not have noticed yet that the predecessor is gone.
-			time.Sleep(20 * time.Millisecond)
-			err = r.tf.Upgrade()
-		}
-		a.ended <- err
+		// tableflip says that the predecessor is gone a moment before it knows.
+		time.Sleep(time.Until(r.goneAt.Add(settling)))
+		a.ended <- r.tf.Upgrade()
 	}()
 }
 
@@ -117,7 +116,7 @@ func (r *run) prepare(a *attempt) error {
 	}
 	defer theirs.Close()
 	h := r.introduction()
-	h.Generation, h.Trigger, h.Begun, h.Deadline = r.number, a.by, a.begun, a.begun.Add(r.opts.UpgradeTimeout)
+	h.Generation, h.Trigger, h.Asked, h.Begun, h.Deadline = r.number, a.by, a.at, a.begun, a.begun.Add(r.opts.UpgradeTimeout)
 	h.Drain = r.opts.DrainTimeout
 	for _, c := range r.claims {
 		h.Claims = append(h.Claims, c)
@@ -149,9 +148,7 @@ func (r *run) upgradeEnded(err error) {
 	r.stderr.release()
 	switch {
 	case err != nil && r.stopping:
-		t := a.trigger
-		r.abandon()
-		r.refuse(&t)
+		r.abandonForStop()
 	case err != nil && time.Since(a.begun) >= r.opts.UpgradeTimeout:
 		r.failed(fmt.Sprintf("successor was not ready within %s and was killed", r.opts.UpgradeTimeout))
 	case err != nil:
@@ -163,7 +160,8 @@ func (r *run) upgradeEnded(err error) {
 	}
 }
 
-// killSuccessor ends one that said ready but does not serve in time.
+// killSuccessor ends one that said ready but does not serve in time; tableflip
+// does so only before that.
 func (r *run) killSuccessor() {
 	a := r.attempt
 	a.late = nil
@@ -198,7 +196,7 @@ func (r *run) hearSuccessor(m message, ok bool) {
 		r.log.Info("successor started", "successor_pid", next.PID, "successor_version", next.Version)
 		r.tell(a.waiters, reply{Progress: fmt.Sprintf("generation %d (pid %d, version %s) starts", next.Generation, next.PID, next.Version)})
 	case m.Type == msgServing:
-		a.serving, a.ready = true, time.Since(a.begun)
+		a.serving, a.ready = true, time.Since(a.at)
 		r.keep(m.Claims)
 	}
 	r.commit()
@@ -212,8 +210,8 @@ func (r *run) commit() {
 	case a == nil || !a.accepted || r.handedOver:
 	case a.serving, a.gone && !a.greeted: // the latter is a release that has no link
 		r.handOver()
-	case r.stopping && !a.gone: // it is the one to stop now
-		r.handOver()
+	case a.gone && r.stopping:
+		r.abandonForStop()
 	case a.gone:
 		r.failed("successor died as it became ready")
 	}
@@ -233,7 +231,7 @@ func (r *run) handOver() {
 	a := r.attempt
 	r.handedOver = true
 	if !a.serving { // it has no link to say what it claimed
-		a.ready = time.Since(a.begun)
+		a.ready = time.Since(a.at)
 		r.kept = func(net.Listener) bool { return true }
 	}
 	r.mu.Lock()
@@ -241,12 +239,11 @@ func (r *run) handOver() {
 		r.after.state = Serving
 	}
 	r.mu.Unlock()
-	r.record(Upgrade{Time: a.begun, Trigger: a.by, From: r.number, To: r.number + 1, Result: Succeeded, Seconds: a.ready.Seconds()})
+	r.record(Upgrade{Time: a.at, Trigger: a.by, From: r.number, To: r.number + 1, Result: Succeeded, Seconds: a.ready.Seconds()})
 	r.log.Info("upgrade succeeded", "took", a.ready.Round(time.Millisecond).String())
 	r.control.stop()
-	if r.stopping { // it was ready before it could be ended
-		a.link.send(message{Type: msgStop}, nil)
-		r.stopping, r.delay = false, nil
+	if r.stopping { // it was ready before it heard of that; it will
+		r.stopping, r.delay, r.impatience = false, nil, nil
 	} else {
 		r.enter(Draining)
 	}
@@ -255,9 +252,7 @@ func (r *run) handOver() {
 		r.passOn(*t)
 	}
 	r.loadTick = time.Tick(200 * time.Millisecond)
-	if r.drained == nil {
-		r.drain(r.kept)
-	}
+	r.drain(r.kept)
 	r.reportLoad()
 }
 
@@ -330,10 +325,28 @@ func (r *run) abandon() []string {
 			r.log.Error("PID file names a successor that is dead", "error", err)
 		}
 	}
-	// tableflip has let go of its copy of the link, but that is closed only
-	// when it is collected.
+	// tableflip lets go of the link of the attempt before this one when it gets
+	// the next, and that is closed only when it is collected.
 	runtime.GC()
 	return lines
+}
+
+// endSuccessor ends one that has not done so by itself although the service stops.
+func (r *run) endSuccessor() {
+	r.impatience = nil
+	r.tf.Stop()
+	if a := r.attempt; a != nil && a.accepted && !r.handedOver {
+		r.killSuccessor()
+	}
+}
+
+// abandonForStop ends an attempt because the service stops.
+func (r *run) abandonForStop() {
+	t := r.attempt.trigger
+	r.abandon()
+	r.refuse(&t)
+	r.impatience = nil
+	r.drainForStop()
 }
 
 // failed ends an attempt whose successor was no good.
@@ -341,8 +354,8 @@ func (r *run) failed(reason string) {
 	a := r.attempt
 	lines := r.abandon()
 	r.log.Error("upgrade failed; this generation goes on serving", "by", a.by, "reason", reason, "stderr", strings.Join(lines, "\n"))
-	r.record(Upgrade{Time: a.begun, Trigger: a.by, From: r.number, To: r.number + 1, Result: Failed,
-		Reason: reason, Seconds: time.Since(a.begun).Seconds()})
+	r.record(Upgrade{Time: a.at, Trigger: a.by, From: r.number, To: r.number + 1, Result: Failed,
+		Reason: reason, Seconds: time.Since(a.at).Seconds()})
 	r.tell(a.waiters, reply{Final: true, Outcome: &Outcome{Result: Failed, Reason: reason, Stderr: lines,
 		Generation: r.number, PID: r.introduction().PID, Version: r.opts.Version}})
 	r.enter(Serving)
@@ -360,7 +373,7 @@ func (r *run) refuse(t *trigger) {
 // record keeps an upgrade for the status and counts it.
 func (r *run) record(u Upgrade) {
 	if len(u.Reason) > reasonLength {
-		u.Reason = u.Reason[:reasonLength]
+		u.Reason = strings.ToValidUTF8(u.Reason[:reasonLength], "")
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

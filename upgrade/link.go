@@ -18,7 +18,7 @@ import (
 
 const (
 	linkProtocol = 1
-	messageSize  = 64 << 10              // bytes of a message at most
+	messageSize  = 160 << 10             // bytes of a message at most; the kernel takes some 200 KiB
 	sendTimeout  = 50 * time.Millisecond // the other side may be stopped
 )
 
@@ -53,7 +53,8 @@ type hello struct {
 	Generation int       `json:"generation,omitempty"`
 
 	Trigger  string            `json:"trigger,omitempty"` // of this upgrade
-	Begun    time.Time         `json:"begun,omitzero"`
+	Asked    time.Time         `json:"asked,omitzero"`    // when that was
+	Begun    time.Time         `json:"begun,omitzero"`    // when the successor was started
 	Deadline time.Time         `json:"deadline,omitzero"` // when a successor that is not ready is killed
 	Drain    time.Duration     `json:"drain,omitempty"`   // how long the drain may take
 	Claims   []claim           `json:"claims,omitempty"`

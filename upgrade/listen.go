@@ -28,6 +28,8 @@ type claim struct {
 	Asked string `json:"asked"`           // the address as configured; its port may be 0
 	Bound string `json:"bound"`           // the address as bound
 	Inode uint64 `json:"inode,omitempty"` // of a unix socket's path
+
+	fresh bool // bound by this generation
 }
 
 // Listen claims a listener at "host:port", ":port" or "unix:PATH". A successor
@@ -38,6 +40,7 @@ type claim struct {
 func (g *Generation) Listen(addr string) (net.Listener, error) {
 	ln, c, err := g.claim(addr)
 	if err != nil {
+		g.giveUp()
 		return nil, fmt.Errorf("claim listener %s: %w", addr, err)
 	}
 	g.claims[ln] = c
@@ -54,7 +57,8 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 			return nil, claim{}, errors.New("the address is given twice")
 		}
 	}
-	if c, ok := g.handedOver(asked); ok {
+	// A unix socket whose path is gone, or leads elsewhere, is of no use.
+	if c, ok := g.handedOver(asked); ok && (asked.unix == "" || inode(asked.unix) == c.Inode) {
 		ln, err := g.tf.Listener(socketKind, c.Bound)
 		if err != nil {
 			return nil, claim{}, err
@@ -110,7 +114,7 @@ func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 	if err != nil {
 		return nil, claim{}, g.explainBind(asked, err)
 	}
-	c := claim{Asked: asked.String(), Bound: asked.String()}
+	c := claim{Asked: asked.String(), Bound: asked.String(), fresh: true}
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
 		c.Bound = netip.AddrPortFrom(asked.tcp.Addr(), uint16(tcp.Port)).String()
 	} else {
@@ -165,6 +169,16 @@ func removeStale(path string) error {
 		return errors.New("another server listens there; stop that one, or use another path")
 	}
 	return os.Remove(path)
+}
+
+// giveUp removes the paths of unix sockets that a generation has bound which
+// will never serve.
+func (g *Generation) giveUp() {
+	for _, c := range g.claims {
+		if c.fresh {
+			c.unlink()
+		}
+	}
 }
 
 // unlink removes the path of a unix socket if it still leads to that socket.

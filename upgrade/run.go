@@ -31,8 +31,10 @@ type run struct {
 	kept       func(net.Listener) bool // which listeners the successor has
 	handedOver bool                    // a successor serves
 	stopping   bool                    // a stop was asked for
-	stops      int                     // how often
-	delay      <-chan time.Time
+	signals    int                     // how often by a signal to this process
+	delay      <-chan time.Time        // of a stop
+	mayDrain   bool                    // it is over
+	impatience <-chan time.Time        // when a successor that starts is no longer waited for
 
 	drained  chan Drained // nil before the drain
 	result   *Drained     // once it is over
@@ -67,6 +69,7 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 	g.service = service
 	g.mu.Unlock()
 	if err := r.becomeReady(signals); err != nil {
+		g.giveUp()
 		return err
 	}
 	r.loop(signals)
@@ -74,7 +77,8 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 }
 
 // becomeReady takes over from the predecessor, if there is one. Nothing has
-// been accepted before, and nothing that can fail comes after.
+// been accepted before tableflip's Ready, and what can fail the upgrade comes
+// before it.
 func (r *run) becomeReady(signals <-chan os.Signal) error {
 	if r.link != nil {
 		r.fromPredecessor = r.link.messages(r.done)
@@ -115,8 +119,8 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	}
 	r.stderr.restore()
 	if p := r.predecessor; p != nil {
-		took := time.Since(p.Begun)
-		r.record(Upgrade{Time: p.Begun, Trigger: p.Trigger, From: p.Generation, To: r.number, Result: Succeeded, Seconds: took.Seconds()})
+		took := time.Since(p.Asked)
+		r.record(Upgrade{Time: p.Asked, Trigger: p.Trigger, From: p.Generation, To: r.number, Result: Succeeded, Seconds: took.Seconds()})
 		if r.opts.OnReady != nil {
 			r.opts.OnReady(took)
 		}
@@ -170,10 +174,13 @@ func (r *run) check(signals <-chan os.Signal) error {
 			}
 			return fmt.Errorf("stopped by %v before it was ready", sig)
 		case m, ok := <-r.fromPredecessor:
-			if !ok { // nobody reads the pipe any more
+			switch {
+			case !ok: // nobody reads the pipe any more
 				r.fromPredecessor = nil
 				r.stderr.restore()
-			} else {
+			case m.Type == msgStop:
+				return errors.New("stopped by the predecessor before it was ready")
+			default:
 				r.hear(m)
 			}
 		}
@@ -197,6 +204,7 @@ func (r *run) loop(signals <-chan os.Signal) {
 			if sig == syscall.SIGHUP {
 				r.ask(trigger{by: bySignal, signal: true})
 			} else {
+				r.signals++
 				r.stop(sig.String())
 			}
 		case w := <-r.control.asked:
@@ -219,15 +227,16 @@ func (r *run) loop(signals <-chan os.Signal) {
 			r.overdue = nil
 			r.killPredecessor()
 		case <-r.delay:
-			r.delay = nil
-			r.drain(nil)
+			r.delay, r.mayDrain = nil, true
+			r.drainForStop()
+		case <-r.impatience:
+			r.endSuccessor()
 		case <-r.loadTick:
 			r.reportLoad()
 		case d := <-r.drained:
 			r.result = &d
 		}
-		// A successor that starts must have been ended, or told to, before.
-		if r.result != nil && (r.attempt == nil || r.handedOver) {
+		if r.result != nil {
 			r.finish(*r.result)
 		}
 	}
@@ -265,9 +274,6 @@ func (r *run) hear(m message) {
 			r.ask(trigger{by: bySignal, signal: true})
 		}
 	case msgStop:
-		if r.State() == Starting {
-			return // the predecessor ends this process
-		}
 		r.stop("the predecessor")
 	}
 }
@@ -309,48 +315,68 @@ func (r *run) killPredecessor() {
 	}
 }
 
-// stop begins the end of the service. A further call cuts the drain short.
+// stop begins the end of the service. A second signal to this process cuts it
+// short; that the predecessor was stopped as well is not one.
 func (r *run) stop(by string) {
-	r.stops++
 	switch {
-	case r.stops > 1:
+	case r.signals > 1:
 		r.log.Warn("told to stop again; cuts the drain", "by", by)
-		if r.delay != nil {
-			r.delay = nil
-			r.drain(nil)
-		}
+		r.endSuccessor()
+		r.delay, r.mayDrain = nil, true
+		r.drainForStop()
 		r.cut()
 	case r.handedOver:
 		r.log.Info("told to stop; goes on draining, since a successor serves", "by", by)
+	case r.stopping:
+		r.log.Info("told to stop, which it does", "by", by)
 	default:
 		r.log.Info("told to stop", "by", by, "delay", r.opts.ShutdownDelay.String())
 		r.stopping = true
 		r.mu.Lock()
 		r.isStopping = true
 		r.mu.Unlock()
-		r.tf.Stop() // kills a successor that is not ready
 		r.enter(Draining)
 		if p := r.pending; p != nil {
 			r.pending = nil
 			r.refuse(p)
 		}
 		r.delay = time.After(r.opts.ShutdownDelay)
+		if a := r.attempt; a != nil {
+			// It may serve already, and must not be killed then: it ends by
+			// itself, in whichever way is right for it.
+			if a.link != nil {
+				a.link.send(message{Type: msgStop}, nil)
+			}
+			r.impatience = time.After(time.Second)
+		}
 		r.commit()
 	}
 }
 
+// drainForStop drains when the shutdown delay is over and no successor can take
+// over any more.
+func (r *run) drainForStop() {
+	if !r.stopping || !r.mayDrain || r.attempt != nil || r.drained != nil {
+		return
+	}
+	r.tf.Stop()
+	<-r.tf.Exit() // it has closed its copies of the sockets
+	r.drain(func(net.Listener) bool { return false })
+}
+
 // drain lets the service drain. kept says which listeners a successor has.
 func (r *run) drain(kept func(net.Listener) bool) {
-	if kept == nil {
-		kept = func(net.Listener) bool { return false }
-	}
 	for ln, c := range r.claims {
 		if ln != r.control.listener && !kept(ln) {
 			c.unlink() // nobody comes any more while the queue is emptied
+			delete(r.claims, ln)
 		}
 	}
 	ctx, cut := context.WithTimeout(context.Background(), r.opts.DrainTimeout)
 	r.cut = cut
+	if r.signals > 1 {
+		cut()
+	}
 	r.drained = make(chan Drained, 1)
 	go func() { r.drained <- r.service.Drain(ctx, kept) }()
 }
@@ -375,12 +401,10 @@ func (r *run) finish(d Drained) {
 	if r.stopping {
 		r.runHooks()
 	}
-	r.control.finish()
-	if !r.handedOver {
-		for _, c := range r.claims {
-			c.unlink()
-		}
+	if c, ok := r.claims[r.control.listener]; ok && !r.handedOver {
+		c.unlink() // while the socket is open its inode can be no other's
 	}
+	r.control.finish()
 	if r.pidFile != nil {
 		r.pidFile.remove()
 	}

@@ -52,21 +52,3 @@ type Closed struct {
 	Error     int `json:"error"`
 	Hijacked  int `json:"hijacked"` // closed by the handler that had taken it over
 }
-
-// Add returns the sum of two accounts of drains that ran at the same time.
-func (d Drained) Add(e Drained) Drained {
-	a, b := d.Connections, e.Connections
-	return Drained{
-		Seconds:  max(d.Seconds, e.Seconds),
-		Requests: d.Requests + e.Requests,
-		Connections: Closed{
-			Client:    a.Client + b.Client,
-			Announced: a.Announced + b.Announced,
-			Grace:     a.Grace + b.Grace,
-			Cut:       a.Cut + b.Cut,
-			Timeout:   a.Timeout + b.Timeout,
-			Error:     a.Error + b.Error,
-			Hijacked:  a.Hijacked + b.Hijacked,
-		},
-	}
-}

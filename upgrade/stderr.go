@@ -29,8 +29,7 @@ type stderr struct {
 	real  *os.File // the true standard error
 	given *os.File // what os.Stderr is
 
-	restoreOnce sync.Once
-	broken      chan os.Signal // nil unless standard error is the predecessor's pipe
+	broken chan os.Signal // nil unless standard error is the predecessor's pipe
 }
 
 // newStderr takes over os.Stderr. inherited is the true standard error that a
@@ -68,20 +67,22 @@ func (s *stderr) restore() {
 	if s.broken == nil {
 		return
 	}
-	s.restoreOnce.Do(func() {
-		unix.Dup3(int(rawFD(s.real)), 2, 0)
-		unix.Dup3(int(rawFD(s.real)), int(rawFD(s.given)), unix.O_CLOEXEC)
-		signal.Stop(s.broken)
-	})
+	unix.Dup3(int(rawFD(s.real)), 2, 0)
+	unix.Dup3(int(rawFD(s.real)), int(rawFD(s.given)), unix.O_CLOEXEC)
+	signal.Stop(s.broken)
+	s.broken = nil
 }
 
 // capture makes what a successor prints readable until release. It goes to the
 // true standard error as well.
 func (s *stderr) capture() (*tail, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
+	// In blocking mode, unlike that of os.Pipe: the successor's runtime would
+	// otherwise wait for events of a descriptor that is another file by then.
+	var ends [2]int
+	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("make a pipe for the successor's standard error: %w", err)
 	}
+	r, w := os.NewFile(uintptr(ends[0]), "pipe"), os.NewFile(uintptr(ends[1]), "pipe")
 	defer w.Close()
 	if err := unix.Dup3(int(rawFD(w)), int(rawFD(s.given)), unix.O_CLOEXEC); err != nil {
 		r.Close()
