@@ -172,3 +172,32 @@ func TestDrainDeadlineHolds(t *testing.T) {
 		t.Error("connection of the hanging request: still open after the deadline")
 	}
 }
+
+// A stop may meet a successor that is just becoming ready, and has accepted connections by then: whoever
+// has one answers on it, and nobody is left behind.
+func TestStopRightAfterATrigger(t *testing.T) {
+	for i := range 20 {
+		b := start(t, files(t), args("-idle-grace", "50ms"))
+		counts, stop := startLoad(t, load{network: b.Network, address: b.Address, exchanges: fileExchanges(),
+			clients: [habits]int{backToBack: 4, perRequest: 4}})
+		await(t, 10*time.Second, "load", func() bool { return counts.Requests() > 50 })
+		b.Signal(syscall.SIGHUP)
+		// A little later each time, to hit another point of the successor's start.
+		for until := time.Now().Add(time.Duration(i) * time.Millisecond); time.Now().Before(until); {
+		}
+		told := map[int]bool{}
+		await(t, 10*time.Second, "end of the service", func() bool {
+			// A predecessor that has handed over leaves the stop to its successor, as it should.
+			if pid := b.readPID(); pid != 0 && !told[pid] {
+				told[pid] = true
+				syscall.Kill(pid, syscall.SIGTERM)
+			}
+			return len(b.Alive()) == 0
+		})
+		stop()
+		// Nobody is there any more, which clients do see; but who was let in gets an answer.
+		if lost := counts.Failures() - counts.failures[failDial].Load(); lost > 0 {
+			t.Errorf("stop %d ms after a trigger: %v", i, counts)
+		}
+	}
+}
