@@ -58,6 +58,7 @@ type plan struct {
 	Drain   time.Duration // how long its drain takes
 	Cut     time.Duration // when that is cut; 0: late
 	Drained string        // what it does at the end of its drain
+	Answer  time.Duration // how long an answer takes
 	Delay   time.Duration // of a stop
 	Start   string        // what it does before anything else
 	Check   string        // what it does last before it is ready
@@ -79,7 +80,7 @@ func generation(path string) error {
 	if err != nil {
 		return err
 	}
-	s := &whoami{number: gen.Number(), drain: p.Drain, drained: p.Drained, inherited: descriptors()}
+	s := &whoami{number: gen.Number(), drain: p.Drain, drained: p.Drained, answer: p.Answer, inherited: descriptors()}
 	for _, addr := range p.Listen {
 		ln, err := gen.Listen(addr)
 		if err != nil {
@@ -174,9 +175,11 @@ type whoami struct {
 	number    int
 	drain     time.Duration
 	drained   string
+	answer    time.Duration
 	inherited []int
 	listeners []net.Listener
 	accepting sync.WaitGroup
+	answers   sync.WaitGroup
 }
 
 func (s *whoami) Check(context.Context) error { return nil }
@@ -197,8 +200,11 @@ func (s *whoami) Serve() {
 						a.Blocking = flags&unix.O_NONBLOCK == 0
 					})
 				}
-				json.NewEncoder(nc).Encode(a)
-				nc.Close()
+				s.answers.Go(func() {
+					time.Sleep(s.answer)
+					json.NewEncoder(nc).Encode(a)
+					nc.Close()
+				})
 			}
 		})
 	}
@@ -210,6 +216,7 @@ func (s *whoami) Drain(ctx context.Context, kept func(net.Listener) bool) upgrad
 		ln.Close()
 	}
 	s.accepting.Wait()
+	s.answers.Wait()
 	select {
 	case <-time.After(s.drain):
 	case <-ctx.Done():
@@ -621,6 +628,56 @@ func TestTriggersAreCoalesced(t *testing.T) {
 	s, err := l.status()
 	if err != nil || s.Generation != 3 || len(s.Upgrades) != 2 {
 		t.Errorf("got %+v, %v, want generation 3 after 2 upgrades", s, err)
+	}
+}
+
+// A stop may come when the successor serves and the predecessor does not know
+// yet. What the successor has accepted is answered, and both end.
+func TestStopAsSuccessorBecomesReady(t *testing.T) {
+	for range 8 {
+		l := newLine(t)
+		l.launch()
+		latch := l.path("latch")
+		os.WriteFile(latch, nil, 0o600)
+		l.setPlan(func(p *plan) { p.Check, p.Answer = "wait "+latch, 100*time.Millisecond })
+		l.first.Process.Signal(syscall.SIGHUP)
+		var successor int
+		l.await("the successor starts", func() bool {
+			s, err := l.status()
+			if err == nil && len(s.Generations) == 2 {
+				successor = s.Generations[1].PID
+			}
+			return successor != 0
+		})
+		l.first.Process.Signal(syscall.SIGSTOP)
+		os.Remove(latch)
+		l.await("the successor serves", func() bool { return l.pidFile() == successor })
+		nc, err := net.Dial("unix", l.path("s")) // the successor has it as soon as it accepts
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		nc.SetDeadline(time.Now().Add(patience))
+		l.first.Process.Signal(syscall.SIGTERM)
+		l.first.Process.Signal(syscall.SIGCONT)
+		var a answer
+		if err := json.NewDecoder(nc).Decode(&a); err != nil {
+			t.Errorf("a connection that was accepted: got %v, want an answer", err)
+		}
+		if err := l.first.Wait(); err != nil {
+			t.Errorf("predecessor: got %v, want exit 0", err)
+		}
+		// If the predecessor heard of its successor first, the stop was not for
+		// the service any more.
+		if s, err := l.status(); err == nil && s.State == "serving" {
+			syscall.Kill(successor, syscall.SIGTERM)
+		}
+		l.awaitEnd(successor)
+		for _, name := range []string{"s", "control", "pid"} {
+			if _, err := os.Lstat(l.path(name)); err == nil {
+				t.Errorf("%s is left behind", name)
+			}
+		}
 	}
 }
 
