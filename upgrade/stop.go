@@ -1,0 +1,160 @@
+package upgrade
+
+// This file holds the end: the stop of the service, the drain that every
+// generation ends in, and the hooks.
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// stop begins the end of the service. A second signal to this process cuts it
+// short; that the predecessor was stopped as well is not one.
+func (r *run) stop(by string) {
+	switch {
+	case r.signals > 1:
+		r.log.Warn("told to stop again; cuts the drain", "by", by)
+		r.endSuccessor()
+		r.delay, r.mayDrain = nil, true
+		r.drainForStop()
+		r.cut()
+	case r.handedOver:
+		r.log.Info("told to stop; goes on draining, since a successor serves", "by", by)
+	case r.stopping:
+		r.log.Info("told to stop, which it does", "by", by)
+	default:
+		r.log.Info("told to stop", "by", by, "delay", r.opts.ShutdownDelay.String())
+		r.stopping = true
+		r.mu.Lock()
+		r.isStopping = true
+		r.mu.Unlock()
+		r.enter(Draining)
+		if p := r.pending; p != nil {
+			r.pending = nil
+			r.refuse(p)
+		}
+		r.delay = time.After(r.opts.ShutdownDelay)
+		if a := r.attempt; a != nil {
+			// It may serve already, and must not be killed then: it ends by
+			// itself, in whichever way is right for it.
+			if a.link != nil {
+				a.link.send(message{Type: msgStop}, nil)
+			}
+			r.impatience = time.After(time.Second)
+		}
+		r.commit()
+	}
+}
+
+// drainForStop drains when the shutdown delay is over and no successor can take
+// over any more.
+func (r *run) drainForStop() {
+	if !r.stopping || !r.mayDrain || r.attempt != nil || r.drained != nil {
+		return
+	}
+	r.tf.Stop()
+	<-r.tf.Exit() // it has closed its copies of the sockets
+	r.drain(func(net.Listener) bool { return false })
+}
+
+// drain lets the service drain. kept says which listeners a successor has.
+func (r *run) drain(kept func(net.Listener) bool) {
+	for ln, c := range r.claims {
+		if ln != r.control.listener && !kept(ln) {
+			c.unlink() // nobody comes any more while the queue is emptied
+			delete(r.claims, ln)
+		}
+	}
+	ctx, cut := context.WithTimeout(context.Background(), r.opts.DrainTimeout)
+	r.cut = cut
+	if r.signals > 1 {
+		cut()
+	}
+	r.drained = make(chan Drained, 1)
+	go func() { r.drained <- r.service.Drain(ctx, kept) }()
+}
+
+// finish is the end of this generation.
+func (r *run) finish(d Drained) {
+	r.cut()
+	c := d.Connections
+	level := r.log.Info
+	if c.Cut > 0 {
+		level = r.log.Warn
+	}
+	level("drained", "seconds", d.Seconds, "requests_finished", d.Requests, "closed_by_client", c.Client,
+		"told_to_close", c.Announced, "closed_after_grace", c.Grace, "timed_out", c.Timeout, "failed", c.Error,
+		"closed_by_handler", c.Hijacked, "cut", c.Cut)
+	if r.handedOver {
+		if r.attempt.link != nil {
+			r.attempt.link.send(message{Type: msgDrained, Drained: &d}, nil)
+		}
+		r.tell(r.attempt.waiters, reply{Final: true, Outcome: r.succeeded(&d)})
+	}
+	if r.stopping {
+		r.runHooks()
+	}
+	if c, ok := r.claims[r.control.listener]; ok && !r.handedOver {
+		c.unlink() // while the socket is open its inode can be no other's
+	}
+	r.control.finish()
+	if r.pidFile != nil {
+		r.pidFile.remove()
+	}
+	r.enter(Exited)
+}
+
+func (r *run) tell(waiters []*waiter, reply reply) {
+	for _, w := range waiters {
+		w.tell(reply)
+	}
+}
+
+type hook struct {
+	name string
+	run  func(context.Context) error
+}
+
+// hookTimeout is how long all hooks may take together.
+const hookTimeout = 10 * time.Second
+
+// OnStop registers a function that runs when the service stops, after the
+// drain: not when a successor takes over. Hooks run in reverse order of
+// registration, each of them even if another fails or panics, and share ten
+// seconds, which the context tells. Errors are joined and logged.
+func (g *Generation) OnStop(name string, run func(context.Context) error) {
+	g.hooks = append(g.hooks, hook{name, run})
+}
+
+func (r *run) runHooks() {
+	ctx, cancel := context.WithTimeout(context.Background(), hookTimeout)
+	defer cancel()
+	var errs []error
+	for i := len(r.hooks) - 1; i >= 0; i-- {
+		h := r.hooks[i]
+		ended := make(chan error, 1)
+		go func() {
+			defer func() {
+				if p := recover(); p != nil {
+					ended <- fmt.Errorf("panic: %v", p)
+				}
+			}()
+			ended <- h.run(ctx)
+		}()
+		var err error
+		select {
+		case err = <-ended:
+		case <-ctx.Done():
+			err = fmt.Errorf("not done after %s", hookTimeout)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("hook %s: %w", h.name, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		r.log.Error("shutdown hooks failed", "error", err)
+	}
+}

@@ -1,0 +1,176 @@
+package upgrade_test
+
+import (
+	"encoding/json"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/baton/upgrade"
+)
+
+// This file tests how a line of generations ends.
+
+// A stop may come when the successor serves and the predecessor does not know
+// yet. What the successor has accepted is answered, and both end.
+func TestStopAsSuccessorBecomesReady(t *testing.T) {
+	for range 8 {
+		l := newLine(t)
+		l.launch()
+		latch := l.path("latch")
+		os.WriteFile(latch, nil, 0o600)
+		l.setPlan(func(p *plan) { p.Check, p.Answer = "wait "+latch, 100*time.Millisecond })
+		l.first.Process.Signal(syscall.SIGHUP)
+		var successor int
+		l.await("the successor starts", func() bool {
+			s, err := l.status()
+			if err == nil && len(s.Generations) == 2 {
+				successor = s.Generations[1].PID
+			}
+			return successor != 0
+		})
+		l.first.Process.Signal(syscall.SIGSTOP)
+		os.Remove(latch)
+		l.await("the successor serves", func() bool { return l.pidFile() == successor })
+		nc, err := net.Dial("unix", l.path("s")) // the successor has it as soon as it accepts
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nc.Close()
+		nc.SetDeadline(time.Now().Add(patience))
+		l.first.Process.Signal(syscall.SIGTERM)
+		l.first.Process.Signal(syscall.SIGCONT)
+		var a answer
+		if err := json.NewDecoder(nc).Decode(&a); err != nil {
+			t.Errorf("a connection that was accepted: got %v, want an answer", err)
+		}
+		if err := l.first.Wait(); err != nil {
+			t.Errorf("predecessor: got %v, want exit 0", err)
+		}
+		// If the predecessor heard of its successor first, the stop was not for
+		// the service any more.
+		if s, err := l.status(); err == nil && s.State == "serving" {
+			syscall.Kill(successor, syscall.SIGTERM)
+		}
+		l.awaitEnd(successor)
+		for _, name := range []string{"s", "control", "pid"} {
+			if _, err := os.Lstat(l.path(name)); err == nil {
+				t.Errorf("%s is left behind", name)
+			}
+		}
+	}
+}
+
+func TestStopDuringUpgrade(t *testing.T) {
+	l := newLine(t)
+	l.launch()
+	l.setPlan(func(p *plan) { p.Check = "hang" })
+	outcome := make(chan upgrade.Outcome, 1)
+	go func() {
+		o, err := l.ask(nil)
+		if err != nil {
+			t.Error(err)
+		}
+		outcome <- o
+	}()
+	var successor int
+	l.await("the successor starts", func() bool {
+		s, err := l.status()
+		if err == nil && len(s.Generations) == 2 {
+			successor = s.Generations[1].PID
+		}
+		return successor != 0
+	})
+	l.first.Process.Signal(syscall.SIGTERM)
+	if err := l.first.Wait(); err != nil {
+		t.Errorf("predecessor: got %v, want exit 0", err)
+	}
+	if o := <-outcome; o.Result != upgrade.Refused {
+		t.Errorf("who asked got %+v, want it refused", o)
+	}
+	l.awaitEnd(successor)
+	for _, name := range []string{"s", "control", "pid", "pid.next"} {
+		if _, err := os.Lstat(l.path(name)); err == nil {
+			t.Errorf("%s is left behind", name)
+		}
+	}
+}
+
+func TestStop(t *testing.T) {
+	l := newLine(t)
+	l.plan.Hooks, l.plan.Delay, l.plan.Drain = true, 200*time.Millisecond, time.Minute
+	l.launch()
+	l.first.Process.Signal(syscall.SIGTERM)
+	l.await("the stop begins", func() bool { s, err := l.status(); return err == nil && s.State == "draining" })
+	if _, err := l.try(); err != nil {
+		t.Errorf("within the delay: got %v, want an answer", err)
+	}
+	if o := l.upgrade(); o.Result != upgrade.Refused {
+		t.Errorf("upgrade during a stop: got %+v, want it refused", o)
+	}
+	l.await("nobody accepts", func() bool { _, err := l.try(); return err != nil })
+	l.first.Process.Signal(syscall.SIGINT) // cuts the drain of one minute
+	if err := l.first.Wait(); err != nil {
+		t.Errorf("got %v, want exit 0", err)
+	}
+	out := l.printed()
+	var at []int
+	for _, name := range []string{"third", "second", "first"} {
+		at = append(at, strings.Index(out, `msg="hook ran"`+" pid="+strconv.Itoa(l.first.Process.Pid)+" name="+name+" has_deadline=true"))
+	}
+	if at[0] < 0 || !slices.IsSorted(at) {
+		t.Errorf("hooks are logged at %v, want each, in reverse order of registration", at)
+	}
+	for _, want := range []string{"hook second: broken hook", "hook third: panic: wild hook"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in the log", want)
+		}
+	}
+}
+
+// Whoever has started the first process may wait for the whole service: the
+// process stays, and passes signals on.
+func TestForeground(t *testing.T) {
+	l := newLine(t)
+	l.below = l.path("go") // a shell under this name, which runs a script called run
+	sh, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := "./program; exit $?\n"
+	if err := errors.Join(os.Symlink(sh, l.below), os.WriteFile(l.path("run"), []byte(script), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	l.plan.Drain = 300 * time.Millisecond
+	l.launch()
+	foreground := parent(t, l.who().PID)
+	if shell := parent(t, foreground); shell != l.first.Process.Pid {
+		t.Fatalf("got generation 1 below %d below %d, want a process of the program below %d", foreground, shell, l.first.Process.Pid)
+	}
+	for want := 2; want <= 3; want++ {
+		syscall.Kill(foreground, syscall.SIGHUP)
+		l.await("the next generation serves", func() bool { return l.who().Generation == want })
+	}
+	// Generation 2 still drains: the stop is for the one that serves.
+	syscall.Kill(foreground, syscall.SIGINT)
+	if err := l.first.Wait(); err != nil {
+		t.Errorf("process in the foreground: got %v, want exit 0", err)
+	}
+	if _, err := l.try(); err == nil {
+		t.Error("somebody still serves when the process in the foreground is gone")
+	}
+
+	l.setPlan(func(p *plan) { p.Start = "exit 7" })
+	failing := l.start()
+	var exit *exec.ExitError
+	if err := failing.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 7 {
+		t.Errorf("with a first generation that exits 7: got %v, want the same", err)
+	}
+}
