@@ -1,0 +1,158 @@
+package server_test
+
+import (
+	"io"
+	"net/http"
+	"strconv"
+	"testing"
+	"time"
+
+	"example.com/baton/server"
+	"example.com/baton/upgrade"
+)
+
+// This file tests the drain of connections on which something is under way.
+
+func TestDrainAnnouncesWhenHeaderIsWritten(t *testing.T) {
+	for name, g := range map[string]*gate{
+		"body":    {after: "late"},
+		"no body": {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g.entered, g.open = make(chan struct{}, 1), make(chan struct{})
+			s := serve(t, server.Options{Handler: g})
+			c := s.dial()
+			c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+			<-g.entered
+			drained := s.drain(patience, all)
+			s.awaitDraining()
+			begin := time.Now()
+			close(g.open)
+			resp, body := c.answer()
+			if !resp.Close || body != g.after {
+				t.Errorf("got close %v and body %q, want the announcement and %q", resp.Close, body, g.after)
+			}
+			c.closedCleanly()
+			d := <-drained
+			if took := time.Since(begin); took > 500*time.Millisecond {
+				t.Errorf("drain ended %v after the response, want at once", took)
+			}
+			if d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1}) {
+				t.Errorf("got %+v, want one request finished and one connection told to close", d)
+			}
+		})
+	}
+}
+
+func TestDrainAfterHeaderIsWrittenWaitsForNextRequest(t *testing.T) {
+	g := newGate()
+	g.before, g.after = "early ", "late"
+	s := serve(t, server.Options{Handler: g})
+	c := s.dial()
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-g.entered
+	drained := s.drain(patience, all)
+	s.awaitDraining()
+	close(g.open)
+	if resp, body := c.answer(); resp.Close || body != "early late" {
+		t.Errorf("first answer: got close %v, body %q", resp.Close, body)
+	}
+	if resp, body := c.get("/"); !resp.Close || body != "early late" {
+		t.Errorf("second answer: got close %v, body %q, want the announcement", resp.Close, body)
+	}
+	c.closedCleanly()
+	if d := <-drained; d.Requests != 2 || d.Connections.Announced != 1 {
+		t.Errorf("got %+v, want 2 requests finished and 1 connection told to close", d)
+	}
+}
+
+func TestDrainWithNothingToDo(t *testing.T) {
+	s := serve(t, server.Options{Handler: http.HandlerFunc(hello)})
+	begin := time.Now()
+	<-s.drain(patience, all)
+	if took := time.Since(begin); took > 100*time.Millisecond {
+		t.Errorf("drain without connections took %v, want under 100 ms", took)
+	}
+}
+
+// A client that sends on must get the answer that it was promised.
+func TestPipelinedClientGetsWholeAnswer(t *testing.T) {
+	const size = 3 << 20
+	g := newGate()
+	s := serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.ServeHTTP(w, r)
+		w.Header().Set("Content-Length", strconv.Itoa(size))
+		w.Write(make([]byte, size))
+	})})
+	c := s.dial()
+	const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+	c.send(request)
+	<-g.entered
+	c.send(request)
+	drained := s.drain(patience, all)
+	s.awaitDraining()
+	close(g.open)
+	if resp, body := c.answer(); len(body) != size || !resp.Close {
+		t.Errorf("got %d bytes, close %v, want %d with the announcement", len(body), resp.Close, size)
+	}
+	<-drained
+}
+
+func TestDeadlineCuts(t *testing.T) {
+	g := newGate()
+	g.before = "begun"
+	s := serve(t, server.Options{Handler: g})
+	c := s.dial()
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-g.entered
+	begin := time.Now()
+	d := <-s.drain(200*time.Millisecond, all)
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("drain with a handler that hangs took %v, want 200 ms and a moment", took)
+	}
+	if d.Requests != 0 || d.Connections != (upgrade.Closed{Cut: 1}) {
+		t.Errorf("got %+v, want no request finished and one connection cut", d)
+	}
+	close(g.open)
+	await(t, "the handler's end", func() bool { return s.Load().Requests == 0 })
+}
+
+func TestHijackedConnectionLivesThroughDrain(t *testing.T) {
+	told := make(chan struct{})
+	s := serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		nc, buf, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer nc.Close()
+		io.WriteString(nc, "mine\n")
+		<-server.Draining(r.Context())
+		close(told)
+		line, _ := buf.ReadString('\n')
+		io.WriteString(nc, line)
+	})})
+	c := s.dial()
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	if line, _ := c.in.ReadString('\n'); line != "mine\n" {
+		t.Fatalf("got %q, want mine", line)
+	}
+	if got := s.Load(); got.Requests != 1 || got.Connections.Active != 1 {
+		t.Errorf("got load %+v, want 1 request and 1 active connection", got)
+	}
+	drained := s.drain(patience, all)
+	<-told
+	c.send("still here\n")
+	if line, _ := c.in.ReadString('\n'); line != "still here\n" {
+		t.Errorf("got %q, want an echo during the drain", line)
+	}
+	if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Hijacked: 1}) {
+		t.Errorf("got %+v, want one request finished and one connection closed by its handler", d)
+	}
+}
+
+func TestDrainingOfForeignContext(t *testing.T) {
+	if ch := server.Draining(t.Context()); ch != nil {
+		t.Error("got a channel for a context that is no request's")
+	}
+}
