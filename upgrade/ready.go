@@ -83,8 +83,8 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 
 // check runs the checks that precede readiness. A stop ends them.
 func (r *run) check(signals <-chan os.Signal) error {
-	ctx, cancel := context.WithCancelCause(context.Background())
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	if p := r.predecessor; p != nil {
 		var stop context.CancelFunc
 		ctx, stop = context.WithDeadline(ctx, p.Deadline)

@@ -1,7 +1,7 @@
 package upgrade
 
-// This file holds the life of a generation: how it becomes ready, and the loop
-// that decides on everything after that.
+// This file holds the life of a generation that is ready: the loop that decides
+// on everything.
 
 import (
 	"context"
@@ -30,8 +30,8 @@ type run struct {
 	handedOver bool                    // a successor serves
 	stopping   bool                    // a stop was asked for
 	signals    int                     // how often by a signal to this process
-	delay      <-chan time.Time        // of a stop
-	mayDrain   bool                    // it is over
+	delay      <-chan time.Time        // of a stop: when it may drain
+	mayDrain   bool                    // the delay is over
 	impatience <-chan time.Time        // when a successor that starts is no longer waited for
 
 	drained  chan Drained // nil before the drain
