@@ -182,6 +182,20 @@ func freePort(t testing.TB, host string) string {
 	return port
 }
 
+// grace returns how long the service keeps a silent connection in a drain.
+func (b *Baton) grace() time.Duration {
+	b.t.Helper()
+	i := slices.Index(b.setup.args, "-idle-grace")
+	if i < 0 {
+		return defaultGrace
+	}
+	grace, err := time.ParseDuration(b.setup.args[i+1])
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return grace
+}
+
 // Flags returns the flags with which the service is started.
 func (b *Baton) Flags() []string {
 	flags := []string{"-control", b.Control, "-pid-file", b.PIDFile, "-log-format", "json"}

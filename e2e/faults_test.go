@@ -83,7 +83,7 @@ func TestSuccessorFaults(t *testing.T) {
 			pid := b.PID()
 			failed := b.Metric("baton_upgrades_total", "result", "failed")
 
-			l := load{network: b.Network, address: b.Address, exchanges: fileExchanges()}
+			l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: fileExchanges()}
 			l.clients[pausing] = 4
 			counts, stop := startLoad(t, l)
 			await(t, 10*time.Second, "load", func() bool { return counts.Requests() > 4 })

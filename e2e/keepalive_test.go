@@ -223,7 +223,7 @@ func TestShortAndLongRequestsAcrossUpgrades(t *testing.T) {
 		io.WriteString(w, "ok")
 	}))
 	b := start(t, args("-proxy", "/="+url))
-	l := load{network: b.Network, address: b.Address, exchanges: []exchange{newExchange("GET", "/long", nil, 200, []byte("ok"))}, pause: 100 * time.Millisecond}
+	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: []exchange{newExchange("GET", "/long", nil, 200, []byte("ok"))}, pause: 100 * time.Millisecond}
 	l.clients = [habits]int{backToBack: 4, pausing: 8, perRequest: 4}
 	long, stopLong := startLoad(t, l)
 	l.exchanges = []exchange{newExchange("GET", "/short", nil, 200, []byte("ok"))}
@@ -418,7 +418,7 @@ func TestSuccessesThenRefusals(t *testing.T) {
 func TestFullAcceptQueue(t *testing.T) {
 	t.Parallel()
 	b := start(t, files(t), args("-idle-grace", "300ms"))
-	l := load{network: b.Network, address: b.Address, exchanges: fileExchanges()}
+	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: fileExchanges()}
 	l.clients = [habits]int{perRequest: 150, perRequestEnd: 150}
 	counts, stop := startLoad(t, l)
 	for range 3 {
@@ -435,7 +435,7 @@ func TestFullAcceptQueue(t *testing.T) {
 func TestPausingPosts(t *testing.T) {
 	t.Parallel()
 	b := start(t, proxied(t), args("-idle-grace", "500ms"))
-	l := load{network: b.Network, address: b.Address, pause: 50 * time.Millisecond, exchanges: []exchange{
+	l := load{network: b.Network, address: b.Address, grace: b.grace(), pause: 50 * time.Millisecond, exchanges: []exchange{
 		newExchange("POST", "/echo", pattern(300), 200, pattern(300)),
 	}}
 	l.clients[pausing] = 200

@@ -24,7 +24,7 @@ func checkServesOn(t *testing.T, b *Baton) {
 // lightLoad is enough to notice that a service is not there.
 func lightLoad(t *testing.T, b *Baton) (counts *tally, stop func() *tally) {
 	t.Helper()
-	l := load{network: b.Network, address: b.Address, exchanges: fileExchanges()}
+	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: fileExchanges()}
 	l.clients = [habits]int{pausing: 8, perRequest: 1}
 	counts, stop = startLoad(t, l)
 	await(t, 10*time.Second, "load", func() bool { return counts.Requests() > 16 })

@@ -4,13 +4,13 @@ package e2e
 import (
 	"bufio"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -142,7 +142,7 @@ func TestListenerSpelledDifferently(t *testing.T) {
 			t.Parallel()
 			port := freePortEverywhere(t)
 			b := start(t, listen("127.0.0.1:"+port), listenInFile(), config("listen "+fmt.Sprintf(tt.before, port)), files(t), args("-idle-grace", "100ms"))
-			l := load{network: b.Network, address: b.Address, exchanges: fileExchanges()}
+			l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: fileExchanges()}
 			l.clients = [habits]int{pausing: 4, perRequest: 1}
 			counts, stop := startLoad(t, l)
 			for i, spelling := range []string{tt.after, tt.before} {
@@ -158,12 +158,15 @@ func TestListenerSpelledDifferently(t *testing.T) {
 	}
 }
 
+var ports atomic.Int32 // counts what freePortEverywhere has looked at
+
 // freePortEverywhere returns a port that is free on all addresses, and below those that the kernel gives
 // to outgoing connections: any of those would be in the way of a listener on all addresses.
 func freePortEverywhere(t *testing.T) string {
 	t.Helper()
 	for range 100 {
-		port := strconv.Itoa(10_000 + rand.IntN(20_000))
+		// Not at random: tests that run at the same time must not meet.
+		port := strconv.Itoa(10_000 + (os.Getpid()*131+int(ports.Add(1)))%20_000)
 		if ln, err := net.Listen("tcp", ":"+port); err == nil {
 			ln.Close()
 			return port
@@ -186,7 +189,7 @@ func TestUnixSocketSurvives(t *testing.T) {
 		return st.Ino
 	}
 	before := inode()
-	l := load{network: b.Network, address: b.Address, exchanges: fileExchanges()}
+	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: fileExchanges()}
 	l.clients = [habits]int{pausing: 2, perRequest: 2}
 	counts, stop := startLoad(t, l)
 	for range 3 {

@@ -178,7 +178,7 @@ func TestDrainDeadlineHolds(t *testing.T) {
 func TestStopRightAfterATrigger(t *testing.T) {
 	for i := range 20 {
 		b := start(t, files(t), args("-idle-grace", "50ms"))
-		counts, stop := startLoad(t, load{network: b.Network, address: b.Address, exchanges: fileExchanges(),
+		counts, stop := startLoad(t, load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: fileExchanges(),
 			clients: [habits]int{backToBack: 4, perRequest: 4}})
 		await(t, 10*time.Second, "load", func() bool { return counts.Requests() > 50 })
 		b.Signal(syscall.SIGHUP)

@@ -56,7 +56,7 @@ func upgradeUnderLoad(t *testing.T, w world, upgrades int) {
 	built(t, "v2") // built before the clock runs
 	b := start(t, listen(w.listen...), w.handler(t))
 	began := time.Now()
-	counts, stop := startLoad(t, load{network: b.Network, address: b.Address, exchanges: w.exchanges, clients: crowd})
+	counts, stop := startLoad(t, load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: w.exchanges, clients: crowd})
 	await(t, 20*time.Second, "requests of every client", func() bool {
 		return counts.requests[pausing].Load() > 64 && counts.requests[silentAfter].Load() == int64(crowd[silentAfter])
 	})
