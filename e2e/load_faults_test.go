@@ -70,6 +70,8 @@ func TestClientSeesEachFailure(t *testing.T) {
 		script func(c net.Conn, next func() bool)
 		body   string // of a POST; empty: GET
 		want   failure
+
+		patience time.Duration // where it is to run out
 	}{
 		{name: "end before the header", habit: perRequest, want: failRead,
 			script: func(c net.Conn, next func() bool) { next() }},
@@ -78,7 +80,7 @@ func TestClientSeesEachFailure(t *testing.T) {
 		{name: "end within the header", habit: perRequest, want: failRead,
 			script: answer("HTTP/1.1 200 OK\r\nContent-Le")},
 		{name: "silence", habit: perRequest, want: failRead,
-			script: func(c net.Conn, next func() bool) { next(); next() }},
+			script: func(c net.Conn, next func() bool) { next(); next() }, patience: 300 * time.Millisecond},
 		{name: "reset while the request is being written", habit: perRequest, want: failWrite, body: big,
 			script: func(c net.Conn, next func() bool) { io.ReadFull(c, make([]byte, 10)); reset(c) }},
 		{name: "end within the body", habit: perRequest, want: failTruncated,
@@ -100,7 +102,7 @@ func TestClientSeesEachFailure(t *testing.T) {
 		{name: "short body", habit: perRequest, want: failBody,
 			script: answer("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\no")},
 		{name: "announced close that never comes", habit: perRequestEnd, want: failRead,
-			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, goodClose); next() }},
+			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, goodClose); next() }, patience: 300 * time.Millisecond},
 		{name: "kept connection ends under a request", habit: backToBack, want: failUnannounced,
 			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, good); next() }},
 		{name: "kept connection is reset under a request", habit: backToBack, want: failUnannounced,
@@ -117,7 +119,7 @@ func TestClientSeesEachFailure(t *testing.T) {
 			if tt.body != "" {
 				x = newExchange("POST", "/", []byte(tt.body), 200, []byte("ok"))
 			}
-			l := load{network: "tcp", address: scripted(t, tt.script), exchanges: []exchange{x}, patience: 300 * time.Millisecond, pause: time.Millisecond}
+			l := load{network: "tcp", address: scripted(t, tt.script), exchanges: []exchange{x}, patience: tt.patience, pause: time.Millisecond}
 			l.clients[tt.habit] = 1
 			counts, stop := startLoad(t, l)
 			await(t, 10*time.Second, "a failure", func() bool { return counts.Failures() > 0 })
