@@ -147,10 +147,7 @@ func TestPredecessorDiesWhileSuccessorStarts(t *testing.T) {
 		_, err := l.ask(nil)
 		asked <- err
 	}()
-	l.await("the successor starts", func() bool {
-		s, err := l.status()
-		return err == nil && len(s.Generations) == 2 && s.Generations[1].PID != 0
-	})
+	l.awaitSuccessor()
 	l.first.Process.Kill()
 	l.first.Wait()
 	if err := <-asked; !errors.Is(err, upgrade.ErrLost) {

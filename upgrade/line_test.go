@@ -405,3 +405,17 @@ func (l *line) pidFile() int {
 	pid, _ := strconv.Atoi(strings.TrimSpace(string(text)))
 	return pid
 }
+
+// awaitSuccessor awaits that a successor starts and has said hello, and returns
+// its pid.
+func (l *line) awaitSuccessor() (pid int) {
+	l.t.Helper()
+	l.await("the successor starts", func() bool {
+		s, err := l.status()
+		if err == nil && len(s.Generations) == 2 {
+			pid = s.Generations[1].PID
+		}
+		return pid != 0
+	})
+	return pid
+}

@@ -58,7 +58,7 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 		}
 	}
 	// A unix socket whose path is gone, or leads elsewhere, is of no use.
-	if c, ok := g.handedOver(asked); ok && (asked.unix == "" || inode(asked.unix) == c.Inode) {
+	if c, ok := g.takeOffered(asked); ok && (asked.unix == "" || inode(asked.unix) == c.Inode) {
 		ln, err := g.tf.Listener(socketKind, c.Bound)
 		if err != nil {
 			return nil, claim{}, err
@@ -75,8 +75,8 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 	return g.bind(asked)
 }
 
-// handedOver finds among the predecessor's listeners the one for an address.
-func (g *Generation) handedOver(asked address) (claim, bool) {
+// takeOffered takes from the predecessor's listeners the one for an address.
+func (g *Generation) takeOffered(asked address) (claim, bool) {
 	matches := []func(c claim) bool{
 		func(c claim) bool { return c.Asked == asked.String() },
 		func(c claim) bool { return c.Bound == asked.String() },

@@ -28,14 +28,7 @@ func TestStopAsSuccessorBecomesReady(t *testing.T) {
 		os.WriteFile(latch, nil, 0o600)
 		l.setPlan(func(p *plan) { p.Check, p.Answer = "wait "+latch, 100*time.Millisecond })
 		l.first.Process.Signal(syscall.SIGHUP)
-		var successor int
-		l.await("the successor starts", func() bool {
-			s, err := l.status()
-			if err == nil && len(s.Generations) == 2 {
-				successor = s.Generations[1].PID
-			}
-			return successor != 0
-		})
+		successor := l.awaitSuccessor()
 		l.first.Process.Signal(syscall.SIGSTOP)
 		os.Remove(latch)
 		l.await("the successor serves", func() bool { return l.pidFile() == successor })
@@ -80,14 +73,7 @@ func TestStopDuringUpgrade(t *testing.T) {
 		}
 		outcome <- o
 	}()
-	var successor int
-	l.await("the successor starts", func() bool {
-		s, err := l.status()
-		if err == nil && len(s.Generations) == 2 {
-			successor = s.Generations[1].PID
-		}
-		return successor != 0
-	})
+	successor := l.awaitSuccessor()
 	l.first.Process.Signal(syscall.SIGTERM)
 	if err := l.first.Wait(); err != nil {
 		t.Errorf("predecessor: got %v, want exit 0", err)
