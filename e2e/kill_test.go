@@ -112,7 +112,7 @@ func TestSuccessorKilledAnywhere(t *testing.T) {
 				result := b.UpgradeMeanwhile("-timeout", "5s")
 				successor := 0
 				if !holds(2*time.Second, func() bool {
-					if all := children(predecessor); len(all) > 0 {
+					if all := children(predecessor); len(all) > 0 && runs(all[0]) {
 						successor = all[0]
 					}
 					return successor != 0

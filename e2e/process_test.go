@@ -119,6 +119,21 @@ func children(pid int) (pids []int) {
 	return pids
 }
 
+// runs says whether a process has executed a program since it was forked. Until then it shares its parent's
+// memory and holds the thread that forked it: SIGSTOP to it in that instant would stop the parent as well,
+// as soon as its garbage collector asks for all threads.
+func runs(pid int) bool {
+	const forkNoExec = 0x40 // PF_FORKNOEXEC of linux/sched.h
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	// After the name, which may contain anything: the state, five ids, and the flags.
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	flags, err := strconv.ParseUint(string(fields[6]), 10, 64)
+	return err == nil && flags&forkNoExec == 0
+}
+
 // procStatus returns a line of /proc/PID/status, such as "VmRSS".
 func procStatus(t testing.TB, pid int, name string) string {
 	t.Helper()

@@ -33,7 +33,7 @@ func holdSuccessor(t *testing.T, b *Baton) (release func()) {
 func awaitStarting(t *testing.T, b *Baton) (pid int) {
 	t.Helper()
 	await(t, 10*time.Second, "successor that starts", func() bool {
-		if all := children(b.PID()); len(all) > 0 {
+		if all := children(b.PID()); len(all) > 0 && runs(all[0]) {
 			pid = all[0]
 		}
 		return pid != 0
