@@ -15,9 +15,6 @@ import (
 // been accepted before tableflip's Ready, and what can fail the upgrade comes
 // before it.
 func (r *run) becomeReady(signals <-chan os.Signal) error {
-	if r.link != nil {
-		r.fromPredecessor = r.link.messages(r.done)
-	}
 	if err := r.check(signals); err != nil {
 		return fmt.Errorf("generation %d is no good: %w", r.number, err)
 	}
@@ -56,6 +53,7 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	if p := r.predecessor; p != nil {
 		took := time.Since(p.Asked)
 		r.record(Upgrade{Time: p.Asked, Trigger: p.Trigger, From: p.Generation, To: r.number, Result: Succeeded, Seconds: took.Seconds()})
+		r.count(Succeeded)
 		if r.opts.OnReady != nil {
 			r.opts.OnReady(took)
 		}

@@ -31,6 +31,7 @@ type Status struct {
 	PID         int      `json:"pid"`
 	Version     string   `json:"version"`
 	State       string   `json:"state"`
+	Listen      []string `json:"listen"`      // the addresses that it accepts at, as bound
 	Generations []Member `json:"generations"` // those alive, oldest first
 	// Upgrades are the last ten, oldest first.
 	Upgrades []Upgrade `json:"upgrades"`
@@ -84,6 +85,7 @@ type Predecessor struct {
 // member is a neighbour in the line of generations.
 type member struct {
 	hello
+	link     *link
 	state    State
 	load     Load
 	reported bool // that it is drained
@@ -101,11 +103,10 @@ func (g *Generation) Status() Status {
 	defer g.mu.Unlock()
 	own := member{hello: g.introduction(), state: g.state}
 	own.Generation = g.number
-	if g.service != nil {
-		own.load = g.service.Load()
-	}
+	own.load = g.load()
 	s := Status{
 		Generation: g.number, PID: own.PID, Version: own.Version, State: own.state.String(),
+		Listen:   append([]string{}, g.addresses...),
 		Upgrades: append([]Upgrade{}, g.upgrades...),
 	}
 	for _, m := range []*member{g.before, &own, g.after} {
