@@ -75,7 +75,7 @@ func TestSystemdTimeoutsFollowFromTheFlags(t *testing.T) {
 		}
 		return d
 	}
-	m := regexp.MustCompile(`-timeout (\S+)'`).FindStringSubmatch(unit["ExecReload"])
+	m := regexp.MustCompile(`-timeout (\S+)`).FindStringSubmatch(unit["ExecReload"])
 	if m == nil {
 		t.Fatalf("ExecReload=%s: no -timeout", unit["ExecReload"])
 	}
@@ -193,7 +193,7 @@ func TestSystemdStatusText(t *testing.T) {
 	await(t, 20*time.Second, "the drain in the status text", func() bool {
 		time.Sleep(100 * time.Millisecond)
 		got := text()
-		return strings.Contains(got, "generation 2, version v2") && strings.Contains(got, "generation 1 drains: 1 request")
+		return strings.Contains(got, "generation 2, version v2") && strings.Contains(got, "generation 1 still drains: 1 request")
 	})
 	t.Log(text())
 	g.open()
