@@ -63,7 +63,7 @@ func (m *Machine) installer() string {
 func (u *Unit) Configure(lines ...string) {
 	u.t.Helper()
 	u.ConfigureOnly(append([]string{
-		"listen " + u.Address, "admin " + u.Admin, "root /srv/baton", "pid-file /run/baton/baton.pid", "idle-grace 200ms",
+		"listen " + u.Address, "admin " + u.Admin, "root /srv/baton", "pid-file /run/baton/baton.pid",
 	}, lines...)...)
 }
 
@@ -170,6 +170,23 @@ func (u *Unit) Kill(signal string, pid int) {
 	u.Must("kill", "-"+signal, strconv.Itoa(pid))
 }
 
+// Hold stops a process inside, all of its threads, until it gets SIGCONT or is killed.
+func (u *Unit) Hold(pid int) {
+	u.t.Helper()
+	u.Kill("STOP", pid)
+	outside := u.Outside(pid)
+	await(u.t, 10*time.Second, "stopped process", func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", outside))
+		for _, path := range threads {
+			stat, err := os.ReadFile(path)
+			if err == nil && !strings.HasPrefix(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " T") {
+				return false
+			}
+		}
+		return len(threads) > 0
+	})
+}
+
 // Log is the journal of the service without requests.
 func (u *Unit) Log() string {
 	u.t.Helper()
@@ -223,7 +240,7 @@ func (u *Unit) checkServes(t testing.TB, n int, version string) {
 	}
 }
 
-// checkGone checks that the service is stopped in order, and that nothing of it is left.
+// checkStopped checks that the service is stopped in order, and that nothing of it is left.
 func (u *Unit) checkStopped(t testing.TB) {
 	t.Helper()
 	if state, result := u.Show("baton.service", "ActiveState"), u.Show("baton.service", "Result"); state != "inactive" || result != "success" {
@@ -252,7 +269,7 @@ func (u *Unit) checkStopped(t testing.TB) {
 // smallLoad is the load of a service that shares the machine with other tests.
 func (u *Unit) smallLoad(t testing.TB) (counts *tally, stop func() *tally) {
 	t.Helper()
-	l := load{network: "tcp", address: u.Address, exchanges: fileExchanges(), grace: 200 * time.Millisecond}
+	l := load{network: "tcp", address: u.Address, exchanges: fileExchanges(), grace: defaultGrace}
 	l.clients = [habits]int{backToBack: 2, pausing: 32, perRequest: 1, perRequestEnd: 1, silent: 5, silentAfter: 5}
 	counts, stop = startLoad(t, l)
 	await(t, 20*time.Second, "requests of every client", func() bool {

@@ -55,7 +55,7 @@ func TestSystemdSocketKeepsTheQueue(t *testing.T) {
 	u.Reload() // so that it is a successor that stops
 	main := u.MainPID()
 	// The main process cannot accept while it is held: these wait in the queue.
-	u.Kill("STOP", main)
+	u.Hold(main)
 	var waiting []*conn
 	for range 20 {
 		c := mustDial(t, "tcp", u.Address)
@@ -182,13 +182,13 @@ func TestSystemdCrashUnderLoad(t *testing.T) {
 // Connections that the killed process had not accepted are answered by the next one, each and every one.
 func TestSystemdCrashKeepsTheQueue(t *testing.T) {
 	t.Parallel()
-	u := running(t)
+	u := running(t, "idle-grace 100ms")
 	for round := range 3 {
 		if round > 0 {
 			u.Reload() // a crash of a successor, and of one that was restarted
 		}
 		main := u.MainPID()
-		u.Kill("STOP", main)
+		u.Hold(main)
 		var waiting []*conn
 		for range 100 {
 			c := mustDial(t, "tcp", u.Address)
@@ -274,7 +274,7 @@ func TestSystemdCrashDuringADrain(t *testing.T) {
 	u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
 	await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
 	main := u.MainPID()
-	u.Kill("STOP", main)
+	u.Hold(main)
 	var waiting []*conn
 	for range 20 {
 		c := mustDial(t, "tcp", u.Address)

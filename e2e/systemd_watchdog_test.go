@@ -35,7 +35,7 @@ func TestSystemdWatchdogFires(t *testing.T) {
 	u.Start()
 	u.Reload() // so that it is a successor's watchdog
 	hung := u.MainPID()
-	u.Kill("STOP", hung)
+	u.Hold(hung)
 	await(t, 30*time.Second, "restart", func() bool {
 		time.Sleep(50 * time.Millisecond)
 		return u.Restarts() == 1 && u.Show("baton.service", "ActiveState") == "active"
