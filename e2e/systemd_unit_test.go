@@ -178,7 +178,9 @@ func TestSystemdFilterHitsNothing(t *testing.T) {
 func TestSystemdStatusText(t *testing.T) {
 	t.Parallel()
 	g := newGate(t)
-	u := running(t, "proxy /begun="+backend(t, g))
+	u := installed(t, "proxy /begun="+backend(t, g))
+	u.DropIn("baton.service", "often", "[Service]", "WatchdogSec=3s") // the text comes with its pings
+	u.Start()
 	text := func() string { return u.Show("baton.service", "StatusText") }
 	await(t, 10*time.Second, "status text", func() bool { return strings.Contains(text(), "generation 1, version v1") })
 	answered := u.held(t, g)
