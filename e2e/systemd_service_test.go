@@ -111,6 +111,19 @@ func (u *Unit) Reload() {
 	}
 }
 
+// await is await for a condition that takes a command to ask, which is not asked all the time.
+func (u *Unit) await(t testing.TB, within time.Duration, what string, cond func() bool) {
+	t.Helper()
+	var next time.Time
+	await(t, within, what, func() bool {
+		if time.Now().Before(next) {
+			return false
+		}
+		defer func() { next = time.Now().Add(50 * time.Millisecond) }()
+		return cond()
+	})
+}
+
 // result is what came of a command.
 type result struct {
 	out  string
@@ -272,7 +285,7 @@ func (u *Unit) smallLoad(t testing.TB) (counts *tally, stop func() *tally) {
 	l := load{network: "tcp", address: u.Address, exchanges: fileExchanges(), grace: defaultGrace}
 	l.clients = [habits]int{backToBack: 2, pausing: 32, perRequest: 1, perRequestEnd: 1, silent: 5, silentAfter: 5}
 	counts, stop = startLoad(t, l)
-	await(t, 20*time.Second, "requests of every client", func() bool {
+	u.await(t, 20*time.Second, "requests of every client", func() bool {
 		return counts.requests[pausing].Load() > 32 && counts.requests[silentAfter].Load() == 5
 	})
 	return counts, stop

@@ -15,14 +15,12 @@ func TestSystemdWatchdogThroughGenerations(t *testing.T) {
 	for range 5 {
 		u.Reload()
 		told := u.Show("baton.service", "WatchdogTimestampMonotonic")
-		await(t, 10*time.Second, "ping of the new generation", func() bool {
-			time.Sleep(50 * time.Millisecond) // each question is a process
+		u.await(t, 10*time.Second, "ping of the new generation", func() bool {
 			return u.Show("baton.service", "WatchdogTimestampMonotonic") != told
 		})
 	}
 	// For longer than the watchdog's time, so that pings have to have come.
 	throughout(t, 4*time.Second, "the watchdog does not fire", func() bool {
-		time.Sleep(100 * time.Millisecond)
 		return u.Restarts() == 0
 	})
 	u.checkServes(t, 6, "v1")
@@ -36,8 +34,7 @@ func TestSystemdWatchdogFires(t *testing.T) {
 	u.Reload() // so that it is a successor's watchdog
 	hung := u.MainPID()
 	u.Hold(hung)
-	await(t, 30*time.Second, "restart", func() bool {
-		time.Sleep(50 * time.Millisecond)
+	u.await(t, 30*time.Second, "restart", func() bool {
 		return u.Restarts() == 1 && u.Show("baton.service", "ActiveState") == "active"
 	})
 	if u.MainPID() == hung {
