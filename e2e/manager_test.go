@@ -111,12 +111,12 @@ func (m *manager) take(t testing.TB, nc *net.UnixConn) {
 		m.notes = append(m.notes, got)
 		switch name := got.value("FDNAME"); {
 		case got.has("FDSTORE=1") && len(fds) == 1:
-			unix.CloseOnExec(fds[0])
-			if m.stored[name] != nil {
-				t.Errorf("FDSTORE of %s: it is there already", name)
+			// One that is there already is kept once, as systemd does.
+			if m.stored[name] == nil {
+				unix.CloseOnExec(fds[0])
+				m.stored[name] = os.NewFile(uintptr(fds[0]), name)
+				fds = nil
 			}
-			m.stored[name] = os.NewFile(uintptr(fds[0]), name)
-			fds = nil
 		case got.has("FDSTOREREMOVE=1"):
 			if f := m.stored[name]; f != nil {
 				f.Close()
