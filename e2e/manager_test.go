@@ -336,6 +336,9 @@ func TestWatchdogIsFed(t *testing.T) {
 		slow.expect(t, "GET", 200)
 		result()
 	}
+	if strings.Contains(b.Log(), "watchdog") {
+		t.Error("the log tells of a watchdog that was not fed")
+	}
 	fed := m.heard("WATCHDOG=1")
 	for i, note := range fed[1:] {
 		if pause := note.at.Sub(fed[i].at); pause > watchdog {
