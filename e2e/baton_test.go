@@ -239,9 +239,10 @@ func (b *Baton) launch() *process {
 		cmd.Env = append(cmd.Env, b.expand(pair))
 	}
 	cmd.Stdout, cmd.Stderr = stderr, stderr
-	if files, variables := b.setup.passed(); len(files) > 0 {
+	if files, variables := b.setup.passed(); len(variables) > 0 {
 		cmd.ExtraFiles, cmd.Env = files, append(cmd.Env, variables...)
-		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", `export LISTEN_PID=$$; exec "$0" "$@"`, b.Bin}, cmd.Args[1:]...)
+		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c",
+			`export LISTEN_PID=$$ WATCHDOG_PID=${WATCHDOG_PID-$$}; exec "$0" "$@"`, b.Bin}, cmd.Args[1:]...)
 	}
 	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)

@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -23,7 +24,8 @@ import (
 
 // manager is the service manager of one service.
 type manager struct {
-	path string // NOTIFY_SOCKET
+	path     string        // NOTIFY_SOCKET
+	watchdog time.Duration // 0: none
 
 	mu     sync.Mutex
 	notes  []note
@@ -58,7 +60,7 @@ func managed(t testing.TB, watchdog time.Duration) (*manager, option) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	m := &manager{path: filepath.Join(dir, "notify"), stored: make(map[string]*os.File)}
+	m := &manager{path: filepath.Join(dir, "notify"), watchdog: watchdog, stored: make(map[string]*os.File)}
 	nc, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: m.path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)
@@ -83,13 +85,7 @@ func managed(t testing.TB, watchdog time.Duration) (*manager, option) {
 			f.Close()
 		}
 	})
-	return m, func(s *setup) {
-		s.manager = m
-		s.env = append(s.env, "NOTIFY_SOCKET="+m.path)
-		if watchdog > 0 {
-			s.env = append(s.env, "WATCHDOG_USEC="+strconv.FormatInt(watchdog.Microseconds(), 10))
-		}
-	}
+	return m, func(s *setup) { s.manager = m }
 }
 
 // take reads notifications until the socket is closed.
@@ -115,12 +111,12 @@ func (m *manager) take(t testing.TB, nc *net.UnixConn) {
 		m.notes = append(m.notes, got)
 		switch name := got.value("FDNAME"); {
 		case got.has("FDSTORE=1") && len(fds) == 1:
-			unix.CloseOnExec(fds[0])
-			if m.stored[name] != nil {
-				t.Errorf("FDSTORE of %s: it is there already", name)
+			// One that is there already is kept once, as systemd does.
+			if m.stored[name] == nil {
+				unix.CloseOnExec(fds[0])
+				m.stored[name] = os.NewFile(uintptr(fds[0]), name)
+				fds = nil
 			}
-			m.stored[name] = os.NewFile(uintptr(fds[0]), name)
-			fds = nil
 		case got.has("FDSTOREREMOVE=1"):
 			if f := m.stored[name]; f != nil {
 				f.Close()
@@ -153,35 +149,59 @@ func (m *manager) heard(prefix string) (found []note) {
 	return found
 }
 
-// keeps returns the names in the store.
-func (m *manager) keeps() (names []string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	for name := range m.stored {
-		names = append(names, name)
+// await waits for n notifications of which a line begins so; there must not be more.
+func (m *manager) await(t testing.TB, prefix string, n int) []note {
+	t.Helper()
+	await(t, 5*time.Second, prefix, func() bool { return len(m.heard(prefix)) >= n })
+	found := m.heard(prefix)
+	if len(found) != n {
+		t.Fatalf("got %v, want %d times %s", found, n, prefix)
 	}
-	slices.Sort(names)
-	return names
+	return found
 }
 
-// passed returns the descriptors with which the service is started, and the variables that tell of them;
-// LISTEN_PID is for the shell that becomes the service.
+// awaitKept waits until all that was sent is taken, and checks how many listeners are in the store then.
+func (m *manager) awaitKept(t testing.TB, want int) {
+	t.Helper()
+	nc, err := net.Dial("unixgram", m.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	before := len(m.heard("CHECK=1"))
+	if _, err := nc.Write([]byte("CHECK=1")); err != nil {
+		t.Fatal(err)
+	}
+	await(t, 5*time.Second, "own notification", func() bool { return len(m.heard("CHECK=1")) > before })
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.stored) != want {
+		t.Errorf("in the store: got %v, want %d listeners", slices.Collect(maps.Keys(m.stored)), want)
+	}
+}
+
+// passed returns the descriptors with which the service is started, and the variables that a manager sets, those
+// aside that hold the pid: they are for the shell that becomes the service.
 func (s *setup) passed() (files []*os.File, variables []string) {
 	var names []string
 	for name, f := range s.sockets {
 		names, files = append(names, name), append(files, f)
 	}
 	if m := s.manager; m != nil {
+		variables = append(variables, "NOTIFY_SOCKET="+m.path)
+		if m.watchdog > 0 {
+			variables = append(variables, "WATCHDOG_USEC="+strconv.FormatInt(m.watchdog.Microseconds(), 10))
+		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		for name, f := range m.stored {
 			names, files = append(names, name), append(files, f)
 		}
 	}
-	if len(files) == 0 {
-		return nil, nil
+	if len(files) > 0 {
+		variables = append(variables, "LISTEN_FDS="+strconv.Itoa(len(files)), "LISTEN_FDNAMES="+strings.Join(names, ":"))
 	}
-	return files, []string{"LISTEN_FDS=" + strconv.Itoa(len(files)), "LISTEN_FDNAMES=" + strings.Join(names, ":")}
+	return files, variables
 }
 
 // socketUnit binds the service's address as a socket unit does, before the service is started.
@@ -218,9 +238,8 @@ func TestManagerIsTold(t *testing.T) {
 	m.slow = 300 * time.Millisecond
 	b := start(t, with, files(t), args("-idle-grace", "50ms"))
 	first := b.PID()
-	await(t, 5*time.Second, "READY=1", func() bool { return len(m.heard("READY=1")) > 0 })
-	ready := m.heard("READY=1")
-	if len(ready) != 1 || ready[0].value("MAINPID") != strconv.Itoa(first) {
+	ready := m.await(t, "READY=1", 1)
+	if ready[0].value("MAINPID") != strconv.Itoa(first) {
 		t.Fatalf("at the start: got %v, want one READY=1 with the main process %d", ready, first)
 	}
 
@@ -228,7 +247,7 @@ func TestManagerIsTold(t *testing.T) {
 	if u := b.TryUpgrade(); u.Code != 1 {
 		t.Fatalf("upgrade: got exit code %d, want 1", u.Code)
 	}
-	if ready := m.heard("READY=1"); len(ready) != 2 || ready[1].pid != first || ready[1].value("MAINPID") != strconv.Itoa(first) {
+	if ready := m.await(t, "READY=1", 2); ready[1].pid != first || ready[1].value("MAINPID") != strconv.Itoa(first) {
 		t.Errorf("after a failed upgrade: got %v, want READY=1 of the generation that goes on", ready)
 	}
 	await(t, 10*time.Second, "the failed upgrade in the status", func() bool {
@@ -239,8 +258,8 @@ func TestManagerIsTold(t *testing.T) {
 	b.Deploy("v2")
 	predecessor := b.follow(first)
 	u := b.Upgrade()
-	reloading := m.heard("RELOADING=1")
-	if len(reloading) != 2 || reloading[1].pid != first {
+	reloading := m.await(t, "RELOADING=1", 2)
+	if reloading[1].pid != first {
 		t.Fatalf("upgrades: got %v, want RELOADING=1 for each of two", reloading)
 	}
 	var now unix.Timespec
@@ -249,8 +268,8 @@ func TestManagerIsTold(t *testing.T) {
 	if age := time.Duration(now.Nano()-usec*1000) - time.Since(reloading[1].at); age < 0 || age > time.Second {
 		t.Errorf("MONOTONIC_USEC: %v before the message came, want a moment", age)
 	}
-	ready = m.heard("READY=1")
-	if len(ready) != 3 || ready[2].pid != u.PID || ready[2].value("MAINPID") != strconv.Itoa(u.PID) {
+	ready = m.await(t, "READY=1", 3)
+	if ready[2].pid != u.PID || ready[2].value("MAINPID") != strconv.Itoa(u.PID) {
 		t.Fatalf("after the upgrade: got %v, want READY=1 and MAINPID of the successor, %d", ready, u.PID)
 	}
 	b.awaitExit(first, 5*time.Second)
@@ -271,8 +290,8 @@ func TestManagerIsTold(t *testing.T) {
 		t.Errorf("before the stop: got %v", stopping)
 	}
 	b.Stop()
-	stopping := m.heard("STOPPING=1")
-	if len(stopping) != 1 || stopping[0].pid != u.PID {
+	stopping := m.await(t, "STOPPING=1", 1)
+	if stopping[0].pid != u.PID {
 		t.Fatalf("at the stop: got %v, want STOPPING=1 of %d", stopping, u.PID)
 	}
 	// A drain of 30 s and what comes after it must not be cut by a unit that has not thought of it.
@@ -317,6 +336,9 @@ func TestWatchdogIsFed(t *testing.T) {
 		slow.expect(t, "GET", 200)
 		result()
 	}
+	if strings.Contains(b.Log(), "watchdog") {
+		t.Error("the log tells of a watchdog that was not fed")
+	}
 	fed := m.heard("WATCHDOG=1")
 	for i, note := range fed[1:] {
 		if pause := note.at.Sub(fed[i].at); pause > watchdog {
@@ -348,9 +370,7 @@ func TestListenersOutliveTheProcess(t *testing.T) {
 	b := start(t, with, files(t), args("-idle-grace", "50ms"), listenInFile(),
 		config("listen ADDRESS", "listen unix:DIR/s.sock", "listen HOST:0"))
 	b.Upgrade()
-	if got := m.keeps(); len(got) != 4 { // admin as well
-		t.Fatalf("in the store: got %q, want four listeners", got)
-	}
+	m.awaitKept(t, 4) // admin as well
 	listened := b.Status().Listen
 	pid := b.PID()
 	b.Kill(pid, syscall.SIGKILL)
@@ -374,21 +394,15 @@ func TestListenersOutliveTheProcess(t *testing.T) {
 	if again := b.Status().Listen; !slices.Equal(again, listened) {
 		t.Errorf("listens at %q, want %q as before", again, listened)
 	}
-	if got := m.keeps(); len(got) != 4 {
-		t.Errorf("in the store after the restart: got %q, want the same four", got)
-	}
+	m.awaitKept(t, 4)
 
 	// An upgrade works as ever; a listener that the configuration drops leaves the store.
 	b.Configure("listen ADDRESS\nlisten unix:DIR/s.sock\n")
 	b.Deploy("v2")
 	b.Upgrade()
-	if got := m.keeps(); len(got) != 3 {
-		t.Errorf("in the store after one was dropped: got %q, want three", got)
-	}
+	m.awaitKept(t, 3)
 	b.Stop()
-	if got := m.keeps(); len(got) != 0 {
-		t.Errorf("in the store after the stop: got %q", got)
-	}
+	m.awaitKept(t, 0)
 }
 
 // A socket that a unit holds is served through upgrades, and left to the manager at a stop: what
@@ -401,9 +415,7 @@ func TestSocketUnit(t *testing.T) {
 		b.Get("/100.bin")
 		b.Upgrade()
 	}
-	if got := m.keeps(); len(got) != 1 {
-		t.Errorf("in the store: got %q, want only the admin listener", got)
-	}
+	m.awaitKept(t, 1) // the admin listener
 	b.Stop()
 	c := b.Dial()
 	c.send(t, string(request("GET", "/100.bin", nil)))
