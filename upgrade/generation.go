@@ -50,11 +50,13 @@ type Options struct {
 	// Check is the last step before the generation is ready. An error ends it.
 	Check func(context.Context) error
 	// OnState is called at each change of state, OnReady once with the time
-	// from the trigger of the upgrade to readiness, and OnDrained with the
-	// report of a predecessor. They must not block.
-	OnState   func(from, to State)
-	OnReady   func(took time.Duration)
-	OnDrained func(Drained)
+	// from the trigger of the upgrade to readiness, OnDrained with the report of
+	// a predecessor, and OnOrphaned when a successor that has taken over dies
+	// while this generation drains: nobody accepts any more. They must not block.
+	OnState    func(from, to State)
+	OnReady    func(took time.Duration)
+	OnDrained  func(Drained)
+	OnOrphaned func()
 }
 
 // Generation is the running process as one in a line of generations.
@@ -257,7 +259,7 @@ func (g *Generation) meetPredecessor() error {
 	if h.Protocol != linkProtocol {
 		g.log.Warn("predecessor speaks another version of the link", "theirs", h.Protocol, "ours", linkProtocol)
 	}
-	g.predecessor, g.number, g.offered, g.upgrades = h, h.Generation+1, h.Claims, h.Upgrades
+	g.predecessor, g.number, g.offered, g.upgrades, g.past = h, h.Generation+1, h.Claims, h.Upgrades, h.Counts
 	g.before = &member{hello: *h, link: g.link, state: Upgrading}
 	g.predecessorFD = -1
 	if fd, err := unix.PidfdOpen(h.PID, 0); err == nil {
