@@ -126,7 +126,7 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 func (u *Unit) held(t *testing.T, g *gate) (answered func()) {
 	t.Helper()
 	c := mustDial(t, "tcp", u.Address)
-	c.send(t, string(request("GET", "/begun", nil)))
+	c.send(t, string(request("GET", "/begun", nil, "Connection: close")))
 	g.await(t, 1)
 	return func() {
 		t.Helper()
