@@ -295,3 +295,29 @@ func TestSystemdCrashDuringADrain(t *testing.T) {
 		t.Errorf("processes: got %d, want 1", n)
 	}
 }
+
+// systemd itself is upgraded as well: it executes itself anew, and still knows the main process and has the listeners.
+func TestSystemdStoreOutlivesTheManager(t *testing.T) {
+	t.Parallel()
+	u := running(t)
+	u.Reload()
+	u.Must("systemctl", "daemon-reexec")
+	u.await(t, 20*time.Second, "systemd that answers again", func() bool {
+		out, _ := u.Run("systemctl", "is-active", "baton")
+		return out == "active\n"
+	})
+	u.checkServes(t, 2, "v1")
+	if n := u.Stored(); n != 2 {
+		t.Errorf("descriptors in the store: got %d, want 2", n)
+	}
+	main := u.MainPID()
+	u.Hold(main)
+	c := mustDial(t, "tcp", u.Address)
+	c.send(t, string(request("GET", "/4000.bin", nil, "Connection: close")))
+	u.Kill("KILL", main)
+	c.expectWithin(t, "GET", 200, 20*time.Second)
+	u.Reload()
+	u.checkServes(t, 2, "v1")
+	u.Must("systemctl", "stop", "baton")
+	u.checkStopped(t)
+}

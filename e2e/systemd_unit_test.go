@@ -162,9 +162,6 @@ func TestSystemdDynamicUser(t *testing.T) {
 // never tries anything that is denied.
 func TestSystemdFilterHitsNothing(t *testing.T) {
 	t.Parallel()
-	if race {
-		t.Skip("the race detector makes system calls of its own; TestSystemdUser runs with it")
-	}
 	u := installed(t, "proxy /fixed="+backend(t, http.HandlerFunc(echo)))
 	u.DropIn("baton.service", "kill", "[Service]", "SystemCallErrorNumber=kill")
 	u.Start()
