@@ -95,6 +95,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 		DrainTimeout:   cfg.drainTimeout,
 		ShutdownDelay:  cfg.shutdownDelay,
 		Logger:         logger,
+		Counts:         func() upgrade.Counts { return metrics.Own() },
 		OnReady:        func(took time.Duration) { metrics.ObserveUpgrade(took) },
 		OnDrained: func(d upgrade.Drained) {
 			metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
@@ -106,6 +107,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 	metrics = handlers.NewMetrics(handlers.MetricsOptions{
 		Version: v, Revision: revision,
 		Source: func() handlers.Snapshot { return snapshot(gen, public) },
+		Others: func(ctx context.Context) map[string]float64 { return gen.Line(ctx).Others },
 	})
 	handler, err := cfg.handler(gen, v, logger)
 	if err != nil {
@@ -185,7 +187,7 @@ func (s service) Drain(ctx context.Context, kept func(net.Listener) bool) upgrad
 }
 
 func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot {
-	load := public.Load()
+	load := gen.Line(context.Background()).Load // which has a deadline of its own
 	s := handlers.Snapshot{
 		Generation: gen.Number(),
 		State:      gen.State().String(),
