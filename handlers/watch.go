@@ -96,8 +96,10 @@ func (l *watch) look() (sight, error) {
 	if time.Since(l.seen.at) < lookEvery/2 {
 		return l.seen, nil
 	}
-	now := sight{at: time.Now()}
-	var err error
+	var (
+		now sight
+		err error
+	)
 	if now.status, err = json.Marshal(l.options.Status()); err != nil {
 		return sight{}, err
 	}
@@ -106,6 +108,7 @@ func (l *watch) look() (sight, error) {
 		return sight{}, fmt.Errorf("read the status: %w", err)
 	}
 	now.shape, _ = json.Marshal(s) // of numbers and strings
+	now.at = time.Now() // not before: one that takes long must not be made for each watcher anew
 	l.seen = now
 	return now, nil
 }
