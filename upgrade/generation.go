@@ -43,6 +43,8 @@ type Options struct {
 	// ShutdownDelay is how long a stop goes on serving after State has become
 	// Draining, so that load balancers notice.
 	ShutdownDelay time.Duration
+	// Keeper keeps listeners open when the process dies. Nil means nobody does.
+	Keeper Keeper
 	// Logger gets a line for each transition. Nil means slog.Default().
 	Logger *slog.Logger
 	// Check is the last step before the generation is ready. An error ends it.
@@ -66,8 +68,9 @@ type Generation struct {
 	pidFile *pidFile // nil: none
 	hooks   []hook
 
-	offered []claim                // the predecessor's listeners that are not claimed yet
-	claims  map[net.Listener]claim // this generation's
+	offered    []claim                 // the predecessor's or keeper's listeners that are not claimed yet
+	fromKeeper map[string]net.Listener // of those the keeper's, by the address bound
+	claims     map[net.Listener]claim  // this generation's
 
 	predecessor     *hello // nil: the first generation, or one whose predecessor is unknown
 	link            *link  // to the predecessor, or nil
@@ -78,6 +81,7 @@ type Generation struct {
 
 	number int
 	done   chan struct{} // closed when Run ends
+	pulse  chan struct{} // taken from as long as Run does not hang
 
 	mu         sync.Mutex // guards what Status reads
 	state      State
@@ -160,16 +164,21 @@ func New(opts Options) (*Generation, error) {
 		syscall.CloseOnExec(4)
 	}
 	g := &Generation{
-		opts:    opts,
-		log:     opts.Logger,
-		tf:      tf,
-		started: time.Now(),
-		claims:  make(map[net.Listener]claim),
-		number:  1,
-		done:    make(chan struct{}),
-		results: map[Result]uint64{Succeeded: 0, Failed: 0, Refused: 0},
+		opts:       opts,
+		log:        opts.Logger,
+		tf:         tf,
+		started:    time.Now(),
+		fromKeeper: make(map[string]net.Listener),
+		claims:     make(map[net.Listener]claim),
+		number:     1,
+		done:       make(chan struct{}),
+		pulse:      make(chan struct{}),
+		results:    map[Result]uint64{Succeeded: 0, Failed: 0, Refused: 0},
 	}
 	if err := g.meetPredecessor(); err != nil {
+		return nil, fmt.Errorf("begin a generation: %w", err)
+	}
+	if err := g.takeKept(); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
 	g.log = g.log.With("generation", g.number)

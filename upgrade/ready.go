@@ -15,6 +15,9 @@ import (
 // been accepted before tableflip's Ready, and what can fail the upgrade comes
 // before it.
 func (r *run) becomeReady(signals <-chan os.Signal) error {
+	if err := r.checkHeld(); err != nil {
+		return err
+	}
 	if err := r.check(signals); err != nil {
 		return fmt.Errorf("generation %d is no good: %w", r.number, err)
 	}
@@ -41,6 +44,7 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	r.enter(Serving)
 	r.service.Serve()
 	r.control.serve()
+	r.keepListeners()
 	if r.pidFile != nil && r.tf.HasParent() {
 		if err := r.pidFile.publish(); err != nil {
 			r.log.Error("PID file not replaced", "error", err)
@@ -48,6 +52,9 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	}
 	for _, c := range r.offered { // not claimed: the configuration has dropped them
 		c.unlink()
+	}
+	for _, ln := range r.fromKeeper {
+		ln.Close()
 	}
 	r.stderr.restore()
 	if p := r.predecessor; p != nil {

@@ -5,6 +5,7 @@ package upgrade
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
 	"slices"
@@ -128,12 +129,24 @@ func (r *run) loop(signals <-chan os.Signal) {
 			r.endSuccessor()
 		case <-r.reportTick:
 			r.reportToSuccessor()
+		case <-r.pulse:
 		case d := <-r.drained:
 			r.result = &d
 		}
 		if r.result != nil && !r.waitsForPredecessor() {
 			r.finish(*r.result)
 		}
+	}
+}
+
+// Alive returns nil if the goroutine that runs the generation still answers, and
+// otherwise an error when ctx ends.
+func (g *Generation) Alive(ctx context.Context) error {
+	select {
+	case g.pulse <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("generation %d hangs: %w", g.number, ctx.Err())
 	}
 }
 

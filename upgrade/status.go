@@ -140,6 +140,28 @@ func (o Outcome) String() string {
 	return line
 }
 
+// String is the status in one line.
+func (s Status) String() string {
+	var parts []string
+	for _, m := range s.Generations {
+		c := m.Connections
+		hand := fmt.Sprintf("%s in flight, %s", count(m.Requests, "request"), count(c.New+c.Active+c.Idle, "connection"))
+		switch {
+		case m.Generation == s.Generation:
+			parts = append([]string{fmt.Sprintf("generation %d, version %s, is %s: %s", m.Generation, m.Version, m.State, hand)}, parts...)
+		case m.State == Draining.String():
+			parts = append(parts, fmt.Sprintf("generation %d still drains: %s", m.Generation, hand))
+		default:
+			parts = append(parts, fmt.Sprintf("generation %d, version %s, is %s", m.Generation, m.Version, m.State))
+		}
+	}
+	if n := len(s.Upgrades); n > 0 && s.Upgrades[n-1].Result == Failed {
+		last := s.Upgrades[n-1]
+		parts = append(parts, fmt.Sprintf("the upgrade of %s failed: %s", last.Time.Local().Format(time.DateTime), last.Reason))
+	}
+	return strings.Join(parts, "; ")
+}
+
 // WriteTo writes the status as tables.
 func (s Status) WriteTo(w io.Writer) (int64, error) {
 	var b strings.Builder

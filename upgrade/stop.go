@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"time"
 )
@@ -57,10 +58,14 @@ func (r *run) drainForStop() {
 	}
 	r.tf.Stop()
 	<-r.tf.Exit() // it has closed its copies of the sockets
-	r.drain(func(net.Listener) bool { return false })
+	for _, c := range r.claims {
+		r.release(c)
+	}
+	held := maps.Clone(r.claims)
+	r.drain(func(ln net.Listener) bool { return held[ln].Held })
 }
 
-// drain lets the service drain. kept says which listeners a successor has.
+// drain lets the service drain. kept says which listeners a successor has, or the keeper.
 func (r *run) drain(kept func(net.Listener) bool) {
 	for ln, c := range r.claims {
 		if ln != r.control.listener && !kept(ln) {
