@@ -100,15 +100,27 @@ func (m *Manager) send(f descriptor, lines ...string) error {
 	if f == nil {
 		_, err = nc.Write(packet)
 	} else {
-		err = withFD(f, func(fd int) error {
-			_, _, err := nc.WriteMsgUnix(packet, unix.UnixRights(fd), nil)
-			return err
-		})
+		err = withFD(f, func(fd int) error { return sendDescriptor(nc, packet, fd) })
 	}
 	if err != nil {
 		return fmt.Errorf("tell systemd: %w", err)
 	}
 	return nil
+}
+
+// sendDescriptor does what WriteMsgUnix does not for a datagram socket that is connected.
+func sendDescriptor(nc *net.UnixConn, packet []byte, fd int) error {
+	raw, err := nc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if waitErr := raw.Write(func(socket uintptr) (done bool) {
+		err = unix.Sendmsg(int(socket), packet, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
+		return err != unix.EAGAIN
+	}); waitErr != nil {
+		return waitErr
+	}
+	return err
 }
 
 // watchdogInterval returns how often systemd wants to hear that the service is

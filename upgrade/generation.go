@@ -89,6 +89,7 @@ type Generation struct {
 	service    Service // nil before Run
 	addresses  []string
 	before     *member // the predecessor while it lives
+	ahead      *link   // to the successor, or nil
 	after      *member // the successor since it said hello
 	upgrades   []Upgrade
 	results    map[Result]uint64

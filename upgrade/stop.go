@@ -109,7 +109,7 @@ func (r *run) finish(d Drained) {
 		"closed_by_handler", c.Hijacked, "cut", c.Cut)
 	if r.handedOver {
 		if r.attempt.link != nil {
-			r.attempt.link.send(message{Type: msgDrained, Drained: &d, Report: r.reportTo(true)}, nil)
+			r.report(r.attempt.link, message{Type: msgDrained, Drained: &d}, true, 0)
 		}
 		r.tell(r.attempt.waiters, reply{Final: true, Outcome: r.succeeded(&d)})
 	}
