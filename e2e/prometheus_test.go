@@ -87,6 +87,7 @@ func (b *Baton) Scrape() scrape {
 type scraper struct {
 	b        *Baton
 	kept     *conn
+	answered time.Time // when the last answer on kept was there
 	last     scrape
 	answers  atomic.Int64
 	problems []string
@@ -110,16 +111,19 @@ func (s *scraper) run(stop <-chan struct{}) {
 				s.problem("dial: %v", err)
 				continue
 			}
+			s.answered = time.Now()
 		}
 		s.kept.SetDeadline(time.Now().Add(15 * time.Second))
+		silent := time.Since(s.answered)
 		if _, err = s.kept.Write(request("GET", "/metrics", nil)); err == nil {
 			resp = new(response)
 			err = s.kept.receive("GET", resp)
 		}
-		if err != nil {
-			s.problem("kept connection, request %d: %v", s.kept.served+1, err)
-		} else {
+		s.answered = time.Now()
+		if err == nil {
 			s.take(resp, "kept connection")
+		} else if s.kept.served == 0 || silent < s.b.grace() { // after that, a request may cross the end of the connection
+			s.problem("kept connection, request %d: %v", s.kept.served+1, err)
 		}
 		if err != nil || resp.Close {
 			s.kept.Close()
