@@ -134,6 +134,12 @@ func serve(signals <-chan os.Signal, args []string) int {
 		OnDrained: func(d upgrade.Drained) {
 			metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
 		},
+		OnOrphaned: func() {
+			// systemd does not notice by itself: the successor was not its child yet.
+			if err := manager.Fail(); err != nil {
+				logger.Warn("service manager not told", "error", err)
+			}
+		},
 	})
 	if err != nil {
 		return complain(failed, err)

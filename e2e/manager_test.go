@@ -336,6 +336,9 @@ func TestWatchdogIsFed(t *testing.T) {
 		slow.expect(t, "GET", 200)
 		result()
 	}
+	if strings.Contains(b.Log(), "watchdog") {
+		t.Error("the log tells of a watchdog that was not fed")
+	}
 	fed := m.heard("WATCHDOG=1")
 	for i, note := range fed[1:] {
 		if pause := note.at.Sub(fed[i].at); pause > watchdog {
@@ -400,6 +403,47 @@ func TestListenersOutliveTheProcess(t *testing.T) {
 	m.awaitKept(t, 3)
 	b.Stop()
 	m.awaitKept(t, 0)
+}
+
+// A successor that dies while its predecessor drains is the end of the service, of which the manager would not know;
+// one that is told to stop is not.
+func TestManagerIsToldOfAnOrphan(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
+		t.Run(sig.String(), func(t *testing.T) {
+			t.Parallel()
+			m, with := managed(t, 0)
+			g := newGate(t)
+			b := start(t, with, args("-proxy", "/="+backend(t, g), "-idle-grace", "50ms"))
+			slow := b.Dial()
+			slow.send(t, string(request("GET", "/hold", nil)))
+			g.await(t, 1)
+			predecessor := b.PID()
+			result := b.UpgradeMeanwhile()
+			await(t, 5*time.Second, "predecessor that drains", func() bool {
+				s, err := b.TryStatus()
+				return err == nil && s.Generation == 2 && s.Generations[0].State == "draining"
+			})
+			successor := b.PID()
+			b.Kill(successor, sig)
+			if sig == syscall.SIGKILL {
+				trigger := m.await(t, "WATCHDOG=trigger", 1)
+				if trigger[0].pid != predecessor {
+					t.Errorf("told by %d, want the predecessor %d", trigger[0].pid, predecessor)
+				}
+			} else {
+				m.await(t, "STOPPING=1", 1)
+				b.Kill(successor, sig) // it does not wait any longer
+				b.awaitExit(successor, 5*time.Second)
+			}
+			g.open()
+			slow.expect(t, "GET", 200)
+			b.awaitExit(predecessor, 5*time.Second)
+			result()
+			if sig == syscall.SIGTERM && len(m.heard("WATCHDOG=trigger")) > 0 {
+				t.Error("a stop was taken for a failure")
+			}
+		})
+	}
 }
 
 // A socket that a unit holds is served through upgrades, and left to the manager at a stop: what

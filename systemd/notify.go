@@ -54,6 +54,10 @@ func (m *Manager) Stopping(within time.Duration) error {
 	return m.send(nil, daemon.SdNotifyStopping, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", within.Microseconds()))
 }
 
+// Fail says that the service has failed: systemd kills what is left of it and
+// starts it again, if the unit says so.
+func (m *Manager) Fail() error { return m.send(nil, "WATCHDOG=trigger") }
+
 // Status is the line that `systemctl status` shows.
 func (m *Manager) Status(line string) error {
 	return m.send(nil, "STATUS="+strings.ReplaceAll(line, "\n", " "))

@@ -182,9 +182,7 @@ func (r *run) hearSuccessor(m message, ok bool) {
 	switch {
 	case !ok:
 		a.messages, a.gone = nil, true
-		if r.handedOver && r.State() == Draining {
-			r.log.Error("successor is gone")
-		}
+		r.successorIsGone()
 	case m.Type == msgHello && m.Hello != nil:
 		a.greeted = true
 		next := m.Hello
@@ -200,6 +198,21 @@ func (r *run) hearSuccessor(m message, ok bool) {
 		r.keep(m.Claims)
 	}
 	r.commit()
+}
+
+// successorIsGone takes the end of a successor, which is that of the service unless
+// it was on purpose.
+func (r *run) successorIsGone() {
+	r.mu.Lock()
+	stopped := r.after != nil && r.after.state >= Draining
+	r.mu.Unlock()
+	if !r.handedOver || stopped {
+		return
+	}
+	r.log.Error("successor died after it had taken over; nobody accepts connections now")
+	if r.opts.OnOrphaned != nil {
+		r.opts.OnOrphaned()
+	}
 }
 
 // commit hands over once the successor serves. Until then this generation

@@ -33,6 +33,9 @@ func (r *run) stop(by string) {
 		r.isStopping = true
 		r.mu.Unlock()
 		r.enter(Draining)
+		if r.link != nil && r.predecessorGone != nil { // so that this one's end surprises nobody
+			r.report(r.link, message{Type: msgReport}, false, 0)
+		}
 		if p := r.pending; p != nil {
 			r.pending = nil
 			r.refuse(p)
