@@ -7,8 +7,9 @@ import (
 	"time"
 )
 
-// eventTimeout bounds the writing of one event, to a client that does not read.
-const eventTimeout = 10 * time.Second
+// eventTimeout bounds the writing of one event to a client that has long not read.
+// The end of a drain waits for it.
+const eventTimeout = 3 * time.Second
 
 // streamEvents sends first at once, and then what next returns for each interval;
 // "" is not sent. The stream ends when drain is closed, and the browser then
