@@ -108,7 +108,7 @@ func (l *watch) look() (sight, error) {
 		return sight{}, fmt.Errorf("read the status: %w", err)
 	}
 	now.shape, _ = json.Marshal(s) // of numbers and strings
-	now.at = time.Now() // not before: one that takes long must not be made for each watcher anew
+	now.at = time.Now()            // not before: one that takes long must not be made for each watcher anew
 	l.seen = now
 	return now, nil
 }
