@@ -162,9 +162,10 @@ func serve(signals <-chan os.Signal, args []string) int {
 	}
 	public = server.New(options)
 	options.Handler = handlers.Admin(handlers.AdminOptions{
-		Metrics: metrics.Handler(),
-		Ready:   gen.TakesRequests,
-		Status:  func() any { return gen.Status() },
+		Metrics:  metrics,
+		Ready:    gen.TakesRequests,
+		Status:   func() any { return gen.Status() },
+		Draining: server.Draining,
 	})
 	admin = server.New(options)
 

@@ -3,6 +3,7 @@
 package handlers
 
 import (
+	"context"
 	_ "embed"
 	"encoding/json"
 	"net/http"
@@ -11,18 +12,27 @@ import (
 //go:embed status.html
 var statusHTML string
 
-// AdminOptions configure Admin. All of them must be set.
+// AdminOptions configure Admin. All but Draining must be set.
 type AdminOptions struct {
-	Metrics http.Handler
+	Metrics *Metrics
 	Ready   func() bool // whether this service takes requests
-	Status  func() any  // marshalled to JSON
+	Status  func() any  // marshalled to JSON; called several times a second while somebody watches
+
+	// Draining returns a channel that is closed when the server of the request
+	// with that context begins to drain. Nil: it never does.
+	Draining func(context.Context) <-chan struct{}
 }
 
 // Admin serves /metrics, /healthz, which is ok while the process lives,
 // /readyz, which is 503 when Ready says no, /status as JSON, and at / a page
-// that shows /status. It answers only GET and HEAD.
+// that shows what happens, live. It lives on /events: server-sent events with
+// the status and the totals of the line of generations, one a second and one at
+// once when a generation or an upgrade changes. At most 32 can watch at a time.
+// The stream ends with the drain, so that the browser reconnects to the
+// successor. Admin answers only GET and HEAD.
 func Admin(options AdminOptions) http.Handler {
 	page := document(statusHTML)
+	metrics, events := options.Metrics.Handler(), &watch{options: options}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Server", "baton")
 		if !readOnly(w, r) {
@@ -30,7 +40,7 @@ func Admin(options AdminOptions) http.Handler {
 		}
 		switch r.URL.Path {
 		case "/metrics":
-			options.Metrics.ServeHTTP(w, r)
+			metrics.ServeHTTP(w, r)
 		case "/healthz":
 			writeFresh(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ok\n"))
 		case "/readyz":
@@ -46,6 +56,8 @@ func Admin(options AdminOptions) http.Handler {
 				return
 			}
 			writeFresh(w, http.StatusOK, "application/json", append(status, '\n'))
+		case "/events":
+			events.ServeHTTP(w, r)
 		case "/":
 			page(w, r)
 		default:

@@ -1,8 +1,6 @@
 package handlers
 
 import (
-	"io"
-	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,11 +10,7 @@ func TestAdmin(t *testing.T) {
 	var ready atomic.Bool
 	ready.Store(true)
 	var status any = map[string]any{"generation": 3, "reason": "</script>"}
-	server := serve(t, Admin(AdminOptions{
-		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metrics\n") }),
-		Ready:   ready.Load,
-		Status:  func() any { return status },
-	}))
+	server := serve(t, Admin(AdminOptions{Metrics: newMetrics(), Ready: ready.Load, Status: func() any { return status }}))
 	check := func(name, method, path string, code int, contentType, want string) {
 		t.Run(name, func(t *testing.T) {
 			response, body := do(t, server, method, path)
@@ -32,7 +26,9 @@ func TestAdmin(t *testing.T) {
 		})
 	}
 	const plain = "text/plain; charset=utf-8"
-	check("metrics", "GET", "/metrics", 200, "", "metrics\n")
+	response, body := do(t, server, "GET", "/metrics")
+	equal(t, "metrics", response.StatusCode, 200)
+	equal(t, "metrics have the generation", strings.Contains(body, "\nbaton_generation 3\n"), true)
 	check("health", "GET", "/healthz", 200, plain, "ok\n")
 	check("health, HEAD", "HEAD", "/healthz", 200, plain, "")
 	check("ready", "GET", "/readyz", 200, plain, "ready\n")
@@ -46,10 +42,11 @@ func TestAdmin(t *testing.T) {
 	check("post", "POST", "/readyz", 405, "", `{"error":"only GET and HEAD are answered here","status":405}`+"\n")
 	status = func() {}
 	check("status that is no JSON", "GET", "/status", 500, "", `{"error":"status cannot be marshalled","status":500}`+"\n")
+	check("events of it", "GET", "/events", 500, "", `{"error":"status cannot be marshalled","status":500}`+"\n")
 }
 
 func TestAdminPagePolicy(t *testing.T) {
 	response, body := do(t, serve(t, Admin(AdminOptions{})), "GET", "/")
 	checkPolicy(t, response, body)
-	equal(t, "fetches the status", strings.Contains(body, `fetch("status"`), true)
+	equal(t, "lives on events", strings.Contains(body, `EventSource("events")`), true)
 }

@@ -6,10 +6,15 @@
 // log and catches panics; Metrics.Count counts. Both share one wrapper of the
 // ResponseWriter, which keeps sendfile, flushing and hijacking.
 //
-// On the admin listener it is Admin: metrics, health, readiness and status.
+// On the admin listener it is Admin: metrics, health, readiness, status, and a
+// page that shows what happens, live. Folder dashboard has what Grafana and
+// Prometheus make of the metrics.
+//
+// A service outlives its processes, and so do its counters: Metrics adds to its
+// own what the other generations of the line have counted.
 //
 // The package knows nothing of generations, links or connections. What it
 // shows it is given: Page an Identity and a function that tells of the drain,
-// Metrics a function that returns a Snapshot, Admin one for readiness and one
-// for the status.
+// Metrics a function that returns a Snapshot and one for the others' counts,
+// Admin one for readiness and one for the status.
 package handlers

@@ -37,6 +37,7 @@ type Metrics struct {
 	durations prometheus.Histogram
 	upgrades  prometheus.Histogram
 	drains    prometheus.Histogram
+	counts    *prometheus.Registry // of requests only: what the status page shows
 	own       *prometheus.Registry // all but those of the process
 	all       prometheus.Gatherer
 	others    func(context.Context) map[string]float64
@@ -68,6 +69,8 @@ func NewMetrics(options MetricsOptions) *Metrics {
 	})
 	build.Set(1)
 
+	m.counts = prometheus.NewRegistry()
+	m.counts.MustRegister(&m.requests, m.durations)
 	m.own = prometheus.NewRegistry()
 	m.own.MustRegister(build, m.durations, m.upgrades, m.drains, &m.requests, snapshots(options.Source),
 		collectors.NewGoCollector())

@@ -21,10 +21,7 @@ type Identity struct {
 	Version    string `json:"version"`
 }
 
-const (
-	pingEvery    = 5 * time.Second
-	writeTimeout = 10 * time.Second // of one event, to a client that does not read
-)
+const pingEvery = 5 * time.Second
 
 // Page serves at / a page that shows id and stays current while generations
 // change, and at /events what it lives on: server-sent events, the first with
@@ -33,7 +30,7 @@ const (
 // to the successor; a nil draining never does.
 func Page(id Identity, draining func(context.Context) <-chan struct{}) http.Handler {
 	identity, _ := json.Marshal(id) // numbers and a string always marshal
-	first := fmt.Sprintf("retry: 200\nevent: identity\ndata: %s\n\n", identity)
+	first := fmt.Sprintf("event: identity\ndata: %s\n\n", identity)
 	page := document(pageHTML)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -47,55 +44,10 @@ func Page(id Identity, draining func(context.Context) <-chan struct{}) http.Hand
 				if draining != nil {
 					drain = draining(r.Context())
 				}
-				streamEvents(w, r, first, drain)
+				streamEvents(w, r, drain, first, pingEvery, func() string { return "event: ping\ndata:\n\n" })
 			}
 		default:
 			WriteError(w, r, http.StatusNotFound, "not found")
 		}
 	})
-}
-
-func streamEvents(w http.ResponseWriter, r *http.Request, first string, drain <-chan struct{}) {
-	h := w.Header()
-	h.Set("Content-Type", "text/event-stream")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Accel-Buffering", "no") // nginx in between passes events on at once
-	if r.ProtoMajor == 1 {
-		// Else the browser would ask again on this connection, which the drain
-		// keeps for the idle grace, and would get the predecessor once more.
-		h.Set("Connection", "close")
-	}
-	if r.Method == http.MethodHead {
-		return
-	}
-	select {
-	case <-drain:
-		first = "retry: 200\n\n" // who is about to go does not introduce himself
-	default:
-	}
-
-	control := http.NewResponseController(w)
-	send := func(event string) bool {
-		// Not every ResponseWriter has deadlines. Then only the drain deadline bounds the write.
-		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
-		_, err := w.Write([]byte(event))
-		return err == nil && control.Flush() == nil
-	}
-	if !send(first) {
-		return
-	}
-	ping := time.NewTicker(pingEvery)
-	defer ping.Stop()
-	for {
-		select {
-		case <-drain:
-			return
-		case <-r.Context().Done():
-			return
-		case <-ping.C:
-			if !send("event: ping\ndata:\n\n") {
-				return
-			}
-		}
-	}
 }

@@ -153,6 +153,11 @@ func (l *link) receive() (message, error) {
 	packet := make([]byte, messageSize)
 	rights := make([]byte, unix.CmsgSpace(4))
 	n, rn, flags, _, err := l.conn.ReadMsgUnix(packet, rights)
+	if errors.Is(err, unix.ECONNRESET) {
+		// The other side went with something unread, of which the kernel tells
+		// first, and once. What it had sent is still to be had.
+		n, rn, flags, _, err = l.conn.ReadMsgUnix(packet, rights)
+	}
 	if err != nil {
 		return message{}, err
 	}

@@ -67,6 +67,24 @@ func TestLinkPassesConnection(t *testing.T) {
 	}
 }
 
+// The last words of a side that went without reading everything are heard.
+func TestLinkLastWords(t *testing.T) {
+	a, b := linkPair(t)
+	for _, send := range []func() error{
+		func() error { return b.send(message{Type: msgQuestion, Question: 1}, nil) },
+		func() error { return a.send(message{Type: msgDrained, Drained: &Drained{Requests: 7}}, nil) },
+	} {
+		if err := send(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.close()
+	m, ok := <-b.messages(nil, func(message) bool { return false })
+	if !ok || m.Drained == nil || m.Drained.Requests != 7 {
+		t.Errorf("got %+v, %v, want the report", m, ok)
+	}
+}
+
 // Garbage ends the link, and leaves no descriptor behind.
 func TestLinkEndsAtGarbage(t *testing.T) {
 	for name, packet := range map[string]string{

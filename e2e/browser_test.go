@@ -1,0 +1,259 @@
+// The pages in a real browser: what they show through upgrades, and that nothing on them goes wrong.
+// With -screenshots=DIR they are also pictured there, light and dark, wide and as on a phone.
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	cdplog "github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+)
+
+var screenshots = flag.String("screenshots", "", "`folder` for pictures of the pages")
+
+// tab is a page in a browser of its own.
+type tab struct {
+	t   testing.TB
+	ctx context.Context
+
+	mu       sync.Mutex
+	problems []string // of the console
+}
+
+// browse opens a page. When the test ends, the console must have no error, and no policy may have been violated.
+func browse(t testing.TB, url string) *tab {
+	t.Helper()
+	p := &tab{t: t}
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	t.Cleanup(cancel)
+	p.ctx, cancel = chromedp.NewContext(ctx, chromedp.WithListener(p.listen), chromedp.WithAllocatorOptions(
+		chromedp.ExecPath(need(t, "chromium")), chromedp.Headless,
+		chromedp.NoSandbox, // which root cannot have
+		chromedp.Flag("disable-dev-shm-usage", true)))
+	t.Cleanup(cancel)
+	call(p, cdplog.Enable, cdp.Empty{})
+	call(p, runtime.Enable, cdp.Empty{})
+	call(p, page.AddScriptToEvaluateOnNewDocument, page.AddScriptToEvaluateOnNewDocumentParams{Source: "window.violations = []; " +
+		`addEventListener("securitypolicyviolation", e => violations.push(e.violatedDirective + " " + e.blockedURI))`})
+	do(p, chromedp.Navigate(url))
+	// Whatever happens from here on happens to the page as it was loaded first.
+	eval[string](p, `window.loaded = "once"`)
+	return p
+}
+
+func (p *tab) listen(event any) {
+	problem := func(format string, args ...any) {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.problems = append(p.problems, fmt.Sprintf(format, args...))
+	}
+	switch e := event.(type) {
+	case *runtime.EventConsoleAPICalled:
+		if e.Type == runtime.ConsoleAPICalledTypeError || e.Type == runtime.ConsoleAPICalledTypeWarning {
+			problem("console: %s %v", e.Type, e.Args)
+		}
+	case *runtime.EventExceptionThrown:
+		problem("exception: %v", e.ExceptionDetails)
+	case *cdplog.EventEntryAdded:
+		if e.Entry.Level == cdplog.EntryLevelError || e.Entry.Level == cdplog.EntryLevelWarning {
+			problem("log: %s: %s %s", e.Entry.Source, e.Entry.Text, e.Entry.URL)
+		}
+	}
+}
+
+func do[T any](p *tab, action chromedp.Action[T]) T {
+	p.t.Helper()
+	value, err := chromedp.Run(p.ctx, action)
+	if err != nil {
+		p.t.Fatalf("browser: %v; its console: %q", err, p.console())
+	}
+	return value
+}
+
+// call sends a command of the protocol.
+func call[P, R any](p *tab, command cdp.Command[P, R], params P) {
+	p.t.Helper()
+	do(p, func(ctx context.Context, t *chromedp.Target) (any, error) { return cdp.Call(ctx, t, command, params) })
+}
+
+func (p *tab) console() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string{}, p.problems...)
+}
+
+// eval returns the value of an expression of the page.
+func eval[T any](p *tab, expression string) T {
+	p.t.Helper()
+	return do(p, chromedp.Evaluate[T](expression))
+}
+
+// text returns what the element with that id shows.
+func (p *tab) text(id string) string {
+	p.t.Helper()
+	return eval[string](p, fmt.Sprintf("document.getElementById(%q).innerText", id))
+}
+
+func (p *tab) awaitText(id string, cond func(string) bool) string {
+	p.t.Helper()
+	var text string
+	if !holds(20*time.Second, func() bool { text = p.text(id); return cond(text) }) {
+		p.t.Fatalf("#%s: got %q after 20 s; the console: %q", id, text, p.console())
+	}
+	return text
+}
+
+// check ends the test of a page that was loaded once and on which nothing went wrong.
+func (p *tab) check() {
+	p.t.Helper()
+	if got := eval[string](p, `window.loaded ?? "again"`); got != "once" {
+		p.t.Errorf("page was loaded %s, want once", got)
+	}
+	if got := p.console(); len(got) > 0 {
+		p.t.Errorf("console: %q, want nothing", got)
+	}
+	if got := eval[[]string](p, "violations"); len(got) > 0 {
+		p.t.Errorf("policy violated: %q", got)
+	}
+	// That the policy holds, and that this would be seen.
+	eval[int](p, `(() => { const s = document.createElement("script"); s.textContent = "window.injected = true"; document.body.append(s); return 0 })()`)
+	await(p.t, 10*time.Second, "violation of the policy by a script", func() bool { return eval[int](p, "violations.length") > 0 })
+	if eval[bool](p, "window.injected === true") {
+		p.t.Error("a script ran that the policy does not have")
+	}
+}
+
+// picture takes screenshots of the whole page, if they are wanted.
+func (p *tab) picture(name string) {
+	p.t.Helper()
+	if *screenshots == "" {
+		return
+	}
+	for _, scheme := range []string{"light", "dark"} {
+		for device, width := range map[string]int64{"wide": 1180, "phone": 390} {
+			call(p, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
+			call(p, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: width, Height: 860, DeviceScaleFactor: 2, Mobile: device == "phone"})
+			do(p, chromedp.Sleep(700*time.Millisecond)) // for what moves
+			png := do(p, chromedp.FullScreenshot(100))
+			if err := os.WriteFile(filepath.Join(*screenshots, name+"-"+device+"-"+scheme+".png"), png, 0o644); err != nil {
+				p.t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestStatusPageInBrowser(t *testing.T) {
+	t.Parallel()
+	built(t, "v2")
+	held := newGate(t)
+	b := start(t, proxied(t), args("-proxy", "/hold/="+backend(t, held), "-idle-grace", "300ms", "-upgrade-timeout", "20s"))
+	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: echoExchanges("")}
+	l.clients[pausing] = 10
+	l.clients[silent] = 5
+	counts, stop := startLoad(t, l)
+	await(t, 20*time.Second, "load", func() bool { return counts.Requests() > 10 })
+
+	p := browse(t, "http://"+b.Admin+"/")
+	is := func(want string) func(string) bool { return func(got string) bool { return got == want } }
+	has := func(parts ...string) func(string) bool {
+		return func(got string) bool {
+			for _, part := range parts {
+				if !strings.Contains(got, part) {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	p.awaitText("generation", is("1"))
+	p.awaitText("about", has("version v1", "serving"))
+	p.awaitText("link", is("live"))
+	p.awaitText("rate", func(got string) bool { return got != "–" && got != "0" })
+	p.awaitText("p99", has("ms"))
+	p.awaitText("upgrades", is(""))
+	p.picture("1-serving")
+
+	// The predecessor has a request to finish.
+	waiting := b.Dial()
+	waiting.send(t, string(request("GET", "/hold/it", nil)))
+	held.await(t, 1)
+	b.Deploy("v2")
+	upgraded := b.UpgradeMeanwhile()
+	p.awaitText("generation", is("2"))
+	p.awaitText("about", has("version v2", "serving"))
+	p.awaitText("upgrades", has("1 → 2", "succeeded"))
+	p.awaitText("rows", has("2v2", "serving", "1v1", "draining · 1 request"))
+	p.awaitText("link", is("live"))
+	p.picture("2-draining")
+	held.open()
+	waiting.expect(t, "GET", 200)
+	if u := upgraded(); u.Code != 0 {
+		t.Fatalf("upgrade: got exit code %d, %s", u.Code, u.Stdout)
+	}
+	p.awaitText("rows", func(got string) bool { return !strings.Contains(got, "draining") })
+
+	// One that is no good, and says so in words that a page must not take for its own.
+	b.DeployBytes(script(`echo '<img src=x onerror="window.injected=true"><script>window.injected=true</script> & so on' >&2; exit 1`), 0o755)
+	if failed := b.TryUpgrade(); failed.Result != "failed" {
+		t.Fatalf("upgrade: got %s, want failed", failed.Result)
+	}
+	reason := b.Status().Upgrades[1].Reason
+	p.awaitText("upgrades", has("2 → 3", "failed", reason))
+	if got := eval[int](p, `document.querySelectorAll("img, #upgrades script").length`); got != 0 {
+		t.Errorf("%d elements came in with a reason, want none", got)
+	}
+	p.awaitText("generation", is("2"))
+
+	b.Deploy("v1")
+	b.Upgrade()
+	p.awaitText("generation", is("3"))
+	p.picture("3-after")
+	stop()
+	if n := counts.Failures(); n != 0 {
+		t.Errorf("%d requests lost:\n%v", n, counts)
+	}
+
+	// The rate is that of the line: what was counted before an upgrade is not counted again after it.
+	var points []struct{ Time, Total float64 }
+	if err := json.Unmarshal([]byte(eval[string](p, `JSON.stringify(points)`)), &points); err != nil {
+		t.Fatal(err)
+	}
+	for i := 1; i < len(points); i++ {
+		a, b := points[i-1], points[i]
+		if rate := (b.Total - a.Total) / (b.Time - a.Time); b.Total < a.Total || rate > 10/0.02*2 {
+			t.Errorf("point %d: total %v after %v, %v requests a second; want no more than what ten clients make", i, b.Total, a.Total, rate)
+		}
+	}
+	if last := points[len(points)-1].Total; last > float64(counts.Requests()) {
+		t.Errorf("page shows %v requests, %d were made", last, counts.Requests())
+	}
+	p.check()
+}
+
+func TestLivePageInBrowser(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	p := browse(t, "http://"+b.Address+"/")
+	for n := 1; n <= 3; n++ {
+		if n > 1 {
+			b.Upgrade()
+		}
+		p.awaitText("generation", func(got string) bool { return got == fmt.Sprint(n) })
+		p.awaitText("link", func(got string) bool { return got == "connected" })
+	}
+	p.picture("live")
+	p.check()
+}

@@ -1,0 +1,65 @@
+// Server-sent events that follow a service from generation to generation.
+
+package handlers
+
+import (
+	"net/http"
+	"time"
+)
+
+// eventTimeout bounds the writing of one event to a client that has long not read.
+// The end of a drain waits for it.
+const eventTimeout = 3 * time.Second
+
+// streamEvents sends first at once, and then what next returns for each interval;
+// "" is not sent. The stream ends when drain is closed, and the browser then
+// reconnects to the successor. It lives in the request's own goroutine, so that
+// a client that reads slowly keeps only itself waiting.
+func streamEvents(w http.ResponseWriter, r *http.Request, drain <-chan struct{}, first string, every time.Duration, next func() string) {
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Accel-Buffering", "no") // nginx in between passes events on at once
+	if r.ProtoMajor == 1 {
+		// Else the browser would ask again on this connection, which the drain
+		// keeps for the idle grace, and would get the predecessor once more.
+		h.Set("Connection", "close")
+	}
+	if r.Method == http.MethodHead {
+		return
+	}
+	select {
+	case <-drain:
+		first = "" // who is about to go does not introduce himself
+	default:
+	}
+
+	control := http.NewResponseController(w)
+	send := func(event string) bool {
+		// Not every ResponseWriter has deadlines. Then only the drain deadline bounds the write.
+		_ = control.SetWriteDeadline(time.Now().Add(eventTimeout))
+		_, err := w.Write([]byte(event))
+		return err == nil && control.Flush() == nil
+	}
+	if first == "" {
+		send("retry: 200\n\n")
+		return
+	}
+	if !send("retry: 200\n" + first) {
+		return
+	}
+	ticker := time.NewTicker(every)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-drain:
+			return
+		case <-r.Context().Done():
+			return
+		case <-ticker.C:
+			if event := next(); event != "" && !send(event) {
+				return
+			}
+		}
+	}
+}
