@@ -185,7 +185,7 @@ func (u *Unit) number(property string) int {
 // Kill sends a signal to a process inside.
 func (u *Unit) Kill(signal string, pid int) {
 	u.t.Helper()
-	u.Must("kill", "-"+signal, strconv.Itoa(pid))
+	u.Must("sh", "-c", fmt.Sprintf("kill -%s %d", signal, pid))
 }
 
 // Hold stops a process inside, all of its threads, until it gets SIGCONT or is killed.

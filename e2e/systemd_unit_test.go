@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"regexp"
@@ -139,7 +140,7 @@ func TestSystemdUser(t *testing.T) {
 	t.Parallel()
 	u := running(t, "proxy /fixed="+backend(t, http.HandlerFunc(echo)))
 	pid := u.MainPID()
-	owner := strings.Fields(u.Must("ps", "-o", "user=,group=", "-p", strconv.Itoa(pid)))
+	owner := strings.Fields(u.Must("stat", "-c", "%U %G", fmt.Sprintf("/proc/%d", pid)))
 	if len(owner) != 2 || owner[0] != "baton" || owner[1] != "baton" {
 		t.Errorf("main process: got user and group %v, want baton", owner)
 	}
@@ -152,7 +153,7 @@ func TestSystemdDynamicUser(t *testing.T) {
 	u.Must("userdel", "baton") // or it would be the one
 	u.DropIn("baton.service", "user", "[Service]", "DynamicUser=yes")
 	u.Start()
-	if uid, err := strconv.Atoi(strings.TrimSpace(u.Must("ps", "-o", "uid=", "-p", strconv.Itoa(u.MainPID())))); err != nil || uid < 61184 || uid > 65519 {
+	if uid, err := strconv.Atoi(strings.TrimSpace(u.Must("stat", "-c", "%u", fmt.Sprintf("/proc/%d", u.MainPID())))); err != nil || uid < 61184 || uid > 65519 {
 		t.Errorf("main process: got user %d, %v, want a dynamic one, of 61184 to 65519", uid, err)
 	}
 	u.life(t)
