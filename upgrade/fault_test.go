@@ -54,7 +54,7 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 		"is stopped":          {plan: func(p *plan) { p.Check = "stop" }, reason: "not ready within 1s and was killed"},
 		"is a moment late":    {plan: func(p *plan) { p.Check = "late" }, timeout: 4 * time.Second, reason: "exit status 1", stderr: "gives up"},
 		"gets SIGHUP early":   {plan: func(p *plan) { p.Start = "hangup" }, reason: "hangup"},
-		"prints a lot":        {plan: func(p *plan) { p.Check = "flood" }, reason: "exit status 1", stderr: "line 999"},
+		"prints a lot":        {plan: func(p *plan) { p.Check = "flood" }, reason: "exit status 1", stderr: "is no good: flooded"},
 		"wants a bad address": {plan: func(p *plan) { p.Listen = append(p.Listen, "127.0.0.1:http-no") }, reason: "exit status 1", stderr: `"http-no" is not a port`},
 		"is missing":          {sabotage: func(t *testing.T, l *line) { os.Remove(l.program) }, reason: "no such file"},
 		"is not executable":   {sabotage: replaceBy("#!/bin/sh\n", 0o644), reason: "permission denied"},
@@ -82,6 +82,13 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 			}
 			if test.stderr != "" && !slices.ContainsFunc(o.Stderr, func(s string) bool { return strings.Contains(s, test.stderr) }) {
 				t.Errorf("got stderr %q, want %q in it", o.Stderr, test.stderr)
+			}
+			status, err := l.status()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if last := status.Upgrades[len(status.Upgrades)-1]; !strings.Contains(last.Reason, test.reason) || !strings.Contains(last.Reason, test.stderr) {
+				t.Errorf("got reason %q in the status, want %q and the last words %q", last.Reason, test.reason, test.stderr)
 			}
 			if n := len(o.Stderr); n > 20 {
 				t.Errorf("got %d lines of stderr, want at most 20", n)

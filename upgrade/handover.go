@@ -4,6 +4,7 @@ package upgrade
 // the successor that serves, or to the reason why none does.
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -377,12 +378,29 @@ func (r *run) failed(reason string) {
 	lines := r.abandon()
 	r.log.Error("upgrade failed; this generation goes on serving", "by", a.by, "reason", reason, "stderr", strings.Join(lines, "\n"))
 	r.record(Upgrade{Time: a.at, Trigger: a.by, From: r.number, To: r.number + 1, Result: Failed,
-		Reason: reason, Seconds: time.Since(a.at).Seconds()})
+		Reason: withLastWords(reason, lines), Seconds: time.Since(a.at).Seconds()})
 	r.count(Failed)
 	r.tell(a.waiters, reply{Final: true, Outcome: &Outcome{Result: Failed, Reason: reason, Stderr: lines,
 		Generation: r.number, PID: r.introduction().PID, Version: r.opts.Version}})
 	r.enter(Serving)
 	r.goOn()
+}
+
+// withLastWords adds to a reason the line of a successor's output that says most: the
+// last one, or where Go begins to tell of a crash.
+func withLastWords(reason string, lines []string) string {
+	words := ""
+	for _, line := range lines {
+		if strings.HasPrefix(line, "panic: ") || strings.HasPrefix(line, "fatal error: ") {
+			words = line
+			break
+		}
+		words = cmp.Or(strings.TrimSpace(line), words)
+	}
+	if words == "" {
+		return reason
+	}
+	return reason + "; its last words: " + words
 }
 
 // refuse ends a trigger that comes too late.
