@@ -199,7 +199,7 @@ func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot 
 	if gen.HasPredecessor() {
 		s.Predecessors = 1
 	}
-	for result, n := range gen.Counts() {
+	for result, n := range gen.Results() {
 		s.Upgrades[string(result)] = n
 	}
 	for why, n := range public.Closed() {

@@ -62,6 +62,7 @@ func TestMetrics(t *testing.T) {
 		`baton_generation 3`,
 		`baton_http_request_duration_seconds_count 0`,
 		`baton_http_requests_in_flight 4`,
+		`baton_http_requests_total{code="200",method="GET"} 0`,
 		`baton_predecessors 1`,
 		`baton_state{state="draining"} 0`,
 		`baton_state{state="exited"} 0`,

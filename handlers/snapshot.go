@@ -5,15 +5,18 @@ package handlers
 import "github.com/prometheus/client_golang/prometheus"
 
 // Snapshot is one moment of a generation. Keys that a map lacks count as 0.
+// Counters are those of this generation alone: what others counted is added at
+// the scrape. Connections and RequestsInFlight are the sums of all generations
+// that live, so that a drain does not look like a loss.
 type Snapshot struct {
 	Generation       int
 	State            string            // starting, serving, upgrading, draining or exited
 	Predecessors     int               // that still drain
-	Upgrades         map[string]uint64 // by result: succeeded, failed, refused
-	Connections      map[string]int    // by state: new, active, idle
-	Accepted         uint64            // connections
-	Closed           map[string]uint64 // connections by reason: client, announced, grace, cut, timeout, error, hijacked
-	RequestsInFlight int
+	Upgrades         map[string]uint64 // that this generation has tried, by result: succeeded, failed, refused
+	Connections      map[string]int    // by state: new, active, idle; of all living generations
+	Accepted         uint64            // connections, by this generation
+	Closed           map[string]uint64 // connections of this generation by reason: client, announced, grace, cut, timeout, error, hijacked
+	RequestsInFlight int               // of all living generations
 }
 
 // snapshots turns what its function returns into metrics, at each scrape. Every
@@ -26,14 +29,14 @@ var (
 	connectionLabels = []string{"new", "active", "idle"}
 	reasonLabels     = []string{"client", "announced", "grace", "cut", "timeout", "error", "hijacked"}
 
-	generationDesc   = describe("baton_generation", "Number of this generation in its line.")
-	stateDesc        = describe("baton_state", "State of this generation: 1 for the one it is in.", "state")
+	generationDesc   = describe("baton_generation", "Number of the generation that answers in its line.")
+	stateDesc        = describe("baton_state", "State of the generation that answers: 1 for the one it is in.", "state")
 	predecessorsDesc = describe("baton_predecessors", "Predecessors that still drain.")
-	resultsDesc      = describe("baton_upgrades_total", "Upgrades that this generation has tried, by result.", "result")
-	connectionsDesc  = describe("baton_connections", "Connections open now, by state.", "state")
-	acceptedDesc     = describe("baton_connections_accepted_total", "Connections accepted.")
-	closedDesc       = describe("baton_connections_closed_total", "Connections closed, by reason.", "reason")
-	inFlightDesc     = describe("baton_http_requests_in_flight", "Requests being answered now.")
+	resultsDesc      = describe("baton_upgrades_total", "Upgrades tried by all generations so far, by result.", "result")
+	connectionsDesc  = describe("baton_connections", "Connections open now in all living generations, by state.", "state")
+	acceptedDesc     = describe("baton_connections_accepted_total", "Connections accepted by all generations so far.")
+	closedDesc       = describe("baton_connections_closed_total", "Connections closed by all generations so far, by reason.", "reason")
+	inFlightDesc     = describe("baton_http_requests_in_flight", "Requests being answered now by all living generations.")
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {

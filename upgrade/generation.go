@@ -36,9 +36,15 @@ type Options struct {
 	// DrainTimeout is how long a drain may take before what remains is cut.
 	// 0 means 30 seconds.
 	DrainTimeout time.Duration
+	// Counts returns what this generation has counted itself. It is called by
+	// several goroutines, some times a second while a neighbour is alive, and from Run
+	// on only. Nil means nothing; [Generation.Line] tells what it is for.
+	Counts func() Counts
 	// ShutdownDelay is how long a stop goes on serving after State has become
 	// Draining, so that load balancers notice.
 	ShutdownDelay time.Duration
+	// Keeper keeps listeners open when the process dies. Nil means nobody does.
+	Keeper Keeper
 	// Logger gets a line for each transition. Nil means slog.Default().
 	Logger *slog.Logger
 	// Check is the last step before the generation is ready. An error ends it.
@@ -62,26 +68,32 @@ type Generation struct {
 	pidFile *pidFile // nil: none
 	hooks   []hook
 
-	offered []claim                // the predecessor's listeners that are not claimed yet
-	claims  map[net.Listener]claim // this generation's
+	offered    []claim                 // the predecessor's or keeper's listeners that are not claimed yet
+	fromKeeper map[string]net.Listener // of those the keeper's, by the address bound
+	claims     map[net.Listener]claim  // this generation's
 
-	predecessor *hello // nil: the first generation, or one whose predecessor is unknown
-	link        *link  // to the predecessor, or nil
+	predecessor     *hello // nil: the first generation, or one whose predecessor is unknown
+	link            *link  // to the predecessor, or nil
+	fromPredecessor <-chan message
 	// predecessorFD stands for the predecessor's process, and for no other that
 	// gets its pid later; -1 if it is not to be had.
 	predecessorFD int
 
 	number int
 	done   chan struct{} // closed when Run ends
+	pulse  chan struct{} // taken from as long as Run does not hang
 
 	mu         sync.Mutex // guards what Status reads
 	state      State
 	isStopping bool    // a stop was asked for
 	service    Service // nil before Run
+	addresses  []string
 	before     *member // the predecessor while it lives
 	after      *member // the successor since it said hello
 	upgrades   []Upgrade
-	counts     map[Result]uint64
+	results    map[Result]uint64
+	past       Counts // of all generations before this one
+	future     Counts // of all after it
 }
 
 // tableflipVariable is how tableflip tells a successor that it is one.
@@ -152,16 +164,21 @@ func New(opts Options) (*Generation, error) {
 		syscall.CloseOnExec(4)
 	}
 	g := &Generation{
-		opts:    opts,
-		log:     opts.Logger,
-		tf:      tf,
-		started: time.Now(),
-		claims:  make(map[net.Listener]claim),
-		number:  1,
-		done:    make(chan struct{}),
-		counts:  map[Result]uint64{Succeeded: 0, Failed: 0, Refused: 0},
+		opts:       opts,
+		log:        opts.Logger,
+		tf:         tf,
+		started:    time.Now(),
+		fromKeeper: make(map[string]net.Listener),
+		claims:     make(map[net.Listener]claim),
+		number:     1,
+		done:       make(chan struct{}),
+		pulse:      make(chan struct{}),
+		results:    map[Result]uint64{Succeeded: 0, Failed: 0, Refused: 0},
 	}
 	if err := g.meetPredecessor(); err != nil {
+		return nil, fmt.Errorf("begin a generation: %w", err)
+	}
+	if err := g.takeKept(); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
 	g.log = g.log.With("generation", g.number)
@@ -240,8 +257,7 @@ func (g *Generation) meetPredecessor() error {
 		g.log.Warn("predecessor speaks another version of the link", "theirs", h.Protocol, "ours", linkProtocol)
 	}
 	g.predecessor, g.number, g.offered, g.upgrades = h, h.Generation+1, h.Claims, h.Upgrades
-	maps.Copy(g.counts, h.Counts)
-	g.before = &member{hello: *h, state: Upgrading}
+	g.before = &member{hello: *h, link: g.link, state: Upgrading}
 	g.predecessorFD = -1
 	if fd, err := unix.PidfdOpen(h.PID, 0); err == nil {
 		if os.Getppid() == h.PID { // else it is dead, and the pid may be another's
@@ -254,6 +270,7 @@ func (g *Generation) meetPredecessor() error {
 	if err := g.link.send(message{Type: msgHello, Hello: &own}, nil); err != nil { // it died; the sockets are here, so go on
 		g.log.Warn("predecessor does not listen", "error", err)
 	}
+	g.fromPredecessor = g.link.messages(g.done, g.exchange(g.link, true))
 	return nil
 }
 
@@ -296,11 +313,13 @@ func (g *Generation) claimNames() error {
 // Number is the generation's place in the line, from 1.
 func (g *Generation) Number() int { return g.number }
 
-// Counts returns how many upgrades this line of generations has seen, by result.
-func (g *Generation) Counts() map[Result]uint64 {
+// Results returns how many upgrades ended in which way, as far as this
+// generation is the one that counts them: its own beginning, if it is a
+// successor, and attempts of its own that failed or were refused.
+func (g *Generation) Results() map[Result]uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return maps.Clone(g.counts)
+	return maps.Clone(g.results)
 }
 
 // HasPredecessor tells whether the predecessor still lives.

@@ -124,7 +124,6 @@ func (r *run) prepare(a *attempt) error {
 	if r.pidFile != nil {
 		h.PIDFile = r.pidFile.path
 	}
-	h.Counts = r.Counts()
 	r.mu.Lock()
 	h.Upgrades = r.upgrades
 	r.mu.Unlock()
@@ -138,7 +137,7 @@ func (r *run) prepare(a *attempt) error {
 		l.close()
 		return fmt.Errorf("prepare the successor: %w", err)
 	}
-	a.link, a.messages = l, l.messages(a.over)
+	a.link, a.messages = l, l.messages(a.over, r.exchange(l, false))
 	return nil
 }
 
@@ -185,7 +184,7 @@ func (r *run) hearSuccessor(m message, ok bool) {
 		}
 	case m.Type == msgHello && m.Hello != nil:
 		a.greeted = true
-		next := &member{hello: *m.Hello, state: Starting}
+		next := &member{hello: *m.Hello, link: a.link, state: Starting}
 		next.Generation = r.number + 1
 		if fd, err := unix.PidfdOpen(next.PID, 0); err == nil {
 			a.process = fd
@@ -193,6 +192,8 @@ func (r *run) hearSuccessor(m message, ok bool) {
 		r.mu.Lock()
 		r.after = next
 		r.mu.Unlock()
+		r.reportTick = time.Tick(reportInterval)
+		r.reportToSuccessor()
 		r.log.Info("successor started", "successor_pid", next.PID, "successor_version", next.Version)
 		r.tell(a.waiters, reply{Progress: fmt.Sprintf("generation %d (pid %d, version %s) starts", next.Generation, next.PID, next.Version)})
 	case m.Type == msgServing:
@@ -232,6 +233,7 @@ func (r *run) handOver() {
 	r.handedOver = true
 	if !a.serving { // it has no link to say what it claimed
 		a.ready = time.Since(a.at)
+		r.count(Succeeded)
 		r.kept = func(net.Listener) bool { return true }
 	}
 	r.mu.Lock()
@@ -251,9 +253,8 @@ func (r *run) handOver() {
 		r.pending = nil
 		r.passOn(*t)
 	}
-	r.loadTick = time.Tick(200 * time.Millisecond)
 	r.drain(r.kept)
-	r.reportLoad()
+	r.reportToSuccessor()
 }
 
 // passOn gives a trigger to the successor.
@@ -268,15 +269,23 @@ func (r *run) passOn(t trigger) {
 	}
 }
 
-// reportLoad tells the successor and who waits what the drain waits for.
-func (r *run) reportLoad() {
+// reportInterval bounds what is lost with a generation that is killed once it
+// has a successor.
+const reportInterval = 200 * time.Millisecond
+
+// reportToSuccessor tells the successor what this generation has counted, and
+// who waits what the drain waits for.
+func (r *run) reportToSuccessor() {
 	a := r.attempt
-	load := r.service.Load()
+	report := r.reportTo(true)
 	if !a.gone {
-		a.link.send(message{Type: msgLoad, Load: &load}, nil)
+		a.link.send(message{Type: msgReport, Report: report}, nil)
+	}
+	if !r.handedOver {
+		return
 	}
 	outcome := r.succeeded(nil)
-	outcome.Predecessor.Load = &load
+	outcome.Predecessor.Load = &report.Load
 	r.tell(a.waiters, reply{Outcome: outcome, Progress: outcome.String()})
 }
 
@@ -301,7 +310,7 @@ func (r *run) succeeded(d *Drained) *Outcome {
 // the last lines of the successor's output.
 func (r *run) abandon() []string {
 	a := r.attempt
-	r.attempt = nil
+	r.attempt, r.reportTick = nil, nil
 	close(a.over)
 	var lines []string
 	if a.tail != nil {
@@ -318,7 +327,7 @@ func (r *run) abandon() []string {
 		unix.Close(a.process)
 	}
 	r.mu.Lock()
-	r.after = nil
+	r.after, r.future = nil, nil
 	r.mu.Unlock()
 	if r.pidFile != nil {
 		if err := r.pidFile.restore(); err != nil {
@@ -356,6 +365,7 @@ func (r *run) failed(reason string) {
 	r.log.Error("upgrade failed; this generation goes on serving", "by", a.by, "reason", reason, "stderr", strings.Join(lines, "\n"))
 	r.record(Upgrade{Time: a.at, Trigger: a.by, From: r.number, To: r.number + 1, Result: Failed,
 		Reason: reason, Seconds: time.Since(a.at).Seconds()})
+	r.count(Failed)
 	r.tell(a.waiters, reply{Final: true, Outcome: &Outcome{Result: Failed, Reason: reason, Stderr: lines,
 		Generation: r.number, PID: r.introduction().PID, Version: r.opts.Version}})
 	r.enter(Serving)
@@ -367,10 +377,11 @@ func (r *run) refuse(t *trigger) {
 	o := refusal()
 	r.log.Warn("upgrade refused", "by", t.by, "reason", o.Reason)
 	r.record(Upgrade{Time: t.at, Trigger: t.by, From: r.number, To: r.number + 1, Result: Refused, Reason: o.Reason})
+	r.count(Refused)
 	r.tell(t.waiters, reply{Final: true, Outcome: o})
 }
 
-// record keeps an upgrade for the status and counts it.
+// record keeps an upgrade for the status.
 func (r *run) record(u Upgrade) {
 	if len(u.Reason) > reasonLength {
 		u.Reason = strings.ToValidUTF8(u.Reason[:reasonLength], "")
@@ -381,5 +392,11 @@ func (r *run) record(u Upgrade) {
 	if n := len(r.upgrades); n > pastUpgrades {
 		r.upgrades = r.upgrades[n-pastUpgrades:]
 	}
-	r.counts[u.Result]++
+}
+
+// count counts an upgrade, in one of the two generations that record it.
+func (r *run) count(result Result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.results[result]++
 }

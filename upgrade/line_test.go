@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -69,7 +70,9 @@ func generation(path string) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
+	s := &whoami{drain: p.Drain, drained: p.Drained, answer: p.Answer}
 	gen, err := upgrade.New(upgrade.Options{
+		Counts:  func() upgrade.Counts { return upgrade.Counts{"answers": float64(s.answered.Load())} },
 		Version: "v", Control: p.Control, PIDFile: p.PIDFile, Logger: log,
 		UpgradeTimeout: p.Timeout, DrainTimeout: cmp.Or(p.Cut, patience), ShutdownDelay: p.Delay,
 		Check: func(ctx context.Context) error { return misbehave(ctx, p.Check) },
@@ -77,7 +80,7 @@ func generation(path string) error {
 	if err != nil {
 		return err
 	}
-	s := &whoami{number: gen.Number(), drain: p.Drain, drained: p.Drained, answer: p.Answer, inherited: descriptors()}
+	s.number, s.line, s.inherited = gen.Number(), gen.Line, descriptors()
 	for _, addr := range p.Listen {
 		ln, err := gen.Listen(addr)
 		if err != nil {
@@ -153,6 +156,8 @@ type answer struct {
 	Variable    bool  // tableflip's is in the environment
 	Inheritable []int // descriptors above 2 that a program started from here would get
 	Blocking    bool  // the listener that accepted is in blocking mode
+	Answers     int   // of the whole line of generations so far, this one included
+	Load        int   // of all that are alive
 }
 
 // descriptors lists those above 2 that are not close-on-exec.
@@ -170,6 +175,8 @@ func descriptors() (inheritable []int) {
 // whoami is a service that tells who answers.
 type whoami struct {
 	number    int
+	line      func(context.Context) upgrade.Line
+	answered  atomic.Int64
 	drain     time.Duration
 	drained   string
 	answer    time.Duration
@@ -199,6 +206,9 @@ func (s *whoami) Serve() {
 				}
 				s.answers.Go(func() {
 					time.Sleep(s.answer)
+					own := s.answered.Add(1)
+					line := s.line(context.Background())
+					a.Answers, a.Load = int(line.Others["answers"])+int(own), line.Load.Requests
 					json.NewEncoder(nc).Encode(a)
 					nc.Close()
 				})

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,21 +28,23 @@ const (
 type message struct {
 	Type string `json:"type"`
 
-	Hello   *hello   `json:"hello,omitempty"`
-	Claims  []claim  `json:"claims,omitempty"`
-	Load    *Load    `json:"load,omitempty"`
-	Drained *Drained `json:"drained,omitempty"`
+	Hello    *hello   `json:"hello,omitempty"`
+	Claims   []claim  `json:"claims,omitempty"`
+	Question uint64   `json:"question,omitempty"` // its number
+	Report   *report  `json:"report,omitempty"`
+	Drained  *Drained `json:"drained,omitempty"`
 
 	conn net.Conn // a control connection that came along
 }
 
 const (
-	msgHello   = "hello"   // both ways: who I am
-	msgServing = "serving" // successor: I accept from these listeners
-	msgLoad    = "load"    // predecessor: what I still have in hand
-	msgDrained = "drained" // predecessor: I am about to exit
-	msgUpgrade = "upgrade" // predecessor: an upgrade was asked for; with a connection: by this one
-	msgStop    = "stop"    // predecessor: a stop was asked for
+	msgHello    = "hello"    // both ways: who I am
+	msgQuestion = "question" // both ways: send a report
+	msgReport   = "report"   // both ways: what I have in hand and have counted; from the predecessor also unasked
+	msgServing  = "serving"  // successor: I accept from these listeners
+	msgDrained  = "drained"  // predecessor: I am about to exit; with its last report
+	msgUpgrade  = "upgrade"  // predecessor: an upgrade was asked for; with a connection: by this one
+	msgStop     = "stop"     // predecessor: a stop was asked for
 )
 
 // hello introduces a generation. All but the first four are the predecessor's.
@@ -52,18 +55,22 @@ type hello struct {
 	Started    time.Time `json:"started"`
 	Generation int       `json:"generation,omitempty"`
 
-	Trigger  string            `json:"trigger,omitempty"` // of this upgrade
-	Asked    time.Time         `json:"asked,omitzero"`    // when that was
-	Begun    time.Time         `json:"begun,omitzero"`    // when the successor was started
-	Deadline time.Time         `json:"deadline,omitzero"` // when a successor that is not ready is killed
-	Drain    time.Duration     `json:"drain,omitempty"`   // how long the drain may take
-	Claims   []claim           `json:"claims,omitempty"`
-	PIDFile  string            `json:"pid_file,omitempty"`
-	Upgrades []Upgrade         `json:"upgrades,omitempty"`
-	Counts   map[Result]uint64 `json:"counts,omitempty"`
+	Trigger  string        `json:"trigger,omitempty"` // of this upgrade
+	Asked    time.Time     `json:"asked,omitzero"`    // when that was
+	Begun    time.Time     `json:"begun,omitzero"`    // when the successor was started
+	Deadline time.Time     `json:"deadline,omitzero"` // when a successor that is not ready is killed
+	Drain    time.Duration `json:"drain,omitempty"`   // how long the drain may take
+	Claims   []claim       `json:"claims,omitempty"`
+	PIDFile  string        `json:"pid_file,omitempty"`
+	Upgrades []Upgrade     `json:"upgrades,omitempty"`
 }
 
-type link struct{ conn *net.UnixConn }
+type link struct {
+	conn      *net.UnixConn
+	sending   sync.Mutex    // held for one message and its deadline
+	ended     chan struct{} // closed when nothing more is read
+	questions questions     // that this side has asked
+}
 
 // newLink returns one end as a link, and the other for the successor.
 func newLink() (*link, *os.File, error) {
@@ -92,7 +99,7 @@ func openLink(f *os.File) (*link, error) {
 		nc.Close()
 		return nil, errors.New("open the link: not a unix socket")
 	}
-	return &link{conn}, nil
+	return &link{conn: conn, ended: make(chan struct{})}, nil
 }
 
 // send passes a message on, with a descriptor if nc has one. It gives up soon.
@@ -104,6 +111,8 @@ func (l *link) send(m message, nc *net.UnixConn) error {
 	if len(packet) > messageSize {
 		return fmt.Errorf("message of %d bytes is too long for the link", len(packet))
 	}
+	l.sending.Lock()
+	defer l.sending.Unlock()
 	l.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
 	if nc == nil {
 		_, err = l.conn.Write(packet)
@@ -170,15 +179,20 @@ func receivedConn(rights []byte) net.Conn {
 }
 
 // messages reads the link into a channel, which is closed when the other side
-// is gone. The goroutine ends then, or when the link is closed and stop too.
-func (l *link) messages(stop <-chan struct{}) <-chan message {
+// is gone, except for those messages of which take says that it has dealt with
+// them. The goroutine ends then, or when the link is closed and stop too.
+func (l *link) messages(stop <-chan struct{}, take func(message) bool) <-chan message {
 	in := make(chan message)
 	go func() {
 		defer close(in)
+		defer close(l.ended)
 		for {
 			m, err := l.receive()
 			if err != nil {
 				return
+			}
+			if take(m) {
+				continue
 			}
 			select {
 			case in <- m:

@@ -1,6 +1,7 @@
 package upgrade
 
 import (
+	"context"
 	"io"
 	"net"
 	"os"
@@ -49,7 +50,7 @@ func TestLinkPassesConnection(t *testing.T) {
 	served.Close()
 	stop := make(chan struct{})
 	defer close(stop)
-	in := b.messages(stop)
+	in := b.messages(stop, func(message) bool { return false })
 	m := <-in
 	if m.Type != msgUpgrade || m.conn == nil {
 		t.Fatalf("got %+v, want an upgrade with a connection", m)
@@ -132,7 +133,8 @@ func FuzzLink(f *testing.F) {
 	f.Add([]byte(`{"type":"hello","hello":{"protocol":1,"pid":1}}`))
 	f.Add([]byte(`{"type":"serving","claims":[{"asked":":80","bound":"[::]:80"}]}`))
 	f.Add([]byte(`{"type":"drained","drained":{"drain_seconds":1}}`))
-	f.Add([]byte(`{"type":"load","load":{"requests_in_flight":-1}}`))
+	f.Add([]byte(`{"type":"report","report":{"state":"bored","load":{"requests_in_flight":-1},"counts":{"":1},"answers":1}}`))
+	f.Add([]byte(`{"type":"question","question":7}`))
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		if len(packet) == 0 || len(packet) > messageSize {
 			return
@@ -145,11 +147,23 @@ func FuzzLink(f *testing.F) {
 		if err != nil || m.Type == msgUpgrade || m.Type == msgStop {
 			return
 		}
-		r := &run{Generation: &Generation{log: discard, state: Draining, counts: map[Result]uint64{}}, attempt: &attempt{}}
+		g := &Generation{log: discard, state: Draining}
+		if g.exchange(b, true)(m) || g.exchange(b, false)(m) {
+			return
+		}
+		r := &run{Generation: g, service: idle{}, attempt: &attempt{link: b}}
 		r.hear(m)
 		r.hearSuccessor(m, true)
 	})
 }
+
+// idle is a service that does nothing.
+type idle struct{}
+
+func (idle) Check(context.Context) error                                { return nil }
+func (idle) Serve()                                                     {}
+func (idle) Drain(context.Context, func(net.Listener) bool) (d Drained) { return d }
+func (idle) Load() (l Load)                                             { return l }
 
 func openFiles(t *testing.T) int {
 	t.Helper()

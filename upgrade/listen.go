@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/cloudflare/tableflip"
+	"golang.org/x/sys/unix"
 )
 
 // socketKind is the first half of the key under which tableflip passes a
@@ -25,9 +26,11 @@ const socketKind = "socket"
 
 // claim is a listener of this generation, and what the next must know of it.
 type claim struct {
-	Asked string `json:"asked"`           // the address as configured; its port may be 0
+	Asked string `json:"asked,omitempty"` // the address as configured; its port may be 0
 	Bound string `json:"bound"`           // the address as bound
 	Inode uint64 `json:"inode,omitempty"` // of a unix socket's path
+	Kept  bool   `json:"kept,omitempty"`  // the keeper has it for the case that this process dies
+	Held  bool   `json:"held,omitempty"`  // the keeper has it on its own account
 
 	fresh bool // bound by this generation
 }
@@ -59,7 +62,7 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 	}
 	// A unix socket whose path is gone, or leads elsewhere, is of no use.
 	if c, ok := g.takeOffered(asked); ok && (asked.unix == "" || inode(asked.unix) == c.Inode) {
-		ln, err := g.tf.Listener(socketKind, c.Bound)
+		ln, err := g.inherit(c)
 		if err != nil {
 			return nil, claim{}, err
 		}
@@ -95,6 +98,16 @@ func (g *Generation) takeOffered(asked address) (claim, bool) {
 	return claim{}, false
 }
 
+// inherit returns a listener that the predecessor or the keeper has, or nil.
+func (g *Generation) inherit(c claim) (net.Listener, error) {
+	ln, ok := g.fromKeeper[c.Bound]
+	if !ok {
+		return g.tf.Listener(socketKind, c.Bound)
+	}
+	delete(g.fromKeeper, c.Bound)
+	return ln, g.tf.AddListener(socketKind, c.Bound, ln.(tableflip.Listener))
+}
+
 // bind makes a new socket.
 func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 	if asked.unix != "" {
@@ -114,6 +127,7 @@ func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 	if err != nil {
 		return nil, claim{}, g.explainBind(asked, err)
 	}
+	deepenQueue(ln)
 	c := claim{Asked: asked.String(), Bound: asked.String(), fresh: true}
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
 		c.Bound = netip.AddrPortFrom(asked.tcp.Addr(), uint16(tcp.Port)).String()
@@ -125,6 +139,15 @@ func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 		return nil, claim{}, err
 	}
 	return ln, c, nil
+}
+
+// deepenQueue asks for the longest queue of connections that the system allows.
+// Go does so as well where it can read the limit; in a sandbox that hides it
+// (systemd's ProcSubset=pid) the queue would have 128 places.
+func deepenQueue(ln net.Listener) {
+	if raw, err := ln.(syscall.Conn).SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) { unix.Listen(int(fd), 1<<16-1) }) // the kernel caps it: listen(2)
+	}
 }
 
 // explainBind says what to do where that can be known.
@@ -181,10 +204,11 @@ func (g *Generation) giveUp() {
 	}
 }
 
-// unlink removes the path of a unix socket if it still leads to that socket.
+// unlink removes the path of a unix socket if it still leads to that socket and
+// nobody else holds it.
 func (c claim) unlink() {
 	a, err := resolveAddress(c.Bound)
-	if err == nil && a.unix != "" && inode(a.unix) == c.Inode {
+	if err == nil && !c.Held && a.unix != "" && inode(a.unix) == c.Inode {
 		os.Remove(a.unix)
 	}
 }

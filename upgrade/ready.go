@@ -15,8 +15,8 @@ import (
 // been accepted before tableflip's Ready, and what can fail the upgrade comes
 // before it.
 func (r *run) becomeReady(signals <-chan os.Signal) error {
-	if r.link != nil {
-		r.fromPredecessor = r.link.messages(r.done)
+	if err := r.checkHeld(); err != nil {
+		return err
 	}
 	if err := r.check(signals); err != nil {
 		return fmt.Errorf("generation %d is no good: %w", r.number, err)
@@ -44,6 +44,7 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	r.enter(Serving)
 	r.service.Serve()
 	r.control.serve()
+	r.keepListeners()
 	if r.pidFile != nil && r.tf.HasParent() {
 		if err := r.pidFile.publish(); err != nil {
 			r.log.Error("PID file not replaced", "error", err)
@@ -52,10 +53,14 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	for _, c := range r.offered { // not claimed: the configuration has dropped them
 		c.unlink()
 	}
+	for _, ln := range r.fromKeeper {
+		ln.Close()
+	}
 	r.stderr.restore()
 	if p := r.predecessor; p != nil {
 		took := time.Since(p.Asked)
 		r.record(Upgrade{Time: p.Asked, Trigger: p.Trigger, From: p.Generation, To: r.number, Result: Succeeded, Seconds: took.Seconds()})
+		r.count(Succeeded)
 		if r.opts.OnReady != nil {
 			r.opts.OnReady(took)
 		}

@@ -5,8 +5,10 @@ package upgrade
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 
@@ -18,7 +20,6 @@ type run struct {
 	*Generation
 	service Service
 
-	fromPredecessor <-chan message
 	predecessorGone <-chan struct{} // nil once it is
 	goneAt          time.Time
 	overdue         <-chan time.Time // when it should have been gone
@@ -34,10 +35,12 @@ type run struct {
 	mayDrain   bool                    // the delay is over
 	impatience <-chan time.Time        // when a successor that starts is no longer waited for
 
-	drained  chan Drained // nil before the drain
-	result   *Drained     // once it is over
-	cut      context.CancelFunc
-	loadTick <-chan time.Time
+	drained chan Drained // nil before the drain
+	result  *Drained     // once it is over
+	waiting bool         // for the predecessor, with the result
+	cut     context.CancelFunc
+
+	reportTick <-chan time.Time // while a successor is there
 }
 
 // trigger is one upgrade that was asked for, perhaps several times.
@@ -65,6 +68,12 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 	defer close(g.done)
 	g.mu.Lock()
 	g.service = service
+	for ln, c := range g.claims {
+		if ln != g.control.listener {
+			g.addresses = append(g.addresses, c.Bound)
+		}
+	}
+	slices.Sort(g.addresses)
 	g.mu.Unlock()
 	if err := r.becomeReady(signals); err != nil {
 		g.giveUp()
@@ -118,26 +127,32 @@ func (r *run) loop(signals <-chan os.Signal) {
 			r.drainForStop()
 		case <-r.impatience:
 			r.endSuccessor()
-		case <-r.loadTick:
-			r.reportLoad()
+		case <-r.reportTick:
+			r.reportToSuccessor()
+		case <-r.pulse:
 		case d := <-r.drained:
 			r.result = &d
 		}
-		if r.result != nil {
+		if r.result != nil && !r.waitsForPredecessor() {
 			r.finish(*r.result)
 		}
+	}
+}
+
+// Alive returns nil if the goroutine that runs the generation still answers, and
+// otherwise an error when ctx ends.
+func (g *Generation) Alive(ctx context.Context) error {
+	select {
+	case g.pulse <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("generation %d hangs: %w", g.number, ctx.Err())
 	}
 }
 
 // hear takes what the predecessor says.
 func (r *run) hear(m message) {
 	switch m.Type {
-	case msgLoad:
-		r.mu.Lock()
-		if r.before != nil && m.Load != nil {
-			r.before.state, r.before.load = Draining, *m.Load
-		}
-		r.mu.Unlock()
 	case msgDrained:
 		if m.Drained == nil {
 			return

@@ -31,6 +31,7 @@ type Status struct {
 	PID         int      `json:"pid"`
 	Version     string   `json:"version"`
 	State       string   `json:"state"`
+	Listen      []string `json:"listen"`      // the addresses that it accepts at, as bound
 	Generations []Member `json:"generations"` // those alive, oldest first
 	// Upgrades are the last ten, oldest first.
 	Upgrades []Upgrade `json:"upgrades"`
@@ -84,6 +85,7 @@ type Predecessor struct {
 // member is a neighbour in the line of generations.
 type member struct {
 	hello
+	link     *link
 	state    State
 	load     Load
 	reported bool // that it is drained
@@ -101,11 +103,10 @@ func (g *Generation) Status() Status {
 	defer g.mu.Unlock()
 	own := member{hello: g.introduction(), state: g.state}
 	own.Generation = g.number
-	if g.service != nil {
-		own.load = g.service.Load()
-	}
+	own.load = g.load()
 	s := Status{
 		Generation: g.number, PID: own.PID, Version: own.Version, State: own.state.String(),
+		Listen:   append([]string{}, g.addresses...),
 		Upgrades: append([]Upgrade{}, g.upgrades...),
 	}
 	for _, m := range []*member{g.before, &own, g.after} {
@@ -137,6 +138,28 @@ func (o Outcome) String() string {
 	line += fmt.Sprintf("; generation %d drained in %s: %s finished, %s told to close, %d idle ones closed, %d cut",
 		p.Generation, span(p.Seconds), count(p.Requests, "request"), count(c.Announced, "connection"), c.Grace, c.Cut)
 	return line
+}
+
+// String is the status in one line.
+func (s Status) String() string {
+	var parts []string
+	for _, m := range s.Generations {
+		c := m.Connections
+		hand := fmt.Sprintf("%s in flight, %s", count(m.Requests, "request"), count(c.New+c.Active+c.Idle, "connection"))
+		switch {
+		case m.Generation == s.Generation:
+			parts = append([]string{fmt.Sprintf("generation %d, version %s, is %s: %s", m.Generation, m.Version, m.State, hand)}, parts...)
+		case m.State == Draining.String():
+			parts = append(parts, fmt.Sprintf("generation %d still drains: %s", m.Generation, hand))
+		default:
+			parts = append(parts, fmt.Sprintf("generation %d, version %s, is %s", m.Generation, m.Version, m.State))
+		}
+	}
+	if n := len(s.Upgrades); n > 0 && s.Upgrades[n-1].Result == Failed {
+		last := s.Upgrades[n-1]
+		parts = append(parts, fmt.Sprintf("the upgrade of %s failed: %s", last.Time.Local().Format(time.DateTime), last.Reason))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // WriteTo writes the status as tables.

@@ -25,6 +25,28 @@ func TestOutcomeString(t *testing.T) {
 	}
 }
 
+func TestStatusString(t *testing.T) {
+	serving := Member{Generation: 3, Version: "1.4.0", State: "serving", Load: Load{Requests: 12, Connections: Connections{New: 1, Active: 12, Idle: 327}}}
+	draining := Member{Generation: 2, State: "draining", Load: Load{Requests: 1, Connections: Connections{Active: 1}}}
+	starting := Member{Generation: 4, Version: "1.5.0", State: "starting"}
+	failed := Upgrade{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Result: Failed, Reason: "exit status 1"}
+	for want, s := range map[string]Status{
+		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections": {Generation: 3, Generations: []Member{serving}},
+		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections; generation 2 still drains: 1 request in flight, 1 connection": {
+			Generation: 3, Generations: []Member{draining, serving}},
+		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections; generation 4, version 1.5.0, is starting": {
+			Generation: 3, Generations: []Member{serving, starting}},
+		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections; the upgrade of 2026-01-02 03:04:05 failed: exit status 1": {
+			Generation: 3, Generations: []Member{serving}, Upgrades: []Upgrade{{Result: Succeeded}, failed}},
+		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections ": {
+			Generation: 3, Generations: []Member{serving}, Upgrades: []Upgrade{failed, {Result: Succeeded}}},
+	} {
+		if got := s.String(); got != strings.TrimSpace(want) {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}
+
 func TestStatusTable(t *testing.T) {
 	var b strings.Builder
 	Status{

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"time"
 )
@@ -57,10 +58,14 @@ func (r *run) drainForStop() {
 	}
 	r.tf.Stop()
 	<-r.tf.Exit() // it has closed its copies of the sockets
-	r.drain(func(net.Listener) bool { return false })
+	for _, c := range r.claims {
+		r.release(c)
+	}
+	held := maps.Clone(r.claims)
+	r.drain(func(ln net.Listener) bool { return held[ln].Held })
 }
 
-// drain lets the service drain. kept says which listeners a successor has.
+// drain lets the service drain. kept says which listeners a successor has, or the keeper.
 func (r *run) drain(kept func(net.Listener) bool) {
 	for ln, c := range r.claims {
 		if ln != r.control.listener && !kept(ln) {
@@ -77,6 +82,20 @@ func (r *run) drain(kept func(net.Listener) bool) {
 	go func() { r.drained <- r.service.Drain(ctx, kept) }()
 }
 
+// waitsForPredecessor tells whether a stop is over but for the predecessor, which
+// still drains: with the last generation systemd, or a container, ends all that is
+// left. A second signal ends the wait.
+func (r *run) waitsForPredecessor() bool {
+	if !r.stopping || r.predecessorGone == nil || r.signals > 1 {
+		return false
+	}
+	if !r.waiting {
+		r.waiting = true
+		r.log.Info("drained, and waits for the predecessor, which still drains")
+	}
+	return true
+}
+
 // finish is the end of this generation.
 func (r *run) finish(d Drained) {
 	r.cut()
@@ -90,7 +109,7 @@ func (r *run) finish(d Drained) {
 		"closed_by_handler", c.Hijacked, "cut", c.Cut)
 	if r.handedOver {
 		if r.attempt.link != nil {
-			r.attempt.link.send(message{Type: msgDrained, Drained: &d}, nil)
+			r.attempt.link.send(message{Type: msgDrained, Drained: &d, Report: r.reportTo(true)}, nil)
 		}
 		r.tell(r.attempt.waiters, reply{Final: true, Outcome: r.succeeded(&d)})
 	}

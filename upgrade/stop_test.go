@@ -89,6 +89,41 @@ func TestStopDuringUpgrade(t *testing.T) {
 	}
 }
 
+// The end of the last generation is the end of the service: it waits for a
+// predecessor that still drains, unless it is told again.
+func TestStopWaitsForPredecessor(t *testing.T) {
+	for _, signals := range []int{1, 2} {
+		t.Run(strconv.Itoa(signals), func(t *testing.T) {
+			t.Parallel()
+			l := newLine(t)
+			l.setPlan(func(p *plan) { p.Drain = 2 * time.Second })
+			l.launch()
+			predecessor := l.first.Process.Pid
+			l.setPlan(func(p *plan) { p.Drain = 0 })
+			go l.ask(nil)
+			l.await("generation 2 serves", func() bool { s, err := l.status(); return err == nil && s.Generation == 2 })
+			successor := l.pidFile()
+			for n := range signals {
+				syscall.Kill(successor, syscall.SIGTERM)
+				l.await("the stop", func() bool { return strings.Count(l.printed(), "told to stop") > n })
+			}
+			if signals == 1 {
+				l.await("generation 2 waits", func() bool { return strings.Contains(l.printed(), "waits for the predecessor") })
+				if s, err := l.status(); err != nil || len(s.Generations) != 2 {
+					t.Errorf("meanwhile: got status %+v, %v, want both generations", s, err)
+				}
+			}
+			l.awaitEnd(successor)
+			drained := strings.Contains(l.printed(), "predecessor is gone")
+			if want := signals == 1; drained != want {
+				t.Errorf("at its end: the predecessor has drained: %v, want %v", drained, want)
+			}
+			syscall.Kill(predecessor, syscall.SIGKILL)
+			l.awaitEnd(predecessor)
+		})
+	}
+}
+
 func TestStop(t *testing.T) {
 	l := newLine(t)
 	l.plan.Hooks, l.plan.Delay, l.plan.Drain = true, 200*time.Millisecond, time.Minute

@@ -1,0 +1,128 @@
+package systemd
+
+// This file holds what the service tells systemd of itself: sd_notify(3).
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+)
+
+// sendTimeout bounds a message to a systemd that does not read. The function of
+// go-systemd has no bound and takes no descriptors, so that only the words are
+// its own.
+const sendTimeout = 100 * time.Millisecond
+
+// Manager is systemd, or nobody.
+type Manager struct {
+	socket   string        // empty: nobody
+	watchdog time.Duration // 0: none
+}
+
+// New returns the manager that the environment names.
+func New() *Manager {
+	return &Manager{socket: os.Getenv("NOTIFY_SOCKET"), watchdog: watchdogInterval()}
+}
+
+// Ready says that this process is the service's main one, and that the service
+// is ready: for the first time, or again after [Manager.Reloading].
+func (m *Manager) Ready() error {
+	return m.send(nil, fmt.Sprintf("MAINPID=%d", os.Getpid()), daemon.SdNotifyReady)
+}
+
+// Reloading says that an upgrade begins.
+func (m *Manager) Reloading() error {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return fmt.Errorf("tell systemd: %w", err)
+	}
+	return m.send(nil, daemon.SdNotifyReloading, fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000))
+}
+
+// Stopping says that the service stops, and may take that long for it even if
+// the unit gives it less. A generation that ends because its successor serves
+// must not say so: systemd would stop the unit.
+func (m *Manager) Stopping(within time.Duration) error {
+	return m.send(nil, daemon.SdNotifyStopping, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", within.Microseconds()))
+}
+
+// Status is the line that `systemctl status` shows.
+func (m *Manager) Status(line string) error {
+	return m.send(nil, "STATUS="+strings.ReplaceAll(line, "\n", " "))
+}
+
+// Barrier returns when systemd has read everything that was sent before, by this
+// process or another. A main process must not exit before systemd knows of the
+// next one, or the unit stops.
+func (m *Manager) Barrier(ctx context.Context) error {
+	if m.socket == "" {
+		return nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("wait for systemd: %w", err)
+	}
+	defer r.Close()
+	err = m.send(w, "BARRIER=1")
+	w.Close()
+	if err != nil {
+		return err
+	}
+	// systemd closes its copy of the other end when it has come to this message.
+	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if _, err = r.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("wait for systemd: %w", ctx.Err())
+	}
+	return nil
+}
+
+// send sends one message of some lines, with a descriptor if there is one.
+func (m *Manager) send(f descriptor, lines ...string) error {
+	if m.socket == "" {
+		return nil
+	}
+	nc, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.socket, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("tell systemd: %w", err)
+	}
+	defer nc.Close()
+	nc.SetWriteDeadline(time.Now().Add(sendTimeout))
+	packet := []byte(strings.Join(lines, "\n"))
+	if f == nil {
+		_, err = nc.Write(packet)
+	} else {
+		err = withFD(f, func(fd int) error {
+			_, _, err := nc.WriteMsgUnix(packet, unix.UnixRights(fd), nil)
+			return err
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("tell systemd: %w", err)
+	}
+	return nil
+}
+
+// watchdogInterval returns how often systemd wants to hear that the service is
+// alive, 0 for never. WATCHDOG_PID names the process that systemd started; one
+// that is meant takes it away, so that its successors are meant as well.
+func watchdogInterval() time.Duration {
+	defer os.Unsetenv("WATCHDOG_PID")
+	if pid, named := os.LookupEnv("WATCHDOG_PID"); named && pid != strconv.Itoa(os.Getpid()) {
+		os.Unsetenv("WATCHDOG_USEC")
+		return 0
+	}
+	usec, err := strconv.ParseInt(os.Getenv("WATCHDOG_USEC"), 10, 64)
+	if err != nil || usec <= 0 {
+		return 0
+	}
+	return time.Duration(usec) * time.Microsecond
+}

@@ -1,0 +1,200 @@
+package upgrade
+
+// This file holds what the generations of a line tell each other of their work,
+// so that any of them can answer for all.
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"time"
+)
+
+// Counts are the counters of a service by name. Those of several generations
+// are added up, name by name.
+type Counts map[string]float64
+
+// plus returns the sum of both, which it leaves as they are.
+func (c Counts) plus(more Counts) Counts {
+	sum := maps.Clone(c)
+	if sum == nil {
+		sum = make(Counts, len(more))
+	}
+	for name, n := range more {
+		sum[name] += n
+	}
+	return sum
+}
+
+// report is what a generation tells a neighbour of itself.
+type report struct {
+	State string `json:"state"`
+	Load  Load   `json:"load"`
+	// Counts are this generation's and those of all beyond it, as seen from
+	// the neighbour.
+	Counts Counts `json:"counts,omitempty"`
+	// Answers is the number of the question that it answers; 0: none.
+	Answers uint64 `json:"answers,omitempty"`
+}
+
+// answerTimeout is how long an answer of a neighbour is waited for. One that is
+// alive gives it within a millisecond.
+const answerTimeout = 100 * time.Millisecond
+
+// questions are what was asked over a link and not answered yet.
+type questions struct {
+	mu      sync.Mutex
+	last    uint64
+	waiting map[uint64]chan struct{}
+}
+
+func (q *questions) add() (number uint64, answered <-chan struct{}) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.last++
+	if q.waiting == nil {
+		q.waiting = make(map[uint64]chan struct{})
+	}
+	done := make(chan struct{})
+	q.waiting[q.last] = done
+	return q.last, done
+}
+
+// remove takes a question away, and wakes who waits for its answer.
+func (q *questions) remove(number uint64) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if done, ok := q.waiting[number]; ok {
+		delete(q.waiting, number)
+		close(done)
+	}
+}
+
+// Line is what is known of all generations together.
+type Line struct {
+	// Others is what all generations but this one have counted, living and dead.
+	Others Counts
+	// Load is what all living generations have in hand, this one included.
+	Load Load
+}
+
+// Line returns what is known of the whole line of generations. It asks the
+// neighbours, and if one does not answer within a tenth of a second takes what
+// that one has said last, which is half a second old at most.
+func (g *Generation) Line(ctx context.Context) Line {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	before, after := g.neighbours()
+	var asked sync.WaitGroup
+	for _, m := range []*member{before, after} {
+		if m != nil {
+			asked.Go(func() { m.link.question(ctx) })
+		}
+	}
+	asked.Wait()
+
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	l := Line{Others: g.past.plus(g.future), Load: g.load()}
+	for _, m := range []*member{g.before, g.after} {
+		if m != nil {
+			l.Load = l.Load.plus(m.load)
+		}
+	}
+	return l
+}
+
+// neighbours returns those that can be asked.
+func (g *Generation) neighbours() (before, after *member) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.before != nil && !g.before.reported {
+		before = g.before
+	}
+	if g.after != nil && g.after.state != Starting {
+		after = g.after
+	}
+	return before, after
+}
+
+// question asks for a report and returns when it is there, or ctx ends.
+func (l *link) question(ctx context.Context) {
+	number, answered := l.questions.add()
+	defer l.questions.remove(number)
+	l.send(message{Type: msgQuestion, Question: number}, nil) // if nobody listens, the link ends soon
+	select {
+	case <-answered:
+	case <-l.ended: // with its last report, if it had the time for one
+	case <-ctx.Done():
+	}
+}
+
+// exchange takes what concerns reports from what a neighbour says, whatever
+// else this generation is busy with, and tells whether that was all.
+func (g *Generation) exchange(l *link, fromPredecessor bool) func(message) bool {
+	return func(m message) bool {
+		switch {
+		case m.Type == msgQuestion:
+			r := g.reportTo(!fromPredecessor)
+			r.Answers = m.Question
+			l.send(message{Type: msgReport, Report: r}, nil)
+		case m.Report != nil:
+			g.takeReport(m.Report, fromPredecessor)
+			l.questions.remove(m.Report.Answers)
+		}
+		return m.Type == msgQuestion || m.Type == msgReport
+	}
+}
+
+// reportTo makes the report for the successor, or for the predecessor.
+func (g *Generation) reportTo(successor bool) *report {
+	g.mu.Lock()
+	r := &report{State: g.state.String(), Load: g.load()}
+	beyond := g.future
+	if successor {
+		beyond = g.past
+	}
+	g.mu.Unlock()
+	r.Counts = beyond
+	if g.opts.Counts != nil && r.State != Starting.String() {
+		r.Counts = beyond.plus(g.opts.Counts())
+	}
+	return r
+}
+
+func (g *Generation) takeReport(r *report, fromPredecessor bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	m := g.after
+	if fromPredecessor {
+		m = g.before
+		g.past = r.Counts
+	} else {
+		g.future = r.Counts
+	}
+	if m == nil {
+		return
+	}
+	m.load = r.Load
+	for state, name := range stateNames {
+		if name == r.State {
+			m.state = State(state)
+		}
+	}
+}
+
+// load returns what this generation has in hand. The caller holds g.mu.
+func (g *Generation) load() Load {
+	if g.service == nil {
+		return Load{}
+	}
+	return g.service.Load()
+}
+
+func (l Load) plus(more Load) Load {
+	l.Requests += more.Requests
+	l.Connections.New += more.Connections.New
+	l.Connections.Active += more.Connections.Active
+	l.Connections.Idle += more.Connections.Idle
+	return l
+}

@@ -1,0 +1,124 @@
+package upgrade_test
+
+// This file holds the tests of what generations know of each other's work.
+
+import (
+	"encoding/json"
+	"net"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Each answer tells how many the line has given so far. Asked one at a time,
+// they count up by one, whoever answers.
+func TestCountsGoOn(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.setPlan(func(p *plan) { p.Drain = 200 * time.Millisecond })
+	l.launch()
+	given := l.who().Answers
+	for n := 2; n <= 6; n++ {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			l.ask(nil)
+		}()
+		for over, both := false, false; !over || !both; {
+			select {
+			case <-ended:
+				over = true
+			default:
+			}
+			given++
+			a := l.who()
+			if a.Answers != given {
+				t.Fatalf("answer of generation %d during upgrade %d: it is number %d of all, want %d\n%s", a.Generation, n-1, a.Answers, given, l.printed())
+			}
+			both = both || a.Generation == n && a.Load == n+n-1 // a generation's load is its number
+			if over && !both {
+				t.Fatalf("generation %d never told the load of both", n)
+			}
+		}
+	}
+}
+
+// A generation that drains counts what its successor does meanwhile.
+func TestCountsOfSuccessor(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.launch()
+	l.setPlan(func(p *plan) { p.Answer = time.Second })
+	l.upgrade()
+	given := l.who().Answers
+	l.setPlan(func(p *plan) { p.Answer = 0 })
+
+	slow, err := net.Dial("unix", strings.TrimPrefix(l.plan.Listen[0], "unix:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	go l.ask(nil)
+	l.await("generation 3 serves", func() bool { s, err := l.status(); return err == nil && s.Generation == 3 })
+	for range 3 {
+		given++
+		if a := l.who(); a.Answers != given || a.Generation != 3 {
+			t.Errorf("got answer %d of generation %d, want %d of 3", a.Answers, a.Generation, given)
+		}
+	}
+	slow.SetDeadline(time.Now().Add(patience))
+	var last answer
+	if err := json.NewDecoder(slow).Decode(&last); err != nil {
+		t.Fatal(err)
+	}
+	if last.Generation != 2 || last.Answers != given+1 || last.Load != 2+3 {
+		t.Errorf("answer of the generation that drains: got %+v, want number %d of generation 2, and the load of both", last, given+1)
+	}
+	if a := l.who(); a.Answers != given+2 {
+		t.Errorf("after the drain: got answer %d, want %d", a.Answers, given+2)
+	}
+}
+
+// What a predecessor has counted is not lost with it, the last moment aside.
+func TestCountsOfKilledPredecessor(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.setPlan(func(p *plan) { p.Drain = patience })
+	l.launch()
+	l.setPlan(func(p *plan) { p.Drain = 0 })
+	first := l.first.Process.Pid
+	for range 4 {
+		l.who()
+	}
+	given := l.who().Answers
+	go l.ask(nil)
+	l.await("generation 2 serves", func() bool { s, err := l.status(); return err == nil && s.Generation == 2 })
+	syscall.Kill(first, syscall.SIGKILL)
+	l.awaitEnd(first)
+	if a := l.who(); a.Answers != given+1 {
+		t.Errorf("got answer %d, want %d", a.Answers, given+1)
+	}
+}
+
+// A predecessor that is stopped holds nobody up for long.
+func TestCountsOfStoppedPredecessor(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.setPlan(func(p *plan) { p.Drain = patience })
+	l.launch()
+	l.setPlan(func(p *plan) { p.Drain = 0 })
+	first := l.first.Process.Pid
+	given := l.who().Answers
+	go l.ask(nil)
+	l.await("generation 2 serves", func() bool { s, err := l.status(); return err == nil && s.Generation == 2 })
+	syscall.Kill(first, syscall.SIGSTOP)
+	defer syscall.Kill(first, syscall.SIGKILL)
+	start := time.Now()
+	if a := l.who(); a.Answers != given+1 {
+		t.Errorf("got answer %d, want %d", a.Answers, given+1)
+	}
+	if took := time.Since(start); took > time.Second {
+		t.Errorf("took %v", took)
+	}
+}
