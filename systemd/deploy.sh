@@ -578,8 +578,8 @@ $target could not be put back: $problem; the previous binary is $previous"
 			;;
 		esac
 		tries=$((tries + 1)) again=' again'
-		[ $tries -lt 3 ] || break
-		reload $verb
+		[ "$tries" -lt 3 ] || break
+		reload "$verb"
 	done
 	if [ -z "$problem" ]; then
 		did serves "generation $generation (pid $pid, version $serves)$again"
@@ -863,12 +863,12 @@ deploy_hosts() {
 		printf '%s:\n' "$host"
 		send "$host" "$what" "$@" </dev/null
 		code=$?
-		if [ $code = 0 ]; then
+		if [ "$code" = 0 ]; then
 			results="$results$host done
 "
 			continue
 		fi
-		[ $code != 255 ] || wrong "$host: cannot be reached with $ssh"
+		[ "$code" != 255 ] || wrong "$host: cannot be reached with $ssh"
 		failed=$host
 		results="$results$host failed
 "
@@ -954,7 +954,7 @@ while [ $# -gt 0 ]; do
 	shift
 done
 case $unit in
--* | '' | */*) misused "--unit $unit: want the name of a service" ;;
+-* | '' | *[!A-Za-z0-9:_.@\\-]*) misused "--unit $unit: want the name of a service" ;;
 *.service) ;;
 *) unit=$unit.service ;;
 esac
@@ -988,9 +988,6 @@ else
 		exit 1
 	fi
 fi
-case $unit in
-*[!A-Za-z0-9:_.@\\-]*) misused "--unit $unit: want the name of a service" ;;
-esac
 
 # Who reads the output may go, and what was begun is still brought to its end.
 trap '' PIPE
@@ -1007,7 +1004,7 @@ else
 	exit 1
 fi
 for tool in systemctl flock timeout; do
-	command -v $tool >/dev/null || {
+	command -v "$tool" >/dev/null || {
 		wrong "$tool is missing; nothing was replaced"
 		exit 1
 	}
