@@ -239,11 +239,11 @@ func TestDeployScript(t *testing.T) {
 	first := d.Must(d.release("v2"))
 	d.check("v2", "v1")
 	d.checkRuns("v2", 2)
-	want := regexp.MustCompile(`^checked +\d+\.\d\d s   v2 \(commit \w+\) is good for today's configuration
-replaced +\d+\.\d\d s   ` + d.Bin + `; v1 \(commit \w+\) is kept as ` + d.Bin + `\.previous
+	want := regexp.MustCompile(`^checked +\d+\.\d\d s   v2 \(\w+\) is good for today's configuration
+replaced +\d+\.\d\d s   ` + d.Bin + `; v1 \(\w+\) is kept as ` + d.Bin + `\.previous
 reloaded +\d+\.\d\d s   generation 2 serves; generation 1 drained in .*
 healthy +\d+\.\d\d s   127\.\S+ answers 200, 127\.\S+ answers 200
-deployed +\d+\.\d\d s   v2 \(commit \w+\) serves in place of v1 \(commit \w+\): generation 2, pid \d+
+deployed +\d+\.\d\d s   v2 \(\w+\) serves in place of v1 \(\w+\): generation 2, pid \d+
 $`)
 	if !want.MatchString(first.Stdout) {
 		t.Errorf("stdout: got\n%s", first.Stdout)
@@ -270,7 +270,7 @@ $`)
 		t.Errorf("group: got %d, want that of the first binary", st.Gid)
 	}
 	status := d.Must("--status")
-	if want := regexp.MustCompile(`^v3 \(commit \w+\) serves: generation 5, pid \d+; before it: v2 \(commit \w+\)\n$`); !want.MatchString(status.Stdout) {
+	if want := regexp.MustCompile(`^v3 \(\w+\) serves: generation 5, pid \d+; before it: v2 \(\w+\)\n$`); !want.MatchString(status.Stdout) {
 		t.Errorf("--status: got %q", status.Stdout)
 	}
 }
@@ -352,14 +352,14 @@ func badReleases() []badRelease {
 		{name: "truncated header", content: cut(func(n int) int { return 100 }), want: `it is truncated`},
 		{name: "version exits 0", content: text("#!/bin/sh\nexit 0\n"), want: `its version command fails \(exit code 0\): it prints nothing`},
 		{name: "version exits 1", content: text("#!/bin/sh\necho lost >&2\nexit 1\n"), want: `its version command fails \(exit code 1\): lost`},
-		{name: "same version", content: func(t testing.TB) []byte { return contentOf(t, "v1") }, want: `v1 \(commit \w+\) runs already; --force deploys it all the same`},
-		{name: "exits 0", content: serves("exit 0"), late: true, want: `reload of baton.service failed:\ndeploy: baton: upgrade failed: .*exit status 0`},
+		{name: "same version", content: func(t testing.TB) []byte { return contentOf(t, "v1") }, want: `v1 \(\w+\) runs already; --force deploys it all the same`},
+		{name: "exits 0", content: serves("exit 0"), late: true, want: `reload of baton.service failed:\ndeploy: baton: upgrade failed: .* exited\ndeploy: v1 `},
 		{name: "exits 1", content: serves("echo some reason >&2; exit 1"), late: true, want: `baton: upgrade failed: .*exit status 1\ndeploy:   \| some reason\n`},
 		{name: "never ready", content: serves("exec sleep 60"), late: true, want: `baton: upgrade failed: .*not ready`},
 		{name: "killed", content: serves("kill -9 $$"), late: true, want: `baton: upgrade failed: .*signal: killed`},
 		// This one serves, and has to go again.
 		{name: "unhealthy", content: func(t testing.TB) []byte { return contentOf(t, "v2") }, late: true, args: []string{"--health", "SICK"},
-			want: `v2 \(commit \w+\) is not healthy: http://127\.0\.0\.1:\d+/sick answers 503\n`},
+			want: `v2 \(\w+\) is not healthy: http://127\.0\.0\.1:\d+/sick answers 503\n`},
 	}
 }
 
@@ -409,7 +409,7 @@ func TestDeployScriptBadRelease(t *testing.T) {
 						}
 					}
 					if bad.late {
-						want := regexp.MustCompile(`\ndeploy: v1( \(commit \w+\))? is in place again, and generation \d+ \(pid \d+\) serves\n$`)
+						want := regexp.MustCompile(`\ndeploy: v1( \(\w+\))? is in place again, and generation \d+ \(pid \d+\) serves\n$`)
 						if !want.MatchString(got.Stderr) {
 							t.Errorf("stderr: got\n%swant at its end that v1 serves", got.Stderr)
 						}
@@ -440,7 +440,7 @@ func TestDeployScriptBadConfiguration(t *testing.T) {
 	got := d.Run(d.release("v2"))
 	want := regexp.MustCompile(`is no good: its check of today's configuration fails \(exit code 2\):
 deploy: baton: .*no-such-thing.*
-(.*\n)*deploy: nothing was replaced; v1 \(commit \w+\) goes on serving\n$`)
+(.*\n)*deploy: nothing was replaced; v1 \(\w+\) goes on serving\n$`)
 	if got.Code != 1 || !want.MatchString(got.Stderr) {
 		t.Errorf("got %v\nwant exit code 1, every problem of the configuration", got)
 	}

@@ -202,10 +202,15 @@ learn_control() {
 	done
 }
 
-# as_service COMMAND runs a command as the running service would, for 20 s at most.
+# as_service COMMAND runs a command as the running service would, for 20 s at most. The
+# environment goes through a pipe: what stands in a command line, everybody can read.
 as_service() {
-	eval "set -- timeout --foreground -k 2 20 $view env -i $environment \"\$@\""
-	"$@" </dev/null
+	# shellcheck disable=SC2086 # words
+	timeout --foreground -k 2 20 $view env -i /bin/sh -s "$@" <<END
+unset PWD OLDPWD SHLVL
+export $environment
+exec "\$@" </dev/null
+END
 }
 
 # ask asks BINARY's status command which generation serves.
@@ -236,17 +241,18 @@ END
 	return 1
 }
 
-# version_of COMMAND … sets $version and $name, which has the commit as well, from what
-# `COMMAND … version` prints; what it prints instead if it is not that.
+# version_of COMMAND … sets $version, $build, which is all of it, and $name, which is for people,
+# from what `COMMAND … version` prints; $version to what it prints instead if it is not that.
 version_of() {
 	version=$("$@" version 2>&1)
 	code=$?
-	name=''
+	name='' build=''
 	case $code:$version in
 	0:'baton '*' (commit '*)
-		name=${version#baton } name=${name%%, go*}
-		version=${name%% (commit *}
-		name="$name)"
+		build=${version%%, go*} build=${build#baton }
+		version=${build%% (commit *}
+		commit=${build#* (commit } rest=${commit#???????}
+		name="$version (${commit%"$rest"})"
 		return 0
 		;;
 	esac
@@ -258,7 +264,7 @@ running() {
 	if [ -z "$runs" ] || [ "$runs" = "$(stat -c %d:%i "$target")" ]; then
 		version_of as_service "$target" && return 0
 	fi
-	version=$serves name=$serves
+	version=$serves name=$serves build=''
 }
 
 # The files. All of them lie beside the target, for a rename goes no further:
@@ -610,7 +616,7 @@ interrupted() {
 			wrong "interrupted; $target is $was_name again"
 		fi
 		;;
-	'' | kept) [ -z "$locked" ] || wrong "interrupted; nothing was replaced" ;;
+	'' | kept) wrong "interrupted; nothing was replaced" ;;
 	esac
 	tidy
 	trap - "$1"
@@ -694,9 +700,9 @@ deploy_locked() {
 		[ "$serving" = "$pid" ] || die "pid $serving answers on the control socket, but systemd has $pid for the main process of $unit; nothing was replaced"
 		running
 	else
-		version_of timeout --foreground -k 2 20 "$target" </dev/null || name="the binary before"
+		version_of timeout --foreground -k 2 20 "$target" </dev/null || name="the binary before" build=''
 	fi
-	was=$pid was_name=$name
+	was=$pid was_name=$name was_build=$build
 
 	if [ -z "$rollback" ]; then
 		problem=$(cp "$binary" "$new" 2>&1 && cp --attributes-only --preserve=all "$target" "$new" 2>&1 && touch "$new" 2>&1 && sync "$new" 2>&1) ||
@@ -719,7 +725,7 @@ deploy_locked() {
 	check_new || die "$binary is no good: $problem
 nothing was replaced; $was_name goes on serving"
 	new_name=$name new_version=$version
-	if [ "$new_name" = "$was_name" ] && [ -z "$force$rollback" ] && [ "$alive" = yes ]; then
+	if [ "$build" = "$was_build" ] && [ -z "$force$rollback" ] && [ "$alive" = yes ]; then
 		# Where there are several hosts, one may have been done before.
 		if [ -n "$called" ] && [ "$runs" = "$(stat -c %d:%i "$target")" ]; then
 			healthy || die "$new_name runs here already, and is not healthy: $problem"
@@ -754,7 +760,7 @@ nothing was replaced; $was_name goes on serving"
 	begin
 	if [ "$alive" = yes ]; then
 		reload reload || restore "reload of $unit failed:
-${said:-$output}"
+$(printf '%s\n' "${said:-$output}" | sed '/^generation .* goes on serving$/d')"
 	else
 		systemctl reset-failed "$unit" 2>/dev/null
 		reload restart || restore "start of $unit failed:
