@@ -304,7 +304,11 @@ unkeep() {
 
 # tidy removes what is of no use to anybody, and ends the lock.
 tidy() {
-	[ -n "$locked" ] || return 0
+	if [ -z "$locked" ]; then
+		# Interrupted in the moment after the lock was taken, perhaps.
+		[ -z "$locking" ] || ! flock -n 9 || ! is_the_lock || rm -f "$lock"
+		return 0
+	fi
 	case $phase in
 	kept) unkeep ;;
 	esac
@@ -312,14 +316,17 @@ tidy() {
 	locked='' phase=''
 }
 
-# take_lock waits for nobody. The lock file is removed by who holds it, so whoever
-# has locked one must see that it still is the one.
+# is_the_lock says whether what was locked is the lock file still: who holds it removes it.
+is_the_lock() { [ "$(stat -c %d:%i "$lock" 2>/dev/null)" = "$(stat -L -c %d:%i /proc/self/fd/9)" ]; }
+
+# take_lock waits for nobody.
 take_lock() {
 	while :; do
 		problem=$( (: >>"$lock") 2>&1) || die "cannot write to $folder: ${problem##*: }; nothing was replaced"
 		exec 9>>"$lock"
+		locking=yes
 		flock -n 9 || die "another deploy of $target runs (pid $(cat "$lock" 2>/dev/null)); nothing was replaced"
-		[ "$(stat -c %d:%i "$lock" 2>/dev/null)" != "$(stat -L -c %d:%i /proc/self/fd/9)" ] || break
+		! is_the_lock || break
 	done
 	locked=yes
 	# On a full disk the file stays empty, which hinders nobody.
@@ -905,7 +912,7 @@ END
 # The command line.
 
 unit=baton force='' may_start='' rollback='' verb='' health=/ hosts='' ssh=ssh sudo='' called='' binary=''
-locked='' phase='' new='' folder='' status='' restoring='' settled=''
+locked='' locking='' phase='' new='' folder='' status='' restoring='' settled=''
 flags=yes
 while [ $# -gt 0 ]; do
 	if [ -n "$flags" ]; then
