@@ -20,11 +20,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"example.com/baton/handlers"
 	"example.com/baton/server"
+	"example.com/baton/systemd"
 	"example.com/baton/upgrade"
 	"github.com/peterbourgon/ff/v3"
 	"golang.org/x/term"
@@ -84,10 +86,17 @@ func serve(signals <-chan os.Signal, args []string) int {
 	v, revision := build()
 
 	var (
+		gen           *upgrade.Generation
 		public, admin *server.Server
+		both          service
 		metrics       *handlers.Metrics
 	)
-	gen, err := upgrade.New(upgrade.Options{
+	manager := systemd.New()
+	var attending sync.WaitGroup
+	attended, endAttendance := context.WithCancel(context.Background())
+	defer attending.Wait()
+	defer endAttendance()
+	gen, err = upgrade.New(upgrade.Options{
 		Version:        v,
 		Control:        cfg.control,
 		PIDFile:        cfg.pidFile,
@@ -95,6 +104,29 @@ func serve(signals <-chan os.Signal, args []string) int {
 		DrainTimeout:   cfg.drainTimeout,
 		ShutdownDelay:  cfg.shutdownDelay,
 		Logger:         logger,
+		Keeper:         manager,
+		Counts:         func() upgrade.Counts { return metrics.Own() },
+		OnState: func(from, to upgrade.State) {
+			var err error
+			switch {
+			case to == upgrade.Serving:
+				err = manager.Ready()
+			case to == upgrade.Upgrading:
+				err = manager.Reloading()
+			case to == upgrade.Draining && gen.TakesRequests(): // the successor does
+				endAttendance()
+			case to == upgrade.Draining:
+				err = manager.Stopping(cfg.shutdownDelay + cfg.drainTimeout + afterDrain)
+			}
+			if err != nil {
+				logger.Warn("service manager not told", "error", err)
+			}
+			if from == upgrade.Starting {
+				attending.Go(func() {
+					manager.Attend(attended, logger, alive(gen, both), func() string { return gen.Status().String() })
+				})
+			}
+		},
 		OnReady:        func(took time.Duration) { metrics.ObserveUpgrade(took) },
 		OnDrained: func(d upgrade.Drained) {
 			metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
@@ -106,6 +138,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 	metrics = handlers.NewMetrics(handlers.MetricsOptions{
 		Version: v, Revision: revision,
 		Source: func() handlers.Snapshot { return snapshot(gen, public) },
+		Others: func(ctx context.Context) map[string]float64 { return gen.Line(ctx).Others },
 	})
 	handler, err := cfg.handler(gen, v, logger)
 	if err != nil {
@@ -126,7 +159,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 	})
 	admin = server.New(options)
 
-	both := service{public: public, admin: admin}
+	both = service{public: public, admin: admin}
 	for _, addr := range cfg.listen {
 		ln, err := gen.Listen(addr)
 		if err != nil {
@@ -145,7 +178,28 @@ func serve(signals <-chan os.Signal, args []string) int {
 	if err := gen.Run(both, signals); err != nil {
 		return complain(failed, err)
 	}
+	// The manager must know of a successor before it sees this process exit.
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	if err := manager.Barrier(ctx); err != nil {
+		logger.Warn("service manager does not listen", "error", err)
+	}
 	return done
+}
+
+// afterDrain is what a stop may take beside its delay and its drain: the hooks
+// have ten seconds, and a predecessor that still drains may have started later.
+const afterDrain = 20 * time.Second
+
+// alive returns what the watchdog asks: whether this generation answers.
+func alive(gen *upgrade.Generation, s service) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := gen.Alive(ctx)
+		if err == nil && gen.TakesRequests() { // else the servers may be closed
+			err = s.Check(ctx)
+		}
+		return err
+	}
 }
 
 // service is the public and the admin server as one.
@@ -184,10 +238,14 @@ func (s service) Drain(ctx context.Context, kept func(net.Listener) bool) upgrad
 }
 
 func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot {
-	load := public.Load()
+	status := gen.Status()
+	var load upgrade.Load // of all generations that live
+	for _, m := range status.Generations {
+		load = load.Plus(m.Load)
+	}
 	s := handlers.Snapshot{
 		Generation: gen.Number(),
-		State:      gen.State().String(),
+		State:      status.State,
 		Upgrades:   make(map[string]uint64),
 		Connections: map[string]int{
 			"new": load.Connections.New, "active": load.Connections.Active, "idle": load.Connections.Idle,

@@ -98,7 +98,7 @@ func (g *Generation) Line(ctx context.Context) Line {
 	l := Line{Others: g.past.plus(g.future), Load: g.load()}
 	for _, m := range []*member{g.before, g.after} {
 		if m != nil {
-			l.Load = l.Load.plus(m.load)
+			l.Load = l.Load.Plus(m.load)
 		}
 	}
 	return l
@@ -191,7 +191,8 @@ func (g *Generation) load() Load {
 	return g.service.Load()
 }
 
-func (l Load) plus(more Load) Load {
+// Plus returns the sum of both.
+func (l Load) Plus(more Load) Load {
 	l.Requests += more.Requests
 	l.Connections.New += more.Connections.New
 	l.Connections.Active += more.Connections.Active

@@ -1,0 +1,298 @@
+// Listeners that systemd has: of a socket unit, and in its file descriptor store, where they outlive a crash.
+package e2e
+
+import (
+	"net"
+	"strings"
+	"testing"
+	"time"
+)
+
+// activated is installed, started by the first connection to baton.socket.
+func activated(t *testing.T, lines ...string) *Unit {
+	t.Helper()
+	u := installed(t, lines...)
+	u.DropIn("baton.socket", "address", "[Socket]", "ListenStream=", "ListenStream=HOST:80")
+	u.Must("systemctl", "start", "baton.socket")
+	if got := u.Show("baton.service", "ActiveState"); got != "inactive" {
+		t.Fatalf("before the first connection: the service is %s, want inactive", got)
+	}
+	resp, err := fetch("tcp", u.Address, "GET", "/100.bin")
+	if err != nil || resp.Status != 200 {
+		t.Fatalf("first connection: got %+v, %v, want 200\n%s", resp, err, u.Log())
+	}
+	await(t, 10*time.Second, "active service", func() bool { return u.Show("baton.service", "ActiveState") == "active" })
+	return u
+}
+
+func TestSystemdSocketActivation(t *testing.T) {
+	t.Parallel()
+	u := activated(t)
+	u.checkServes(t, 1, "v1")
+	counts, endLoad := u.smallLoad(t)
+	for i := range 5 {
+		version := []string{"v2", "v1"}[i%2]
+		u.Deploy(version)
+		u.Reload()
+		u.checkServes(t, i+2, version)
+	}
+	endLoad()
+	if counts.Failures() != 0 {
+		t.Errorf("requests lost: %v", counts)
+	}
+	if n := u.Stored(); n != 1 {
+		t.Errorf("descriptors in the store: got %d, want 1, of the admin listener: the other is the socket unit's", n)
+	}
+	if got := u.Show("baton.socket", "SubState"); got != "running" {
+		t.Errorf("baton.socket: got %s, want running", got)
+	}
+}
+
+// The queue is systemd's: whoever connects while the service stops is served by the next one.
+func TestSystemdSocketKeepsTheQueue(t *testing.T) {
+	t.Parallel()
+	u := activated(t)
+	u.Reload() // so that it is a successor that stops
+	main := u.MainPID()
+	// The main process cannot accept while it is held: these wait in the queue.
+	u.Kill("STOP", main)
+	var waiting []*conn
+	for range 20 {
+		c := mustDial(t, "tcp", u.Address)
+		c.send(t, string(request("GET", "/100.bin", nil)))
+		waiting = append(waiting, c)
+	}
+	stop := u.Meanwhile("systemctl", "stop", "baton")
+	await(t, 20*time.Second, "stop", func() bool { return u.Show("baton.service", "ActiveState") == "deactivating" })
+	u.Kill("CONT", main)
+	if r := u.wait("systemctl stop", stop, 30*time.Second); r.code != 0 {
+		t.Errorf("systemctl stop: got exit code %d, want 0: %s", r.code, r.out)
+	}
+	// What the stopping generation did not answer, the one that systemd starts for it does.
+	for i, c := range waiting {
+		resp := new(response)
+		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		if err := c.receive("GET", resp); err != nil || resp.Status != 200 {
+			t.Fatalf("connection %d of those that waited: got status %d, %v, want 200\n%s", i+1, resp.Status, err, tail(u.Log(), 30))
+		}
+	}
+	u.Must("systemctl", "start", "baton")
+	u.checkServes(t, 1, "v1")
+}
+
+// The shipped socket unit has a port without an address, and so has the shipped configuration.
+func TestSystemdSocketAsShipped(t *testing.T) {
+	t.Parallel()
+	u := installed(t)
+	port := freePort(t, "")
+	u.DropIn("baton.socket", "address", "[Socket]", "ListenStream=", "ListenStream="+port)
+	u.ConfigureOnly("listen :"+port, "admin "+u.Admin, "root /srv/baton")
+	u.Must("systemctl", "start", "baton.socket")
+	for range 2 {
+		for _, host := range []string{"127.0.0.1", "::1"} {
+			address := net.JoinHostPort(host, port)
+			if resp, err := fetch("tcp", address, "GET", "/100.bin"); err != nil || resp.Status != 200 {
+				t.Fatalf("%s: got %+v, %v, want 200\n%s", address, resp, err, u.Log())
+			}
+		}
+		u.Reload()
+	}
+}
+
+// A socket that nobody would accept from is a mistake, and said so.
+func TestSystemdSocketWithoutListen(t *testing.T) {
+	t.Parallel()
+	u := installed(t)
+	u.DropIn("baton.socket", "address", "[Socket]", "ListenStream=", "ListenStream=HOST:81")
+	u.Must("systemctl", "start", "baton.socket")
+	if out, code := u.Run("systemctl", "start", "baton"); code == 0 {
+		t.Errorf("systemctl start: got exit code 0: %s", out)
+	}
+	if log := u.Log(); !strings.Contains(log, u.Host+":81") {
+		t.Errorf("journal: got\n%s\nwant a word about %s:81", tail(log, 10), u.Host)
+	}
+	u.Configure("listen HOST:81")
+	// systemd goes on trying.
+	await(t, 20*time.Second, "service that is mended", func() bool { return answers("tcp", net.JoinHostPort(u.Host, "81")) })
+}
+
+// While a crash loop lasts, connections wait, and systemd does not give up.
+func TestSystemdNeverGivesUp(t *testing.T) {
+	t.Parallel()
+	u := activated(t)
+	u.DeployScript("exit 1")
+	u.Kill("KILL", u.MainPID())
+	c := mustDial(t, "tcp", u.Address)
+	c.send(t, string(request("GET", "/100.bin", nil)))
+	await(t, 60*time.Second, "restarts, more than systemd's usual limits", func() bool {
+		time.Sleep(50 * time.Millisecond)
+		return u.Restarts() > 10
+	})
+	u.Deploy("v2")
+	c.expectWithin(t, "GET", 200, 20*time.Second)
+	u.checkServes(t, 1, "v2")
+}
+
+func TestSystemdCrashUnderLoad(t *testing.T) {
+	t.Parallel()
+	const crashes = 5
+	u := running(t)
+	if n := u.Stored(); n != 2 {
+		t.Fatalf("descriptors in the store: got %d, want 2, of the public and the admin listener", n)
+	}
+	counts, endLoad := u.smallLoad(t)
+	for i := range crashes {
+		before := counts.Requests()
+		await(t, 20*time.Second, "load", func() bool { return counts.Requests() > before+200 })
+		u.Kill("KILL", u.MainPID())
+		await(t, 30*time.Second, "restart", func() bool {
+			time.Sleep(20 * time.Millisecond)
+			return u.Restarts() == i+1 && u.Show("baton.service", "ActiveState") == "active"
+		})
+	}
+	before := counts.Requests()
+	await(t, 20*time.Second, "load after the last restart", func() bool { return counts.Requests() > before+200 })
+	u.checkServes(t, 1, "v1")
+	lost := counts.Failures()
+	u.Deploy("v2")
+	u.Reload()
+	u.checkServes(t, 2, "v2")
+	if n := counts.Failures() - lost; n != 0 {
+		t.Errorf("the upgrade after the crashes lost %d requests", n)
+	}
+	endLoad()
+	t.Log(counts)
+	if n := counts.failures[failDial].Load(); n != 0 {
+		t.Errorf("%d connections refused, want none", n)
+	}
+	// Each crash may cost each connection that was accepted one request. Answers that are wrong it may not cost.
+	if n := counts.failures[failStatus].Load() + counts.failures[failBody].Load(); n != 0 {
+		t.Errorf("%d wrong answers, want none", n)
+	}
+	if lost > crashes*42 {
+		t.Errorf("%d requests lost in %d crashes, want at most one for each of the 42 clients", lost, crashes)
+	}
+	if n := u.Stored(); n != 2 {
+		t.Errorf("descriptors in the store: got %d, want 2", n)
+	}
+	u.Must("systemctl", "stop", "baton")
+	u.checkStopped(t)
+}
+
+// Connections that the killed process had not accepted are answered by the next one, each and every one.
+func TestSystemdCrashKeepsTheQueue(t *testing.T) {
+	t.Parallel()
+	u := running(t)
+	for round := range 3 {
+		if round > 0 {
+			u.Reload() // a crash of a successor, and of one that was restarted
+		}
+		main := u.MainPID()
+		u.Kill("STOP", main)
+		var waiting []*conn
+		for range 100 {
+			c := mustDial(t, "tcp", u.Address)
+			c.send(t, string(request("GET", "/4000.bin", nil)))
+			waiting = append(waiting, c)
+		}
+		u.Kill("KILL", main)
+		for i, c := range waiting {
+			resp := new(response)
+			c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			if err := c.receive("GET", resp); err != nil || resp.Status != 200 {
+				t.Fatalf("round %d, connection %d of those that waited: got status %d, %v, want 200\n%s", round+1, i+1, resp.Status, err, tail(u.Log(), 30))
+			}
+		}
+		u.checkServes(t, 1, "v1")
+	}
+}
+
+func TestSystemdStoreFollowsTheConfiguration(t *testing.T) {
+	t.Parallel()
+	u := installed(t)
+	public := net.JoinHostPort(u.Host, "81")
+	configure := func(listeners ...string) {
+		u.ConfigureOnly(append(listeners, "admin "+u.Admin, "root /srv/baton", "idle-grace 100ms", "pid-file /run/baton/baton.pid")...)
+	}
+	configure("listen HOST:80", "listen HOST:81", "listen unix:/run/baton/public.sock")
+	u.Start()
+	if n := u.Stored(); n != 4 {
+		t.Errorf("descriptors in the store: got %d, want 4", n)
+	}
+	socket := func() string { return u.Path("/run/baton/public.sock") }
+
+	// A crash brings all of them back.
+	u.Kill("KILL", u.MainPID())
+	await(t, 20*time.Second, "all listeners after a crash", func() bool {
+		return u.Restarts() == 1 && answers("tcp", u.Address) && answers("tcp", public) && answers("unix", socket())
+	})
+
+	// What the configuration drops is unbound, and comes back neither by a crash.
+	configure("listen HOST:80")
+	u.Reload()
+	refused := func() bool {
+		c, err := dial("tcp", public, time.Second)
+		if err == nil {
+			c.Close()
+		}
+		return err != nil
+	}
+	if n := u.Stored(); n != 2 {
+		t.Errorf("after two listeners were dropped: %d descriptors in the store, want 2", n)
+	}
+	if !refused() {
+		t.Errorf("%s, which was dropped, takes connections", public)
+	}
+	u.Kill("KILL", u.MainPID())
+	await(t, 20*time.Second, "restart", func() bool { return u.Restarts() == 2 && answers("tcp", u.Address) })
+	if !refused() {
+		t.Errorf("%s, which was dropped, takes connections after a crash", public)
+	}
+
+	// One that comes is kept, and what is dropped while the service is down is released at the restart.
+	configure("listen HOST:80", "listen HOST:81")
+	u.Reload()
+	if n := u.Stored(); n != 3 || refused() {
+		t.Errorf("after a listener was added: %d descriptors in the store, want 3", n)
+	}
+	configure("listen HOST:80")
+	u.Kill("KILL", u.MainPID())
+	await(t, 20*time.Second, "restart", func() bool { return u.Restarts() == 3 && answers("tcp", u.Address) })
+	await(t, 10*time.Second, "end of the listener that was dropped meanwhile", func() bool { return u.Stored() == 2 && refused() })
+
+	u.Must("systemctl", "stop", "baton")
+	u.checkStopped(t)
+}
+
+// A crash while the predecessor drains costs what that one has in hand, and nothing else.
+func TestSystemdCrashDuringADrain(t *testing.T) {
+	t.Parallel()
+	g := newGate(t)
+	u := running(t, "proxy /begun="+backend(t, g))
+	u.held(t, g)
+	first := u.MainPID()
+	u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
+	await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
+	main := u.MainPID()
+	u.Kill("STOP", main)
+	var waiting []*conn
+	for range 20 {
+		c := mustDial(t, "tcp", u.Address)
+		c.send(t, string(request("GET", "/4000.bin", nil)))
+		waiting = append(waiting, c)
+	}
+	u.Kill("KILL", main)
+	for i, c := range waiting {
+		resp := new(response)
+		c.SetReadDeadline(time.Now().Add(60 * time.Second))
+		if err := c.receive("GET", resp); err != nil || resp.Status != 200 {
+			t.Fatalf("connection %d: got status %d, %v, want 200\n%s", i+1, resp.Status, err, tail(u.Log(), 30))
+		}
+	}
+	u.checkServes(t, 1, "v1")
+	u.Reload()
+	u.checkServes(t, 2, "v1")
+	if n := len(u.Processes()); n != 1 {
+		t.Errorf("processes: got %d, want 1", n)
+	}
+}

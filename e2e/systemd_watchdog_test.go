@@ -1,0 +1,50 @@
+// The watchdog: kept by whichever generation serves, and fired by one that hangs.
+package e2e
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestSystemdWatchdogThroughGenerations(t *testing.T) {
+	t.Parallel()
+	u := installed(t)
+	u.DropIn("baton.service", "watchdog", "[Service]", "WatchdogSec=3s")
+	u.Start()
+	for n := 2; n <= 6; n++ {
+		u.Reload()
+		told := u.Show("baton.service", "WatchdogTimestampMonotonic")
+		await(t, 10*time.Second, "ping of the new generation", func() bool {
+			return u.Show("baton.service", "WatchdogTimestampMonotonic") != told
+		})
+		u.checkServes(t, n, "v1")
+	}
+	// For longer than the watchdog's time, so that pings have to have come.
+	throughout(t, 5*time.Second, "the watchdog does not fire", func() bool {
+		time.Sleep(100 * time.Millisecond) // each question is a process
+		return u.Restarts() == 0
+	})
+	u.checkServes(t, 6, "v1")
+}
+
+func TestSystemdWatchdogFires(t *testing.T) {
+	t.Parallel()
+	u := installed(t)
+	u.DropIn("baton.service", "watchdog", "[Service]", "WatchdogSec=3s", "TimeoutAbortSec=1s")
+	u.Start()
+	u.Reload() // so that it is a successor's watchdog
+	hung := u.MainPID()
+	u.Kill("STOP", hung)
+	await(t, 30*time.Second, "restart", func() bool {
+		time.Sleep(50 * time.Millisecond)
+		return u.Restarts() == 1 && u.Show("baton.service", "ActiveState") == "active"
+	})
+	if u.MainPID() == hung {
+		t.Error("the process that hung is still the main one")
+	}
+	if log := u.Log(); !strings.Contains(log, "Watchdog timeout") {
+		t.Errorf("journal: got\n%s\nwant that the watchdog timed out", tail(log, 20))
+	}
+	u.checkServes(t, 1, "v1")
+}
