@@ -38,21 +38,27 @@ type Interposer struct {
 func interpose(t testing.TB, d *Deployer) *Interposer {
 	t.Helper()
 	i := &Interposer{d, filepath.Join(d.Dir, "interposed")}
-	if err := os.Mkdir(i.dir, 0o755); err != nil {
+	interposeIn(t, i.dir)
+	return i
+}
+
+// interposeIn makes a folder of interposed tools.
+func interposeIn(t testing.TB, dir string) {
+	t.Helper()
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	put(t, []byte(interposed), filepath.Join(i.dir, "tool"), 0o755)
+	put(t, []byte(interposed), filepath.Join(dir, "tool"), 0o755)
 	// Between two commands that change nothing there is nothing new to see; -soak looks all the same.
 	tools := []string{"cp", "curl", "flock", "id", "ln", "mv", "rm", "sleep", "sync", "systemctl", "touch"}
 	if *soak > 0 {
 		tools = append(tools, "cat", "env", "head", "nsenter", "od", "readlink", "sed", "setpriv", "sha256sum", "stat", "tail", "timeout", "tr")
 	}
 	for _, tool := range tools {
-		if err := os.Symlink("tool", filepath.Join(i.dir, tool)); err != nil {
+		if err := os.Symlink("tool", filepath.Join(dir, tool)); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return i
 }
 
 // Run deploys, and interrupts that at the nth command; 0 is never. It returns how many commands were begun.

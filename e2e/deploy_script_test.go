@@ -275,10 +275,9 @@ $`)
 	}
 }
 
-// stub returns a release that knows its version and finds every configuration good; what it does when it
-// shall serve is up to the case.
-func stub(t testing.TB, serve string) []byte {
-	t.Helper()
+// stub returns a release that knows its version and finds every configuration good, and leaves questions to
+// a real one; what it does when it shall serve is up to the case.
+func stub(real, serve string) []byte {
 	return fmt.Appendf(nil, `#!/bin/sh
 case $1 in
 version) echo "baton bad (commit none, go1)" ;;
@@ -286,7 +285,7 @@ check) echo "the configuration is good" ;;
 upgrade | status) exec '%s' "$@" ;;
 *) %s ;;
 esac
-`, built(t, "v1"), serve)
+`, real, serve)
 }
 
 // otherMachine is an architecture that the tests do not run on.
@@ -327,12 +326,13 @@ type badRelease struct {
 	want    string // on stderr
 }
 
-func badReleases() []badRelease {
+// badReleases are those of any service; real is the path of a real binary.
+func badReleases(real string) []badRelease {
 	text := func(s string) func(testing.TB) []byte {
 		return func(testing.TB) []byte { return []byte(s) }
 	}
 	serves := func(s string) func(testing.TB) []byte {
-		return func(t testing.TB) []byte { return stub(t, s) }
+		return func(testing.TB) []byte { return stub(real, s) }
 	}
 	cut := func(of func(size int) int) func(testing.TB) []byte {
 		return func(t testing.TB) []byte {
@@ -385,7 +385,7 @@ func TestDeployScriptBadRelease(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, bad := range badReleases() {
+			for _, bad := range badReleases(built(t, "v1")) {
 				t.Run(bad.name, func(t *testing.T) {
 					path := filepath.Join(t.TempDir(), "release")
 					if bad.content != nil {

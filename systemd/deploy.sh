@@ -251,8 +251,7 @@ version_of() {
 	0:'baton '*' (commit '*)
 		build=${version%%, go*} build=${build#baton }
 		version=${build%% (commit *}
-		commit=${build#* (commit } rest=${commit#???????}
-		name="$version (${commit%"$rest"})"
+		name="$version ($(printf %.7s "${build#* (commit }"))"
 		return 0
 		;;
 	esac
@@ -623,7 +622,11 @@ interrupted() {
 			wrong "interrupted; $target is $was_name again"
 		fi
 		;;
-	'' | kept) wrong "interrupted; nothing was replaced" ;;
+	served)
+		rm -f "$older"
+		wrong "interrupted; but $new_name serves, and is healthy"
+		;;
+	*) wrong "interrupted; nothing was replaced" ;;
 	esac
 	tidy
 	trap - "$1"
@@ -749,12 +752,11 @@ nothing was replaced; $was_name goes on serving"
 	fi
 
 	begin
-	if [ -e "$previous" ]; then
-		rm -f "$older"
-		problem=$(ln "$previous" "$older" 2>&1) || problem=$(cp --preserve=all "$previous" "$older" 2>&1) ||
-			{ rm -f "$older" && die "keep $previous: $problem; nothing was replaced"; }
-	fi
 	phase=kept
+	if [ -e "$previous" ]; then
+		problem=$(ln "$previous" "$older" 2>&1) || problem=$(cp --preserve=all "$previous" "$older" 2>&1) ||
+			die "keep $previous: $problem; nothing was replaced"
+	fi
 	put "$target" "$previous" || die "keep $target as $previous: $problem; nothing was replaced"
 	phase=replaced
 	problem=$(mv -f -T "$new" "$target" 2>&1) || {
