@@ -232,10 +232,7 @@ func TestDeployScript(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	counts, stop := startLoad(t, load{network: d.Network, address: d.Address, grace: d.grace(), exchanges: fileExchanges(),
-		clients: [habits]int{backToBack: 2, pausing: 8, perRequest: 1, perRequestEnd: 1}})
-	await(t, 10*time.Second, "requests", func() bool { return counts.Requests() > 100 })
-
+	counts, stop := gentleLoad(t, d.Address, d.grace())
 	first := d.Must(d.release("v2"))
 	d.check("v2", "v1")
 	d.checkRuns("v2", 2)

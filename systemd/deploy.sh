@@ -10,6 +10,8 @@
 set -u
 LC_ALL=C
 export LC_ALL
+newline='
+'
 
 usage() {
 	cat <<'END'
@@ -229,8 +231,7 @@ ask() {
 		'  ]'*) within='' ;;
 		'    "'*)
 			value=${line#*\"}
-			[ -z "$within" ] || listen="$listen${value%\"*}
-"
+			[ -z "$within" ] || listen="$listen${value%\"*}$newline"
 			;;
 		esac
 	done <<END
@@ -247,9 +248,11 @@ version_of() {
 	version=$("$@" version 2>&1)
 	code=$?
 	name='' build=''
-	case $code:$version in
-	0:'baton '*' (commit '*)
-		build=${version%%, go*} build=${build#baton }
+	# The line may come after a shell's complaint.
+	case $code:$newline$version in
+	0:*"${newline}baton "*' (commit '*)
+		build=$newline$version
+		build=${build#*"${newline}baton "} build=${build%%"$newline"*} build=${build%%, go*}
 		version=${build%% (commit *}
 		name="$version ($(printf %.7s "${build#* (commit }"))"
 		return 0
@@ -732,6 +735,7 @@ deploy_locked() {
 			die "copy $previous: ${problem##*: }; nothing was replaced"
 	fi
 	[ "$alive" = no ] || learn || die "the main process of $unit, pid $pid, ended; nothing was replaced"
+	[ -z "$called" ] || binary='the new binary'
 	check_new || die "$binary is no good: $problem
 nothing was replaced; $was_name goes on serving"
 	new_name=$name new_version=$version
@@ -867,26 +871,22 @@ deploy_hosts() {
 	while IFS= read -r host; do
 		[ ${#host} -le "$width" ] || width=${#host}
 		if [ -n "$verb" ]; then
-			results="$results$host -
-"
+			results="$results$host -$newline"
 			continue
 		elif [ -n "$failed" ]; then
-			results="$results$host not touched
-"
+			results="$results$host not touched$newline"
 			continue
 		fi
 		printf '%s:\n' "$host"
 		send "$host" "$what" "$@" </dev/null
 		code=$?
 		if [ "$code" = 0 ]; then
-			results="$results$host done
-"
+			results="$results$host done$newline"
 			continue
 		fi
 		[ "$code" != 255 ] || wrong "$host: cannot be reached with $ssh"
 		failed=$host
-		results="$results$host failed
-"
+		results="$results$host failed$newline"
 	done <<END
 $hosts
 END
@@ -895,8 +895,9 @@ END
 		[ -n "$host" ] || continue
 		runs=$(send "$host" none --status </dev/null 2>&1) || {
 			[ -z "$verb" ] || failed=$host
-			runs="unknown: $runs"
+			runs="unknown: ${runs##*"$newline"}"
 		}
+		runs=${runs##*"$newline"}
 		if [ -n "$verb" ]; then
 			printf "%-${width}s   %s\n" "$host" "$runs"
 		else
@@ -939,8 +940,7 @@ while [ $# -gt 0 ]; do
 			case $2 in
 			-* | *[[:space:]]*) misused "--host $2: want the name of a host" ;;
 			esac
-			hosts="$hosts${hosts:+
-}$2"
+			hosts="$hosts${hosts:+$newline}$2"
 			;;
 		--force) force=yes ;;
 		--start) may_start=yes ;;
