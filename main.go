@@ -118,6 +118,9 @@ func serve(signals <-chan os.Signal, args []string) int {
 			case to == upgrade.Draining:
 				err = manager.Stopping(cfg.shutdownDelay + cfg.drainTimeout + afterDrain)
 			}
+			if err == nil && attended.Err() == nil {
+				err = manager.Status(gen.Status().String())
+			}
 			if err != nil {
 				logger.Warn("service manager not told", "error", err)
 			}
@@ -127,9 +130,15 @@ func serve(signals <-chan os.Signal, args []string) int {
 				})
 			}
 		},
-		OnReady:        func(took time.Duration) { metrics.ObserveUpgrade(took) },
+		OnReady: func(took time.Duration) { metrics.ObserveUpgrade(took) },
 		OnDrained: func(d upgrade.Drained) {
 			metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
+		},
+		OnOrphaned: func() {
+			// systemd does not notice by itself: the successor was not its child yet.
+			if err := manager.Fail(); err != nil {
+				logger.Warn("service manager not told", "error", err)
+			}
 		},
 	})
 	if err != nil {

@@ -56,6 +56,9 @@ type setup struct {
 	dir          string
 	path         string
 	argv0        string
+	manager      *manager
+	bindFirst    []string            // addresses of socket units
+	sockets      map[string]*os.File // bound there
 }
 
 type option func(*setup)
@@ -143,6 +146,8 @@ func prepare(t testing.TB, options ...option) *Baton {
 		b.setup.listen = append(b.setup.listen, strings.Replace(b.expand(address), "PORT", freePort(t, host), 1))
 	}
 	b.Network, b.Address = split(b.setup.listen[0])
+	b.setup.sockets = make(map[string]*os.File)
+	b.bindSockets()
 	if s.config != "" {
 		b.Configure(s.config)
 	}
@@ -234,6 +239,11 @@ func (b *Baton) launch() *process {
 		cmd.Env = append(cmd.Env, b.expand(pair))
 	}
 	cmd.Stdout, cmd.Stderr = stderr, stderr
+	if files, variables := b.setup.passed(); len(variables) > 0 {
+		cmd.ExtraFiles, cmd.Env = files, append(cmd.Env, variables...)
+		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c",
+			`export LISTEN_PID=$$ WATCHDOG_PID=${WATCHDOG_PID-$$}; exec "$0" "$@"`, b.Bin}, cmd.Args[1:]...)
+	}
 	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)
 	}
@@ -522,6 +532,7 @@ type status struct {
 	PID         int
 	Version     string
 	State       string
+	Listen      []string
 	Generations []generation
 	Upgrades    []struct {
 		Time     time.Time

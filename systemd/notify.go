@@ -54,6 +54,10 @@ func (m *Manager) Stopping(within time.Duration) error {
 	return m.send(nil, daemon.SdNotifyStopping, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", within.Microseconds()))
 }
 
+// Fail says that the service has failed: systemd kills what is left of it and
+// starts it again, if the unit says so.
+func (m *Manager) Fail() error { return m.send(nil, "WATCHDOG=trigger") }
+
 // Status is the line that `systemctl status` shows.
 func (m *Manager) Status(line string) error {
 	return m.send(nil, "STATUS="+strings.ReplaceAll(line, "\n", " "))
@@ -100,15 +104,27 @@ func (m *Manager) send(f descriptor, lines ...string) error {
 	if f == nil {
 		_, err = nc.Write(packet)
 	} else {
-		err = withFD(f, func(fd int) error {
-			_, _, err := nc.WriteMsgUnix(packet, unix.UnixRights(fd), nil)
-			return err
-		})
+		err = withFD(f, func(fd int) error { return sendDescriptor(nc, packet, fd) })
 	}
 	if err != nil {
 		return fmt.Errorf("tell systemd: %w", err)
 	}
 	return nil
+}
+
+// sendDescriptor does what WriteMsgUnix does not for a datagram socket that is connected.
+func sendDescriptor(nc *net.UnixConn, packet []byte, fd int) error {
+	raw, err := nc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if waitErr := raw.Write(func(socket uintptr) (done bool) {
+		err = unix.Sendmsg(int(socket), packet, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
+		return err != unix.EAGAIN
+	}); waitErr != nil {
+		return waitErr
+	}
+	return err
 }
 
 // watchdogInterval returns how often systemd wants to hear that the service is

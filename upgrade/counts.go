@@ -111,10 +111,8 @@ func (g *Generation) neighbours() (before, after *member) {
 	if g.before != nil && !g.before.reported {
 		before = g.before
 	}
-	if g.after != nil && g.after.state != Starting {
-		after = g.after
-	}
-	return before, after
+	// A successor may serve before this generation hears of it.
+	return before, g.after
 }
 
 // question asks for a report and returns when it is there, or ctx ends.
@@ -134,24 +132,33 @@ func (l *link) question(ctx context.Context) {
 func (g *Generation) exchange(l *link, fromPredecessor bool) func(message) bool {
 	return func(m message) bool {
 		switch {
+		case m.Hello != nil && !fromPredecessor:
+			g.meetSuccessor(l, m.Hello)
 		case m.Type == msgQuestion:
-			r := g.reportTo(!fromPredecessor)
-			r.Answers = m.Question
-			l.send(message{Type: msgReport, Report: r}, nil)
+			g.report(l, message{Type: msgReport}, !fromPredecessor, m.Question)
 		case m.Report != nil:
-			g.takeReport(m.Report, fromPredecessor)
+			g.takeReport(l, m.Report)
 			l.questions.remove(m.Report.Answers)
 		}
 		return m.Type == msgQuestion || m.Type == msgReport
 	}
 }
 
-// reportTo makes the report for the successor, or for the predecessor.
-func (g *Generation) reportTo(successor bool) *report {
+// report sends a message with a report, for the successor or for the predecessor,
+// as the answer to a question if that has a number.
+func (g *Generation) report(l *link, m message, toSuccessor bool, answers uint64) {
+	l.reporting.Lock()
+	defer l.reporting.Unlock()
+	m.Report = g.currentReport(toSuccessor)
+	m.Report.Answers = answers
+	l.send(m, nil) // one that is lost is followed by another
+}
+
+func (g *Generation) currentReport(toSuccessor bool) *report {
 	g.mu.Lock()
 	r := &report{State: g.state.String(), Load: g.load()}
 	beyond := g.future
-	if successor {
+	if toSuccessor {
 		beyond = g.past
 	}
 	g.mu.Unlock()
@@ -162,15 +169,26 @@ func (g *Generation) reportTo(successor bool) *report {
 	return r
 }
 
-func (g *Generation) takeReport(r *report, fromPredecessor bool) {
+// meetSuccessor notes who is at the other end of the link, if that is still
+// the one of the upgrade under way.
+func (g *Generation) meetSuccessor(l *link, h *hello) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	m := g.after
-	if fromPredecessor {
-		m = g.before
-		g.past = r.Counts
-	} else {
-		g.future = r.Counts
+	if g.ahead == l {
+		g.after = &member{hello: *h, link: l, state: Starting}
+		g.after.Generation = g.number + 1
+	}
+}
+
+func (g *Generation) takeReport(l *link, r *report) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	var m *member
+	switch l {
+	case g.link:
+		m, g.past = g.before, r.Counts
+	case g.ahead:
+		m, g.future = g.after, r.Counts
 	}
 	if m == nil {
 		return

@@ -50,11 +50,13 @@ type Options struct {
 	// Check is the last step before the generation is ready. An error ends it.
 	Check func(context.Context) error
 	// OnState is called at each change of state, OnReady once with the time
-	// from the trigger of the upgrade to readiness, and OnDrained with the
-	// report of a predecessor. They must not block.
-	OnState   func(from, to State)
-	OnReady   func(took time.Duration)
-	OnDrained func(Drained)
+	// from the trigger of the upgrade to readiness, OnDrained with the report of
+	// a predecessor, and OnOrphaned when a successor that has taken over dies
+	// while this generation drains: nobody accepts any more. They must not block.
+	OnState    func(from, to State)
+	OnReady    func(took time.Duration)
+	OnDrained  func(Drained)
+	OnOrphaned func()
 }
 
 // Generation is the running process as one in a line of generations.
@@ -89,6 +91,7 @@ type Generation struct {
 	service    Service // nil before Run
 	addresses  []string
 	before     *member // the predecessor while it lives
+	ahead      *link   // to the successor, or nil
 	after      *member // the successor since it said hello
 	upgrades   []Upgrade
 	results    map[Result]uint64

@@ -137,6 +137,9 @@ func (r *run) prepare(a *attempt) error {
 		l.close()
 		return fmt.Errorf("prepare the successor: %w", err)
 	}
+	r.mu.Lock()
+	r.ahead = l
+	r.mu.Unlock()
 	a.link, a.messages = l, l.messages(a.over, r.exchange(l, false))
 	return nil
 }
@@ -179,28 +182,37 @@ func (r *run) hearSuccessor(m message, ok bool) {
 	switch {
 	case !ok:
 		a.messages, a.gone = nil, true
-		if r.handedOver && r.State() == Draining {
-			r.log.Error("successor is gone")
-		}
+		r.successorIsGone()
 	case m.Type == msgHello && m.Hello != nil:
 		a.greeted = true
-		next := &member{hello: *m.Hello, link: a.link, state: Starting}
-		next.Generation = r.number + 1
+		next := m.Hello
 		if fd, err := unix.PidfdOpen(next.PID, 0); err == nil {
 			a.process = fd
 		}
-		r.mu.Lock()
-		r.after = next
-		r.mu.Unlock()
 		r.reportTick = time.Tick(reportInterval)
 		r.reportToSuccessor()
 		r.log.Info("successor started", "successor_pid", next.PID, "successor_version", next.Version)
-		r.tell(a.waiters, reply{Progress: fmt.Sprintf("generation %d (pid %d, version %s) starts", next.Generation, next.PID, next.Version)})
+		r.tell(a.waiters, reply{Progress: fmt.Sprintf("generation %d (pid %d, version %s) starts", r.number+1, next.PID, next.Version)})
 	case m.Type == msgServing:
 		a.serving, a.ready = true, time.Since(a.at)
 		r.keep(m.Claims)
 	}
 	r.commit()
+}
+
+// successorIsGone takes the end of a successor, which is that of the service unless
+// it was on purpose.
+func (r *run) successorIsGone() {
+	r.mu.Lock()
+	stopped := r.after != nil && r.after.state >= Draining
+	r.mu.Unlock()
+	if !r.handedOver || stopped {
+		return
+	}
+	r.log.Error("successor died after it had taken over; nobody accepts connections now")
+	if r.opts.OnOrphaned != nil {
+		r.opts.OnOrphaned()
+	}
 }
 
 // commit hands over once the successor serves. Until then this generation
@@ -277,15 +289,15 @@ const reportInterval = 200 * time.Millisecond
 // who waits what the drain waits for.
 func (r *run) reportToSuccessor() {
 	a := r.attempt
-	report := r.reportTo(true)
 	if !a.gone {
-		a.link.send(message{Type: msgReport, Report: report}, nil)
+		r.report(a.link, message{Type: msgReport}, true, 0)
 	}
 	if !r.handedOver {
 		return
 	}
+	load := r.service.Load()
 	outcome := r.succeeded(nil)
-	outcome.Predecessor.Load = &report.Load
+	outcome.Predecessor.Load = &load
 	r.tell(a.waiters, reply{Outcome: outcome, Progress: outcome.String()})
 }
 
@@ -327,7 +339,7 @@ func (r *run) abandon() []string {
 		unix.Close(a.process)
 	}
 	r.mu.Lock()
-	r.after, r.future = nil, nil
+	r.ahead, r.after, r.future = nil, nil, nil
 	r.mu.Unlock()
 	if r.pidFile != nil {
 		if err := r.pidFile.restore(); err != nil {

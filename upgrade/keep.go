@@ -17,7 +17,7 @@ type Keeper interface {
 	// names that Keep was called with. Any other name stands for a socket that
 	// the keeper holds on its own account, whatever becomes of the service.
 	Kept() (iter.Seq2[string, net.Listener], error)
-	// Keep keeps a listener under a name, which it does not know yet.
+	// Keep keeps a listener under a name. One that is kept already is kept once.
 	Keep(name string, ln net.Listener) error
 	// Release ends that.
 	Release(name string) error
@@ -94,7 +94,9 @@ func (r *run) keepListeners() {
 		return
 	}
 	for ln, c := range r.claims {
-		if c.Kept || c.Held || ln == r.control.listener {
+		// A first generation also asks for what is kept: the keeper may by now have
+		// heard its last word from the process before.
+		if c.Held || ln == r.control.listener || c.Kept && r.tf.HasParent() {
 			continue
 		}
 		if err := k.Keep(c.keptName(), ln); err != nil {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"net"
 	"os"
@@ -61,6 +62,7 @@ type plan struct {
 	Start   string        // what it does before anything else
 	Check   string        // what it does last before it is ready
 	Hooks   bool
+	Keeper  bool // there is one, which has descriptor 3 for the first generation
 }
 
 func generation(path string) error {
@@ -71,7 +73,12 @@ func generation(path string) error {
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
 	s := &whoami{drain: p.Drain, drained: p.Drained, answer: p.Answer}
+	var keeper upgrade.Keeper
+	if p.Keeper {
+		keeper = noting{log}
+	}
 	gen, err := upgrade.New(upgrade.Options{
+		Keeper:  keeper,
 		Counts:  func() upgrade.Counts { return upgrade.Counts{"answers": float64(s.answered.Load())} },
 		Version: "v", Control: p.Control, PIDFile: p.PIDFile, Logger: log,
 		UpgradeTimeout: p.Timeout, DrainTimeout: cmp.Or(p.Cut, patience), ShutdownDelay: p.Delay,
@@ -172,6 +179,24 @@ func descriptors() (inheritable []int) {
 	return inheritable
 }
 
+// noting is a keeper that logs what it is told.
+type noting struct{ log *slog.Logger }
+
+func (n noting) Kept() (iter.Seq2[string, net.Listener], error) {
+	ln, err := net.FileListener(os.NewFile(3, "held"))
+	return func(yield func(string, net.Listener) bool) { yield("test.socket", ln) }, err
+}
+
+func (n noting) Keep(name string, ln net.Listener) error {
+	n.log.Info("keeps", "name", name)
+	return nil
+}
+
+func (n noting) Release(name string) error {
+	n.log.Info("releases", "name", name)
+	return nil
+}
+
 // whoami is a service that tells who answers.
 type whoami struct {
 	number    int
@@ -220,6 +245,7 @@ func (s *whoami) Serve() {
 func (s *whoami) Drain(ctx context.Context, kept func(net.Listener) bool) upgrade.Drained {
 	start := time.Now()
 	for _, ln := range s.listeners {
+		slog.Info("drains", "address", ln.Addr().String(), "kept", kept(ln))
 		ln.Close()
 	}
 	s.accepting.Wait()
@@ -265,7 +291,8 @@ type line struct {
 	below   string // as a child of this, run with the argument "run"; empty: of the test
 	plan    plan   // of the next generation
 	first   *exec.Cmd
-	stderr  string // path of what all print
+	stderr  string     // path of what all print
+	passed  []*os.File // to the first generation
 }
 
 // newLine makes a line without its first generation.
@@ -332,10 +359,19 @@ func (l *line) start() *exec.Cmd {
 	// The race detector would otherwise hold up each exit for a second.
 	cmd.Env = append(os.Environ(), planVar+"="+l.path("plan"), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = out
+	cmd.ExtraFiles = l.passed
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
 	return cmd
+}
+
+func (l *line) terminate(pid int) {
+	l.t.Helper()
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		l.t.Fatal(err)
+	}
+	l.awaitEnd(pid)
 }
 
 func (l *line) printed() string {

@@ -70,6 +70,7 @@ type link struct {
 	sending   sync.Mutex    // held for one message and its deadline
 	ended     chan struct{} // closed when nothing more is read
 	questions questions     // that this side has asked
+	reporting sync.Mutex    // held from the making of a report to its sending, so that none overtakes another
 }
 
 // newLink returns one end as a link, and the other for the successor.

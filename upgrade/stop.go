@@ -33,6 +33,9 @@ func (r *run) stop(by string) {
 		r.isStopping = true
 		r.mu.Unlock()
 		r.enter(Draining)
+		if r.link != nil && r.predecessorGone != nil { // so that this one's end surprises nobody
+			r.report(r.link, message{Type: msgReport}, false, 0)
+		}
 		if p := r.pending; p != nil {
 			r.pending = nil
 			r.refuse(p)
@@ -109,7 +112,7 @@ func (r *run) finish(d Drained) {
 		"closed_by_handler", c.Hijacked, "cut", c.Cut)
 	if r.handedOver {
 		if r.attempt.link != nil {
-			r.attempt.link.send(message{Type: msgDrained, Drained: &d, Report: r.reportTo(true)}, nil)
+			r.report(r.attempt.link, message{Type: msgDrained, Drained: &d}, true, 0)
 		}
 		r.tell(r.attempt.waiters, reply{Final: true, Outcome: r.succeeded(&d)})
 	}
