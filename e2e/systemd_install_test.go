@@ -53,7 +53,8 @@ func TestInstall(t *testing.T) {
 
 	// While it runs: the binary is replaced under it, what was changed stays, and the reload that the
 	// script proposes brings the new one.
-	u.Configure("idle-timeout 70s")
+	m.Put("/srv/files/100.bin", string(pattern(100)), 0o644)
+	u.Configure("root /srv/files", "idle-timeout 70s")
 	u.Start()
 	serving := u.MainPID()
 	out = m.Must(installer, m.Share(built(t, "v2")))
@@ -98,7 +99,7 @@ func TestInstall(t *testing.T) {
 	// What was not changed goes without a trace, with another prefix too.
 	m.Must("rm", "-r", "/etc/baton", "/srv/baton")
 	m.Must(installer, "--prefix", "/opt/baton", binary)
-	u.Configure()
+	u.Configure("root /srv/files")
 	u.Start()
 	u.checkServes(t, 1, "v1")
 	if exe := m.Must("readlink", "/proc/"+u.Show("baton.service", "MainPID")+"/exe"); exe != "/opt/baton/bin/baton\n" {

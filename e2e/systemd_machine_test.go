@@ -217,6 +217,10 @@ func boot(t testing.TB, unitDirs ...string) *Machine {
 		if !m.init.alive() {
 			t.Fatalf("boot the machine: process 1 ended:\n%s", console())
 		}
+		// The sign before the question: each is a process.
+		if _, err := os.Stat(m.Path("/run/systemd/private")); err != nil {
+			return false
+		}
 		out, _ := m.Run("systemctl", "is-active", "machine.target")
 		return out == "active\n"
 	})

@@ -26,7 +26,7 @@ func TestSystemdReloadUnderLoad(t *testing.T) {
 	if n := len(u.Processes()); n != 1 {
 		t.Errorf("after the reload: %d processes, want 1: the predecessor has drained", n)
 	}
-	await(t, 10*time.Second, "requests after the reload", func() bool { return counts.Requests() > before+100 })
+	u.await(t, 10*time.Second, "requests after the reload", func() bool { return counts.Requests() > before+100 })
 	stop()
 	t.Log(counts)
 	if counts.Failures() != 0 {
@@ -103,7 +103,7 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 			if got := u.MainPID(); got != pid {
 				t.Errorf("MainPID: got %d, want %d as before", got, pid)
 			}
-			await(t, 10*time.Second, "only the process that serves", func() bool { return len(u.Processes()) == 1 })
+			u.await(t, 10*time.Second, "only the process that serves", func() bool { return len(u.Processes()) == 1 })
 
 			u.Deploy("v2")
 			if tt.mend != nil {
@@ -143,12 +143,12 @@ func TestSystemdReloadDuringADrain(t *testing.T) {
 	answered := u.held(t, g)
 	first := u.MainPID()
 	u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
-	await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
+	u.await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
 
 	second := u.MainPID()
 	u.Deploy("v2")
 	reload := u.Meanwhile("systemctl", "reload", "baton")
-	await(t, 20*time.Second, "reload", func() bool { return u.Show("baton.service", "ActiveState") == "reloading" })
+	u.await(t, 20*time.Second, "reload", func() bool { return u.Show("baton.service", "ActiveState") == "reloading" })
 	throughout(t, time.Second, "the reload waits for the predecessor", func() bool { return len(reload) == 0 && u.MainPID() == second })
 	g.open()
 	answered()

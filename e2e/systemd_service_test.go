@@ -35,6 +35,9 @@ func installed(t testing.TB, lines ...string) *Unit {
 		m.Put(fmt.Sprintf("/srv/baton/%d.bin", n), string(pattern(n)), 0o644)
 	}
 	u.Configure(lines...)
+	if race {
+		u.DropIn("baton.service", "race", "[Service]", "Environment=GORACE=atexit_sleep_ms=0") // a race is reported at once all the same
+	}
 	return u
 }
 
@@ -63,7 +66,7 @@ func (m *Machine) installer() string {
 func (u *Unit) Configure(lines ...string) {
 	u.t.Helper()
 	u.ConfigureOnly(append([]string{
-		"listen " + u.Address, "admin " + u.Admin, "root /srv/baton", "pid-file /run/baton/baton.pid", "idle-grace 200ms",
+		"listen " + u.Address, "admin " + u.Admin, "root /srv/baton", "pid-file /run/baton/baton.pid",
 	}, lines...)...)
 }
 
@@ -106,6 +109,19 @@ func (u *Unit) Reload() {
 	if out, code := u.Run("systemctl", "reload", "baton"); code != 0 {
 		u.t.Fatalf("systemctl reload: got exit code %d, want 0: %s\n%s", code, out, u.Log())
 	}
+}
+
+// await is await for a condition that takes a command to ask, which is not asked all the time.
+func (u *Unit) await(t testing.TB, within time.Duration, what string, cond func() bool) {
+	t.Helper()
+	var next time.Time
+	await(t, within, what, func() bool {
+		if time.Now().Before(next) {
+			return false
+		}
+		defer func() { next = time.Now().Add(50 * time.Millisecond) }()
+		return cond()
+	})
 }
 
 // result is what came of a command.
@@ -170,6 +186,23 @@ func (u *Unit) Kill(signal string, pid int) {
 	u.Must("kill", "-"+signal, strconv.Itoa(pid))
 }
 
+// Hold stops a process inside, all of its threads, until it gets SIGCONT or is killed.
+func (u *Unit) Hold(pid int) {
+	u.t.Helper()
+	u.Kill("STOP", pid)
+	outside := u.Outside(pid)
+	await(u.t, 10*time.Second, "stopped process", func() bool {
+		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", outside))
+		for _, path := range threads {
+			stat, err := os.ReadFile(path)
+			if err == nil && !strings.HasPrefix(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " T") {
+				return false
+			}
+		}
+		return len(threads) > 0
+	})
+}
+
 // Log is the journal of the service without requests.
 func (u *Unit) Log() string {
 	u.t.Helper()
@@ -209,11 +242,8 @@ func (u *Unit) checkServes(t testing.TB, n int, version string) {
 	if s.Generation != n || s.Version != version || s.State != "serving" {
 		t.Errorf("got generation %d, version %s, %s, want %d, %s, serving", s.Generation, s.Version, s.State, n, version)
 	}
-	if pid := u.MainPID(); pid != s.PID {
-		t.Errorf("MainPID: got %d, want %d, which serves", pid, s.PID)
-	}
-	if got := u.Show("baton.service", "ActiveState"); got != "active" {
-		t.Errorf("ActiveState: got %s, want active", got)
+	if got, want := u.Must("systemctl", "show", "-p", "MainPID,ActiveState", "baton"), fmt.Sprintf("MainPID=%d\nActiveState=active\n", s.PID); got != want {
+		t.Errorf("systemctl show: got %q, want %q", got, want)
 	}
 	if !answers("tcp", u.Address) {
 		t.Errorf("%s does not answer", u.Address)
@@ -223,7 +253,7 @@ func (u *Unit) checkServes(t testing.TB, n int, version string) {
 	}
 }
 
-// checkGone checks that the service is stopped in order, and that nothing of it is left.
+// checkStopped checks that the service is stopped in order, and that nothing of it is left.
 func (u *Unit) checkStopped(t testing.TB) {
 	t.Helper()
 	if state, result := u.Show("baton.service", "ActiveState"), u.Show("baton.service", "Result"); state != "inactive" || result != "success" {
@@ -252,10 +282,10 @@ func (u *Unit) checkStopped(t testing.TB) {
 // smallLoad is the load of a service that shares the machine with other tests.
 func (u *Unit) smallLoad(t testing.TB) (counts *tally, stop func() *tally) {
 	t.Helper()
-	l := load{network: "tcp", address: u.Address, exchanges: fileExchanges(), grace: 200 * time.Millisecond}
+	l := load{network: "tcp", address: u.Address, exchanges: fileExchanges(), grace: defaultGrace}
 	l.clients = [habits]int{backToBack: 2, pausing: 32, perRequest: 1, perRequestEnd: 1, silent: 5, silentAfter: 5}
 	counts, stop = startLoad(t, l)
-	await(t, 20*time.Second, "requests of every client", func() bool {
+	u.await(t, 20*time.Second, "requests of every client", func() bool {
 		return counts.requests[pausing].Load() > 32 && counts.requests[silentAfter].Load() == 5
 	})
 	return counts, stop

@@ -75,7 +75,7 @@ func TestSystemdTimeoutsFollowFromTheFlags(t *testing.T) {
 		}
 		return d
 	}
-	m := regexp.MustCompile(`-timeout (\S+)'`).FindStringSubmatch(unit["ExecReload"])
+	m := regexp.MustCompile(`-timeout (\S+)`).FindStringSubmatch(unit["ExecReload"])
 	if m == nil {
 		t.Fatalf("ExecReload=%s: no -timeout", unit["ExecReload"])
 	}
@@ -125,7 +125,7 @@ func (u *Unit) life(t *testing.T) {
 	}
 	u.Deploy("v1")
 	u.Kill("KILL", u.MainPID())
-	await(t, 20*time.Second, "restart", func() bool { return u.Restarts() == 1 && answers("tcp", u.Address) })
+	u.await(t, 20*time.Second, "restart", func() bool { return u.Restarts() == 1 && answers("tcp", u.Address) })
 	u.Reload()
 	u.checkServes(t, 2, "v1")
 	if n := u.Stored(); n != 2 {
@@ -178,28 +178,27 @@ func TestSystemdFilterHitsNothing(t *testing.T) {
 func TestSystemdStatusText(t *testing.T) {
 	t.Parallel()
 	g := newGate(t)
-	u := running(t, "proxy /begun="+backend(t, g))
+	u := installed(t, "proxy /begun="+backend(t, g))
+	u.DropIn("baton.service", "often", "[Service]", "WatchdogSec=3s") // the text comes with its pings
+	u.Start()
 	text := func() string { return u.Show("baton.service", "StatusText") }
-	await(t, 10*time.Second, "status text", func() bool { return strings.Contains(text(), "generation 1, version v1") })
+	u.await(t, 10*time.Second, "status text", func() bool { return strings.Contains(text(), "generation 1, version v1") })
 	answered := u.held(t, g)
-	await(t, 20*time.Second, "request in the status text", func() bool {
-		time.Sleep(100 * time.Millisecond)
+	u.await(t, 20*time.Second, "request in the status text", func() bool {
 		return strings.Contains(text(), "1 request")
 	})
 	u.Deploy("v2")
 	first := u.MainPID()
 	u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
-	await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
-	await(t, 20*time.Second, "the drain in the status text", func() bool {
-		time.Sleep(100 * time.Millisecond)
+	u.await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
+	u.await(t, 20*time.Second, "the drain in the status text", func() bool {
 		got := text()
-		return strings.Contains(got, "generation 2, version v2") && strings.Contains(got, "generation 1 drains: 1 request")
+		return strings.Contains(got, "generation 2, version v2") && strings.Contains(got, "generation 1 still drains: 1 request")
 	})
 	t.Log(text())
 	g.open()
 	answered()
-	await(t, 20*time.Second, "status text after the drain", func() bool {
-		time.Sleep(100 * time.Millisecond)
+	u.await(t, 20*time.Second, "status text after the drain", func() bool {
 		return !strings.Contains(text(), "generation 1")
 	})
 	t.Log(text())
