@@ -90,16 +90,21 @@ die() {
 	exit 1
 }
 
-# quote WORD prints the word so that a shell reads it as one.
+# quote WORD sets $quoted to the word so that a shell reads it as one.
 quote() {
-	printf "'"
-	printf '%s' "$1" | sed "s/'/'\\\\''/g"
-	printf "' "
+	quoted=\' left=$1
+	while :; do
+		case $left in
+		*\'*) quoted="$quoted${left%%\'*}'\\''" left=${left#*\'} ;;
+		*) break ;;
+		esac
+	done
+	quoted="$quoted$left' "
 }
 
-# words prints what stands NUL-separated on stdin as quoted words. A byte 1, which
-# nobody uses, stands for the newline meanwhile.
-words() { tr '\n\000' '\001\n' | sed "s/'/'\\\\''/g; s/^/'/; s/\$/'/" | tr '\n\001' ' \n'; }
+# words SED_ARGUMENT… prints what stands NUL-separated on stdin as quoted words, after what sed
+# is to do to each. A byte 1, which nobody uses, stands for the newline meanwhile.
+words() { tr '\n\000' '\001\n' | sed "$@" -e "s/'/'\\\\''/g; s/^/'/; s/\$/'/" | tr '\n\001' ' \n'; }
 
 # What runs.
 
@@ -156,20 +161,23 @@ await_quiet() {
 
 # learn reads what the main process was given: its program, arguments, environment, user.
 learn() {
-	if ! commandline=$(words 2>/dev/null <"/proc/$pid/cmdline") || ! environment=$(tr '\n\000' '\001\n' 2>/dev/null <"/proc/$pid/environ" | sed \
-		-e '/^[A-Za-z_][A-Za-z0-9_]*=/!d' -e '/^NOTIFY_SOCKET=/d' -e '/^WATCHDOG_/d' -e '/^LISTEN_/d' -e '/^TABLEFLIP_/d' |
-		tr '\n' '\000' | tr '\001' '\n' | words) 2>/dev/null; then
-		return 1
-	fi
+	[ "$learned" != "$pid" ] || return 0
+	commandline=$(words 2>/dev/null <"/proc/$pid/cmdline") || return 1
+	environment=$(words 2>/dev/null -e '/^[A-Za-z_][A-Za-z0-9_]*=/!d' -e '/^NOTIFY_SOCKET=/d' -e '/^WATCHDOG_/d' \
+		-e '/^LISTEN_/d' -e '/^TABLEFLIP_/d' <"/proc/$pid/environ") || return 1
 	uid='' gid='' groups=''
 	while read -r key value rest; do
 		case $key in
 		Uid:) uid=$value ;;
 		Gid:) gid=$value ;;
-		Groups:) groups=$(printf '%s' "$value $rest" | tr -s ' ' ,) groups=${groups%,} ;;
+		Groups:)
+			for group in $value $rest; do
+				groups="$groups${groups:+,}$group"
+			done
+			;;
 		esac
 	done 2>/dev/null <"/proc/$pid/status"
-	[ -n "$uid" ] && [ -n "$commandline" ] && [ -r "/proc/$pid/environ" ] || return 1
+	[ -n "$uid" ] && [ -n "$commandline" ] || return 1
 
 	eval "learn_control $commandline"
 	# The view that the service has: its folders, as hardening has it, and its user. What is
@@ -187,6 +195,7 @@ learn() {
 	else
 		view="env -C /proc/$pid/cwd"
 	fi
+	learned=$pid
 }
 
 # learn_control ARGUMENT… finds what the commands of baton need to find the control socket.
@@ -195,9 +204,13 @@ learn_control() {
 	while [ $# -gt 1 ]; do
 		shift
 		case $1 in
-		-control=* | --control=* | -config=* | --config=*) control="$control$(quote "$1")" ;;
+		-control=* | --control=* | -config=* | --config=*)
+			quote "$1"
+			control="$control$quoted"
+			;;
 		-control | --control | -config | --config)
-			control="$control$(quote "$1")$(quote "${2-}")"
+			quote "${2-}"
+			control="$control $1 $quoted"
 			[ $# -eq 1 ] || shift
 			;;
 		esac
@@ -210,7 +223,7 @@ as_service() {
 	# shellcheck disable=SC2086 # words
 	timeout --foreground -k 2 20 $view env -i /bin/sh -s "$@" <<END
 unset PWD OLDPWD SHLVL
-export $environment
+${environment:+export $environment}
 exec "\$@" </dev/null
 END
 }
@@ -275,12 +288,10 @@ running() {
 #   target.deploy-older      what is .previous unless this deploy succeeds
 #   target.deploy-lock       held by the one deploy that runs
 
-# same says whether two names lead to the same binary.
+# same says whether two names lead to the same binary: to one file or, where a file system has
+# no hard links, to one and its copy.
 same() {
-	[ -e "$1" ] && [ -e "$2" ] || return 1
-	[ "$(stat -c %d:%i "$1")" != "$(stat -c %d:%i "$2")" ] || return 0
-	# On a file system without hard links it is a copy.
-	[ "$(stat -c %s "$1")" = "$(stat -c %s "$2")" ] && [ "$(sha256sum <"$1")" = "$(sha256sum <"$2")" ]
+	both=$(stat -c '%s %y' "$1" "$2" 2>/dev/null) && [ "${both%%"$newline"*}" = "${both#*"$newline"}" ]
 }
 
 # put FROM TO makes TO another name of the binary FROM, in one instant.
@@ -827,9 +838,10 @@ over() {
 	# stream, and makes sure that both are whole.
 	# shellcheck disable=SC2016 # expanded over there
 	remote='umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/deploy.XXXXXX") || exit 1; trap "rm -rf \"$d\"" EXIT; trap "exit 1" HUP INT TERM; head -c "$1" >"$d/deploy.sh" && cat >"$d/new" && chmod 755 "$d/new" && [ "$(cat "$d/deploy.sh" "$d/new" | sha256sum)" = "$2" ] || { echo "deploy: $3: the copy did not arrive whole; nothing was changed" >&2; exit 1; }; if [ "$4" = sudo ]; then s="sudo -n"; else s=; fi; n=$5; shift 5; if [ "$n" = new ]; then set -- "$@" "$d/new"; fi; $s sh "$d/deploy.sh" "$@" </dev/null'
-	line="sh -c $(quote "$remote")deploy "
-	for word in "$@"; do
-		line="$line$(quote "$word")"
+	line='sh -c'
+	for word in "$remote" deploy "$@"; do
+		quote "$word"
+		line="$line $quoted"
 	done
 	# shellcheck disable=SC2086 # words
 	$ssh -o BatchMode=yes -o ConnectTimeout=10 "$to" "$line"
@@ -915,7 +927,7 @@ END
 # The command line.
 
 unit=baton force='' may_start='' rollback='' verb='' health=/ hosts='' ssh=ssh sudo='' called='' binary=''
-locked='' locking='' phase='' new='' folder='' status='' restoring='' settled=''
+learned='' locked='' locking='' phase='' new='' folder='' status='' restoring='' settled=''
 flags=yes
 while [ $# -gt 0 ]; do
 	if [ -n "$flags" ]; then
