@@ -2,6 +2,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -167,8 +168,8 @@ func TestSystemdCrashUnderLoad(t *testing.T) {
 	if n := counts.failures[failStatus].Load() + counts.failures[failBody].Load(); n != 0 {
 		t.Errorf("%d wrong answers, want none", n)
 	}
-	if lost > crashes*42 {
-		t.Errorf("%d requests lost in %d crashes, want at most one for each of the 42 clients", lost, crashes)
+	if lost > crashes*36 {
+		t.Errorf("%d requests lost in %d crashes, want at most one for each of the 36 clients", lost, crashes)
 	}
 	if n := u.Stored(); n != 2 {
 		t.Errorf("descriptors in the store: got %d, want 2", n)
@@ -282,7 +283,7 @@ func TestSystemdCrashDuringADrain(t *testing.T) {
 		c.send(t, string(request("GET", "/4000.bin", nil)))
 		waiting = append(waiting, c)
 	}
-	u.Kill("KILL", main)
+	u.Run("kill", "-KILL", fmt.Sprint(main)) // on a busy machine the watchdog may have been faster
 	for i, c := range waiting {
 		resp := new(response)
 		c.SetReadDeadline(time.Now().Add(15 * time.Second))

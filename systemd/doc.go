@@ -6,7 +6,7 @@
 //
 // All of it goes through a [Manager]. Where systemd is not the manager, or the
 // unit does not ask for something, its methods do nothing. Nothing in here waits
-// for a systemd that does not answer for longer than a tenth of a second,
+// for a systemd that does not answer for longer than a second,
 // [Manager.Barrier] aside, which has a context.
 //
 // The variables that systemd sets name the process that it started. What they

@@ -19,7 +19,7 @@ import (
 // sendTimeout bounds a message to a systemd that does not read. The function of
 // go-systemd has no bound and takes no descriptors, so that only the words are
 // its own.
-const sendTimeout = 100 * time.Millisecond
+const sendTimeout = time.Second
 
 // Manager is systemd, or nobody.
 type Manager struct {
@@ -99,12 +99,11 @@ func (m *Manager) send(f descriptor, lines ...string) error {
 		return fmt.Errorf("tell systemd: %w", err)
 	}
 	defer nc.Close()
-	nc.SetWriteDeadline(time.Now().Add(sendTimeout))
 	packet := []byte(strings.Join(lines, "\n"))
 	if f == nil {
-		_, err = nc.Write(packet)
+		err = sendPacket(nc, packet, nil)
 	} else {
-		err = withFD(f, func(fd int) error { return sendDescriptor(nc, packet, fd) })
+		err = withFD(f, func(fd int) error { return sendPacket(nc, packet, unix.UnixRights(fd)) })
 	}
 	if err != nil {
 		return fmt.Errorf("tell systemd: %w", err)
@@ -112,19 +111,17 @@ func (m *Manager) send(f descriptor, lines ...string) error {
 	return nil
 }
 
-// sendDescriptor does what WriteMsgUnix does not for a datagram socket that is connected.
-func sendDescriptor(nc *net.UnixConn, packet []byte, fd int) error {
-	raw, err := nc.SyscallConn()
-	if err != nil {
-		return err
-	}
-	if waitErr := raw.Write(func(socket uintptr) (done bool) {
-		err = unix.Sendmsg(int(socket), packet, unix.UnixRights(fd), nil, unix.MSG_NOSIGNAL)
-		return err != unix.EAGAIN
-	}); waitErr != nil {
-		return waitErr
-	}
-	return err
+// sendPacket tries at least once, unlike a Write with a deadline that has passed
+// because the machine is busy. WriteMsgUnix does not take a connected datagram socket.
+func sendPacket(nc *net.UnixConn, packet, rights []byte) error {
+	return withFD(nc, func(socket int) error {
+		for patience := time.Now().Add(sendTimeout); ; time.Sleep(sendTimeout / 100) {
+			err := unix.Sendmsg(socket, packet, rights, nil, unix.MSG_NOSIGNAL|unix.MSG_DONTWAIT)
+			if err != unix.EAGAIN || time.Now().After(patience) {
+				return err
+			}
+		}
+	})
 }
 
 // watchdogInterval returns how often systemd wants to hear that the service is

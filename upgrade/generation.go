@@ -259,7 +259,7 @@ func (g *Generation) meetPredecessor() error {
 	if h.Protocol != linkProtocol {
 		g.log.Warn("predecessor speaks another version of the link", "theirs", h.Protocol, "ours", linkProtocol)
 	}
-	g.predecessor, g.number, g.offered, g.upgrades = h, h.Generation+1, h.Claims, h.Upgrades
+	g.predecessor, g.number, g.offered, g.upgrades, g.past = h, h.Generation+1, h.Claims, h.Upgrades, h.Counts
 	g.before = &member{hello: *h, link: g.link, state: Upgrading}
 	g.predecessorFD = -1
 	if fd, err := unix.PidfdOpen(h.PID, 0); err == nil {

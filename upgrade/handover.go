@@ -124,6 +124,7 @@ func (r *run) prepare(a *attempt) error {
 	if r.pidFile != nil {
 		h.PIDFile = r.pidFile.path
 	}
+	h.Counts = r.currentReport(true).Counts
 	r.mu.Lock()
 	h.Upgrades = r.upgrades
 	r.mu.Unlock()

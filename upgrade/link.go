@@ -6,12 +6,14 @@ package upgrade
 // ignored there, so that releases can differ.
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -63,12 +65,13 @@ type hello struct {
 	Claims   []claim       `json:"claims,omitempty"`
 	PIDFile  string        `json:"pid_file,omitempty"`
 	Upgrades []Upgrade     `json:"upgrades,omitempty"`
+	Counts   Counts        `json:"counts,omitempty"` // until there is a report
 }
 
 type link struct {
 	conn      *net.UnixConn
-	sending   sync.Mutex    // held for one message and its deadline
 	ended     chan struct{} // closed when nothing more is read
+	silent    atomic.Bool   // the other side has let a question wait, and nothing was heard of it since
 	questions questions     // that this side has asked
 	reporting sync.Mutex    // held from the making of a report to its sending, so that none overtakes another
 }
@@ -103,7 +106,9 @@ func openLink(f *os.File) (*link, error) {
 	return &link{conn: conn, ended: make(chan struct{})}, nil
 }
 
-// send passes a message on, with a descriptor if nc has one. It gives up soon.
+// send passes a message on, with a descriptor if nc has one. It gives up soon when
+// the other side does not read, but never without having tried: a deadline would
+// pass on a busy machine before the first attempt.
 func (l *link) send(m message, nc *net.UnixConn) error {
 	packet, err := json.Marshal(m)
 	if err != nil {
@@ -112,23 +117,34 @@ func (l *link) send(m message, nc *net.UnixConn) error {
 	if len(packet) > messageSize {
 		return fmt.Errorf("message of %d bytes is too long for the link", len(packet))
 	}
-	l.sending.Lock()
-	defer l.sending.Unlock()
-	l.conn.SetWriteDeadline(time.Now().Add(sendTimeout))
+	for patience := time.Now().Add(sendTimeout); ; time.Sleep(sendTimeout / 10) {
+		if err = l.trySend(packet, nc); !errors.Is(err, unix.EAGAIN) || time.Now().After(patience) {
+			return err
+		}
+	}
+}
+
+func (l *link) trySend(packet []byte, nc *net.UnixConn) (err error) {
+	var rights []byte
+	socket, controlErr := l.conn.SyscallConn()
+	if controlErr != nil {
+		return controlErr
+	}
+	write := func(fd uintptr) { err = unix.Sendmsg(int(fd), packet, rights, nil, unix.MSG_NOSIGNAL) }
 	if nc == nil {
-		_, err = l.conn.Write(packet)
-		return err
+		return cmp.Or(socket.Control(write), err)
 	}
-	raw, err := nc.SyscallConn()
-	if err != nil {
-		return err
+	passed, controlErr := nc.SyscallConn()
+	if controlErr != nil {
+		return controlErr
 	}
-	if ctlErr := raw.Control(func(fd uintptr) {
-		_, _, err = l.conn.WriteMsgUnix(packet, unix.UnixRights(int(fd)), nil)
-	}); ctlErr != nil {
-		return ctlErr
-	}
-	return err
+	controlErr = passed.Control(func(fd uintptr) {
+		rights = unix.UnixRights(int(fd))
+		if failed := socket.Control(write); failed != nil {
+			err = failed
+		}
+	})
+	return cmp.Or(controlErr, err)
 }
 
 // receive returns the next message. A malformed one is an error like any other:
@@ -192,6 +208,7 @@ func (l *link) messages(stop <-chan struct{}, take func(message) bool) <-chan me
 			if err != nil {
 				return
 			}
+			l.silent.Store(false)
 			if take(m) {
 				continue
 			}

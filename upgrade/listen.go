@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/cloudflare/tableflip"
-	"golang.org/x/sys/unix"
 )
 
 // socketKind is the first half of the key under which tableflip passes a
@@ -127,7 +126,6 @@ func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 	if err != nil {
 		return nil, claim{}, g.explainBind(asked, err)
 	}
-	deepenQueue(ln)
 	c := claim{Asked: asked.String(), Bound: asked.String(), fresh: true}
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
 		c.Bound = netip.AddrPortFrom(asked.tcp.Addr(), uint16(tcp.Port)).String()
@@ -139,15 +137,6 @@ func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 		return nil, claim{}, err
 	}
 	return ln, c, nil
-}
-
-// deepenQueue asks for the longest queue of connections that the system allows.
-// Go does so as well where it can read the limit; in a sandbox that hides it
-// (systemd's ProcSubset=pid) the queue would have 128 places.
-func deepenQueue(ln net.Listener) {
-	if raw, err := ln.(syscall.Conn).SyscallConn(); err == nil {
-		raw.Control(func(fd uintptr) { unix.Listen(int(fd), 1<<16-1) }) // the kernel caps it: listen(2)
-	}
 }
 
 // explainBind says what to do where that can be known.
