@@ -192,7 +192,7 @@ func awaitRequests(t testing.TB, b *Baton, want int64) {
 func TestCountersGoOn(t *testing.T) {
 	t.Parallel()
 	built(t, "v2")
-	b := start(t, files(t), args("-idle-grace", "200ms"))
+	b := start(t, files(t))
 	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: fileExchanges()}
 	l.clients = [habits]int{backToBack: 1, pausing: 16, perRequest: 1, perRequestEnd: 1}
 	counts, stop := startLoad(t, l)
@@ -403,12 +403,12 @@ func TestPrometheus(t *testing.T) {
 		failing.Add(1)
 		http.Error(w, "on purpose", http.StatusBadGateway)
 	}))
-	b := start(t, proxied(t), args("-proxy", "/fails/="+fails, "-idle-grace", "300ms"))
+	b := start(t, proxied(t), args("-proxy", "/fails/="+fails))
 	p := startPrometheus(t, b)
 	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: echoExchanges("")}
 	const clients, pause = 16, 20 * time.Millisecond
 	l.pause = pause
-	l.clients = [habits]int{pausing: clients, silent: 5}
+	l.clients = [habits]int{pausing: clients}
 	counts, stop := startLoad(t, l)
 	// A rate needs a beginning.
 	await(t, 20*time.Second, "rate", func() bool { return p.number("sum(rate(baton_http_requests_total[5s]))") > 0 })
