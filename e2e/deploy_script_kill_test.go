@@ -144,6 +144,10 @@ func TestDeployScriptInterrupted(t *testing.T) {
 					if before != versions[running] && before != target {
 						t.Errorf("interrupted at command %d: kept as the one before is %q, want %s or %s\nthe deploy: %v\nthe next: %v", n, before, versions[running], target, got, after)
 					}
+					// Kept is what served, and not what an interrupted deploy had put in its place.
+					if !strings.Contains(after.Stdout, " serves in place of "+before+" (") {
+						t.Errorf("interrupted at command %d: kept as the one before is %s\n%v", n, before, after)
+					}
 					i.check(next, before)
 					if s := i.Status(); s.Version != next {
 						t.Errorf("interrupted at command %d: version %s serves in the end, want %s", n, s.Version, next)

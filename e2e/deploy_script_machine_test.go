@@ -288,6 +288,9 @@ func TestSystemdDeployKilled(t *testing.T) {
 		if before != was && before != target {
 			t.Fatalf("killed at command %d: kept is %s, want %s or %s\n%s", n, before, was, target, after)
 		}
+		if !strings.Contains(after, " serves in place of "+before+" (") {
+			t.Fatalf("killed at command %d: kept is %s, which did not serve\n%s", n, before, after)
+		}
 		u.checkFiles(next, before)
 		if s, err := u.Status(); err != nil || s.Version != next || u.Restarts() != 0 {
 			t.Fatalf("killed at command %d: status %+v, %v, want %s, without a restart", n, s, err, next)
