@@ -91,11 +91,8 @@ func serve(signals <-chan os.Signal, args []string) int {
 		both          service
 		metrics       *handlers.Metrics
 	)
-	manager := systemd.New()
-	var attending sync.WaitGroup
-	attended, endAttendance := context.WithCancel(context.Background())
-	defer attending.Wait()
-	defer endAttendance()
+	// The hooks of a stop have ten seconds, and a predecessor that still drains five more.
+	tell := newAttendance(systemd.New(), logger, cfg.shutdownDelay+cfg.drainTimeout+20*time.Second)
 	gen, err = upgrade.New(upgrade.Options{
 		Version:        v,
 		Control:        cfg.control,
@@ -104,41 +101,13 @@ func serve(signals <-chan os.Signal, args []string) int {
 		DrainTimeout:   cfg.drainTimeout,
 		ShutdownDelay:  cfg.shutdownDelay,
 		Logger:         logger,
-		Keeper:         manager,
+		Keeper:         tell.manager,
 		Counts:         func() upgrade.Counts { return metrics.Own() },
-		OnState: func(from, to upgrade.State) {
-			var err error
-			switch {
-			case to == upgrade.Serving:
-				err = manager.Ready()
-			case to == upgrade.Upgrading:
-				err = manager.Reloading()
-			case to == upgrade.Draining && gen.TakesRequests(): // the successor does
-				endAttendance()
-			case to == upgrade.Draining:
-				err = manager.Stopping(cfg.shutdownDelay + cfg.drainTimeout + afterDrain)
-			}
-			if err == nil && attended.Err() == nil {
-				err = manager.Status(gen.Status().String())
-			}
-			if err != nil {
-				logger.Warn("service manager not told", "error", err)
-			}
-			if from == upgrade.Starting {
-				attending.Go(func() {
-					manager.Attend(attended, logger, alive(gen, both), func() string { return gen.Status().String() })
-				})
-			}
-		},
-		OnReady: func(took time.Duration) { metrics.ObserveUpgrade(took) },
+		OnState:        func(from, to upgrade.State) { tell.state(gen, both, from, to) },
+		OnOrphaned:     tell.orphaned,
+		OnReady:        func(took time.Duration) { metrics.ObserveUpgrade(took) },
 		OnDrained: func(d upgrade.Drained) {
 			metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
-		},
-		OnOrphaned: func() {
-			// systemd does not notice by itself: the successor was not its child yet.
-			if err := manager.Fail(); err != nil {
-				logger.Warn("service manager not told", "error", err)
-			}
 		},
 	})
 	if err != nil {
@@ -147,7 +116,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 	metrics = handlers.NewMetrics(handlers.MetricsOptions{
 		Version: v, Revision: revision,
 		Source: func() handlers.Snapshot { return snapshot(gen, public) },
-		Others: func(ctx context.Context) map[string]float64 { return gen.Line(ctx).Others },
+		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
 	})
 	handler, err := cfg.handler(gen, v, logger)
 	if err != nil {
@@ -188,18 +157,66 @@ func serve(signals <-chan os.Signal, args []string) int {
 	if err := gen.Run(both, signals); err != nil {
 		return complain(failed, err)
 	}
-	// The manager must know of a successor before it sees this process exit.
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	if err := manager.Barrier(ctx); err != nil {
-		logger.Warn("service manager does not listen", "error", err)
-	}
+	tell.leave()
 	return done
 }
 
-// afterDrain is what a stop may take beside its delay and its drain: the hooks
-// have ten seconds, and a predecessor that still drains may have started later.
-const afterDrain = 20 * time.Second
+// attendance is what the service manager hears of this generation.
+type attendance struct {
+	manager  *systemd.Manager
+	log      *slog.Logger
+	stopTime time.Duration // that a stop may take
+
+	serving context.Context // until a successor serves, or the process ends
+	end     context.CancelFunc
+	running sync.WaitGroup
+}
+
+func newAttendance(manager *systemd.Manager, log *slog.Logger, stopTime time.Duration) *attendance {
+	a := &attendance{manager: manager, log: log, stopTime: stopTime}
+	a.serving, a.end = context.WithCancel(context.Background())
+	return a
+}
+
+// state tells of a change of state.
+func (a *attendance) state(gen *upgrade.Generation, s service, from, to upgrade.State) {
+	status := func() string { return gen.Status().String() }
+	switch {
+	case to == upgrade.Serving:
+		a.warn(a.manager.Ready())
+	case to == upgrade.Upgrading:
+		a.warn(a.manager.Reloading())
+	case to == upgrade.Draining && gen.TakesRequests(): // the successor does
+		a.end()
+		return
+	case to == upgrade.Draining:
+		a.warn(a.manager.Stopping(a.stopTime))
+	}
+	a.warn(a.manager.Status(status()))
+	if from == upgrade.Starting {
+		a.running.Go(func() { a.manager.Attend(a.serving, a.log, alive(gen, s), status) })
+	}
+}
+
+// orphaned tells of a successor that died after it had taken over: systemd did not
+// notice, because it was not its child yet.
+func (a *attendance) orphaned() { a.warn(a.manager.Fail()) }
+
+// leave returns when the manager may see this process exit: it must know of the
+// successor before.
+func (a *attendance) leave() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	a.warn(a.manager.Barrier(ctx))
+	a.end()
+	a.running.Wait()
+}
+
+func (a *attendance) warn(err error) {
+	if err != nil {
+		a.log.Warn("service manager not told", "error", err)
+	}
+}
 
 // alive returns what the watchdog asks: whether this generation answers.
 func alive(gen *upgrade.Generation, s service) func(context.Context) error {
@@ -249,10 +266,7 @@ func (s service) Drain(ctx context.Context, kept func(net.Listener) bool) upgrad
 
 func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot {
 	status := gen.Status()
-	var load upgrade.Load // of all generations that live
-	for _, m := range status.Generations {
-		load = load.Plus(m.Load)
-	}
+	load := status.Load() // of all generations that live
 	s := handlers.Snapshot{
 		Generation: gen.Number(),
 		State:      status.State,

@@ -70,18 +70,11 @@ func (q *questions) remove(number uint64) {
 	}
 }
 
-// Line is what is known of all generations together.
-type Line struct {
-	// Others is what all generations but this one have counted, living and dead.
-	Others Counts
-	// Load is what all living generations have in hand, this one included.
-	Load Load
-}
-
-// Line returns what is known of the whole line of generations. It asks the
-// neighbours. If one does not answer soon, or has not done so before, it takes
-// what that one has said last.
-func (g *Generation) Line(ctx context.Context) Line {
+// Others returns what all generations of the line but this one have counted, the
+// living and the dead. It asks the neighbours, of which Status then knows more as
+// well; where one does not answer soon, or has not done so before, what it said
+// last counts.
+func (g *Generation) Others(ctx context.Context) Counts {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	before, after := g.neighbours()
@@ -95,13 +88,7 @@ func (g *Generation) Line(ctx context.Context) Line {
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	l := Line{Others: g.past.plus(g.future), Load: g.load()}
-	for _, m := range []*member{g.before, g.after} {
-		if m != nil {
-			l.Load = l.Load.Plus(m.load)
-		}
-	}
-	return l
+	return g.past.plus(g.future)
 }
 
 // neighbours returns those that can be asked.
@@ -211,13 +198,4 @@ func (g *Generation) load() Load {
 		return Load{}
 	}
 	return g.service.Load()
-}
-
-// Plus returns the sum of both.
-func (l Load) Plus(more Load) Load {
-	l.Requests += more.Requests
-	l.Connections.New += more.Connections.New
-	l.Connections.Active += more.Connections.Active
-	l.Connections.Idle += more.Connections.Idle
-	return l
 }

@@ -38,7 +38,7 @@ type Options struct {
 	DrainTimeout time.Duration
 	// Counts returns what this generation has counted itself. It is called by
 	// several goroutines, some times a second while a neighbour is alive, and from Run
-	// on only. Nil means nothing; [Generation.Line] tells what it is for.
+	// on only. Nil means nothing; [Generation.Others] tells what it is for.
 	Counts func() Counts
 	// ShutdownDelay is how long a stop goes on serving after State has become
 	// Draining, so that load balancers notice.

@@ -87,7 +87,7 @@ func generation(path string) error {
 	if err != nil {
 		return err
 	}
-	s.number, s.line, s.inherited = gen.Number(), gen.Line, descriptors()
+	s.number, s.gen, s.inherited = gen.Number(), gen, descriptors()
 	for _, addr := range p.Listen {
 		ln, err := gen.Listen(addr)
 		if err != nil {
@@ -200,7 +200,7 @@ func (n noting) Release(name string) error {
 // whoami is a service that tells who answers.
 type whoami struct {
 	number    int
-	line      func(context.Context) upgrade.Line
+	gen       *upgrade.Generation
 	answered  atomic.Int64
 	drain     time.Duration
 	drained   string
@@ -232,8 +232,8 @@ func (s *whoami) Serve() {
 				s.answers.Go(func() {
 					time.Sleep(s.answer)
 					own := s.answered.Add(1)
-					line := s.line(context.Background())
-					a.Answers, a.Load = int(line.Others["answers"])+int(own), line.Load.Requests
+					a.Answers = int(s.gen.Others(context.Background())["answers"]) + int(own)
+					a.Load = s.gen.Status().Load().Requests
 					json.NewEncoder(nc).Encode(a)
 					nc.Close()
 				})

@@ -140,6 +140,18 @@ func (o Outcome) String() string {
 	return line
 }
 
+// Load returns what all generations that are alive have in hand together.
+func (s Status) Load() Load {
+	var sum Load
+	for _, m := range s.Generations {
+		sum.Requests += m.Requests
+		sum.Connections.New += m.Connections.New
+		sum.Connections.Active += m.Connections.Active
+		sum.Connections.Idle += m.Connections.Idle
+	}
+	return sum
+}
+
 // String is the status in one line.
 func (s Status) String() string {
 	var parts []string
