@@ -210,7 +210,7 @@ type client struct {
 	random *rand.Rand
 	resp   response
 
-	answered time.Time // when the last answer on this connection was there
+	asked time.Time // before the last request on this connection that was answered
 }
 
 func (c *client) run(ctx context.Context) {
@@ -278,8 +278,10 @@ func (c *client) exchange(conn *conn, end bool) bool {
 	}
 	conn.SetDeadline(time.Now().Add(c.load.patience))
 	begun := time.Now()
-	if _, err := conn.Write(raw); err != nil {
-		if !c.crossed(nth, begun, err) {
+	_, err := conn.Write(raw)
+	written := time.Now()
+	if err != nil {
+		if !c.crossed(nth, written, err) {
 			c.counts.fail(c.lost(failWrite, nth, err), c.habit, nth, err)
 		}
 		return false
@@ -290,7 +292,7 @@ func (c *client) exchange(conn *conn, end bool) bool {
 		if errors.As(err, &broken) {
 			switch broken.part {
 			case beforeHeader:
-				if c.crossed(nth, begun, err) {
+				if c.crossed(nth, written, err) {
 					return false
 				}
 				kind = c.lost(failRead, nth, err)
@@ -312,15 +314,16 @@ func (c *client) exchange(conn *conn, end bool) bool {
 		return false
 	}
 	c.counts.requests[c.habit].Add(1)
-	c.answered = time.Now()
+	c.asked = begun
 	return true
 }
 
-// crossed tells whether a request that begun then met the end of a connection on which the client had been
-// silent for the server's whole grace, and counts that as a close while idle. No server that closes can
-// avoid it, and ours does not promise to. On a busy machine the moment is longer than it sounds.
-func (c *client) crossed(nth int, begun time.Time, err error) bool {
-	if nth == 1 || c.load.grace == 0 || begun.Sub(c.answered) < c.load.grace || errors.Is(err, os.ErrDeadlineExceeded) {
+// crossed tells whether a request that was written by then may have met the end of a connection on which the
+// client had been silent for the server's whole grace, and counts that as a close while idle. No server that
+// closes can avoid it, and ours does not promise to. On a busy machine the moment is longer than it sounds: the
+// server's answer may have been there long before the client looked, but not before the client had asked.
+func (c *client) crossed(nth int, written time.Time, err error) bool {
+	if nth == 1 || c.load.grace == 0 || written.Sub(c.asked) < c.load.grace || errors.Is(err, os.ErrDeadlineExceeded) {
 		return false
 	}
 	c.counts.idleClosed[c.habit].Add(1)

@@ -242,12 +242,25 @@ func needMachine(t testing.TB) {
 	case ownCgroup(t) == "":
 		hint = "booting a systemd takes cgroup version 2: mount -t cgroup2 cgroup2 /sys/fs/cgroup"
 	default:
-		return
+		if hint = portTaken(80); hint == "" {
+			return
+		}
 	}
 	if os.Getenv("BATON_STRICT") == "1" {
 		t.Fatal(hint)
 	}
 	t.Skip(hint)
+}
+
+// portTaken tells of a port that something on this machine, whose network the booted ones share, listens at
+// on all addresses. It returns "" if nothing does.
+func portTaken(port int) string {
+	ln, err := net.Listen("tcp", fmt.Sprintf("%s:%d", loopback(), port))
+	if err != nil {
+		return fmt.Sprintf("port %d is taken on this machine (%v): end what listens there", port, err)
+	}
+	ln.Close()
+	return ""
 }
 
 // ownCgroup returns the folder of the cgroup (version 2) of this process, empty if there is none.
