@@ -306,7 +306,7 @@ func TestWatchdogIsFed(t *testing.T) {
 	const watchdog = 600 * time.Millisecond
 	m, with := managed(t, watchdog)
 	var held atomic.Pointer[gate]
-	b := start(t, with, args("-idle-grace", "50ms", "-proxy", "/="+backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	b := start(t, with, args("-proxy", "/="+backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		held.Load().ServeHTTP(w, r)
 	}))))
 	for n := 2; n <= 5; n++ {
@@ -317,8 +317,8 @@ func TestWatchdogIsFed(t *testing.T) {
 		g.await(t, 1)
 		result := b.UpgradeMeanwhile()
 		await(t, 5*time.Second, "predecessor that drains", func() bool {
-			s := b.Status()
-			return s.Generation == n && s.Generations[0].State == "draining"
+			s, err := b.TryStatus()
+			return err == nil && s.Generation == n && s.Generations[0].State == "draining"
 		})
 		pid, since := b.Status().PID, time.Now()
 		await(t, 5*time.Second, "two words of the generation that serves", func() bool {
