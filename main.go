@@ -52,6 +52,8 @@ func command(args []string) int {
 		name, args = args[0], args[1:]
 	}
 	switch name {
+	case "help":
+		return serve(nil, []string{"-h"})
 	case "":
 		if code, waited := upgrade.Foreground(); waited {
 			return code
@@ -186,8 +188,10 @@ func (a *attendance) state(gen *upgrade.Generation, s service, from, to upgrade.
 		a.warn(a.manager.Ready())
 	case to == upgrade.Upgrading:
 		a.warn(a.manager.Reloading())
-	case to == upgrade.Draining && gen.TakesRequests(): // the successor does
+	case to == upgrade.Draining && gen.TakesRequests(): // the successor does, and tells the rest
 		a.end()
+		return
+	case to == upgrade.Exited:
 		return
 	case to == upgrade.Draining:
 		a.warn(a.manager.Stopping(a.stopTime))
@@ -383,7 +387,7 @@ type ask struct {
 
 func newAsk(timeout time.Duration) *ask {
 	a := &ask{flags: newFlags()}
-	a.flags.StringVar(&a.control, "control", defaultControl(), "`path` of the server's control socket")
+	a.flags.StringVar(&a.control, "control", serverControl(), "`path` of the server's control socket")
 	a.flags.DurationVar(&a.timeout, "timeout", timeout, "how long to wait")
 	a.flags.BoolVar(&a.json, "json", false, "print JSON")
 	a.flags.String("config", "", "`file` to read the control path from")
@@ -681,7 +685,9 @@ func parseFile(r io.Reader, set func(name, value string) error) error {
 		return fmt.Errorf("configuration file is larger than %d bytes", limit)
 	}
 	var problems []error
+	number := 0
 	for line := range strings.Lines(string(text)) {
+		number++
 		line, _, _ = strings.Cut(" "+line, " #")
 		fields := strings.Fields(line)
 		if len(fields) == 0 {
@@ -692,7 +698,7 @@ func parseFile(r io.Reader, set func(name, value string) error) error {
 			value = ""
 		}
 		if err := set(strings.TrimLeft(fields[0], "-"), value); err != nil {
-			problems = append(problems, fmt.Errorf("configuration file: %w", err))
+			problems = append(problems, fmt.Errorf("configuration file, line %d: %w", number, err))
 		}
 	}
 	return errors.Join(problems...)
@@ -705,6 +711,20 @@ func defaultControl() string {
 		return filepath.Join(folder, "control.sock")
 	}
 	return temporaryControl()
+}
+
+// serverControl is where a server is asked that may run as another user: at the
+// path that it would have here or, if nothing is there, at that of the service
+// that systemd runs.
+func serverControl() string {
+	const service = "/run/baton/control.sock"
+	path := defaultControl()
+	if _, err := os.Lstat(path); err != nil {
+		if _, err := os.Stat(service); err == nil {
+			return service
+		}
+	}
+	return path
 }
 
 func temporaryControl() string {

@@ -286,6 +286,11 @@ func TestManagerIsTold(t *testing.T) {
 		t.Errorf("the predecessor exited %v after it asked whether the manager knows its successor, and had no answer for %v", after, m.slow)
 	}
 
+	for _, said := range m.heard("STATUS=") {
+		if said.pid == first && said.at.After(barrier.at.Add(-time.Millisecond)) || strings.Contains(said.value("STATUS"), "is exited") {
+			t.Errorf("got %v, which only the successor could know better", said)
+		}
+	}
 	if stopping := m.heard("STOPPING=1"); len(stopping) != 0 {
 		t.Errorf("before the stop: got %v", stopping)
 	}

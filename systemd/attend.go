@@ -12,7 +12,7 @@ import (
 )
 
 // statusInterval is how often the status is brought up to date.
-const statusInterval = 5 * time.Second
+const statusInterval = time.Second
 
 // Attend tells systemd how the service is, and, if the unit has a watchdog, that
 // it is alive as long as alive returns no error within a third of the watchdog's
@@ -21,25 +21,17 @@ func (m *Manager) Attend(ctx context.Context, log *slog.Logger, alive func(conte
 	if m.socket == "" {
 		return
 	}
-	interval := statusInterval
-	if m.watchdog > 0 {
-		interval = min(interval, m.watchdog/3)
-	}
-	tick := time.NewTicker(interval)
+	tick := time.NewTicker(statusInterval)
 	defer tick.Stop()
+	var feed <-chan time.Time // nil without a watchdog
+	if m.watchdog > 0 {
+		ticker := time.NewTicker(m.watchdog / 3)
+		defer ticker.Stop()
+		feed = ticker.C
+		m.feed(ctx, log, alive)
+	}
 	said := ""
 	for {
-		if m.watchdog > 0 {
-			limited, cancel := context.WithTimeout(ctx, interval)
-			err := alive(limited)
-			cancel()
-			if err == nil {
-				err = m.send(nil, daemon.SdNotifyWatchdog)
-			}
-			if err != nil && ctx.Err() == nil {
-				log.Error("systemd's watchdog is not told that the service is alive", "error", err)
-			}
-		}
 		if line := status(); line != said && ctx.Err() == nil {
 			said = line
 			m.Status(line) // if it does not arrive, the next one may
@@ -48,6 +40,21 @@ func (m *Manager) Attend(ctx context.Context, log *slog.Logger, alive func(conte
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-feed:
+			m.feed(ctx, log, alive)
 		}
+	}
+}
+
+// feed tells the watchdog that the service is alive, if it is.
+func (m *Manager) feed(ctx context.Context, log *slog.Logger, alive func(context.Context) error) {
+	limited, cancel := context.WithTimeout(ctx, m.watchdog/3)
+	defer cancel()
+	err := alive(limited)
+	if err == nil {
+		err = m.send(nil, daemon.SdNotifyWatchdog)
+	}
+	if err != nil && ctx.Err() == nil {
+		log.Error("systemd's watchdog is not told that the service is alive", "error", err)
 	}
 }

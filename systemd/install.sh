@@ -183,6 +183,11 @@ if [ -z "$destdir" ]; then # a package may be for another architecture
 	temporary=$bin/.baton.$$
 	cp -- "$binary" "$temporary"
 	chmod 0755 "$temporary"
+	# A shell that is given what the kernel does not execute takes it for a script.
+	case $(head -c 4 "$temporary" | tr -d '\000') in
+	"$(printf '\177ELF')" | '#!'*) ;;
+	*) fail "$binary is no program" ;;
+	esac
 	said=$("$temporary" version 2>&1) || fail "$binary does not run: $said"
 	case $said in
 	'baton '*) ;;
@@ -217,7 +222,8 @@ fi
 if booted; then
 	systemctl daemon-reload
 	if systemctl is-active --quiet baton.service; then
-		say 'baton runs; to have it serve with what is installed now: systemctl reload baton'
+		say 'baton runs; to have it serve with the binary and configuration that are installed now: systemctl reload baton'
+		say 'if baton.service has changed, that takes effect with: systemctl restart baton'
 	else
 		say 'to start it now and at every boot: systemctl enable --now baton'
 	fi

@@ -26,11 +26,14 @@ func CheckAddress(s string) error {
 	return err
 }
 
-// CheckDistinct fails if two of the addresses are one. Those that are empty or
+// CheckDistinct fails if two of the addresses are one, or if one of them stands
+// for all addresses of the machine and so includes another. Those that are empty or
 // cannot be understood are passed over, and so is port 0, which stands for
 // another port each time.
 func CheckDistinct(addrs ...string) error {
 	seen := make(map[string]string)
+	ports := make(map[uint16][]string) // addresses by port
+	wild := make(map[uint16]string)    // that of all addresses
 	for _, s := range addrs {
 		a, err := resolveAddress(s)
 		if s == "" || err != nil || a.unix == "" && a.tcp.Port() == 0 {
@@ -40,6 +43,19 @@ func CheckDistinct(addrs ...string) error {
 			return fmt.Errorf("addresses %s and %s are one; give each listener its own", before, s)
 		}
 		seen[a.String()] = s
+		if a.unix == "" {
+			ports[a.tcp.Port()] = append(ports[a.tcp.Port()], s)
+			if a.tcp.Addr().IsUnspecified() {
+				wild[a.tcp.Port()] = s
+			}
+		}
+	}
+	for port, all := range wild {
+		for _, s := range ports[port] {
+			if s != all {
+				return fmt.Errorf("address %s includes %s; give each listener its own", all, s)
+			}
+		}
 	}
 	return nil
 }

@@ -54,7 +54,9 @@ func TestCheckDistinct(t *testing.T) {
 		addrs []string
 		good  bool
 	}{
-		{[]string{":80", ":81", "127.0.0.1:80", "unix:/a", "unix:/b"}, true},
+		{[]string{":80", ":81", "127.0.0.1:82", "127.0.0.2:82", "unix:/a", "unix:/b"}, true},
+		{[]string{":80", "127.0.0.1:80"}, false},
+		{[]string{"[::1]:80", "0.0.0.0:80"}, false},
 		{[]string{":0", ":0", "", ""}, true},
 		{[]string{":80", "[::]:80"}, false},
 		{[]string{"localhost:80", "127.0.0.1:80"}, false},

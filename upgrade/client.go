@@ -29,16 +29,23 @@ var (
 // error. Errors wrap [ErrNoServer], [ErrRefused], [ErrLost] or the context's error.
 func Ask(ctx context.Context, control string, progress func(string)) (Outcome, error) {
 	var known *Outcome
+	said := ""
 	err := converse(ctx, control, request{Command: "upgrade"}, func(r reply) {
 		if r.Outcome != nil {
 			known = r.Outcome
 		}
-		if r.Progress != "" && progress != nil {
+		if r.Progress == "" {
+			return
+		}
+		if said = r.Progress; progress != nil {
 			progress(r.Progress)
 		}
 	})
 	if known != nil {
 		return *known, nil
+	}
+	if ctx.Err() != nil && said != "" {
+		err = fmt.Errorf("%w; the upgrade goes on all the same: %s; baton status tells how it ends", err, said)
 	}
 	return Outcome{}, err
 }
@@ -63,6 +70,8 @@ func converse(ctx context.Context, control string, req request, on func(reply)) 
 	nc, err := d.DialContext(ctx, "unix", control)
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w %s; is it running, and is this its -control path?", ErrNoServer, control)
+	} else if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w: the control socket %s is for the user of the service and root alone; ask as one of them", ErrRefused, control)
 	} else if err != nil {
 		return fmt.Errorf("ask on control socket: %w", err)
 	}
