@@ -185,7 +185,15 @@ func (a *attendance) state(gen *upgrade.Generation, s service, from, to upgrade.
 	status := func() string { return gen.Status().String() }
 	switch {
 	case to == upgrade.Serving:
-		a.warn(a.manager.Ready())
+		err := a.manager.Ready()
+		a.warn(err)
+		if errors.Is(err, syscall.EAGAIN) { // or the predecessor's end would be taken for that of the service
+			a.running.Go(func() {
+				for a.serving.Err() == nil && errors.Is(err, syscall.EAGAIN) {
+					err = a.manager.Ready()
+				}
+			})
+		}
 	case to == upgrade.Upgrading:
 		a.warn(a.manager.Reloading())
 	case to == upgrade.Draining && gen.TakesRequests(): // the successor does, and tells the rest
@@ -194,7 +202,7 @@ func (a *attendance) state(gen *upgrade.Generation, s service, from, to upgrade.
 	case to == upgrade.Exited:
 		return
 	case to == upgrade.Draining:
-		a.warn(a.manager.Stopping(a.stopTime))
+		a.warn(a.manager.Stopping(a.stopTime + gen.PredecessorDrain()))
 	}
 	a.warn(a.manager.Status(status()))
 	if from == upgrade.Starting {

@@ -239,7 +239,11 @@ func (b *Baton) launch() *process {
 		cmd.Env = append(cmd.Env, b.expand(pair))
 	}
 	cmd.Stdout, cmd.Stderr = stderr, stderr
-	if files, variables := b.setup.passed(); len(variables) > 0 {
+	files, variables := b.setup.passed()
+	for _, f := range files {
+		defer f.Close()
+	}
+	if len(variables) > 0 {
 		cmd.ExtraFiles, cmd.Env = files, append(cmd.Env, variables...)
 		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c",
 			`export LISTEN_PID=$$ WATCHDOG_PID=${WATCHDOG_PID-$$}; exec "$0" "$@"`, b.Bin}, cmd.Args[1:]...)

@@ -20,7 +20,7 @@ const (
 	tellEvery = time.Second            // if there is none
 )
 
-// watch makes the events. However many watch, the status is asked for ten times
+// watch makes the events. However many watch, the status is asked for twenty times
 // a second at most, and not at all if nobody does.
 type watch struct {
 	options  AdminOptions

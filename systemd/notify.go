@@ -75,7 +75,9 @@ func (m *Manager) Barrier(ctx context.Context) error {
 		return fmt.Errorf("wait for systemd: %w", err)
 	}
 	defer r.Close()
-	err = m.send(w, "BARRIER=1")
+	for err = m.send(w, "BARRIER=1"); errors.Is(err, unix.EAGAIN) && ctx.Err() == nil; {
+		err = m.send(w, "BARRIER=1")
+	}
 	w.Close()
 	if err != nil {
 		return err

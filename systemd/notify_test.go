@@ -143,7 +143,7 @@ func TestNobodyIsTold(t *testing.T) {
 	}()
 	for name, err := range map[string]error{
 		"ready": m.Ready(), "reloading": m.Reloading(), "stopping": m.Stopping(time.Second), "status": m.Status("x"),
-		"fail": m.Fail(), "barrier": m.Barrier(t.Context()), "keep": m.Keep("x", &net.TCPListener{}), "release": m.Release("x"),
+		"fail": m.Fail(), "barrier": m.Barrier(t.Context()), "keep": m.Keep(strings.Repeat("é", 200), &net.TCPListener{}), "release": m.Release("x"),
 	} {
 		if err != nil {
 			t.Errorf("%s: got %v without a systemd", name, err)

@@ -65,6 +65,9 @@ func (m *Manager) Kept() (iter.Seq2[string, net.Listener], error) {
 // in its queue, and the service gets it back when systemd has restarted it. The
 // unit allows that with FileDescriptorStoreMax=.
 func (m *Manager) Keep(name string, ln net.Listener) error {
+	if m.socket == "" {
+		return nil
+	}
 	d, ok := ln.(descriptor)
 	if !ok {
 		return errors.New("keep listener: it has no descriptor")

@@ -5,6 +5,7 @@ package upgrade
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"sync"
 	"time"
@@ -70,6 +71,15 @@ func (q *questions) remove(number uint64) {
 	}
 }
 
+// ifWaiting calls f unless the question is answered, and before it can be.
+func (q *questions) ifWaiting(number uint64, f func()) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.waiting[number] != nil {
+		f()
+	}
+}
+
 // Others returns what all generations of the line but this one have counted, the
 // living and the dead. It asks the neighbours, of which Status then knows more as
 // well; where one does not answer soon, or has not done so before, what it said
@@ -114,7 +124,10 @@ func (l *link) question(ctx context.Context) {
 	case <-answered:
 	case <-l.ended: // with its last report, if it had the time for one
 	case <-ctx.Done():
-		l.silent.Store(true)
+		// Not if it is the asker who does not wait: the answer may be here.
+		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			l.questions.ifWaiting(number, func() { l.silent.Store(true) })
+		}
 	}
 }
 

@@ -70,9 +70,8 @@ type Generation struct {
 	pidFile *pidFile // nil: none
 	hooks   []hook
 
-	offered    []claim                 // the predecessor's or keeper's listeners that are not claimed yet
-	fromKeeper map[string]net.Listener // of those the keeper's, by the address bound
-	claims     map[net.Listener]claim  // this generation's
+	offered []claim                // the predecessor's or keeper's listeners that are not claimed yet
+	claims  map[net.Listener]claim // this generation's
 
 	predecessor     *hello // nil: the first generation, or one whose predecessor is unknown
 	link            *link  // to the predecessor, or nil
@@ -167,16 +166,15 @@ func New(opts Options) (*Generation, error) {
 		syscall.CloseOnExec(4)
 	}
 	g := &Generation{
-		opts:       opts,
-		log:        opts.Logger,
-		tf:         tf,
-		started:    time.Now(),
-		fromKeeper: make(map[string]net.Listener),
-		claims:     make(map[net.Listener]claim),
-		number:     1,
-		done:       make(chan struct{}),
-		pulse:      make(chan struct{}),
-		results:    map[Result]uint64{Succeeded: 0, Failed: 0, Refused: 0},
+		opts:    opts,
+		log:     opts.Logger,
+		tf:      tf,
+		started: time.Now(),
+		claims:  make(map[net.Listener]claim),
+		number:  1,
+		done:    make(chan struct{}),
+		pulse:   make(chan struct{}),
+		results: map[Result]uint64{Succeeded: 0, Failed: 0, Refused: 0},
 	}
 	if err := g.meetPredecessor(); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
@@ -330,6 +328,16 @@ func (g *Generation) HasPredecessor() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.before != nil
+}
+
+// PredecessorDrain returns how long the drain of a predecessor that lives may take, 0 without one.
+func (g *Generation) PredecessorDrain() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.before == nil {
+		return 0
+	}
+	return g.before.Drain
 }
 
 // TakesRequests tells whether the service takes requests, as a readiness probe

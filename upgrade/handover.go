@@ -252,7 +252,7 @@ func (r *run) handOver() {
 	}
 	r.mu.Lock()
 	if r.after != nil {
-		r.after.state = Serving
+		r.after.state = max(r.after.state, Serving) // it may have said already that it stops
 	}
 	r.mu.Unlock()
 	r.record(Upgrade{Time: a.at, Trigger: a.by, From: r.number, To: r.number + 1, Result: Succeeded, Seconds: a.ready.Seconds()})
@@ -269,6 +269,9 @@ func (r *run) handOver() {
 	}
 	r.drain(r.kept)
 	r.reportToSuccessor()
+	if a.gone && a.greeted {
+		r.successorIsGone()
+	}
 }
 
 // passOn gives a trigger to the successor.

@@ -38,8 +38,8 @@ func (g *Generation) takeKept() error {
 		if err != nil {
 			return err
 		}
+		c.listener = ln
 		g.offered = append(g.offered, c)
-		g.fromKeeper[c.Bound] = ln
 	}
 	return nil
 }
@@ -51,7 +51,7 @@ func keptClaim(name string, ln net.Listener) (claim, error) {
 		if c.Asked == "" {
 			c.Asked = c.Bound
 		}
-		c.Kept = true
+		c.Kept, c.KeptAs = true, name
 		return c, nil
 	}
 	addr := ln.Addr().String()
@@ -67,6 +67,9 @@ func keptClaim(name string, ln net.Listener) (claim, error) {
 
 // keptName is the name by which a restarted process recognizes a listener.
 func (c claim) keptName() string {
+	if c.KeptAs != "" {
+		return c.KeptAs
+	}
 	named := claim{Asked: c.Asked, Bound: c.Bound, Inode: c.Inode}
 	if named.Asked == named.Bound {
 		named.Asked = ""
@@ -79,11 +82,22 @@ func (c claim) keptName() string {
 // its clients would connect and wait for ever.
 func (g *Generation) checkHeld() error {
 	for _, c := range g.offered {
-		if c.Held {
+		if c.Held && !g.listensAt(c.Bound) {
 			return fmt.Errorf("the service manager holds a socket at %s, but the configuration does not listen there; add that address, or remove it from the socket unit", c.Bound)
 		}
 	}
 	return nil
+}
+
+// listensAt tells whether this generation has a listener of its own at an address,
+// whatever the keeper has there.
+func (g *Generation) listensAt(bound string) bool {
+	for _, c := range g.claims {
+		if c.Bound == bound {
+			return true
+		}
+	}
+	return false
 }
 
 // keepListeners lets the keeper keep what this generation listens at, and
@@ -103,7 +117,7 @@ func (r *run) keepListeners() {
 			r.log.Warn("listener would not survive a crash", "address", c.Bound, "error", err)
 			continue
 		}
-		c.Kept = true
+		c.Kept, c.KeptAs = true, c.keptName()
 		r.claims[ln] = c
 	}
 	for _, c := range r.offered {
@@ -111,11 +125,11 @@ func (r *run) keepListeners() {
 	}
 }
 
-func (r *run) release(c claim) {
-	if r.opts.Keeper == nil || !c.Kept {
+func (g *Generation) release(c claim) {
+	if g.opts.Keeper == nil || !c.Kept {
 		return
 	}
-	if err := r.opts.Keeper.Release(c.keptName()); err != nil {
-		r.log.Warn("listener is still kept although nobody accepts from it", "address", c.Bound, "error", err)
+	if err := g.opts.Keeper.Release(c.keptName()); err != nil {
+		g.log.Warn("listener is still kept although nobody accepts from it", "address", c.Bound, "error", err)
 	}
 }

@@ -65,7 +65,7 @@ type hello struct {
 	Claims   []claim       `json:"claims,omitempty"`
 	PIDFile  string        `json:"pid_file,omitempty"`
 	Upgrades []Upgrade     `json:"upgrades,omitempty"`
-	Counts   Counts        `json:"counts,omitempty"` // until there is a report
+	Counts   Counts        `json:"counted,omitempty"` // until there is a report
 }
 
 type link struct {
@@ -213,8 +213,9 @@ func (l *link) messages(stop <-chan struct{}, take func(message) bool) <-chan me
 			if err != nil {
 				return
 			}
-			l.silent.Store(false)
-			if take(m) {
+			taken := take(m)
+			l.silent.Store(false) // not before: a question that it answers may be given up now
+			if taken {
 				continue
 			}
 			select {

@@ -31,7 +31,11 @@ type claim struct {
 	Kept  bool   `json:"kept,omitempty"`  // the keeper has it for the case that this process dies
 	Held  bool   `json:"held,omitempty"`  // the keeper has it on its own account
 
-	fresh bool // bound by this generation
+	// KeptAs is the name under which the keeper has it, whatever has become of Asked since.
+	KeptAs string `json:"kept_as,omitempty"`
+
+	fresh    bool         // bound by this generation
+	listener net.Listener // of a keeper, until it is inherited
 }
 
 // Listen claims a listener at "host:port", ":port" or "unix:PATH". A successor
@@ -59,8 +63,7 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 			return nil, claim{}, errors.New("the address is given twice")
 		}
 	}
-	// A unix socket whose path is gone, or leads elsewhere, is of no use.
-	if c, ok := g.takeOffered(asked); ok && (asked.unix == "" || inode(asked.unix) == c.Inode) {
+	if c, ok := g.takeOffered(asked); ok {
 		ln, err := g.inherit(c)
 		if err != nil {
 			return nil, claim{}, err
@@ -70,7 +73,7 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 				g.log.Warn("listener goes on as it was bound; a restart would bind it anew",
 					"address", addr, "bound", c.Bound)
 			}
-			c.Asked = asked.String()
+			c.Asked, c.listener = asked.String(), nil
 			return ln, c, nil
 		}
 	}
@@ -88,7 +91,11 @@ func (g *Generation) takeOffered(asked address) (claim, bool) {
 		},
 	}
 	for _, match := range matches {
-		if i := slices.IndexFunc(g.offered, match); i >= 0 {
+		i := slices.IndexFunc(g.offered, func(c claim) bool {
+			// A unix socket whose path is gone, or leads elsewhere, is of no use.
+			return match(c) && (asked.unix == "" || inode(asked.unix) == c.Inode)
+		})
+		if i >= 0 {
 			c := g.offered[i]
 			g.offered = slices.Delete(g.offered, i, i+1)
 			return c, true
@@ -99,12 +106,27 @@ func (g *Generation) takeOffered(asked address) (claim, bool) {
 
 // inherit returns a listener that the predecessor or the keeper has, or nil.
 func (g *Generation) inherit(c claim) (net.Listener, error) {
-	ln, ok := g.fromKeeper[c.Bound]
-	if !ok {
+	if c.listener == nil {
 		return g.tf.Listener(socketKind, c.Bound)
 	}
-	delete(g.fromKeeper, c.Bound)
-	return ln, g.tf.AddListener(socketKind, c.Bound, ln.(tableflip.Listener))
+	return c.listener, g.tf.AddListener(socketKind, c.Bound, c.listener.(tableflip.Listener))
+}
+
+// letGo ends what the keeper has on the port of an address that cannot be bound
+// beside it: the configuration has changed while no process was there.
+func (g *Generation) letGo(asked address) (any bool) {
+	g.offered = slices.DeleteFunc(g.offered, func(c claim) bool {
+		bound, err := netip.ParseAddrPort(c.Bound)
+		if c.listener == nil || c.Held || err != nil || asked.unix != "" || bound.Port() != asked.tcp.Port() ||
+			!bound.Addr().IsUnspecified() && !asked.tcp.Addr().IsUnspecified() {
+			return false
+		}
+		c.listener.Close()
+		g.release(c)
+		any = true
+		return true
+	})
+	return any
 }
 
 // bind makes a new socket.
@@ -123,6 +145,13 @@ func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 	lc.SetMultipathTCP(false) // the sockets must be of the kind that every part of Baton knows
 	network, addr := asked.network()
 	ln, err := lc.Listen(context.Background(), network, addr)
+	if errors.Is(err, syscall.EADDRINUSE) && g.letGo(asked) {
+		// The keeper takes a moment.
+		for patience := time.Now().Add(2 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(patience); {
+			time.Sleep(10 * time.Millisecond)
+			ln, err = lc.Listen(context.Background(), network, addr)
+		}
+	}
 	if err != nil {
 		return nil, claim{}, g.explainBind(asked, err)
 	}

@@ -52,9 +52,9 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	}
 	for _, c := range r.offered { // not claimed: the configuration has dropped them
 		c.unlink()
-	}
-	for _, ln := range r.fromKeeper {
-		ln.Close()
+		if c.listener != nil {
+			c.listener.Close()
+		}
 	}
 	r.stderr.restore()
 	if p := r.predecessor; p != nil {

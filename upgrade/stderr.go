@@ -69,7 +69,7 @@ func (s *stderr) restore() {
 	}
 	unix.Dup3(int(rawFD(s.real)), 2, 0)
 	unix.Dup3(int(rawFD(s.real)), int(rawFD(s.given)), unix.O_CLOEXEC)
-	signal.Stop(s.broken)
+	// Not signal.Stop: a write that is under way may learn only now that the pipe is broken.
 	s.broken = nil
 }
 

@@ -1,0 +1,96 @@
+// What the manager keeps when the configuration, or what lies at a path, changes meanwhile.
+package e2e
+
+import (
+	"net"
+	"os"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// crash kills the generation that serves.
+func (b *Baton) crash() {
+	b.t.Helper()
+	pid := b.PID()
+	b.Kill(pid, syscall.SIGKILL)
+	b.awaitExit(pid, 5*time.Second)
+}
+
+// A socket whose path is another's by now is of no use, and must not come back after a crash.
+func TestStoreWithAReplacedPath(t *testing.T) {
+	t.Parallel()
+	m, with := managed(t, 0)
+	b := start(t, with, listen("unix:DIR/s.sock"), files(t))
+	m.awaitKept(t, 2)
+	os.Remove(b.Address)
+	b.Upgrade()
+	m.awaitKept(t, 2)
+	b.crash()
+	b.launch()
+	b.awaitReady()
+	b.Get("/100.bin")
+}
+
+// A socket unit takes over the path of a listener that is in the store: its socket is the one that counts.
+func TestStoreBesideASocketUnit(t *testing.T) {
+	t.Parallel()
+	m, with := managed(t, 0)
+	b := start(t, with, listen("unix:DIR/s.sock"), files(t))
+	m.awaitKept(t, 2)
+	b.crash()
+	os.Remove(b.Address)
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: b.Address, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.SetUnlinkOnClose(false)
+	if b.setup.sockets["a.socket"], err = ln.File(); err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
+	t.Cleanup(func() { b.setup.sockets["a.socket"].Close() })
+	b.launch()
+	b.awaitReady()
+	b.Get("/100.bin")
+	m.awaitKept(t, 1) // the admin listener
+}
+
+// A listener leaves the store under the name under which it came, however its address was spelt since.
+func TestStoreWithAnotherSpelling(t *testing.T) {
+	t.Parallel()
+	m, with := managed(t, 0)
+	b := start(t, with, listenInFile(), config("listen ADDRESS", "listen HOST:0"), files(t))
+	m.awaitKept(t, 3)
+	bound := b.Status().Listen
+	free := slices.DeleteFunc(bound, func(a string) bool { return a == b.Admin || a == b.Address })
+	b.Configure("listen ADDRESS\nlisten " + free[0])
+	b.Upgrade()
+	m.awaitKept(t, 3)
+	b.Configure("listen ADDRESS")
+	b.Upgrade()
+	m.awaitKept(t, 2)
+	b.Stop()
+	m.awaitKept(t, 0)
+}
+
+// From one address to all of the machine between a crash and the restart: what is kept is in the way, and goes.
+func TestStoreWithAWiderAddress(t *testing.T) {
+	t.Parallel()
+	ln, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
+	ln.Close()
+	m, with := managed(t, 0)
+	b := start(t, with, listen("127.0.0.1:"+port), listenInFile(), config("listen 127.0.0.1:"+port), files(t))
+	m.awaitKept(t, 2)
+	b.Configure("listen :" + port)
+	b.crash()
+	b.launch()
+	b.awaitReady()
+	b.Get("/100.bin")
+	m.awaitKept(t, 2)
+}
