@@ -23,6 +23,12 @@
 //
 // SIGTERM and SIGINT stop the whole: see [Generation.Run].
 //
+// Over the link the two also ask each other what they have counted and have in
+// hand, so that whoever is scraped can answer for the whole line of generations:
+// see [Options.Counts], [Generation.Others] and [Status.Load]. And a [Keeper] may
+// keep the listeners for when a process dies; the first generation after that
+// claims them like a successor.
+//
 // The package is built on tableflip, which executes the successor and passes
 // descriptors. It names sockets by keys of its own and unlinks unix sockets
 // itself, because tableflip does so before the successor has taken over. It
