@@ -417,7 +417,7 @@ func TestSuccessesThenRefusals(t *testing.T) {
 // A full accept queue at the moment of the handoff: everybody in it is served.
 func TestFullAcceptQueue(t *testing.T) {
 	t.Parallel()
-	b := start(t, files(t), args("-idle-grace", "300ms"))
+	b := start(t, files(t))
 	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: fileExchanges()}
 	l.clients = [habits]int{perRequest: 150, perRequestEnd: 150}
 	counts, stop := startLoad(t, l)

@@ -210,11 +210,12 @@ type client struct {
 	random *rand.Rand
 	resp   response
 
-	asked time.Time // before the last request on this connection that was answered
+	asked time.Time // before the last request on this connection that was answered or, without one, its dial
 }
 
 func (c *client) run(ctx context.Context) {
 	for ctx.Err() == nil {
+		c.asked = time.Now()
 		conn, err := dial(c.load.network, c.load.address, max(c.load.patience, 10*time.Second))
 		if err != nil {
 			c.counts.fail(failDial, c.habit, 0, err)
@@ -281,7 +282,7 @@ func (c *client) exchange(conn *conn, end bool) bool {
 	_, err := conn.Write(raw)
 	written := time.Now()
 	if err != nil {
-		if !c.crossed(nth, written, err) {
+		if !c.crossed(written, err) {
 			c.counts.fail(c.lost(failWrite, nth, err), c.habit, nth, err)
 		}
 		return false
@@ -292,7 +293,7 @@ func (c *client) exchange(conn *conn, end bool) bool {
 		if errors.As(err, &broken) {
 			switch broken.part {
 			case beforeHeader:
-				if c.crossed(nth, written, err) {
+				if c.crossed(written, err) {
 					return false
 				}
 				kind = c.lost(failRead, nth, err)
@@ -322,8 +323,8 @@ func (c *client) exchange(conn *conn, end bool) bool {
 // client had been silent for the server's whole grace, and counts that as a close while idle. No server that
 // closes can avoid it, and ours does not promise to. On a busy machine the moment is longer than it sounds: the
 // server's answer may have been there long before the client looked, but not before the client had asked.
-func (c *client) crossed(nth int, written time.Time, err error) bool {
-	if nth == 1 || c.load.grace == 0 || written.Sub(c.asked) < c.load.grace || errors.Is(err, os.ErrDeadlineExceeded) {
+func (c *client) crossed(written time.Time, err error) bool {
+	if c.load.grace == 0 || written.Sub(c.asked) < c.load.grace || errors.Is(err, os.ErrDeadlineExceeded) {
 		return false
 	}
 	c.counts.idleClosed[c.habit].Add(1)
