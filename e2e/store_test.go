@@ -26,6 +26,7 @@ func TestStoreWithAReplacedPath(t *testing.T) {
 	m.awaitKept(t, 2)
 	os.Remove(b.Address)
 	b.Upgrade()
+	m.await(t, "FDSTOREREMOVE=1", 1) // the new one is there by then
 	m.awaitKept(t, 2)
 	b.crash()
 	b.launch()
