@@ -2,6 +2,7 @@
 package e2e
 
 import (
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -185,22 +186,8 @@ func TestSystemdCrashKeepsTheQueue(t *testing.T) {
 		if round > 0 {
 			u.Reload() // a crash of a successor, and of one that was restarted
 		}
-		main := u.MainPID()
-		u.Hold(main)
-		var waiting []*conn
-		for range 300 { // more than the 128 of a process that cannot read what the kernel allows
-			c := mustDial(t, "tcp", u.Address)
-			c.send(t, string(request("GET", "/4000.bin", nil)))
-			waiting = append(waiting, c)
-		}
-		u.Kill("KILL", main)
-		for i, c := range waiting {
-			resp := new(response)
-			c.SetReadDeadline(time.Now().Add(20 * time.Second))
-			if err := c.receive("GET", resp); err != nil || resp.Status != 200 {
-				t.Fatalf("round %d, connection %d of those that waited: got status %d, %v, want 200\n%s", round+1, i+1, resp.Status, err, tail(u.Log(), 30))
-			}
-		}
+		// More than the 128 of a process that cannot read what the kernel allows.
+		u.crashWithAQueue(t, fmt.Sprintf("round %d", round+1), 300, 20*time.Second)
 		u.checkServes(t, 1, "v1")
 	}
 }
@@ -272,22 +259,7 @@ func TestSystemdCrashDuringADrain(t *testing.T) {
 	first := u.MainPID()
 	u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
 	u.await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
-	main := u.MainPID()
-	u.Hold(main)
-	var waiting []*conn
-	for range 20 {
-		c := mustDial(t, "tcp", u.Address)
-		c.send(t, string(request("GET", "/4000.bin", nil)))
-		waiting = append(waiting, c)
-	}
-	u.Kill("KILL", main)
-	for i, c := range waiting {
-		resp := new(response)
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
-		if err := c.receive("GET", resp); err != nil || resp.Status != 200 {
-			t.Fatalf("connection %d: got status %d, %v, want 200\n%s", i+1, resp.Status, err, tail(u.Log(), 30))
-		}
-	}
+	u.crashWithAQueue(t, "during the drain", 20, 10*time.Second)
 	u.checkServes(t, 1, "v1")
 	u.Reload()
 	u.checkServes(t, 2, "v1")
@@ -320,4 +292,26 @@ func TestSystemdStoreOutlivesTheManager(t *testing.T) {
 	u.checkServes(t, 2, "v1")
 	u.Must("systemctl", "stop", "baton")
 	u.checkStopped(t)
+}
+
+// crashWithAQueue kills the main process while n connections wait that it has not accepted. Each must be
+// answered in time, by the process that is started then.
+func (u *Unit) crashWithAQueue(t testing.TB, when string, n int, within time.Duration) {
+	t.Helper()
+	main := u.MainPID()
+	u.Hold(main)
+	var waiting []*conn
+	for range n {
+		c := mustDial(t, "tcp", u.Address)
+		c.send(t, string(request("GET", "/4000.bin", nil)))
+		waiting = append(waiting, c)
+	}
+	u.Kill("KILL", main)
+	for i, c := range waiting {
+		resp := new(response)
+		c.SetReadDeadline(time.Now().Add(within))
+		if err := c.receive("GET", resp); err != nil || resp.Status != 200 {
+			t.Fatalf("%s, connection %d of those that waited: got status %d, %v, want 200\n%s", when, i+1, resp.Status, err, tail(u.Log(), 30))
+		}
+	}
 }

@@ -86,17 +86,7 @@ func TestCountsOfSuccessor(t *testing.T) {
 // What a predecessor has counted is not lost with it, the last moment aside.
 func TestCountsOfKilledPredecessor(t *testing.T) {
 	t.Parallel()
-	l := newLine(t)
-	l.setPlan(func(p *plan) { p.Drain = patience })
-	l.launch()
-	l.setPlan(func(p *plan) { p.Drain = 0 })
-	first := l.first.Process.Pid
-	for range 4 {
-		l.who()
-	}
-	given := l.who().Answers
-	go l.ask(nil)
-	l.awaitDraining(1)
+	l, first, given := lineWithADrain(t)
 	syscall.Kill(first, syscall.SIGKILL)
 	l.awaitEnd(first)
 	if a := l.who(); a.Answers != given+1 {
@@ -107,14 +97,7 @@ func TestCountsOfKilledPredecessor(t *testing.T) {
 // A predecessor that is stopped holds nobody up for long.
 func TestCountsOfStoppedPredecessor(t *testing.T) {
 	t.Parallel()
-	l := newLine(t)
-	l.setPlan(func(p *plan) { p.Drain = patience })
-	l.launch()
-	l.setPlan(func(p *plan) { p.Drain = 0 })
-	first := l.first.Process.Pid
-	given := l.who().Answers
-	go l.ask(nil)
-	l.awaitDraining(1)
+	l, first, given := lineWithADrain(t)
 	syscall.Kill(first, syscall.SIGSTOP)
 	defer syscall.Kill(first, syscall.SIGKILL)
 	l.await("the predecessor is stopped", func() bool { return processState(first) == 'T' })
@@ -128,6 +111,21 @@ func TestCountsOfStoppedPredecessor(t *testing.T) {
 	if took := time.Since(start); took > 3*time.Second {
 		t.Errorf("ten answers took %v", took)
 	}
+}
+
+// lineWithADrain makes a line whose first generation has given some answers and drains for long.
+func lineWithADrain(t *testing.T) (l *line, first, given int) {
+	t.Helper()
+	l = newLine(t)
+	l.setPlan(func(p *plan) { p.Drain = patience })
+	l.launch()
+	l.setPlan(func(p *plan) { p.Drain = 0 })
+	for range 5 {
+		given = l.who().Answers
+	}
+	go l.ask(nil)
+	l.awaitDraining(1)
+	return l, l.first.Process.Pid, given
 }
 
 // awaitDraining waits until a generation drains, so that it accepts no more.
