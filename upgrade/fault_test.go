@@ -196,3 +196,17 @@ func TestPredecessorThatDoesNotGo(t *testing.T) {
 		t.Errorf("predecessor: got status %v, want it killed", status)
 	}
 }
+
+// What a successor prints before it is ready is printed whole, although it comes by
+// way of a predecessor that may be gone a moment later.
+func TestSuccessorChatters(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.launch()
+	l.setPlan(func(p *plan) { p.Check = "chatter" })
+	l.upgrade()
+	l.await("the end of the predecessor", func() bool { s, err := l.status(); return err == nil && len(s.Generations) == 1 })
+	if n := strings.Count(l.printed(), "chatters"); n != 1000 {
+		t.Errorf("%d lines of the successor were printed, want 1000", n)
+	}
+}

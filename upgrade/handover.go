@@ -331,10 +331,7 @@ func (r *run) abandon() []string {
 	close(a.over)
 	var lines []string
 	if a.tail != nil {
-		select {
-		case <-a.tail.end:
-		case <-time.After(200 * time.Millisecond): // something that it started still has its output
-		}
+		a.tail.await()
 		lines = a.tail.last()
 	}
 	if a.link != nil {

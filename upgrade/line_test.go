@@ -145,6 +145,10 @@ func misbehave(ctx context.Context, how string) error {
 			fmt.Fprintln(os.Stderr, "line", i)
 		}
 		return errors.New("flooded")
+	case "chatter":
+		for i := range 1000 { // together less than a pipe holds
+			fmt.Fprintln(os.Stderr, "chatters", i)
+		}
 	case "stop": // as a stopped process is; the signal may take a moment
 		syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 		time.Sleep(time.Minute)

@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -123,6 +124,15 @@ func (t *tail) read(r *os.File, real io.Writer) {
 		if err != nil && err != bufio.ErrBufferFull {
 			return
 		}
+	}
+}
+
+// await returns when all of the output has been read, or soon if something that
+// the successor has started can still write.
+func (t *tail) await() {
+	select {
+	case <-t.end:
+	case <-time.After(200 * time.Millisecond):
 	}
 }
 

@@ -126,6 +126,9 @@ func (r *run) finish(d Drained) {
 	if r.pidFile != nil {
 		r.pidFile.remove()
 	}
+	if a := r.attempt; a != nil && a.tail != nil { // what the successor printed at its start comes by this way
+		a.tail.await()
+	}
 	r.enter(Exited)
 }
 
