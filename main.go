@@ -261,18 +261,18 @@ func (s service) Load() upgrade.Load { return s.public.Load() }
 
 // Drain drains both. Unless a successor answers on the admin listener, that one
 // goes on until the public ones are drained, so that a stop can be watched.
-func (s service) Drain(ctx context.Context, kept func(net.Listener) bool) upgrade.Drained {
-	if s.adminListener == nil || kept(s.adminListener) {
+func (s service) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
+	if s.adminListener == nil || h.Kept(s.adminListener) {
 		drained := make(chan upgrade.Drained, 1)
-		go func() { drained <- s.admin.Drain(ctx, kept) }()
-		d := s.public.Drain(ctx, kept)
+		go func() { drained <- s.admin.Drain(ctx, h) }()
+		d := s.public.Drain(ctx, h)
 		<-drained
 		return d
 	}
-	d := s.public.Drain(ctx, kept)
+	d := s.public.Drain(ctx, h)
 	brief, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
-	s.admin.Drain(brief, kept)
+	s.admin.Drain(brief, h)
 	return d
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/baton/server"
+	"example.com/baton/upgrade"
 )
 
 // The same handler, behind net/http alone and behind the account of connections.
@@ -95,7 +96,7 @@ func serveKind(b *testing.B, kind string) string {
 		s := server.New(server.Options{Handler: http.HandlerFunc(hello), IdleGrace: -1})
 		s.Add(ln)
 		s.Serve()
-		b.Cleanup(func() { s.Drain(b.Context(), none) })
+		b.Cleanup(func() { s.Drain(b.Context(), upgrade.Handoff{Kept: none}) })
 	}
 	return ln.Addr().String()
 }

@@ -4,7 +4,6 @@ package server
 
 import (
 	"context"
-	"net"
 	"time"
 
 	"example.com/baton/upgrade"
@@ -15,10 +14,10 @@ import (
 const afterCut = 250 * time.Millisecond
 
 // Drain stops accepting, brings every request and connection to its end and
-// returns an account of it. When ctx ends first, what remains is cut. kept says
-// which listeners a successor accepts from; connections that wait in the queue
-// of any other are accepted and answered first. It must be called once at most.
-func (s *Server) Drain(ctx context.Context, kept func(net.Listener) bool) upgrade.Drained {
+// returns an account of it. When ctx ends first, what remains is cut. Connections
+// that wait in the queue of a listener which nobody keeps are accepted and
+// answered first. It must be called once at most.
+func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	start := time.Now()
 	before := s.Closed()
 	s.isDraining.Store(true)
@@ -26,7 +25,7 @@ func (s *Server) Drain(ctx context.Context, kept func(net.Listener) bool) upgrad
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		s.stopAccepting(kept)
+		s.stopAccepting(h.Kept)
 	}()
 
 	if s.awaitEnd(ctx, stopped) {

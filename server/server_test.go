@@ -65,7 +65,7 @@ func (s *served) drain(timeout time.Duration, kept func(net.Listener) bool) <-ch
 	s.drained.Add(1)
 	go func() {
 		defer s.drained.Done()
-		done <- s.Drain(ctx, kept)
+		done <- s.Drain(ctx, upgrade.Handoff{Kept: kept})
 	}()
 	s.t.Cleanup(s.drained.Wait)
 	return done

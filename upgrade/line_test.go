@@ -246,10 +246,10 @@ func (s *whoami) Serve() {
 	}
 }
 
-func (s *whoami) Drain(ctx context.Context, kept func(net.Listener) bool) upgrade.Drained {
+func (s *whoami) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	start := time.Now()
 	for _, ln := range s.listeners {
-		slog.Info("drains", "address", ln.Addr().String(), "kept", kept(ln))
+		slog.Info("drains", "address", ln.Addr().String(), "kept", h.Kept(ln))
 		ln.Close()
 	}
 	s.accepting.Wait()

@@ -178,10 +178,10 @@ func FuzzLink(f *testing.F) {
 // idle is a service that does nothing.
 type idle struct{}
 
-func (idle) Check(context.Context) error                                { return nil }
-func (idle) Serve()                                                     {}
-func (idle) Drain(context.Context, func(net.Listener) bool) (d Drained) { return d }
-func (idle) Load() (l Load)                                             { return l }
+func (idle) Check(context.Context) error                { return nil }
+func (idle) Serve()                                     {}
+func (idle) Drain(context.Context, Handoff) (d Drained) { return d }
+func (idle) Load() (l Load)                             { return l }
 
 func openFiles(t *testing.T) int {
 	t.Helper()

@@ -5,6 +5,7 @@ package upgrade
 import (
 	"context"
 	"net"
+	"time"
 )
 
 // Service is what a generation serves. Package server has one for HTTP.
@@ -14,12 +15,50 @@ type Service interface {
 	Check(ctx context.Context) error
 	// Serve begins to accept connections and returns at once.
 	Serve()
-	// Drain stops accepting, brings to a good end what is under way, and
-	// returns when nothing is left. When ctx ends it cuts what remains. kept
-	// tells of a listener whether a successor accepts from it.
-	Drain(ctx context.Context, kept func(net.Listener) bool) Drained
+	// Drain stops accepting, brings to a good end or hands on what is under way,
+	// and returns when nothing is left. When ctx ends it cuts what remains.
+	Drain(ctx context.Context, h Handoff) Drained
 	// Load returns what is under way.
 	Load() Load
+}
+
+// Adopter is a Service to which connections can move from its predecessor.
+type Adopter interface {
+	Service
+	// Adopt serves a connection that the predecessor has stopped to read, as if
+	// it had been accepted here. It is called after Serve and never once Drain
+	// has been, by one goroutine at a time, and must not block.
+	Adopt(Connection)
+}
+
+// Handoff says what others take over from a generation that drains.
+type Handoff struct {
+	// Kept tells whether a listener is accepted from, or held open, beyond this
+	// generation: what is queued there is not lost.
+	Kept func(net.Listener) bool
+	// Move offers connections to the successor, at most [MoveLimit] of them, and
+	// returns which it has taken. Nobody may read from them meanwhile. What was
+	// not taken stays with the caller, as before; of the rest the caller closes its
+	// copy, which ends nothing. Move returns when the successor has answered, is
+	// gone, or when ctx ends: what is under way then counts as taken. It may be
+	// called by several goroutines at once. It is nil if nothing can move.
+	Move func(ctx context.Context, conns []Connection) (taken []bool)
+}
+
+// MoveLimit is how many connections move at once at most: the kernel passes no
+// more descriptors in one message.
+const MoveLimit = 253
+
+// Connection is one that moves from a generation to its successor.
+type Connection struct {
+	net.Conn // a *net.TCPConn or *net.UnixConn; for Move, anything that has such a one's SyscallConn
+	// Listener is where it was accepted. For Adopt it is the successor's own
+	// listener at the same address.
+	Listener net.Listener
+	// Spoke tells whether it has carried a request.
+	Spoke bool
+	// Left is how long it may stay silent yet. 0 means as long as it likes.
+	Left time.Duration
 }
 
 // Load is what a generation has in hand at one moment.
@@ -39,6 +78,7 @@ type Connections struct {
 type Drained struct {
 	Seconds     float64 `json:"drain_seconds"`
 	Requests    int     `json:"requests_finished"`
+	Moved       int     `json:"connections_moved"` // to the successor
 	Connections Closed  `json:"connections"`
 }
 

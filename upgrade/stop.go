@@ -82,7 +82,7 @@ func (r *run) drain(kept func(net.Listener) bool) {
 		cut()
 	}
 	r.drained = make(chan Drained, 1)
-	go func() { r.drained <- r.service.Drain(ctx, kept) }()
+	go func() { r.drained <- r.service.Drain(ctx, Handoff{Kept: kept}) }()
 }
 
 // waitsForPredecessor tells whether a stop is over but for the predecessor, which
