@@ -101,6 +101,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 		PIDFile:        cfg.pidFile,
 		UpgradeTimeout: cfg.upgradeTimeout,
 		DrainTimeout:   cfg.drainTimeout,
+		MaxDraining:    cfg.maxDraining,
 		ShutdownDelay:  cfg.shutdownDelay,
 		Logger:         logger,
 		Keeper:         tell.manager,
@@ -127,6 +128,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 	options := server.Options{
 		Handler:           handlers.Log(metrics.Count(handler), logger),
 		IdleGrace:         cfg.idleGrace,
+		DisableMigration:  !cfg.migrate,
 		IdleTimeout:       cfg.idleTimeout,
 		ReadHeaderTimeout: cfg.readHeaderTimeout,
 		Logger:            logger,
@@ -249,6 +251,15 @@ type service struct {
 
 func (s service) Check(ctx context.Context) error {
 	return errors.Join(s.public.Check(ctx), s.admin.Check(ctx))
+}
+
+// Adopt gives a connection to the server of its listener.
+func (s service) Adopt(c upgrade.Connection) {
+	if c.Listener == s.adminListener {
+		s.admin.Adopt(c)
+	} else {
+		s.public.Adopt(c)
+	}
 }
 
 func (s service) Serve() {
@@ -429,6 +440,8 @@ type config struct {
 	upgradeTimeout    time.Duration
 	drainTimeout      time.Duration
 	idleGrace         time.Duration
+	migrate           bool
+	maxDraining       int
 	shutdownDelay     time.Duration
 	idleTimeout       time.Duration
 	readHeaderTimeout time.Duration
@@ -530,6 +543,15 @@ func configure(args []string) (config, error) {
 	duration("upgrade-timeout", &cfg.upgradeTimeout, time.Minute, time.Millisecond, "`time` that a successor may take to be ready")
 	duration("drain-timeout", &cfg.drainTimeout, 30*time.Second, time.Millisecond, "`time` after which a drain cuts what still runs")
 	duration("idle-grace", &cfg.idleGrace, time.Second, 0, "`time` that a silent connection stays in a drain")
+	flags.BoolVar(&cfg.migrate, "migrate", true, "move silent connections to the successor; false: close them after the grace")
+	setting("max-draining", "4", "`number` of predecessors that may still drain when an upgrade begins", func(s string) error {
+		n, err := strconv.Atoi(s)
+		if err != nil || n < 0 {
+			return fmt.Errorf("%q is not a number of 0 or more", s)
+		}
+		cfg.maxDraining = n
+		return nil
+	})
 	duration("shutdown-delay", &cfg.shutdownDelay, 0, 0, "`time` for which a stop goes on serving while /readyz fails")
 	duration("idle-timeout", &cfg.idleTimeout, 75*time.Second, time.Millisecond, "`time` that a connection may be silent between requests")
 	duration("read-header-timeout", &cfg.readHeaderTimeout, 10*time.Second, time.Millisecond, "`time` that a request's header may take")
@@ -560,6 +582,9 @@ func configure(args []string) (config, error) {
 	}
 	if cfg.idleGrace == 0 {
 		cfg.idleGrace = -1 // none, where 0 would be the default
+	}
+	if cfg.maxDraining == 0 {
+		cfg.maxDraining = -1
 	}
 	if cfg.root != "" {
 		if _, err := handlers.Files(cfg.root); err != nil {
@@ -663,7 +688,11 @@ func knownFlags(flags *flag.FlagSet, args []string) (known []string, unknown []e
 			return append(known, args[i:]...), unknown
 		}
 		f := flags.Lookup(name)
-		isBool := f != nil && f.DefValue == "false"
+		isBool := false
+		if f != nil {
+			b, ok := f.Value.(interface{ IsBoolFlag() bool })
+			isBool = ok && b.IsBoolFlag()
+		}
 		takesNext := !hasValue && !isBool && name != "h" && name != "help" && i+1 < len(args)
 		if f == nil && name != "h" && name != "help" {
 			unknown = append(unknown, fmt.Errorf("unknown flag -%s; baton -h lists them", name))

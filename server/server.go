@@ -19,6 +19,9 @@ type Options struct {
 	// IdleGrace is how long a silent connection stays in a drain before it is
 	// destroyed. 0 means one second, a negative value no grace at all.
 	IdleGrace time.Duration
+	// DisableMigration closes silent connections after the grace, instead of
+	// moving them to the successor.
+	DisableMigration bool
 	// IdleTimeout is how long a connection may stay silent between two
 	// requests. 0 means 75 seconds.
 	IdleTimeout time.Duration
@@ -120,6 +123,9 @@ func (s *Server) Serve() {
 		})
 	}
 }
+
+// Adopt serves a connection that a predecessor has accepted, as its own.
+func (s *Server) Adopt(c upgrade.Connection) { c.Close() }
 
 type connKey struct{}
 

@@ -36,6 +36,9 @@ type Options struct {
 	// DrainTimeout is how long a drain may take before what remains is cut.
 	// 0 means 30 seconds.
 	DrainTimeout time.Duration
+	// MaxDraining is how many predecessors may still drain when an upgrade begins;
+	// with more of them it waits. 0 means 4, a negative value none.
+	MaxDraining int
 	// Counts returns what this generation has counted itself. It is called by
 	// several goroutines, some times a second while a neighbour is alive, and from Run
 	// on only. Nil means nothing; [Generation.Others] tells what it is for.
