@@ -461,6 +461,7 @@ type upgraded struct {
 		Drained          bool
 		DrainSeconds     float64 `json:"drain_seconds"`
 		RequestsFinished int     `json:"requests_finished"`
+		Moved            int     `json:"connections_moved"`
 		Connections      connections
 	}
 

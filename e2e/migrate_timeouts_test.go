@@ -1,0 +1,169 @@
+// The timeouts of connections that move: they go on where they were, and hold in the generation that has the connection.
+package e2e
+
+import (
+	"testing"
+	"time"
+)
+
+// lasts checks how long after a moment a connection ended.
+func (c *conn) lasts(t *testing.T, what string, since time.Time, least, most time.Duration) {
+	t.Helper()
+	e := c.awaitClose(time.Until(since.Add(most)))
+	// What an answer to half a request looks like is not the matter here.
+	for e == moreData {
+		e = c.awaitClose(time.Until(since.Add(most)))
+	}
+	if took := time.Since(since); e == stillOn || took < least {
+		t.Errorf("%s: got %s after %v, want the end after %v to %v", what, e, took.Round(time.Millisecond), least, most)
+	}
+}
+
+// late is by how much a timeout may be late.
+const late = 700 * time.Millisecond
+
+// A connection's silence does not begin anew because it moves.
+func TestIdleTimeoutOfAMovedConnection(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			t.Parallel()
+			const timeout = 3 * time.Second
+			b := start(t, on(network), files(t), args("-idle-timeout", timeout.String()))
+			quiet, speaks := b.Dial(), b.Dial()
+			begun := time.Now()
+			for _, c := range []*conn{quiet, speaks} {
+				c.send(t, string(request("GET", "/100.bin", nil)))
+				c.expect(t, "GET", 200)
+			}
+			answered := time.Now()
+			for i := range 2 { // at 0.8 s and 1.6 s
+				time.Sleep(time.Until(answered.Add(time.Duration(i+1) * 800 * time.Millisecond)))
+				if u := b.Upgrade(); u.Predecessor.Moved != 2 {
+					t.Fatalf("connections moved: got %d, want 2", u.Predecessor.Moved)
+				}
+			}
+			again := time.Now()
+			speaks.send(t, string(request("GET", "/100.bin", nil)))
+			if resp := speaks.expect(t, "GET", 200); resp.Close {
+				t.Error("request on a moved connection: got Connection: close, want it kept")
+			}
+			answeredAgain := time.Now()
+			quiet.lasts(t, "silent connection", begun, timeout, answered.Sub(begun)+timeout+late)
+			speaks.lasts(t, "connection that spoke after it had moved", again, timeout, answeredAgain.Sub(again)+timeout+late)
+			if got := b.Metric("baton_connections_closed_total", "reason", "timeout"); got != 2 {
+				t.Errorf("connections closed for a timeout: got %v, want 2", got)
+			}
+		})
+	}
+}
+
+// on makes the public listener one of a network.
+func on(network string) option {
+	if network == "unix" {
+		return listen("unix:DIR/public.sock")
+	}
+	return listen()
+}
+
+func TestHeaderTimeoutOfAMovedConnection(t *testing.T) {
+	const timeout = 1500 * time.Millisecond
+	head := string(request("GET", "/100.bin", nil))
+	dialled := func(t *testing.T, b *Baton) (c *conn, since time.Time) {
+		since = time.Now()
+		return b.Dial(), since
+	}
+	tests := []struct {
+		name string
+		// speak uses the connection before and after the upgrade, and returns since when the timeout runs.
+		before, after func(t *testing.T, c *conn)
+		fromAfter     bool // the timeout runs from when after was called, else from the dial
+	}{
+		{name: "never spoke", before: func(*testing.T, *conn) {}, after: func(*testing.T, *conn) {}},
+		{name: "never spoke, then half a header", fromAfter: true,
+			before: func(*testing.T, *conn) {},
+			after:  func(t *testing.T, c *conn) { c.send(t, head[:len(head)/2]) }},
+		{name: "idle for longer than that, then one byte", fromAfter: true,
+			before: func(t *testing.T, c *conn) { c.send(t, head); c.expect(t, "GET", 200) },
+			after:  func(t *testing.T, c *conn) { time.Sleep(2 * timeout); c.send(t, head[:1]) }},
+		{name: "idle for longer than that, then half a header", fromAfter: true,
+			before: func(t *testing.T, c *conn) { c.send(t, head); c.expect(t, "GET", 200) },
+			after:  func(t *testing.T, c *conn) { time.Sleep(2 * timeout); c.send(t, head[:len(head)/2]) }},
+		{name: "idle, then one request and half of the next", fromAfter: true,
+			before: func(t *testing.T, c *conn) { c.send(t, head); c.expect(t, "GET", 200) },
+			after: func(t *testing.T, c *conn) {
+				c.send(t, head)
+				c.expect(t, "GET", 200)
+				c.send(t, head[:len(head)/2])
+			}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b := start(t, files(t), args("-read-header-timeout", timeout.String(), "-idle-timeout", "1m"))
+			c, since := dialled(t, b)
+			await(t, 5*time.Second, "the accept", func() bool { return b.connections() == 1 })
+			tt.before(t, c)
+			if !tt.fromAfter {
+				time.Sleep(timeout / 2)
+			}
+			if u := b.Upgrade(); u.Predecessor.Moved != 1 {
+				t.Fatalf("connections moved: got %d, want 1", u.Predecessor.Moved)
+			}
+			tt.after(t, c)
+			if tt.fromAfter {
+				// The bytes were sent a moment ago.
+				since = time.Now().Add(-50 * time.Millisecond)
+			}
+			c.lasts(t, "connection", since, timeout, timeout+late)
+		})
+	}
+}
+
+// A header that is sent in time, but in pieces, is as good on a moved connection as on any.
+func TestSlowHeaderOnAMovedConnection(t *testing.T) {
+	t.Parallel()
+	b := start(t, files(t), args("-read-header-timeout", "3s"))
+	c := b.Dial()
+	c.send(t, string(request("GET", "/100.bin", nil)))
+	c.expect(t, "GET", 200)
+	if u := b.Upgrade(); u.Predecessor.Moved != 1 {
+		t.Fatalf("connections moved: got %d, want 1", u.Predecessor.Moved)
+	}
+	for _, char := range request("GET", "/4000.bin", nil) {
+		c.send(t, string(char))
+		time.Sleep(5 * time.Millisecond)
+	}
+	if resp := c.expect(t, "GET", 200); resp.Close || len(resp.Body) != 4000 {
+		t.Errorf("response: got close %v, %d bytes, want the connection kept, 4000", resp.Close, len(resp.Body))
+	}
+}
+
+// A request on a moved connection is under way for as long as its new generation's drain allows.
+func TestDrainTimeoutOfAMovedConnection(t *testing.T) {
+	t.Parallel()
+	const timeout = time.Second
+	g := newGate(t)
+	b := start(t, args("-proxy", "/="+backend(t, g), "-drain-timeout", timeout.String()))
+	c, other := b.Dial(), b.Dial()
+	for _, c := range []*conn{c, other} {
+		c.send(t, string(request("GET", "/", nil)))
+		c.expect(t, "GET", 200)
+	}
+	if u := b.Upgrade(); u.Predecessor.Moved != 2 {
+		t.Fatalf("connections moved: got %d, want 2", u.Predecessor.Moved)
+	}
+	time.Sleep(timeout) // the drain of the generation that accepted it is over, and its deadline is past
+	c.send(t, string(request("GET", "/hold", nil)))
+	g.await(t, 1)
+	began := time.Now()
+	u := b.Upgrade()
+	if u.Predecessor.Connections.Cut != 1 || u.Predecessor.Moved != 1 {
+		t.Errorf("drain of the second generation: got %+v, want 1 connection cut, 1 moved", u.Predecessor)
+	}
+	c.lasts(t, "connection with a request that hangs", began, timeout, u.Handoff().Sub(began)+timeout+late)
+	b.awaitExit(u.Predecessor.PID, 2*time.Second)
+	other.send(t, string(request("GET", "/", nil)))
+	if resp := other.expect(t, "GET", 200); resp.Close {
+		t.Error("the other connection: got Connection: close, want it kept")
+	}
+}
