@@ -68,55 +68,68 @@ func on(network string) option {
 func TestHeaderTimeoutOfAMovedConnection(t *testing.T) {
 	const timeout = 1500 * time.Millisecond
 	head := string(request("GET", "/100.bin", nil))
-	dialled := func(t *testing.T, b *Baton) (c *conn, since time.Time) {
-		since = time.Now()
-		return b.Dial(), since
-	}
+	// after uses the connection once it has moved, and returns since when the timeout runs; nil: since the dial.
 	tests := []struct {
-		name string
-		// speak uses the connection before and after the upgrade, and returns since when the timeout runs.
-		before, after func(t *testing.T, c *conn)
-		fromAfter     bool // the timeout runs from when after was called, else from the dial
+		name   string
+		before func(t *testing.T, c *conn)
+		after  func(t *testing.T, c *conn) time.Time
 	}{
-		{name: "never spoke", before: func(*testing.T, *conn) {}, after: func(*testing.T, *conn) {}},
-		{name: "never spoke, then half a header", fromAfter: true,
-			before: func(*testing.T, *conn) {},
-			after:  func(t *testing.T, c *conn) { c.send(t, head[:len(head)/2]) }},
-		{name: "idle for longer than that, then one byte", fromAfter: true,
-			before: func(t *testing.T, c *conn) { c.send(t, head); c.expect(t, "GET", 200) },
-			after:  func(t *testing.T, c *conn) { time.Sleep(2 * timeout); c.send(t, head[:1]) }},
-		{name: "idle for longer than that, then half a header", fromAfter: true,
-			before: func(t *testing.T, c *conn) { c.send(t, head); c.expect(t, "GET", 200) },
-			after:  func(t *testing.T, c *conn) { time.Sleep(2 * timeout); c.send(t, head[:len(head)/2]) }},
-		{name: "idle, then one request and half of the next", fromAfter: true,
-			before: func(t *testing.T, c *conn) { c.send(t, head); c.expect(t, "GET", 200) },
-			after: func(t *testing.T, c *conn) {
-				c.send(t, head)
-				c.expect(t, "GET", 200)
-				c.send(t, head[:len(head)/2])
-			}},
+		{name: "never spoke"},
+		{name: "never spoke, then half a header", after: func(t *testing.T, c *conn) time.Time {
+			return said(t, c, head[:len(head)/2])
+		}},
+		{name: "idle for long, then one byte", before: answered, after: func(t *testing.T, c *conn) time.Time {
+			time.Sleep(2 * timeout)
+			return said(t, c, head[:1])
+		}},
+		{name: "idle for long, then half a header", before: answered, after: func(t *testing.T, c *conn) time.Time {
+			time.Sleep(2 * timeout)
+			return said(t, c, head[:len(head)/2])
+		}},
+		{name: "a request, then half of the next", before: answered, after: func(t *testing.T, c *conn) time.Time {
+			answered(t, c)
+			return said(t, c, head[:len(head)/2])
+		}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			b := start(t, files(t), args("-read-header-timeout", timeout.String(), "-idle-timeout", "1m"))
-			c, since := dialled(t, b)
+			since := time.Now()
+			c := b.Dial()
 			await(t, 5*time.Second, "the accept", func() bool { return b.connections() == 1 })
-			tt.before(t, c)
-			if !tt.fromAfter {
+			if tt.before != nil {
+				tt.before(t, c)
+			}
+			if tt.after == nil {
 				time.Sleep(timeout / 2)
 			}
 			if u := b.Upgrade(); u.Predecessor.Moved != 1 {
 				t.Fatalf("connections moved: got %d, want 1", u.Predecessor.Moved)
 			}
-			tt.after(t, c)
-			if tt.fromAfter {
-				// The bytes were sent a moment ago.
-				since = time.Now().Add(-50 * time.Millisecond)
+			if tt.after != nil {
+				since = tt.after(t, c)
 			}
 			c.lasts(t, "connection", since, timeout, timeout+late)
 		})
 	}
+}
+
+// answered makes a request that is answered, and keeps the connection.
+func answered(t *testing.T, c *conn) {
+	t.Helper()
+	c.send(t, string(request("GET", "/100.bin", nil)))
+	if resp := c.expect(t, "GET", 200); resp.Close {
+		t.Error("response: got Connection: close, want the connection kept")
+	}
+}
+
+// said sends a part of a request, and returns since when it may have been there.
+func said(t *testing.T, c *conn, part string) time.Time {
+	t.Helper()
+	since := time.Now()
+	c.send(t, part)
+	return since
 }
 
 // A header that is sent in time, but in pieces, is as good on a moved connection as on any.

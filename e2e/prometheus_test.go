@@ -87,6 +87,7 @@ func (b *Baton) Scrape() scrape {
 type scraper struct {
 	b        *Baton
 	kept     *conn
+	dials    int       // of kept
 	answered time.Time // when the last answer on kept was there
 	last     scrape
 	answers  atomic.Int64
@@ -111,6 +112,7 @@ func (s *scraper) run(stop <-chan struct{}) {
 				s.problem("dial: %v", err)
 				continue
 			}
+			s.dials++
 			s.answered = time.Now()
 		}
 		s.kept.SetDeadline(time.Now().Add(15 * time.Second))
@@ -216,6 +218,9 @@ func TestCountersGoOn(t *testing.T) {
 	t.Logf("%d scrapes, %v", scraper.answers.Load(), counts)
 	if n := counts.Failures(); n != 0 {
 		t.Errorf("%d requests lost", n)
+	}
+	if scraper.dials != 1 {
+		t.Errorf("connections that the scraper wanted to keep: got %d, want 1 through all generations", scraper.dials)
 	}
 	awaitRequests(t, b, counts.Requests())
 	now := b.Scrape()
