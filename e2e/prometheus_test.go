@@ -242,7 +242,7 @@ func TestCountersGoOn(t *testing.T) {
 func TestCountersOfKilledPredecessor(t *testing.T) {
 	t.Parallel()
 	held := newGate(t)
-	b := start(t, args("-proxy", "/="+backend(t, held), "-idle-grace", "20s", "-drain-timeout", "25s"))
+	b := start(t, args("-proxy", "/="+backend(t, held), "-idle-grace", "20s", "-drain-timeout", "25s", "-migrate=false"))
 	const early, late = 40, 40
 	conns := make([]*conn, early+late)
 	for i := range conns {

@@ -81,14 +81,7 @@ func upgradeUnderLoad(t *testing.T, w world, upgrades int) {
 	t.Log(counts)
 
 	checkNothingLost(t, counts)
-	for _, h := range keeping {
-		if n := counts.connections[h].Load(); n != int64(crowd[h]) {
-			t.Errorf("%v clients: used %d connections, want each the one of %d that it began with", h, n, crowd[h])
-		}
-		if n := counts.idleClosed[h].Load() + counts.reconnects[h].Load(); n != 0 {
-			t.Errorf("%v clients: %d connections closed by the server, want none", h, n)
-		}
-	}
+	checkKept(t, counts, crowd)
 	// Each of the silent ones has said something at the very end.
 	if n := counts.requests[silent].Load(); n != int64(crowd[silent]) {
 		t.Errorf("silent connections that answer at last: got %d, want %d", n, crowd[silent])
@@ -192,6 +185,19 @@ func checkNothingLost(t *testing.T, counts *tally) {
 	for h := range habits {
 		if h != silent && counts.requests[h].Load() == 0 {
 			t.Errorf("%v clients: no requests", h)
+		}
+	}
+}
+
+// checkKept checks that each client that keeps its connection has the one that it began with.
+func checkKept(t *testing.T, counts *tally, clients [habits]int) {
+	t.Helper()
+	for _, h := range keeping {
+		if n := counts.connections[h].Load(); n != int64(clients[h]) {
+			t.Errorf("%v clients: got %d connections used by %d, want one by each", h, n, clients[h])
+		}
+		if n := counts.idleClosed[h].Load() + counts.reconnects[h].Load(); n != 0 {
+			t.Errorf("%v clients: got %d connections closed by the server, want none", h, n)
 		}
 	}
 }
