@@ -301,9 +301,7 @@ func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot 
 		Closed:           make(map[string]uint64),
 		RequestsInFlight: load.Requests,
 	}
-	if gen.HasPredecessor() {
-		s.Predecessors = 1
-	}
+	s.Predecessors = gen.Predecessors()
 	for result, n := range gen.Results() {
 		s.Upgrades[string(result)] = n
 	}
