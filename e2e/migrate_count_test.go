@@ -54,7 +54,7 @@ func TestMovedConnectionsAreCounted(t *testing.T) {
 		t.Errorf("baton upgrade: got exit code %d, %q %s, want the 8 connections moved in it", code, line, stderr)
 	}
 	b.follow(b.PID())
-	if n := strings.Count(b.Log(), `"moved":8`); n < upgrades {
+	if n := strings.Count(b.Log(), `"connections_moved":8`); n < upgrades {
 		t.Errorf("log: got %d reports of 8 connections moved, want %d or more", n, upgrades)
 	}
 	for _, c := range all {

@@ -154,7 +154,7 @@ func moveAll(t *testing.T, b *Baton, want int) (gone time.Duration, u *upgraded)
 		t.Fatal("predecessor: alive 10 s after the upgrade")
 	}
 	if c := u.Predecessor.Connections; u.Predecessor.Moved != want || c != (connections{}) {
-		t.Errorf("connections: got %d moved, closed %+v, want all %d moved", u.Predecessor.Moved, c, want)
+		t.Fatalf("connections: got %d moved, closed %+v, want all %d moved", u.Predecessor.Moved, c, want)
 	}
 	return predecessor.exited.Sub(u.Handoff()), u
 }
