@@ -141,7 +141,7 @@ func upgradeAgainAndAgain(t *testing.T, b *Baton, counts *tally, upgrades int, d
 	versions := []string{"v2", "v1"}
 	built(t, "v2") // built before the clock runs
 	began := time.Now()
-	var ends []time.Duration
+	var readies, ends, commands []time.Duration
 	for i := range upgrades {
 		before := counts.Requests()
 		tick := time.After(distance)
@@ -162,11 +162,13 @@ func upgradeAgainAndAgain(t *testing.T, b *Baton, counts *tally, upgrades int, d
 		if took > gone {
 			t.Errorf("upgrade %d: predecessor gone %v after the handoff, want %v at most", i+1, took, gone)
 		}
+		readies = append(readies, u.Handoff().Sub(u.Asked))
 		ends = append(ends, took)
+		commands = append(commands, u.Returned.Sub(u.Asked))
 		all = append(all, u)
 	}
-	t.Logf("%d upgrades in %v; predecessors gone after %v in the middle, %v at most", upgrades,
-		time.Since(began).Round(time.Second), middle(ends), slices.Max(ends))
+	t.Logf("%d upgrades in %v; in the middle ready after %v, predecessor gone %v later, all told after %v; gone after %v at most", upgrades,
+		time.Since(began).Round(time.Second), middle(readies), middle(ends), middle(commands), slices.Max(ends))
 	return all
 }
 
