@@ -62,8 +62,9 @@ type plan struct {
 	Start    string        // what it does before anything else
 	Check    string        // what it does last before it is ready
 	Hooks    bool
-	Draining int  // predecessors that may drain when it is upgraded; 0: as many as usual
-	Keeper   bool // there is one, which has descriptor 3 for the first generation
+	Draining int    // predecessors that may drain when it is upgraded; 0: as many as usual
+	Protocol string // version of the link; empty: that of this release
+	Keeper   bool   // there is one, which has descriptor 3 for the first generation
 }
 
 func generation(path string) error {
@@ -71,6 +72,9 @@ func generation(path string) error {
 	p := readPlan(path)
 	if err := misbehave(context.Background(), p.Start); err != nil {
 		return err
+	}
+	if p.Protocol != "" {
+		upgrade.SetProtocol(p.Protocol)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
 	s := &whoami{drain: p.Drain, drained: p.Drained, answer: p.Answer}

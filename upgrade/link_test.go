@@ -110,7 +110,7 @@ func TestLinkEndsAtGarbage(t *testing.T) {
 			if m, err := b.receive(new(receiveBuffer)); err == nil {
 				t.Errorf("got %+v, want an error", m)
 			}
-			if after := openFiles(t); after != before {
+			if after := openFiles(t); after > before { // fewer: something else was collected
 				t.Errorf("got %d open files, want %d as before", after, before)
 			}
 		})
@@ -156,6 +156,9 @@ func FuzzLink(f *testing.F) {
 	f.Add([]byte(`{"type":"drained","drained":{"drain_seconds":1}}`))
 	f.Add([]byte(`{"type":"report","report":{"state":"bored","load":{"requests_in_flight":-1},"counts":{"":1},"answers":1}}`))
 	f.Add([]byte(`{"type":"question","question":7}`))
+	f.Add([]byte(`{"type":"offer","batch":1,"offered":[{"bound":"here","spoke":true,"left":-1},{"bound":"there"}]}`))
+	f.Add([]byte(`{"type":"taken","batch":1,"refused":[-1,7]}`))
+	f.Add([]byte(`{"type":"predecessor","hello":{"pid":-1},"report":{},"due":"2026-01-01T00:00:00Z"}`))
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		if len(packet) == 0 || len(packet) > messageSize {
 			return
@@ -170,6 +173,8 @@ func FuzzLink(f *testing.F) {
 		}
 		g := &Generation{log: discard, state: Draining, done: make(chan struct{}), heard: make(chan heard)}
 		defer close(g.done)
+		g.adopter = new(adopted)
+		g.listeners = map[string]net.Listener{"here": nil}
 		before := &member{link: b}
 		g.add(before)
 		if g.exchange(b, true)(&m) || g.exchange(b, false)(&m) {
