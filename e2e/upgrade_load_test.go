@@ -139,13 +139,13 @@ func awaitCrowd(t *testing.T, counts *tally, clients [habits]int) {
 func upgradeAgainAndAgain(t *testing.T, b *Baton, counts *tally, upgrades int, distance, gone time.Duration) (all []*upgraded) {
 	t.Helper()
 	versions := []string{"v2", "v1"}
-	built(t, "v2") // built before the clock runs
+	deploy := b.releases(versions...) // built before the clock runs
 	began := time.Now()
 	var readies, ends, commands []time.Duration
 	for i := range upgrades {
 		before := counts.Requests()
 		tick := time.After(distance)
-		b.Deploy(versions[i%2])
+		deploy(versions[i%2])
 		<-tick // the distance between upgrades belongs to the case
 		if counts.Requests() == before {
 			t.Fatalf("before upgrade %d: no request in %v\n%v", i+1, distance, counts)
