@@ -254,6 +254,10 @@ func (g *Generation) meetPredecessor() error {
 	if g.link, err = openLink(f); err != nil {
 		return err
 	}
+	// tableflip has a copy, by which the link would outlast its passing on.
+	if err := g.link.onlyCopy(); err != nil {
+		return fmt.Errorf("open the link: %w", err)
+	}
 	// The greeting was written before this process was started.
 	g.link.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
 	m, err := g.link.receive(new(receiveBuffer))

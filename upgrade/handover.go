@@ -281,7 +281,7 @@ func (r *run) handOver() {
 	}
 	r.passPredecessors()
 	if a.protocol >= 2 && a.pipe != 0 {
-		if err := letGo(a.pipe); err != nil {
+		if err := letGo(a.pipe, -1); err != nil {
 			r.log.Warn("successor cannot be upgraded before this generation's end", "error", err)
 		}
 	}

@@ -310,6 +310,16 @@ func (l *link) release() []message {
 	return l.left
 }
 
+// onlyCopy leaves this process no other descriptor of the link.
+func (l *link) onlyCopy() error {
+	socket, err := l.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	failed := socket.Control(func(fd uintptr) { err = letGo(inodeOf(int(fd)), int(fd)) })
+	return cmp.Or(failed, err)
+}
+
 // hungUp tells whether the other side is gone.
 func (l *link) hungUp() bool {
 	gone := true // or this side is

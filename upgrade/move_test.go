@@ -249,6 +249,18 @@ func TestMoveOddAnswers(t *testing.T) {
 	}
 }
 
+// Some room is left for what the successor accepts itself.
+func TestRoomBeyond(t *testing.T) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if last := int(limit.Cur) - 1; !roomBeyond(3) || roomBeyond(last) || roomBeyond(last-10) {
+		t.Errorf("of %d descriptors: room beyond 3: %v, %d: %v, %d: %v; want true, false, false", limit.Cur,
+			roomBeyond(3), last, roomBeyond(last), last-10, roomBeyond(last-10))
+	}
+}
+
 // The longest offer fits into a message.
 func TestLongestOfferFits(t *testing.T) {
 	long := offered{Bound: "unix:/" + string(bytes.Repeat([]byte{'"'}, 107)), Spoke: true, Left: 1 << 62}

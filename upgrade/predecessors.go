@@ -166,10 +166,11 @@ func (m *member) kill() error {
 	return unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0)
 }
 
-// letGo makes tableflip in the successor believe that this process is gone, for it
-// refuses to upgrade as long as it lives. What it waits for is the end of a pipe
-// that this process holds open.
-func letGo(pipe uint64) error {
+// letGo closes what tableflip holds open for as long as this process lives: each
+// descriptor that leads to a pipe or socket, but one. It cannot be asked to, so
+// the null device takes the place. After a handoff that is the pipe by whose end a
+// successor sees that its predecessor is gone, before which it cannot be upgraded.
+func letGo(inode uint64, but int) error {
 	null, err := unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
@@ -182,7 +183,7 @@ func letGo(pipe uint64) error {
 	found := false
 	for _, e := range entries {
 		fd, err := strconv.Atoi(e.Name())
-		if err != nil || inodeOf(fd) != pipe {
+		if err != nil || fd == but || inodeOf(fd) != inode {
 			continue
 		}
 		found = true
@@ -191,15 +192,16 @@ func letGo(pipe uint64) error {
 		}
 	}
 	if !found {
-		return fmt.Errorf("no descriptor leads to pipe %d", pipe)
+		return fmt.Errorf("no descriptor leads to inode %d", inode)
 	}
 	return nil
 }
 
-// inodeOf returns the inode of a pipe, or 0 if a descriptor is something else.
+// inodeOf returns the inode of a pipe or socket, or 0 if a descriptor is something else.
 func inodeOf(fd int) uint64 {
 	var stat unix.Stat_t
-	if unix.Fstat(fd, &stat) != nil || stat.Mode&unix.S_IFMT != unix.S_IFIFO {
+	kind := func() uint32 { return stat.Mode & unix.S_IFMT }
+	if unix.Fstat(fd, &stat) != nil || kind() != unix.S_IFIFO && kind() != unix.S_IFSOCK {
 		return 0
 	}
 	return stat.Ino
