@@ -163,7 +163,9 @@ func (g *Generation) exchange(l *link, fromPredecessor bool) func(*message) bool
 		case m.Type == msgPredecessor && fromPredecessor:
 			g.inheritPredecessor(l, m)
 		case m.Report != nil:
+			g.mu.Lock()
 			g.takeReport(l, m.Report)
+			g.mu.Unlock()
 			l.questions.remove(m.Report.Answers)
 		}
 		switch m.Type {
@@ -214,9 +216,8 @@ func (g *Generation) meetSuccessor(l *link, h *hello) {
 	g.mu.Unlock()
 }
 
+// takeReport notes what a neighbour has reported. The caller holds g.mu.
 func (g *Generation) takeReport(l *link, r *report) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	var m *member
 	if l == g.ahead {
 		m, g.future = g.after, r.Counts

@@ -48,8 +48,8 @@ func (g *Generation) inheritPredecessor(from *link, m *message) {
 	p := &member{hello: *m.Hello, link: l, state: Draining, counts: m.Hello.Counts, due: m.Due}
 	g.mu.Lock()
 	g.add(p)
-	g.mu.Unlock()
 	g.takeReport(from, m.Report) // without what p has counted, from now on
+	g.mu.Unlock()
 	if err := g.greet(l); err == nil {
 		g.report(l, message{Type: msgReport}, 0)
 	}
