@@ -150,6 +150,7 @@ func TestFloods(t *testing.T) {
 	if stop().Failures() != 0 {
 		t.Error(counts)
 	}
+	checkKept(t, counts, lightCrowd)
 }
 
 // A body as large as the client likes, that nobody asked for, and headers without an end, take no memory.

@@ -434,6 +434,7 @@ func TestPrometheus(t *testing.T) {
 	if n := counts.Failures(); n != 0 {
 		t.Errorf("%d requests lost:\n%v", n, counts)
 	}
+	checkKept(t, counts, l.clients)
 	want := float64(counts.Requests() + failing.Load())
 	const sum = "sum(baton_http_requests_total)"
 	if !holds(20*time.Second, func() bool { return p.number(sum) == want }) {
