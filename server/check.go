@@ -1,6 +1,6 @@
 package server
 
-// This file holds the self-test that precedes readiness.
+// This file holds the self-tests that precede readiness.
 
 import (
 	"bufio"
@@ -10,6 +10,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Check proves that the server answers, before it has accepted anything: a
@@ -44,6 +47,140 @@ func (s *Server) Check(ctx context.Context) error {
 	answer.Body.Close()
 	if answer.StatusCode != http.StatusOK {
 		return fmt.Errorf("check the server: got status %s", answer.Status)
+	}
+	if !s.opts.DisableMigration {
+		s.isSafe()
+	}
+	return nil
+}
+
+// testSafePoint proves that net/http holds nothing of a request when a connection
+// is parked, and that it lets go of a parked connection without a word. If not,
+// as might be with a Go release to come, connections do not move.
+func (s *Server) testSafePoint() bool {
+	err := s.probe(func(p *probe) error { return p.expect(true) }) // a new one
+	if err == nil {
+		err = s.probe((*probe).converse)
+	}
+	if err != nil {
+		s.opts.Logger.Warn("connections are closed at an upgrade instead of moved: net/http does not read as expected",
+			"error", err)
+	}
+	return err == nil
+}
+
+// probe has a conversation with net/http, which is to end at a safe point.
+func (s *Server) probe(converse func(*probe) error) error {
+	late, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	client, far := net.Pipe()
+	deadline, _ := late.Deadline()
+	client.SetDeadline(deadline)
+	p := &probe{Conn: far, client: client, in: bufio.NewReader(client),
+		reads: make(chan bool, 1), closed: make(chan struct{}), late: late.Done()}
+	p.conn = &conn{Conn: p, server: s}
+	p.conn.response.conn = p.conn
+	err := s.http.Serve(&oneConn{conn: p.conn})
+	if isClosed(err) {
+		err = converse(p)
+	}
+	said := p.written.Load()
+	client.Close() // its Read returns io.EOF
+	if err != nil {
+		return err
+	}
+	select {
+	case <-p.closed:
+	case <-p.late:
+		return errors.New("a connection that ended is not closed")
+	}
+	if p.written.Load() != said {
+		return errors.New("something is written to a connection that ended between two requests")
+	}
+	return nil
+}
+
+// probe is the far end of a connection in memory, which tells of the Reads.
+type probe struct {
+	net.Conn
+	conn    *conn
+	client  net.Conn
+	in      *bufio.Reader
+	reads   chan bool // for each Read that could be of a header: whether it is parked
+	closed  chan struct{}
+	once    sync.Once
+	written atomic.Int64
+	late    <-chan struct{}
+}
+
+func (p *probe) Read(b []byte) (int, error) {
+	if len(b) > 1 { // else net/http watches for the client's end
+		p.conn.mu.Lock()
+		parked := p.conn.parked
+		p.conn.mu.Unlock()
+		select {
+		case p.reads <- parked:
+		case <-p.late:
+		}
+	}
+	return p.Conn.Read(b)
+}
+
+func (p *probe) Write(b []byte) (int, error) {
+	p.written.Add(int64(len(b)))
+	return p.Conn.Write(b)
+}
+
+func (p *probe) Close() error {
+	p.once.Do(func() { close(p.closed) })
+	return p.Conn.Close()
+}
+
+// converse sends requests, and what comes before and after the end of one, so
+// that net/http's Reads show what they should.
+func (p *probe) converse() error {
+	const request = "OPTIONS * HTTP/1.1\r\nHost: check\r\n\r\n"
+	begin, rest := request[:1], request[1:]
+	send := func(text string) func() error {
+		return func() error { _, err := io.WriteString(p.client, text); return err }
+	}
+	parked := func(want bool) func() error { return func() error { return p.expect(want) } }
+	for _, step := range []func() error{
+		parked(true), send(request), p.answered,
+		parked(true), send(request + begin), p.answered, // in the buffer of the header
+		parked(false), send(rest), p.answered,
+		parked(true), send(request), send(begin), p.answered, // while the answer is under way
+		parked(false), send(rest), p.answered,
+		parked(true),
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// expect awaits the next Read that is not to watch for the client's end.
+func (p *probe) expect(want bool) error {
+	select {
+	case parked := <-p.reads:
+		if parked != want {
+			return fmt.Errorf("a connection is parked: got %t, want %t", parked, want)
+		}
+		return nil
+	case <-p.late:
+		return errors.New("no Read for a request")
+	}
+}
+
+func (p *probe) answered() error {
+	answer, err := http.ReadResponse(p.in, nil)
+	if err != nil {
+		return err
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK || answer.Close {
+		return fmt.Errorf("got status %s, close %t", answer.Status, answer.Close)
 	}
 	return nil
 }

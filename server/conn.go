@@ -4,6 +4,7 @@ package server
 // anything could be lost by closing it now, and why it was closed.
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -21,7 +22,17 @@ const (
 	stateActive                    // a request is under way
 	stateIdle                      // between two requests
 	stateHijacked                  // a handler has taken it over
+	stateMoved                     // the successor has it; what is here is a copy
 	stateClosed
+)
+
+// purpose says why a Read was woken.
+type purpose uint8
+
+const (
+	awake    purpose = iota // it was not
+	toMove                  // to offer the connection to the successor
+	toExpire                // to destroy it: the grace is over
 )
 
 // Reason says why a connection was closed.
@@ -56,15 +67,21 @@ func (why Reason) String() string { return reasonNames[why] }
 // net/http reads the beginning of a request into a buffer of its own, so that
 // neither its state nor the socket tells whether closing would lose something.
 // A connection is parked while it is blocked in a Read at which net/http
-// certainly holds nothing, and only then may it be destroyed. That is the very
-// first Read of a connection; and the first one after it became idle, if it
+// certainly holds nothing, and only then may it move or be destroyed. That is the
+// very first Read of a connection; and the first one after it became idle, if it
 // reads into a buffer as long as the very first one (a shorter one is partly
 // filled already), and if net/http has set one deadline since, that for
 // idleness (a second one is for a header whose beginning it has).
+//
+// Who wants a parked connection wakes its Read by a deadline in the past, of which
+// net/http never learns: what the Read then brings is served, and if it brings
+// nothing, the reader itself offers or destroys the connection.
 type conn struct {
 	net.Conn
 	server   *Server
-	response response // reused by each request; HTTP/1 has one at a time
+	listener net.Listener // from which it was accepted
+	response response     // reused by each request; HTTP/1 has one at a time
+	answer   chan bool    // whether the successor has taken it; of the reader and the mover
 
 	mu         sync.Mutex
 	state      connState
@@ -77,12 +94,17 @@ type conn struct {
 	deadlines  int       // how often it was set since the connection became idle
 	fullBuffer int       // length of the very first Read's buffer
 	graceEnd   time.Time // in a drain: when a parked connection is destroyed
-	expired    bool      // the grace is over: Read is woken to decide
+	woken      purpose   // why Read is being woken
+	windowed   bool      // it has a place in the mover's window
+	adopted    bool      // come from the predecessor, and silent since: deadline is for that
+	stays      bool      // the successor has not taken it
+	rested     bool      // it was parked since it became idle
+	aheadSince time.Time // in a drain: when it first was not, because its client sends ahead
 }
 
 // track counts a connection that has just been accepted.
-func (s *Server) track(nc net.Conn) *conn {
-	c := &conn{Conn: nc, server: s}
+func (s *Server) track(nc net.Conn, ln net.Listener) *conn {
+	c := &conn{Conn: nc, server: s, listener: ln}
 	c.response.conn = c
 	s.accepted.Add(1)
 	s.mu.Lock()
@@ -108,9 +130,12 @@ func (c *conn) become(state http.ConnState) {
 	case http.StateActive:
 		c.state = stateActive
 		c.handled, c.graceEnd = false, time.Time{}
+		if !c.rested && c.aheadSince.IsZero() && c.server.isDraining.Load() {
+			c.aheadSince = time.Now()
+		}
 	case http.StateIdle:
 		c.state = stateIdle
-		c.reading, c.deadlines = false, 0
+		c.reading, c.rested, c.deadlines = false, false, 0
 	case http.StateHijacked:
 		c.state = stateHijacked
 		c.reading = false
@@ -118,13 +143,16 @@ func (c *conn) become(state http.ConnState) {
 }
 
 func (c *conn) Read(p []byte) (int, error) {
+	quiet, parked := c.beforeRead(len(p))
 	for {
-		quiet := c.beforeRead(len(p))
+		if parked && c.park() {
+			return 0, io.EOF // any other error makes net/http write to the successor's client
+		}
 		n, err := c.Conn.Read(p)
 		if !quiet && err == nil {
 			return n, nil
 		}
-		again, err := c.afterRead(err, quiet)
+		n, err, again := c.afterRead(p[:n], err, quiet)
 		if !again {
 			return n, err
 		}
@@ -132,17 +160,16 @@ func (c *conn) Read(p []byte) (int, error) {
 }
 
 // beforeRead notes what a Read with a buffer of this length means. It returns
-// whether the connection is between two requests, or before the first.
-func (c *conn) beforeRead(buffer int) (quiet bool) {
+// whether the connection is between two requests, or before the first, and
+// whether net/http holds nothing of the next one.
+func (c *conn) beforeRead(buffer int) (quiet, parked bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	quiet = c.state == stateNew || c.state == stateIdle
 	switch {
 	case quiet && c.holdsNothing(buffer):
-		c.parked = true
-		if c.server.isDraining.Load() {
-			c.startGrace(time.Now())
-		}
+		c.rested = true
+		return true, true
 	case c.state == stateIdle && c.deadlines == 1:
 		// A request has begun to arrive, but too few bytes of it for net/http
 		// to see that its header timeout should run.
@@ -150,31 +177,61 @@ func (c *conn) beforeRead(buffer int) (quiet bool) {
 	case c.reading && buffer > 1: // one byte: net/http watches for the client's end meanwhile
 		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadBodyTimeout))
 	}
-	return quiet
+	return quiet, false
 }
 
-// afterRead notes how a Read ended, and decides on a connection whose grace is
-// over: only here is it certain whether something has come. It returns whether
-// to read again, and else the error for net/http.
-func (c *conn) afterRead(err error, quiet bool) (bool, error) {
+// park parks the connection for a Read. In a drain it is offered to the successor
+// before; what has arrived of late is then the successor's to read. park returns
+// whether the connection has moved. If not, the grace begins.
+func (c *conn) park() (moved bool) {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mayMove() && (c.deadline.IsZero() || time.Now().Before(c.deadline)) {
+		m := c.server.moving
+		c.mu.Unlock()
+		moved = m.offer(c)
+		c.mu.Lock()
+	}
+	c.leaveWindow()
+	if moved {
+		return true
+	}
+	c.parked = true
+	if c.server.isDraining.Load() && !c.mayMove() {
+		c.startGrace(time.Now())
+	}
+	return false
+}
+
+// afterRead notes how a Read ended, and decides on a connection that was woken:
+// only here is it certain whether something has come. It returns what net/http
+// is told, and whether to read again instead.
+func (c *conn) afterRead(got []byte, err error, quiet bool) (n int, told error, again bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.parked = false
 	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
-	if c.expired {
-		c.expired, c.graceEnd = false, time.Time{}
+	woken := c.woken
+	if woken != awake {
+		c.woken = awake
 		c.Conn.SetReadDeadline(c.deadline)
-		switch {
-		case timedOut && readable(c.Conn): // it came in this moment
-			c.mu.Unlock()
-			return true, nil
-		case timedOut:
-			c.explain(AfterGrace)
-			c.mu.Unlock()
-			c.Close()
-			return false, io.EOF
-		}
 	}
-	defer c.mu.Unlock()
+	if woken == toExpire {
+		c.graceEnd = time.Time{}
+	}
+	switch {
+	case timedOut && woken == toMove:
+		return 0, nil, true
+	case timedOut && woken == toExpire && readable(c.Conn): // it came in this moment
+		return 0, nil, true
+	case timedOut && woken == toExpire:
+		c.explain(AfterGrace)
+		c.mu.Unlock()
+		c.Close()
+		c.mu.Lock()
+		return 0, io.EOF, false
+	}
+	c.leaveWindow()
 	switch {
 	case err == nil, errors.Is(err, net.ErrClosed):
 	case !timedOut:
@@ -182,26 +239,64 @@ func (c *conn) afterRead(err error, quiet bool) (bool, error) {
 	case quiet || c.reading:
 		c.explain(TimedOut)
 	}
-	return false, err
+	if n = len(got); n > 0 && c.adopted {
+		n = c.firstBytes(got)
+		again = n == 0
+	}
+	return n, err, again
+}
+
+// firstBytes notes that an adopted connection has spoken: from now on it has the
+// time of a header. Line ends that precede one are skipped, as net/http does
+// where it knows of the request before, and count for nothing.
+func (c *conn) firstBytes(got []byte) (n int) {
+	n = len(got)
+	if c.state == stateIdle {
+		n = copy(got, bytes.TrimLeft(got, "\r\n"))
+	}
+	if n > 0 {
+		c.adopted, c.deadline = false, time.Now().Add(c.server.opts.ReadHeaderTimeout)
+		c.Conn.SetReadDeadline(c.deadline)
+	}
+	return n
 }
 
 // holdsNothing tells whether net/http has no byte of a request when it calls
 // Read with a buffer of this length on a new or idle connection.
 func (c *conn) holdsNothing(buffer int) bool {
-	if c.state == stateNew && c.fullBuffer == 0 {
+	if c.fullBuffer == 0 {
 		c.fullBuffer = buffer
 		return true
 	}
 	return c.state == stateIdle && c.deadlines == 1 && buffer == c.fullBuffer
 }
 
+// wake wakes a Read that is blocked, or about to be.
+func (c *conn) wake(why purpose) {
+	c.woken = why
+	c.windowed = why == toMove
+	c.Conn.SetReadDeadline(time.Unix(1, 0))
+}
+
+// leaveWindow gives back the place in the mover's window, if it has one.
+func (c *conn) leaveWindow() {
+	if c.windowed {
+		c.windowed = false
+		<-c.server.moving.window
+	}
+}
+
 // SetReadDeadline is called by net/http, and by handlers while they read a
-// body: their deadline is then the one that holds.
+// body: their deadline is then the one that holds. An adopted connection keeps
+// its own until its first byte: net/http takes it for a new one.
 func (c *conn) SetReadDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.deadline = t
 	c.deadlines++
+	if c.adopted {
+		return nil
+	}
+	c.deadline = t
 	if !t.IsZero() {
 		c.reading = false
 	}
@@ -240,15 +335,17 @@ func (c *conn) explain(why Reason) {
 	}
 }
 
-// Close destroys the socket and ends the connection's account. Closing twice
-// is no error: net/http does.
+// Close destroys the socket and ends the connection's account. Of one that has
+// moved it closes the copy. Closing twice is no error: net/http does.
 func (c *conn) Close() error {
 	c.mu.Lock()
 	if c.state == stateClosed {
 		c.mu.Unlock()
 		return nil
 	}
+	moved := c.state == stateMoved
 	switch {
+	case moved:
 	case c.state == stateHijacked:
 		c.explain(Hijacked)
 	case c.state == stateActive && c.handled: // net/http closes after a response only if it has said so in it
@@ -260,14 +357,16 @@ func (c *conn) Close() error {
 	why := c.why
 	c.mu.Unlock()
 
-	if why == Announced {
+	if why == Announced && !moved {
 		c.linger()
 	}
 	err := c.Conn.Close()
 	s := c.server
 	s.mu.Lock()
 	if _, tracked := s.conns[c]; tracked {
-		s.closed[why].Add(1)
+		if !moved {
+			s.closed[why].Add(1)
+		}
 		delete(s.conns, c)
 	}
 	s.mu.Unlock()
@@ -294,21 +393,20 @@ func (c *conn) startGrace(now time.Time) {
 	}
 }
 
-// expire wakes the Read of a connection that is parked and has been so for the
-// idle grace; it closes the connection unless something has come. expire returns
-// when the grace ends, or the zero time if it is over or does not run.
+// expire wakes the Read of a connection that is parked, cannot move and has been
+// so for the idle grace; it closes the connection unless something has come.
+// expire returns when the grace ends, or the zero time if it is over or does not run.
 func (c *conn) expire(now time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.parked || c.expired {
+	if !c.parked || c.woken != awake || c.mayMove() {
 		return time.Time{}
 	}
 	c.startGrace(now)
 	if now.Before(c.graceEnd) {
 		return c.graceEnd
 	}
-	c.expired = true
-	c.Conn.SetReadDeadline(time.Unix(1, 0))
+	c.wake(toExpire)
 	return time.Time{}
 }
 

@@ -20,6 +20,8 @@ const afterCut = 250 * time.Millisecond
 func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	start := time.Now()
 	before := s.Closed()
+	_, movedBefore := s.Migrated()
+	s.moving = s.newMover(ctx, h)
 	s.isDraining.Store(true)
 	close(s.draining)
 	stopped := make(chan struct{})
@@ -28,24 +30,36 @@ func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 		s.stopAccepting(h.Kept)
 	}()
 
+	if s.moving != nil {
+		s.moving.start(s.open())
+	}
+
 	if s.awaitEnd(ctx, stopped) {
+		s.moving.stop()
 		// No connection is left, so that Shutdown has nothing to lose.
 		quiet, cancel := context.WithTimeout(context.Background(), afterCut)
 		s.http.Shutdown(quiet)
 		cancel()
 	} else {
+		s.moving.stop()
 		s.cut()
+		s.moving.abandon()
 		cutoff, cancel := context.WithTimeout(context.Background(), afterCut)
 		s.awaitEnd(cutoff, stopped)
 		cancel()
 		s.http.Close()
 	}
 
+	s.adopted.Close()
+	s.adopting.Wait()
+
 	closed := s.Closed()
+	_, moved := s.Migrated()
 	count := func(why Reason) int { return int(closed[why] - before[why]) }
 	return upgrade.Drained{
 		Seconds:  time.Since(start).Seconds(),
 		Requests: int(s.finished.Load()),
+		Moved:    int(moved - movedBefore),
 		Connections: upgrade.Closed{
 			Client:    count(ByClient),
 			Announced: count(Announced),

@@ -33,7 +33,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		nc, err := l.Listener.Accept()
 		if err == nil {
-			return l.server.track(nc), nil
+			return l.server.track(nc, l.Listener), nil
 		}
 		if !l.emptying.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil, err

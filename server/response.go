@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 )
 
 // serve is the handler that net/http calls.
@@ -39,7 +40,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 // response decides on "Connection: close" when the header is written, not when
 // the handler starts: a request that was under way when the drain began must
-// not leave its connection open. It keeps Flusher, Hijacker, io.ReaderFrom,
+// not leave its connection open, unless that moves. It keeps Flusher, Hijacker, io.ReaderFrom,
 // io.StringWriter and what http.ResponseController finds.
 type response struct {
 	http.ResponseWriter
@@ -52,7 +53,7 @@ func (w *response) begin(status int) {
 		return
 	}
 	w.begun = true
-	if status != http.StatusSwitchingProtocols && w.conn.server.isDraining.Load() {
+	if status != http.StatusSwitchingProtocols && w.conn.server.isDraining.Load() && !w.conn.willMove(time.Now()) {
 		w.Header().Set("Connection", "close")
 		w.conn.because(Announced)
 	}

@@ -48,21 +48,28 @@ type Server struct {
 
 	listeners []*listener
 	accepting sync.WaitGroup // one per listener between Serve and the end of its accept loop
+	adopted   *adoptions
+	adopting  sync.WaitGroup // while adopted is served
 
 	mu    sync.Mutex
 	conns map[*conn]struct{} // every connection from Accept to Close
 
 	accepted atomic.Uint64
+	movedIn  atomic.Uint64
+	movedOut atomic.Uint64
 	closed   [reasons]atomic.Uint64
 	requests atomic.Int64 // handlers that run
 
+	isSafe func() bool // whether net/http keeps what migration relies on; asks it once
+
+	moving     *mover // in a drain, if connections can move
 	isDraining atomic.Bool
 	draining   chan struct{} // closed when the drain begins
 	finished   atomic.Int64  // requests that ended in the drain
 	ended      chan struct{} // cap 1: in a drain, a connection or request has ended
 }
 
-var _ upgrade.Service = (*Server)(nil)
+var _ upgrade.Adopter = (*Server)(nil)
 
 // New returns a server that has no listener yet.
 func New(opts Options) *Server {
@@ -86,10 +93,12 @@ func New(opts Options) *Server {
 	}
 	s := &Server{
 		opts:     opts,
+		adopted:  newAdoptions(),
 		conns:    make(map[*conn]struct{}),
 		draining: make(chan struct{}),
 		ended:    make(chan struct{}, 1),
 	}
+	s.isSafe = sync.OnceValue(s.testSafePoint)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	s.http = &http.Server{
@@ -115,6 +124,7 @@ func (s *Server) Add(ln net.Listener) {
 
 // Serve begins to accept connections, and returns at once.
 func (s *Server) Serve() {
+	s.adopting.Go(func() { s.http.Serve(s.adopted) })
 	for _, ln := range s.listeners {
 		s.accepting.Go(func() {
 			if err := s.http.Serve(ln); !isClosed(err) {
@@ -123,9 +133,6 @@ func (s *Server) Serve() {
 		})
 	}
 }
-
-// Adopt serves a connection that a predecessor has accepted, as its own.
-func (s *Server) Adopt(c upgrade.Connection) { c.Close() }
 
 type connKey struct{}
 
@@ -142,7 +149,7 @@ func Draining(ctx context.Context) <-chan struct{} {
 }
 
 // Load returns what the server has in hand. A connection whose handler has
-// taken it over (a WebSocket, say) counts as active.
+// taken it over (a WebSocket, say) counts as active, one that has moved not at all.
 func (s *Server) Load() upgrade.Load {
 	load := upgrade.Load{Requests: int(s.requests.Load())}
 	s.mu.Lock()
@@ -153,6 +160,7 @@ func (s *Server) Load() upgrade.Load {
 			load.Connections.New++
 		case stateIdle:
 			load.Connections.Idle++
+		case stateMoved: // is the successor's
 		default:
 			load.Connections.Active++
 		}

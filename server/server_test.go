@@ -27,18 +27,24 @@ const patience = 5 * time.Second
 // served is a server on a socket of its own.
 type served struct {
 	*server.Server
-	t       *testing.T
-	addr    net.Addr
-	drained sync.WaitGroup
+	t        *testing.T
+	listener net.Listener
+	addr     net.Addr
+	drained  sync.WaitGroup
 }
 
 func serve(t *testing.T, opts server.Options) *served {
+	t.Helper()
+	return serveOn(t, listen(t), opts)
+}
+
+func listen(t testing.TB) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return serveOn(t, ln, opts)
+	return ln
 }
 
 func serveOn(t *testing.T, ln net.Listener, opts server.Options) *served {
@@ -46,9 +52,14 @@ func serveOn(t *testing.T, ln net.Listener, opts server.Options) *served {
 	if opts.IdleGrace == 0 {
 		opts.IdleGrace = 100 * time.Millisecond
 	}
-	s := &served{Server: server.New(opts), t: t, addr: ln.Addr()}
-	s.Add(ln)
+	s := newServed(t, ln, opts)
 	s.Serve()
+	return s
+}
+
+func newServed(t *testing.T, ln net.Listener, opts server.Options) *served {
+	s := &served{Server: server.New(opts), t: t, listener: ln, addr: ln.Addr()}
+	s.Add(ln)
 	return s
 }
 
@@ -56,16 +67,21 @@ func none(net.Listener) bool { return false }
 
 func all(net.Listener) bool { return true }
 
-// drain begins a drain and returns its result's channel. The test waits for it
-// at its end.
+// drain begins a drain in which nothing moves, see drainBy.
 func (s *served) drain(timeout time.Duration, kept func(net.Listener) bool) <-chan upgrade.Drained {
+	return s.drainBy(timeout, upgrade.Handoff{Kept: kept})
+}
+
+// drainBy begins a drain and returns its result's channel. The test waits for it
+// at its end.
+func (s *served) drainBy(timeout time.Duration, h upgrade.Handoff) <-chan upgrade.Drained {
 	done := make(chan upgrade.Drained, 1)
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	s.t.Cleanup(cancel)
 	s.drained.Add(1)
 	go func() {
 		defer s.drained.Done()
-		done <- s.Drain(ctx, upgrade.Handoff{Kept: kept})
+		done <- s.Drain(ctx, h)
 	}()
 	s.t.Cleanup(s.drained.Wait)
 	return done

@@ -1,0 +1,94 @@
+package server
+
+// This file holds what becomes of a connection that has come from the predecessor.
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"example.com/baton/upgrade"
+)
+
+// Adopt serves a connection that a predecessor has accepted, as its own. It may
+// be silent for as long as it had left; from its first byte on all timeouts hold
+// as for any other. In a drain it moves on, or is drained.
+func (s *Server) Adopt(moved upgrade.Connection) {
+	// The deadline that net/http will set is not that for idleness, see holdsNothing.
+	c := &conn{Conn: moved.Conn, server: s, listener: moved.Listener, adopted: true, deadlines: 1}
+	c.response.conn = c
+	if moved.Spoke {
+		c.state = stateIdle
+	}
+	if moved.Left > 0 {
+		c.deadline = time.Now().Add(moved.Left)
+		c.Conn.SetReadDeadline(c.deadline)
+	}
+	s.movedIn.Add(1)
+	s.mu.Lock()
+	s.conns[c] = struct{}{}
+	s.mu.Unlock()
+	if !s.adopted.add(c) { // the drain is over
+		c.because(Cut)
+		c.Close()
+	}
+}
+
+// adoptions is the listener from which net/http gets adopted connections.
+type adoptions struct {
+	mu      sync.Mutex
+	waiting []net.Conn
+	closed  bool
+	changed chan struct{} // cap 1
+}
+
+func newAdoptions() *adoptions { return &adoptions{changed: make(chan struct{}, 1)} }
+
+// add returns false if nobody accepts any more.
+func (l *adoptions) add(c net.Conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return false
+	}
+	l.waiting = append(l.waiting, c)
+	l.note()
+	return true
+}
+
+func (l *adoptions) note() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+// Accept returns what is left also when the listener is closed.
+func (l *adoptions) Accept() (net.Conn, error) {
+	for {
+		l.mu.Lock()
+		if len(l.waiting) > 0 {
+			c := l.waiting[0]
+			l.waiting[0] = nil
+			l.waiting = l.waiting[1:]
+			l.mu.Unlock()
+			return c, nil
+		}
+		closed := l.closed
+		l.mu.Unlock()
+		if closed {
+			return nil, net.ErrClosed
+		}
+		<-l.changed
+	}
+}
+
+func (l *adoptions) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+	l.note()
+	return nil
+}
+
+func (l *adoptions) Addr() net.Addr { return &net.UnixAddr{Name: "adopted", Net: "memory"} }

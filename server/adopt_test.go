@@ -1,0 +1,146 @@
+package server_test
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/baton/server"
+	"example.com/baton/upgrade"
+)
+
+// This file tests connections that have come from a predecessor: that they are
+// served as any other, and that the timeouts hold.
+
+// adopt gives the server one end of a new connection and returns the other.
+func (s *served) adopt(spoke bool, left time.Duration) *client {
+	s.t.Helper()
+	c := s.dial()
+	nc, err := s.listener.Accept()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.Adopt(upgrade.Connection{Conn: nc, Listener: s.listener, Spoke: spoke, Left: left})
+	return c
+}
+
+// adopter returns a server that accepts nothing by itself.
+func adopter(t *testing.T, opts server.Options) *served {
+	t.Helper()
+	ln := listen(t)
+	if opts.IdleGrace == 0 {
+		opts.IdleGrace = 100 * time.Millisecond
+	}
+	s := &served{Server: server.New(opts), t: t, listener: ln, addr: ln.Addr()}
+	s.Serve()
+	t.Cleanup(func() { ln.Close() })
+	return s
+}
+
+func TestAdoptedConnectionMayBeSilentForWhatItHadLeft(t *testing.T) {
+	const left, header = 300 * time.Millisecond, 50 * time.Millisecond
+	for name, spoke := range map[string]bool{"new": false, "idle": true} {
+		t.Run(name, func(t *testing.T) {
+			s := adopter(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: header})
+			begin := time.Now()
+			silent, patient := s.adopt(spoke, left), s.adopt(spoke, 0)
+			silent.closedCleanly()
+			if took := time.Since(begin); took < left || took > left+200*time.Millisecond {
+				t.Errorf("closed after %v, want %v", took, left)
+			}
+			await(t, "the account of it", func() bool { return s.Closed()[server.TimedOut] == 1 })
+			patient.get("/") // has no limit
+			<-s.drain(patience, all)
+		})
+	}
+}
+
+func TestHeaderTimeoutOfAdoptedConnectionRunsFromItsFirstByte(t *testing.T) {
+	const header = 300 * time.Millisecond
+	const half = "GET / HTTP/1.1\r\nHost: x\r\nX-Long: "
+	for name, spoke := range map[string]bool{"new": false, "idle": true} {
+		for begun, text := range map[string]string{
+			"byte by byte":     half,
+			"a whole buffer":   half + strings.Repeat("a", 4096-len(half)),
+			"a whole and more": half + strings.Repeat("a", 5000),
+		} {
+			t.Run(name+" "+begun, func(t *testing.T) {
+				s := adopter(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: header, IdleGrace: 10 * time.Millisecond})
+				late, whole := s.adopt(spoke, time.Second), s.adopt(spoke, time.Second)
+				time.Sleep(100 * time.Millisecond) // of the second that it may be silent
+				begin := time.Now()
+				for _, c := range []*client{late, whole} {
+					if begun == "byte by byte" {
+						for _, b := range text {
+							c.send(string(b))
+							time.Sleep(2 * time.Millisecond)
+						}
+					} else {
+						c.send(text)
+					}
+				}
+				drained := s.drain(patience, all) // does not take it for a silent one
+				time.Sleep(20 * time.Millisecond)
+				whole.send("a\r\n\r\n")
+				if resp, body := whole.answer(); resp.StatusCode != 200 || body != "hello" || !resp.Close {
+					t.Errorf("got %d %q, close %t, want the answer with the announcement", resp.StatusCode, body, resp.Close)
+				}
+				io.Copy(io.Discard, late)
+				if took := time.Since(begin); took < header || took > header+200*time.Millisecond {
+					t.Errorf("half a header: closed after %v, want %v", took, header)
+				}
+				if d := <-drained; d.Connections != (upgrade.Closed{Announced: 1, Timeout: 1}) {
+					t.Errorf("got %+v, want one told to close and one timeout", d)
+				}
+			})
+		}
+	}
+}
+
+func TestAdoptedConnectionThenHasTheUsualTimeouts(t *testing.T) {
+	const idle = 200 * time.Millisecond
+	s := adopter(t, server.Options{Handler: http.HandlerFunc(hello), IdleTimeout: idle})
+	c := s.adopt(true, patience)
+	begin := time.Now()
+	c.get("/")
+	c.closedCleanly()
+	if took := time.Since(begin); took < idle || took > idle+200*time.Millisecond {
+		t.Errorf("closed after %v, want %v", took, idle)
+	}
+	<-s.drain(patience, all)
+}
+
+// net/http forgives line ends after a request, as long as it knows of it.
+func TestLineEndsBeforeTheFirstRequestOfAnAdoptedConnection(t *testing.T) {
+	s := adopter(t, server.Options{Handler: http.HandlerFunc(hello)})
+	for _, ends := range []string{"\r\n", "\r\n\r\n"} {
+		c := s.adopt(true, patience)
+		c.send(ends)
+		time.Sleep(10 * time.Millisecond) // also when they come alone
+		c.send(ends)
+		if resp, _ := c.get("/"); resp.StatusCode != 200 {
+			t.Errorf("after %q: got %d, want 200", ends, resp.StatusCode)
+		}
+	}
+	<-s.drain(patience, all)
+}
+
+func TestAdoptedConnectionIsDrained(t *testing.T) {
+	s := adopter(t, server.Options{Handler: http.HandlerFunc(hello)})
+	silent, speaker := s.adopt(true, patience), s.adopt(false, patience)
+	await(t, "both", func() bool { return s.Load().Connections == upgrade.Connections{New: 1, Idle: 1} })
+	drained := s.drain(patience, all)
+	s.awaitDraining()
+	late := s.adopt(true, patience) // as between two handoffs
+	for _, c := range []*client{speaker, late} {
+		if resp, _ := c.get("/"); !resp.Close {
+			t.Error("got no announcement")
+		}
+	}
+	silent.closedCleanly()
+	if d := <-drained; d.Connections != (upgrade.Closed{Announced: 2, Grace: 1}) {
+		t.Errorf("got %+v, want 2 told to close and 1 after the grace", d)
+	}
+}

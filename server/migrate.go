@@ -1,0 +1,266 @@
+package server
+
+// This file holds the move of connections to the successor.
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"example.com/baton/upgrade"
+)
+
+const (
+	// moveWorkers is how many batches are under way at once. More than one, so that
+	// the successor has work while an answer is on its way.
+	moveWorkers = 4
+	// moveWindow bounds how many silent connections are between their wake-up and
+	// the answer: so many are read by nobody for a moment.
+	moveWindow = moveWorkers * upgrade.MoveLimit
+)
+
+// mover offers connections to the successor, from the beginning of a drain to
+// its end.
+//
+// A connection that comes to a safe point in a drain offers itself. Those that
+// are at one already, blocked in a Read, are woken by a single pass over the
+// connections that are there when the drain has begun, and offer themselves
+// then. One pass misses none: a connection is parked, and looks whether the server
+// drains, under one lock. If that was before the pass has come to it, the pass
+// finds it parked. If it was after, or the connection is so new that the pass
+// does not know it, it has seen the drain.
+type mover struct {
+	ctx  context.Context
+	end  context.CancelFunc
+	kept map[net.Listener]bool
+	h    upgrade.Handoff
+
+	window chan struct{} // one for each connection that was woken and has no answer
+	filled chan struct{} // cap 1: something is in the queue
+
+	mu    sync.Mutex
+	queue []*conn
+	ended bool // nothing is offered any more
+
+	running   sync.WaitGroup
+	abandoned chan struct{} // closed when nobody will answer any more
+}
+
+// newMover returns a mover for a drain with that context, or nil if nothing can
+// move.
+func (s *Server) newMover(ctx context.Context, h upgrade.Handoff) *mover {
+	if h.Move == nil || s.opts.DisableMigration || !s.isSafe() {
+		return nil
+	}
+	m := &mover{
+		h:         h,
+		kept:      make(map[net.Listener]bool),
+		window:    make(chan struct{}, moveWindow),
+		filled:    make(chan struct{}, 1),
+		abandoned: make(chan struct{}),
+	}
+	for _, ln := range s.listeners {
+		m.kept[ln.Listener] = h.Kept(ln.Listener)
+	}
+	m.ctx, m.end = context.WithCancel(ctx)
+	return m
+}
+
+// start moves the connections that are open, and those that offer themselves.
+func (m *mover) start(open []*conn) {
+	m.running.Go(func() { m.wake(open) })
+	for range moveWorkers {
+		m.running.Go(m.work)
+	}
+}
+
+// takes tells whether connections of a listener can move.
+func (m *mover) takes(ln net.Listener) bool {
+	kept, known := m.kept[ln]
+	if !known && ln != nil {
+		kept = m.h.Kept(ln)
+	}
+	return kept
+}
+
+// wake lets the connections that are parked offer themselves.
+func (m *mover) wake(open []*conn) {
+	for _, c := range open {
+		select {
+		case m.window <- struct{}{}:
+		case <-m.ctx.Done():
+			return
+		}
+		if !c.wakeToMove() {
+			<-m.window
+		}
+	}
+}
+
+// offer waits until the successor has taken the connection or not, and returns
+// which. The caller reads from it, and does not meanwhile.
+func (m *mover) offer(c *conn) (moved bool) {
+	m.mu.Lock()
+	if m.ended {
+		m.mu.Unlock()
+		return false
+	}
+	c.answer = make(chan bool, 1)
+	m.queue = append(m.queue, c)
+	m.mu.Unlock()
+	m.note()
+	select {
+	case moved = <-c.answer:
+	case <-m.abandoned:
+	}
+	return moved
+}
+
+// note wakes a worker.
+func (m *mover) note() {
+	select {
+	case m.filled <- struct{}{}:
+	default: // one is about to wake
+	}
+}
+
+func (m *mover) work() {
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case <-m.filled:
+		}
+		for batch := m.take(); len(batch) > 0; batch = m.take() {
+			m.send(batch)
+		}
+	}
+}
+
+// take takes a batch out of the queue.
+func (m *mover) take() []*conn {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n := min(len(m.queue), upgrade.MoveLimit)
+	batch := m.queue[:n:n]
+	if m.queue = m.queue[n:]; len(m.queue) > 0 {
+		m.note() // for another worker
+	}
+	return batch
+}
+
+func (m *mover) send(batch []*conn) {
+	conns := make([]upgrade.Connection, len(batch))
+	for i, c := range batch {
+		conns[i] = c.luggage()
+	}
+	var taken []bool
+	if m.ctx.Err() == nil {
+		taken = m.h.Move(m.ctx, conns)
+	}
+	for i, c := range batch {
+		c.settle(i < len(taken) && taken[i])
+	}
+}
+
+// stop ends the moving: what is under way gets its answer, what is not stays.
+func (m *mover) stop() {
+	if m == nil {
+		return
+	}
+	m.end()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.running.Wait()
+	}()
+	select {
+	case <-done:
+	case <-time.After(afterCut):
+	}
+	m.mu.Lock()
+	m.ended = true
+	rest := m.queue
+	m.queue = nil
+	m.mu.Unlock()
+	for _, c := range rest {
+		c.settle(false)
+	}
+}
+
+// abandon lets go of connections that still have no answer.
+func (m *mover) abandon() {
+	if m != nil {
+		close(m.abandoned)
+	}
+}
+
+// mayMove tells whether the connection could move to the successor now, were it
+// at a safe point. It is called with the lock held.
+func (c *conn) mayMove() bool {
+	m := c.server.mover()
+	return m != nil && !c.stays && m.takes(c.listener)
+}
+
+// mover returns the mover of the drain that is under way, if connections can move.
+func (s *Server) mover() *mover {
+	if !s.isDraining.Load() {
+		return nil
+	}
+	return s.moving // is set before
+}
+
+// willMove tells whether the connection is expected to move after the present
+// response. One whose client sends ahead, so that it comes to no safe point, has
+// the idle grace for that from the first boundary that was none.
+func (c *conn) willMove(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ahead := !c.aheadSince.IsZero() && now.Sub(c.aheadSince) >= c.server.opts.IdleGrace
+	return c.mayMove() && !ahead
+}
+
+// wakeToMove wakes the Read of a parked connection, so that it offers itself, and
+// returns whether it did.
+func (c *conn) wakeToMove() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.parked || c.woken != awake || !c.mayMove() {
+		return false
+	}
+	c.wake(toMove)
+	return true
+}
+
+// luggage is what the successor must know.
+func (c *conn) luggage() upgrade.Connection {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	moving := upgrade.Connection{Conn: c.Conn, Listener: c.listener, Spoke: c.state == stateIdle}
+	if !c.deadline.IsZero() {
+		moving.Left = max(time.Until(c.deadline), time.Millisecond)
+	}
+	return moving
+}
+
+// settle notes whether the successor has taken the connection, which from then
+// on is its own, and tells the reader.
+func (c *conn) settle(taken bool) {
+	c.mu.Lock()
+	switch {
+	case c.state == stateClosed: // cut meanwhile
+		taken = false
+	case taken:
+		c.state = stateMoved
+		c.server.movedOut.Add(1)
+	default:
+		c.stays = true
+	}
+	c.mu.Unlock()
+	c.answer <- taken
+}
+
+// Migrated returns how many connections have come from the predecessor, and how
+// many have gone to the successor. Neither is counted as accepted or closed by it.
+func (s *Server) Migrated() (in, out uint64) { return s.movedIn.Load(), s.movedOut.Load() }

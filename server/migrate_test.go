@@ -1,0 +1,346 @@
+package server_test
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/baton/server"
+	"example.com/baton/upgrade"
+	"golang.org/x/sys/unix"
+)
+
+// This file tests the move of connections to the successor: which one moves, and
+// when. A second server in this process is the successor.
+
+// names is a handler that answers with a generation's name.
+func names(name string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, name) })
+}
+
+// movers are two generations and the way from the first to the second.
+type movers struct {
+	first, second *served
+	offered       atomic.Int64
+	// gate, if not nil, says which connections of a batch the successor takes.
+	gate func(ctx context.Context, conns []upgrade.Connection) []bool
+	// each, if not nil, changes what the successor is given.
+	each func(*upgrade.Connection)
+}
+
+func newMovers(t *testing.T, first http.Handler) *movers {
+	t.Helper()
+	return &movers{
+		first:  serve(t, server.Options{Handler: first}),
+		second: serve(t, server.Options{Handler: names("second")}),
+	}
+}
+
+// move passes sockets on as a successor in another process gets them.
+func (m *movers) move(ctx context.Context, conns []upgrade.Connection) []bool {
+	m.offered.Add(int64(len(conns)))
+	taken := make([]bool, len(conns))
+	for i := range taken {
+		taken[i] = true
+	}
+	if m.gate != nil {
+		taken = m.gate(ctx, conns)
+	}
+	for i, c := range conns {
+		if !taken[i] {
+			continue
+		}
+		c.Conn = dup(m.second.t, c.Conn)
+		c.Listener = m.second.listener
+		if m.each != nil {
+			m.each(&c)
+		}
+		m.second.Adopt(c)
+	}
+	return taken
+}
+
+// dup returns another descriptor of the same socket.
+func dup(t testing.TB, nc net.Conn) net.Conn {
+	raw, err := nc.(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	var f *os.File
+	raw.Control(func(fd uintptr) {
+		var copied int
+		if copied, err = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			f = os.NewFile(uintptr(copied), "")
+		}
+	})
+	if err != nil {
+		t.Error(err)
+		return nil
+	}
+	defer f.Close()
+	copied, err := net.FileConn(f)
+	if err != nil {
+		t.Error(err)
+	}
+	return copied
+}
+
+// handOff begins the drain of the first.
+func (m *movers) handOff(timeout time.Duration) <-chan upgrade.Drained {
+	return m.first.drainBy(timeout, upgrade.Handoff{Kept: all, Move: m.move})
+}
+
+// end drains the second.
+func (m *movers) end() upgrade.Drained { return <-m.second.drain(patience, all) }
+
+// isFrom fails unless an answer is that of one generation, and leaves the connection open.
+func (c *client) isFrom(name string) {
+	c.t.Helper()
+	if resp, body := c.get("/"); body != name || resp.Close {
+		c.t.Errorf("got %q, close %t, want %q on a connection that stays open", body, resp.Close, name)
+	}
+}
+
+// movesOn sends requests until the second answers. The first may answer some: a
+// request that follows at once on an answer may be read before it could move.
+func (c *client) movesOn() {
+	c.t.Helper()
+	for begin := time.Now(); time.Since(begin) < patience; {
+		resp, body := c.get("/")
+		if resp.Close {
+			c.t.Errorf("got %q with an announcement", body)
+		}
+		if body == "second" || resp.Close {
+			return
+		}
+	}
+	c.t.Errorf("still not moved after %v", patience)
+}
+
+func TestSilentConnectionsMoveAtOnce(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			m := newMovers(t, names("first"))
+			if network == "unix" {
+				ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				<-m.first.drain(patience, all)
+				m.first = serveOn(t, ln, server.Options{Handler: names("first")})
+			}
+			fresh, used := m.first.dial(), m.first.dial()
+			used.isFrom("first")
+			await(t, "both connections", func() bool { return m.first.Load().Connections == upgrade.Connections{New: 1, Idle: 1} })
+			begin := time.Now()
+			d := <-m.handOff(patience)
+			if took := time.Since(begin); took > 50*time.Millisecond {
+				t.Errorf("the drain took %v, want no grace", took)
+			}
+			if d.Moved != 2 || d.Connections != (upgrade.Closed{}) {
+				t.Errorf("got %+v, want 2 moved and none closed", d)
+			}
+			if got := m.second.Load().Connections; got != (upgrade.Connections{New: 1, Idle: 1}) {
+				t.Errorf("the successor has %+v, want 1 new and 1 idle", got)
+			}
+			if in, out := m.second.Migrated(); in != 2 || out != 0 || m.second.Accepted() != 0 {
+				t.Errorf("the successor counts %d in, %d out, %d accepted, want 2, 0, 0", in, out, m.second.Accepted())
+			}
+			if in, out := m.first.Migrated(); in != 0 || out != 2 {
+				t.Errorf("the predecessor counts %d in, %d out, want 0, 2", in, out)
+			}
+			for range 2 {
+				fresh.isFrom("second")
+				used.isFrom("second")
+			}
+			if d := m.end(); d.Connections != (upgrade.Closed{Grace: 2}) {
+				t.Errorf("the successor's drain: got %+v, want 2 closed after the grace", d)
+			}
+		})
+	}
+}
+
+func TestBusyConnectionMovesAfterItsResponse(t *testing.T) {
+	g := newGate()
+	g.after = "first"
+	m := newMovers(t, g)
+	c := m.first.dial()
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-g.entered
+	drained := m.handOff(patience)
+	m.first.awaitDraining()
+	close(g.open)
+	if resp, body := c.answer(); resp.Close || body != "first" {
+		t.Errorf("got close %t and %q, want first without an announcement", resp.Close, body)
+	}
+	c.movesOn()
+	if d := <-drained; d.Moved != 1 || d.Requests == 0 || d.Connections != (upgrade.Closed{}) {
+		t.Errorf("got %+v, want the request finished and the connection moved", d)
+	}
+	m.end()
+}
+
+func TestRefusedConnectionIsDrained(t *testing.T) {
+	g := newGate()
+	g.after = "first"
+	m := newMovers(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			g.ServeHTTP(w, r)
+		} else {
+			io.WriteString(w, "first")
+		}
+	}))
+	m.gate = func(_ context.Context, conns []upgrade.Connection) []bool { return make([]bool, len(conns)) }
+	busy, speaker, silent := m.first.dial(), m.first.dial(), m.first.dial()
+	busy.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+	<-g.entered
+	speaker.isFrom("first")
+	await(t, "three connections", func() bool { return m.first.Accepted() == 3 })
+	begin := time.Now()
+	drained := m.handOff(patience)
+	await(t, "the offer", func() bool { return m.offered.Load() == 2 })
+	if resp, body := speaker.get("/"); !resp.Close || body != "first" {
+		t.Errorf("within the grace: got close %t and %q, want first with the announcement", resp.Close, body)
+	}
+	speaker.closedCleanly()
+	silent.closedCleanly()
+	if took := time.Since(begin); took < 100*time.Millisecond || took > time.Second {
+		t.Errorf("a silent connection was closed after %v, want the grace", took)
+	}
+	close(g.open)
+	if resp, body := busy.answer(); resp.Close || body != "first" {
+		t.Errorf("busy: got close %t and %q, want first and no announcement yet", resp.Close, body)
+	}
+	await(t, "the last offer", func() bool { return m.offered.Load() == 3 })
+	if resp, body := busy.get("/"); !resp.Close || body != "first" {
+		t.Errorf("once refused: got close %t and %q, want first with the announcement", resp.Close, body)
+	}
+	if d := <-drained; d.Moved != 0 || d.Connections != (upgrade.Closed{Announced: 2, Grace: 1}) {
+		t.Errorf("got %+v, want none moved, 2 told to close and 1 after the grace", d)
+	}
+	if n := m.offered.Load(); n != 3 {
+		t.Errorf("%d offers, want one for each connection", n)
+	}
+	m.end()
+}
+
+// What cannot move is drained as before.
+func TestWithoutAWayNothingMoves(t *testing.T) {
+	for name, set := range map[string]func(*server.Options, *upgrade.Handoff){
+		"no successor takes any":        func(_ *server.Options, h *upgrade.Handoff) { h.Move = nil },
+		"it has not the listener":       func(_ *server.Options, h *upgrade.Handoff) { h.Kept = none },
+		"turned off":                    func(o *server.Options, _ *upgrade.Handoff) { o.DisableMigration = true },
+		"net/http is not what it seems": nil,
+	} {
+		t.Run(name, func(t *testing.T) {
+			var logged bytes.Buffer
+			opts := server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 100 * time.Millisecond,
+				Logger: slog.New(slog.NewTextHandler(&logged, nil))}
+			h := upgrade.Handoff{Kept: all, Move: func(context.Context, []upgrade.Connection) []bool {
+				t.Error("a connection was offered")
+				return nil
+			}}
+			if set != nil {
+				set(&opts, &h)
+			}
+			s := newServed(t, listen(t), opts)
+			if set == nil {
+				s.BreakSafePoint()
+			}
+			s.Serve()
+			for range 2 {
+				if err := s.Check(t.Context()); err != nil {
+					t.Errorf("check: %v", err)
+				}
+			}
+			if got, want := strings.Count(logged.String(), "level=WARN"), map[bool]int{true: 1}[set == nil]; got != want {
+				t.Errorf("got %d warnings, want %d: %s", got, want, &logged)
+			}
+			c := s.dial()
+			await(t, "the connection", func() bool { return s.Accepted() == 1 })
+			if d := <-s.drainBy(patience, h); d.Moved != 0 || d.Connections != (upgrade.Closed{Grace: 1}) {
+				t.Errorf("got %+v, want one closed after the grace", d)
+			}
+			c.closedCleanly()
+		})
+	}
+}
+
+// Where net/http may hold a byte of the next request, nothing moves.
+func TestPipelinedBytesDoNotMove(t *testing.T) {
+	const second = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+	g := newGate()
+	g.after = "first"
+	m := newMovers(t, g)
+	var clients []*client
+	for i := 1; i <= len(second); i++ {
+		c := m.first.dial()
+		c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n" + second[:i])
+		<-g.entered
+		clients = append(clients, c)
+	}
+	drained := m.handOff(patience)
+	m.first.awaitDraining()
+	close(g.open)
+	for i, c := range clients {
+		if resp, body := c.answer(); resp.Close || body != "first" {
+			t.Fatalf("got close %t and %q, want first", resp.Close, body)
+		}
+		c.send(second[i+1:])
+		if resp, body := c.answer(); resp.Close || body != "first" {
+			t.Errorf("split after %q: got close %t and %q, want first", second[:i+1], resp.Close, body)
+		}
+		c.movesOn()
+	}
+	if d := <-drained; d.Moved != len(clients) {
+		t.Errorf("got %+v, want all %d moved", d, len(clients))
+	}
+	m.end()
+}
+
+// One that is never at a safe point is told to close when the grace has passed.
+func TestClientThatSendsAheadIsAnnounced(t *testing.T) {
+	m := newMovers(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(time.Millisecond)
+		io.WriteString(w, "first")
+	}))
+	c := m.first.dial()
+	const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+	c.send(strings.Repeat(request, 50))
+	c.answer()
+	begin := time.Now()
+	drained := m.handOff(patience)
+	m.first.awaitDraining()
+	for {
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		resp, body := c.answer()
+		if body != "first" {
+			t.Fatalf("got %q", body)
+		}
+		if took := time.Since(begin); resp.Close && took < 100*time.Millisecond {
+			t.Fatalf("announced after %v, want the grace", took)
+		} else if took > time.Second {
+			t.Fatalf("not announced after %v", took)
+		}
+		if resp.Close {
+			break
+		}
+	}
+	if d := <-drained; d.Moved != 0 || d.Connections.Announced != 1 {
+		t.Errorf("got %+v, want one told to close", d)
+	}
+	m.end()
+}
