@@ -299,6 +299,7 @@ func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot 
 		},
 		Accepted:         public.Accepted(),
 		Closed:           make(map[string]uint64),
+		Migrated:         make(map[string]uint64),
 		RequestsInFlight: load.Requests,
 	}
 	s.Predecessors = gen.Predecessors()
@@ -308,6 +309,7 @@ func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot 
 	for why, n := range public.Closed() {
 		s.Closed[why.String()] = n
 	}
+	s.Migrated["in"], s.Migrated["out"] = public.Migrated()
 	return s
 }
 

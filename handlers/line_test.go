@@ -222,6 +222,7 @@ func countersGoOn(t *testing.T, seed uint64) {
 		*Metrics
 		handler http.Handler
 		closed  uint64
+		moved   uint64
 	}
 	var (
 		living                   []*generation // the last one serves
@@ -241,7 +242,8 @@ func countersGoOn(t *testing.T, seed uint64) {
 		g.Metrics = NewMetrics(MetricsOptions{
 			durationBuckets: releases[random.IntN(len(releases))],
 			Source: func() Snapshot {
-				return Snapshot{Generation: n, State: "serving", Closed: map[string]uint64{"client": g.closed}}
+				return Snapshot{Generation: n, State: "serving", Closed: map[string]uint64{"client": g.closed},
+					Migrated: map[string]uint64{"out": g.moved}}
 			},
 			Others: func(context.Context) map[string]float64 {
 				others := maps.Clone(dead)
@@ -272,6 +274,7 @@ func countersGoOn(t *testing.T, seed uint64) {
 			case 1:
 				at.closed++
 				closed++
+				at.moved += 2
 			case 2:
 				if len(living) > 1 {
 					exit(living[0])
@@ -284,6 +287,7 @@ func countersGoOn(t *testing.T, seed uint64) {
 				short++
 			}
 			want[`baton_connections_closed_total{reason="client"}`] = closed
+			want[`baton_connections_migrated_total{direction="out"}`] = 2 * closed
 			want["baton_http_request_duration_seconds_count"] = durations
 			want[fmt.Sprint("baton_http_request_duration_seconds up to ", inAll)] = short
 

@@ -24,6 +24,7 @@ func newMetrics() *Metrics {
 			Upgrades:    map[string]uint64{"succeeded": 2},
 			Connections: map[string]int{"idle": 5},
 			Closed:      map[string]uint64{"announced": 60, "cut": 1},
+			Migrated:    map[string]uint64{"in": 12, "out": 11},
 		}
 	}})
 }
@@ -58,6 +59,8 @@ func TestMetrics(t *testing.T) {
 		`baton_connections_closed_total{reason="grace"} 0`,
 		`baton_connections_closed_total{reason="hijacked"} 0`,
 		`baton_connections_closed_total{reason="timeout"} 0`,
+		`baton_connections_migrated_total{direction="in"} 12`,
+		`baton_connections_migrated_total{direction="out"} 11`,
 		`baton_drain_duration_seconds_count 1`,
 		`baton_generation 3`,
 		`baton_http_request_duration_seconds_count 0`,

@@ -16,6 +16,7 @@ type Snapshot struct {
 	Connections      map[string]int    // by state: new, active, idle; of all living generations
 	Accepted         uint64            // connections, by this generation
 	Closed           map[string]uint64 // connections of this generation by reason: client, announced, grace, cut, timeout, error, hijacked
+	Migrated         map[string]uint64 // connections that have come to this generation and gone from it: in, out
 	RequestsInFlight int               // of all living generations
 }
 
@@ -28,6 +29,7 @@ var (
 	resultLabels     = []string{"succeeded", "failed", "refused"}
 	connectionLabels = []string{"new", "active", "idle"}
 	reasonLabels     = []string{"client", "announced", "grace", "cut", "timeout", "error", "hijacked"}
+	directionLabels  = []string{"in", "out"}
 
 	generationDesc   = describe("baton_generation", "Number of the generation that answers in its line.")
 	stateDesc        = describe("baton_state", "State of the generation that answers: 1 for the one it is in.", "state")
@@ -36,6 +38,7 @@ var (
 	connectionsDesc  = describe("baton_connections", "Connections open now in all living generations, by state.", "state")
 	acceptedDesc     = describe("baton_connections_accepted_total", "Connections accepted by all generations so far.")
 	closedDesc       = describe("baton_connections_closed_total", "Connections closed by all generations so far, by reason.", "reason")
+	migratedDesc     = describe("baton_connections_migrated_total", "Connections moved between generations so far: out of a predecessor, in to its successor.", "direction")
 	inFlightDesc     = describe("baton_http_requests_in_flight", "Requests being answered now by all living generations.")
 )
 
@@ -45,7 +48,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 func (source snapshots) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc,
-		connectionsDesc, acceptedDesc, closedDesc, inFlightDesc} {
+		connectionsDesc, acceptedDesc, closedDesc, migratedDesc, inFlightDesc} {
 		descs <- d
 	}
 }
@@ -77,5 +80,8 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	}
 	for _, reason := range reasonLabels {
 		counter(closedDesc, now.Closed[reason], reason)
+	}
+	for _, direction := range directionLabels {
+		counter(migratedDesc, now.Migrated[direction], direction)
 	}
 }

@@ -18,6 +18,9 @@ const (
 	// moveWindow bounds how many silent connections are between their wake-up and
 	// the answer: so many are read by nobody for a moment.
 	moveWindow = moveWorkers * upgrade.MoveLimit
+	// moveStall is how long connections that nobody reads wait for a successor that
+	// answers nothing. Until it does no others are offered.
+	moveStall = time.Second
 )
 
 // mover offers connections to the successor, from the beginning of a drain to
@@ -39,9 +42,12 @@ type mover struct {
 	window chan struct{} // one for each connection that was woken and has no answer
 	filled chan struct{} // cap 1: something is in the queue
 
-	mu    sync.Mutex
-	queue []*conn
-	ended bool // nothing is offered any more
+	mu       sync.Mutex
+	queue    []*conn
+	sending  int       // batches under way
+	progress time.Time // when the last one was sent or answered
+	stalled  bool      // all workers wait for answers, and have for long
+	ended    bool      // nothing is offered any more
 
 	running   sync.WaitGroup
 	abandoned chan struct{} // closed when nobody will answer any more
@@ -70,6 +76,7 @@ func (s *Server) newMover(ctx context.Context, h upgrade.Handoff) *mover {
 // start moves the connections that are open, and those that offer themselves.
 func (m *mover) start(open []*conn) {
 	m.running.Go(func() { m.wake(open) })
+	m.running.Go(m.watch)
 	for range moveWorkers {
 		m.running.Go(m.work)
 	}
@@ -102,8 +109,9 @@ func (m *mover) wake(open []*conn) {
 // which. The caller reads from it, and does not meanwhile.
 func (m *mover) offer(c *conn) (moved bool) {
 	m.mu.Lock()
-	if m.ended {
+	if m.ended || m.stalled {
 		m.mu.Unlock()
+		c.stay()
 		return false
 	}
 	c.answer = make(chan bool, 1)
@@ -147,7 +155,34 @@ func (m *mover) take() []*conn {
 	if m.queue = m.queue[n:]; len(m.queue) > 0 {
 		m.note() // for another worker
 	}
+	if n > 0 {
+		m.sending++
+		m.progress = time.Now()
+	}
 	return batch
+}
+
+// watch lets go of the queue when nobody takes from it.
+func (m *mover) watch() {
+	look := time.NewTicker(moveStall / 4)
+	defer look.Stop()
+	for {
+		select {
+		case <-m.ctx.Done():
+			return
+		case now := <-look.C:
+			m.mu.Lock()
+			m.stalled = m.sending == moveWorkers && now.Sub(m.progress) >= moveStall
+			var rest []*conn
+			if m.stalled {
+				rest, m.queue = m.queue, nil
+			}
+			m.mu.Unlock()
+			for _, c := range rest {
+				c.settle(false)
+			}
+		}
+	}
 }
 
 func (m *mover) send(batch []*conn) {
@@ -159,6 +194,10 @@ func (m *mover) send(batch []*conn) {
 	if m.ctx.Err() == nil {
 		taken = m.h.Move(m.ctx, conns)
 	}
+	m.mu.Lock()
+	m.sending--
+	m.progress, m.stalled = time.Now(), false
+	m.mu.Unlock()
 	for i, c := range batch {
 		c.settle(i < len(taken) && taken[i])
 	}
@@ -259,6 +298,13 @@ func (c *conn) settle(taken bool) {
 	}
 	c.mu.Unlock()
 	c.answer <- taken
+}
+
+// stay notes that the connection was not taken.
+func (c *conn) stay() {
+	c.mu.Lock()
+	c.stays = true
+	c.mu.Unlock()
 }
 
 // Migrated returns how many connections have come from the predecessor, and how

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strconv"
@@ -192,17 +193,31 @@ func withDescriptors(sockets []syscall.Conn, fds []int, f func(fds []int)) error
 // error like any other: the link is of no more use then. Descriptors for which
 // this process has no room are missing from the end.
 func (l *link) receive(buf *receiveBuffer) (message, error) {
-	n, rn, flags, _, err := l.conn.ReadMsgUnix(buf.packet[:], buf.rights[:])
+	var n, flags int
+	var rights []byte
+	receive := func(socket uintptr) (done bool, err error) {
+		// The kernel makes no descriptors beyond this, and so never takes the last ones,
+		// which this process accepts with.
+		rights = buf.rights[:unix.CmsgSpace(4*min(max(spareDescriptors(), 1), MoveLimit))]
+		var rn int
+		n, rn, flags, _, err = unix.Recvmsg(int(socket), buf.packet[:], rights, unix.MSG_CMSG_CLOEXEC)
+		rights = rights[:max(rn, 0)]
+		return !errors.Is(err, unix.EAGAIN), err
+	}
+	err := l.read(receive)
 	if errors.Is(err, unix.ECONNRESET) {
 		// The other side went with something unread, of which the kernel tells
 		// first, and once. What it had sent is still to be had.
-		n, rn, flags, _, err = l.conn.ReadMsgUnix(buf.packet[:], buf.rights[:])
+		err = l.read(receive)
 	}
 	if err != nil {
 		return message{}, err
 	}
+	if n == 0 {
+		return message{}, io.EOF
+	}
 	var m message
-	fds := receivedDescriptors(buf.rights[:rn])
+	fds := receivedDescriptors(rights)
 	if err = json.Unmarshal(buf.packet[:n], &m); err == nil && flags&unix.MSG_TRUNC != 0 {
 		err = errors.New("message of the link is too long")
 	}
@@ -212,6 +227,20 @@ func (l *link) receive(buf *receiveBuffer) (message, error) {
 		return message{}, err
 	}
 	return m, nil
+}
+
+// read calls receive when there may be something to read, until it is done.
+func (l *link) read(receive func(socket uintptr) (done bool, err error)) error {
+	socket, err := l.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var received error
+	err = socket.Read(func(fd uintptr) (done bool) {
+		done, received = receive(fd)
+		return done
+	})
+	return cmp.Or(err, received)
 }
 
 // receiveBuffer is where a message is received.

@@ -9,7 +9,9 @@ package upgrade
 import (
 	"context"
 	"errors"
+	"math"
 	"net"
+	"os"
 	"slices"
 	"sync"
 	"syscall"
@@ -134,7 +136,7 @@ func (g *Generation) accept(o offered, m *message) (Connection, bool) {
 	fd := m.fds[0]
 	m.fds = m.fds[1:]
 	ln := g.listeners[o.Bound]
-	if g.adopter == nil || ln == nil || !roomBeyond(fd) {
+	if g.adopter == nil || ln == nil {
 		unix.Close(fd)
 		return Connection{}, false
 	}
@@ -145,12 +147,21 @@ func (g *Generation) accept(o offered, m *message) (Connection, bool) {
 	return Connection{Conn: nc, Listener: ln, Spoke: o.Spoke, Left: max(o.Left, 0)}, true
 }
 
-// roomBeyond tells whether a process that has just got this descriptor has some
-// more to spare, for what it accepts itself. The kernel gives the lowest that is free.
-func roomBeyond(fd int) bool {
+// spareDescriptors returns how many more descriptors this process can have with
+// some left for what it accepts and opens itself.
+func spareDescriptors() int {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return true
+		return MoveLimit
 	}
-	return uint64(fd) < limit.Cur-min(limit.Cur/8, 64)
+	const folder = "/proc/self/fd"
+	var open int
+	var stat unix.Stat_t
+	if err := unix.Stat(folder, &stat); err == nil && stat.Size > 0 { // since Linux 6.2 (proc(5))
+		open = int(stat.Size)
+	} else if entries, err := os.ReadDir(folder); err == nil {
+		open = len(entries)
+	}
+	most := min(limit.Cur, math.MaxInt32)
+	return int(most-min(most/8, 64)) - open
 }
