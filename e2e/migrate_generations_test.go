@@ -87,6 +87,15 @@ func draining(s *status) (numbers []int) {
 	return numbers
 }
 
+// awaitDraining waits until so many generations drain, no more and no less, and returns which.
+func awaitDraining(t *testing.T, b *Baton, want int) (numbers []int) {
+	t.Helper()
+	if !holds(2*time.Second, func() bool { numbers = draining(b.Status()); return len(numbers) == want }) {
+		t.Fatalf("generations that drain: got %v, want %d of them", numbers, want)
+	}
+	return numbers
+}
+
 // Downloads that began in three generations end whole while the service is upgraded past all of them.
 func TestDownloadsFromSeveralGenerations(t *testing.T) {
 	const size = 32 << 20 // far more than the kernel buffers
@@ -132,8 +141,9 @@ func TestDownloadsFromSeveralGenerations(t *testing.T) {
 				b.awaitExit(u.Predecessor.PID, slack)
 				answered(t, kept)
 			}
+			got := awaitDraining(t, b, 3)
 			s := b.Status()
-			if got := draining(s); !slices.Equal(got, []int{1, 2, 3}) || s.Generation != 6 {
+			if !slices.Equal(got, []int{1, 2, 3}) || s.Generation != 6 {
 				t.Errorf("generations that drain: got %v of %+v, want 1, 2, 3, and 6 that serves", got, s.Generations)
 			}
 			for i, g := range s.Generations {
@@ -162,7 +172,7 @@ func TestDownloadsFromSeveralGenerations(t *testing.T) {
 				// Its connection is now that of the generation that serves: nobody else could answer.
 				d.SetDeadline(time.Time{})
 				answered(t, d.conn)
-				await(t, 2*time.Second, "a status without it", func() bool { return len(draining(b.Status())) == 2-n })
+				awaitDraining(t, b, 2-n)
 				if got := b.Metric("baton_predecessors"); got != float64(2-n) {
 					t.Errorf("baton_predecessors: got %v, want %d", got, 2-n)
 				}
@@ -194,9 +204,7 @@ func TestMaxDraining(t *testing.T) {
 				upgradeBySignal(t, b)
 			}
 			before := limit + 2
-			if got := draining(b.Status()); len(got) != limit+1 {
-				t.Fatalf("generations that drain: got %v, want %d of them", got, limit+1)
-			}
+			awaitDraining(t, b, limit+1)
 			result := b.UpgradeMeanwhile()
 			throughout(t, 500*time.Millisecond, "the upgrade waits", func() bool { return b.Status().Generation == before })
 			if log := withoutRequests(b.Log()); !regexp.MustCompile(`"upgrade waits".*"reason":".*still drain`).MatchString(log) {
@@ -208,9 +216,7 @@ func TestMaxDraining(t *testing.T) {
 			if u.Code != 0 || u.Generation != before+1 {
 				t.Errorf("upgrade that waited: got exit code %d, generation %d, want 0, %d", u.Code, u.Generation, before+1)
 			}
-			if got := draining(b.Status()); len(got) != limit {
-				t.Errorf("generations that drain: got %v, want %d of them", got, limit)
-			}
+			awaitDraining(t, b, limit)
 			g.open()
 			for _, c := range held[:len(held)-1] {
 				if resp := c.expect(t, "GET", 200); resp.Close || string(resp.Body) != "world" {
