@@ -63,16 +63,14 @@ func (d *download) read(want []byte) error {
 	return nil
 }
 
-// upgradeBySignal upgrades without waiting for the predecessor, and returns when the successor serves and the
-// predecessor drains or is gone.
+// upgradeBySignal upgrades without waiting for the predecessor's end, and returns when whatever comes is the successor's.
 func upgradeBySignal(t *testing.T, b *Baton) {
 	t.Helper()
-	next := b.Status().Generation + 1
-	b.Signal(syscall.SIGHUP)
-	await(t, 15*time.Second, fmt.Sprintf("generation %d", next), func() bool {
+	pid := b.PID()
+	b.Kill(pid, syscall.SIGHUP)
+	await(t, 15*time.Second, "successor that serves", func() bool {
 		s, err := b.TryStatus()
-		return err == nil && s.Generation == next && s.State == "serving" &&
-			!slices.ContainsFunc(s.Generations, func(g generation) bool { return g.Generation != next && g.State != "draining" })
+		return err == nil && s.PID != pid && s.PID == b.readPID() && s.State == "serving" && len(listening(t, pid)) == 0
 	})
 	b.follow(b.PID())
 }
