@@ -63,12 +63,12 @@ func TestSoak(t *testing.T) {
 
 // upgradeUnderLoad checks that each client ends on the connection that it began with, and has lost no request.
 func upgradeUnderLoad(t *testing.T, w world, upgrades int) {
-	b := start(t, listen(w.listen...), w.handler(t), patient())
+	const grace = 20 * time.Second // for which nobody waits
+	b := start(t, listen(w.listen...), w.handler(t), patient(), args("-idle-grace", grace.String()))
 	counts, stop := startLoad(t, load{network: b.Network, address: b.Address, exchanges: w.exchanges, clients: crowd, lastWords: true})
 	awaitCrowd(t, counts, crowd)
-	const distance = 150 * time.Millisecond
 	moved := 0
-	all := upgradeAgainAndAgain(t, b, counts, upgrades, distance, slack)
+	all := upgradeAgainAndAgain(t, b, counts, upgrades, 0, grace/4)
 	for i, u := range all {
 		moved += u.Predecessor.Moved
 		c := u.Predecessor.Connections
@@ -134,21 +134,22 @@ func awaitCrowd(t *testing.T, counts *tally, clients [habits]int) {
 	})
 }
 
-// upgradeAgainAndAgain upgrades from one version to another and back, with a distance between, and checks each upgrade:
-// requests are answered meanwhile, the right one serves, and the predecessor is gone in time.
+// upgradeAgainAndAgain upgrades from one version to another and back, and checks each upgrade: the right one serves, and
+// the predecessor is gone in time. Between two of them there is a distance, and requests are answered.
 func upgradeAgainAndAgain(t *testing.T, b *Baton, counts *tally, upgrades int, distance, gone time.Duration) (all []*upgraded) {
 	t.Helper()
 	versions := []string{"v2", "v1"}
 	deploy := b.releases(versions...) // built before the clock runs
 	began := time.Now()
+	const work = 40 // requests between two upgrades
 	var readies, ends, commands []time.Duration
 	for i := range upgrades {
 		before := counts.Requests()
 		tick := time.After(distance)
 		deploy(versions[i%2])
 		<-tick // the distance between upgrades belongs to the case
-		if counts.Requests() == before {
-			t.Fatalf("before upgrade %d: no request in %v\n%v", i+1, distance, counts)
+		if !holds(10*time.Second, func() bool { return counts.Requests() >= before+work }) {
+			t.Fatalf("before upgrade %d: %d requests in 10 s, want %d at least\n%v", i+1, counts.Requests()-before, work, counts)
 		}
 		predecessor := b.follow(b.PID())
 		u := b.Upgrade()
@@ -156,7 +157,7 @@ func upgradeAgainAndAgain(t *testing.T, b *Baton, counts *tally, upgrades int, d
 			t.Fatalf("upgrade %d: got generation %d, pid %d, version %s, PID file %d", i+1, u.Generation, u.PID, u.Version, b.PID())
 		}
 		if !predecessor.within(5 * time.Second) {
-			t.Fatalf("upgrade %d: predecessor alive 5 s after the upgrade", i+1)
+			t.Fatalf("upgrade %d: predecessor alive 5 s after its drain", i+1)
 		}
 		took := predecessor.exited.Sub(u.Handoff())
 		if took > gone {
