@@ -187,9 +187,9 @@ func (c *conn) park() (moved bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mayMove() && (c.deadline.IsZero() || time.Now().Before(c.deadline)) {
-		m := c.server.moving
+		m, woken := c.server.moving, c.windowed
 		c.mu.Unlock()
-		moved = m.offer(c)
+		moved = m.offer(c, woken)
 		c.mu.Lock()
 	}
 	c.leaveWindow()

@@ -6,21 +6,28 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/baton/upgrade"
 )
 
 const (
-	// moveWorkers is how many batches are under way at once. More than one, so that
-	// the successor has work while an answer is on its way.
-	moveWorkers = 4
+	// moveBatch is how many connections are offered at once at most. Larger batches
+	// save nothing, and each makes those behind it wait.
+	moveBatch = 64
 	// moveWindow bounds how many silent connections are between their wake-up and
-	// the answer: so many are read by nobody for a moment.
-	moveWindow = moveWorkers * upgrade.MoveLimit
-	// moveStall is how long connections that nobody reads wait for a successor that
-	// answers nothing. Until it does no others are offered.
-	moveStall = time.Second
+	// the answer, so that there is always a batch under way, and one that gathers:
+	// so many are read by nobody for a moment. It is below 256, the length of a
+	// processor's run queue: goroutines that do not fit in there get in the way of
+	// requests.
+	moveWindow = 3 * moveBatch
+	// moveWorkers is how many batches are under way at once. With one more than the
+	// window fills, those that come from a request do not wait for silent ones.
+	moveWorkers = moveWindow/moveBatch + 1
+	// moveStall is how long a batch may be without an answer. From then on nothing is
+	// offered until one comes: others should not wait as well.
+	moveStall = 2 * time.Second
 )
 
 // mover offers connections to the successor, from the beginning of a drain to
@@ -40,15 +47,16 @@ type mover struct {
 	h    upgrade.Handoff
 
 	window chan struct{} // one for each connection that was woken and has no answer
-	filled chan struct{} // cap 1: something is in the queue
+	filled chan struct{} // cap 1: something is in a queue
 
 	mu       sync.Mutex
-	queue    []*conn
+	queue    []*conn   // those that come from a request
+	woken    []*conn   // those that were silent; they have time
 	sending  int       // batches under way
-	progress time.Time // when the last one was sent or answered
-	stalled  bool      // all workers wait for answers, and have for long
+	progress time.Time // when the last one was answered, or the first one sent
 	ended    bool      // nothing is offered any more
 
+	stalled   atomic.Bool // the successor hangs, as it seems
 	running   sync.WaitGroup
 	abandoned chan struct{} // closed when nobody will answer any more
 }
@@ -107,15 +115,19 @@ func (m *mover) wake(open []*conn) {
 
 // offer waits until the successor has taken the connection or not, and returns
 // which. The caller reads from it, and does not meanwhile.
-func (m *mover) offer(c *conn) (moved bool) {
+func (m *mover) offer(c *conn, woken bool) (moved bool) {
 	m.mu.Lock()
-	if m.ended || m.stalled {
+	if m.ended || m.stalled.Load() {
 		m.mu.Unlock()
 		c.stay()
 		return false
 	}
 	c.answer = make(chan bool, 1)
-	m.queue = append(m.queue, c)
+	if woken {
+		m.woken = append(m.woken, c)
+	} else {
+		m.queue = append(m.queue, c)
+	}
 	m.mu.Unlock()
 	m.note()
 	select {
@@ -146,23 +158,30 @@ func (m *mover) work() {
 	}
 }
 
-// take takes a batch out of the queue.
+// take takes a batch out of a queue.
 func (m *mover) take() []*conn {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	n := min(len(m.queue), upgrade.MoveLimit)
-	batch := m.queue[:n:n]
-	if m.queue = m.queue[n:]; len(m.queue) > 0 {
+	queue := &m.queue
+	if len(m.queue) == 0 {
+		queue = &m.woken
+	}
+	n := min(len(*queue), moveBatch)
+	batch := (*queue)[:n:n]
+	*queue = (*queue)[n:]
+	if len(m.queue)+len(m.woken) > 0 {
 		m.note() // for another worker
 	}
 	if n > 0 {
+		if m.sending == 0 {
+			m.progress = time.Now()
+		}
 		m.sending++
-		m.progress = time.Now()
 	}
 	return batch
 }
 
-// watch lets go of the queue when nobody takes from it.
+// watch lets go of the queues when the successor hangs.
 func (m *mover) watch() {
 	look := time.NewTicker(moveStall / 4)
 	defer look.Stop()
@@ -172,10 +191,10 @@ func (m *mover) watch() {
 			return
 		case now := <-look.C:
 			m.mu.Lock()
-			m.stalled = m.sending == moveWorkers && now.Sub(m.progress) >= moveStall
 			var rest []*conn
-			if m.stalled {
-				rest, m.queue = m.queue, nil
+			if m.sending > 0 && now.Sub(m.progress) >= moveStall {
+				m.stalled.Store(true)
+				rest = m.rest()
 			}
 			m.mu.Unlock()
 			for _, c := range rest {
@@ -196,7 +215,8 @@ func (m *mover) send(batch []*conn) {
 	}
 	m.mu.Lock()
 	m.sending--
-	m.progress, m.stalled = time.Now(), false
+	m.progress = time.Now()
+	m.stalled.Store(false)
 	m.mu.Unlock()
 	for i, c := range batch {
 		c.settle(i < len(taken) && taken[i])
@@ -220,12 +240,18 @@ func (m *mover) stop() {
 	}
 	m.mu.Lock()
 	m.ended = true
-	rest := m.queue
-	m.queue = nil
+	rest := m.rest()
 	m.mu.Unlock()
 	for _, c := range rest {
 		c.settle(false)
 	}
+}
+
+// rest empties the queues. It is called with the lock held.
+func (m *mover) rest() []*conn {
+	rest := append(m.queue, m.woken...)
+	m.queue, m.woken = nil, nil
+	return rest
 }
 
 // abandon lets go of connections that still have no answer.
@@ -239,7 +265,7 @@ func (m *mover) abandon() {
 // at a safe point. It is called with the lock held.
 func (c *conn) mayMove() bool {
 	m := c.server.mover()
-	return m != nil && !c.stays && m.takes(c.listener)
+	return m != nil && !c.stays && !m.stalled.Load() && m.takes(c.listener)
 }
 
 // mover returns the mover of the drain that is under way, if connections can move.

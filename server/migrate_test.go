@@ -49,15 +49,12 @@ func newMovers(t *testing.T, first http.Handler) *movers {
 // move passes sockets on as a successor in another process gets them.
 func (m *movers) move(ctx context.Context, conns []upgrade.Connection) []bool {
 	m.offered.Add(int64(len(conns)))
-	taken := make([]bool, len(conns))
-	for i := range taken {
-		taken[i] = true
-	}
+	taken := everything(conns)
 	if m.gate != nil {
 		taken = m.gate(ctx, conns)
 	}
 	for i, c := range conns {
-		if !taken[i] {
+		if i >= len(taken) || !taken[i] {
 			continue
 		}
 		c.Conn = dup(m.second.t, c.Conn)
