@@ -267,7 +267,12 @@ func (m *message) takeConn() net.Conn {
 	if len(m.fds) == 0 {
 		return nil
 	}
-	nc, err := openConn(m.fds[0])
+	o, err := newOpener()
+	if err != nil {
+		return nil
+	}
+	defer o.close()
+	nc, err := o.open(m.fds[0])
 	m.fds = m.fds[1:]
 	if err != nil {
 		return nil
@@ -283,12 +288,26 @@ func (m *message) close() {
 	m.fds = nil
 }
 
-// openConn makes a connection of a descriptor, which it takes over.
-func openConn(fd int) (net.Conn, error) {
-	f := os.NewFile(uintptr(fd), "received")
-	defer f.Close()
-	return net.FileConn(f)
+// opener makes connections of descriptors. Package net makes them of files, of
+// which it makes copies; an opener has one file for all, since each new one of a
+// socket would be registered with the poller only to be closed again.
+type opener struct{ file *os.File }
+
+func newOpener() (opener, error) {
+	f, err := os.Open(os.DevNull)
+	return opener{f}, err
 }
+
+// open takes a descriptor over.
+func (o opener) open(fd int) (net.Conn, error) {
+	defer unix.Close(fd)
+	if err := unix.Dup3(fd, int(o.file.Fd()), unix.O_CLOEXEC); err != nil {
+		return nil, err
+	}
+	return net.FileConn(o.file)
+}
+
+func (o opener) close() { o.file.Close() }
 
 // follow reads the link and passes on what it hears, its end at last, except for
 // those messages of which take says that it has dealt with them. The goroutine
