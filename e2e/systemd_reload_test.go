@@ -117,6 +117,7 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 			if counts.Failures() != 0 {
 				t.Errorf("requests lost: %v", counts)
 			}
+			checkKept(t, counts, smallCrowd)
 			if n := u.Restarts(); n != 0 {
 				t.Errorf("NRestarts: got %d, want 0", n)
 			}
@@ -203,4 +204,5 @@ func TestSystemdReloadsAtOnce(t *testing.T) {
 	if counts.Failures() != 0 {
 		t.Errorf("requests lost: %v", counts)
 	}
+	checkKept(t, counts, smallCrowd)
 }
