@@ -59,12 +59,14 @@ func TestAdoptedConnectionMayBeSilentForWhatItHadLeft(t *testing.T) {
 
 func TestHeaderTimeoutOfAdoptedConnectionRunsFromItsFirstByte(t *testing.T) {
 	const header = 300 * time.Millisecond
-	const half = "GET / HTTP/1.1\r\nHost: x\r\nX-Long: "
+	const lines = "GET / HTTP/1.1\r\nHost: x\r\n"
+	const half = lines + "X-Long: "
 	for name, spoke := range map[string]bool{"new": false, "idle": true} {
 		for begun, text := range map[string]string{
-			"byte by byte":     half,
-			"a whole buffer":   half + strings.Repeat("a", 4096-len(half)),
-			"a whole and more": half + strings.Repeat("a", 5000),
+			"byte by byte":          half,
+			"a full buffer":         half + strings.Repeat("a", 4096-len(half)),
+			"lines that fill it":    half + strings.Repeat("a", 4096-len(half)-2) + "\r\n",
+			"more than it can hold": half + strings.Repeat("a", 5000),
 		} {
 			t.Run(name+" "+begun, func(t *testing.T) {
 				s := adopter(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: header, IdleGrace: 10 * time.Millisecond})
@@ -83,7 +85,7 @@ func TestHeaderTimeoutOfAdoptedConnectionRunsFromItsFirstByte(t *testing.T) {
 				}
 				drained := s.drain(patience, all) // does not take it for a silent one
 				time.Sleep(20 * time.Millisecond)
-				whole.send("a\r\n\r\n")
+				whole.send("a:\r\n\r\n")
 				if resp, body := whole.answer(); resp.StatusCode != 200 || body != "hello" || !resp.Close {
 					t.Errorf("got %d %q, close %t, want the answer with the announcement", resp.StatusCode, body, resp.Close)
 				}
