@@ -302,9 +302,7 @@ func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot 
 		Migrated:         make(map[string]uint64),
 		RequestsInFlight: load.Requests,
 	}
-	if gen.HasPredecessor() {
-		s.Predecessors = 1
-	}
+	s.Predecessors = gen.Predecessors()
 	for result, n := range gen.Results() {
 		s.Upgrades[string(result)] = n
 	}

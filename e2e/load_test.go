@@ -91,10 +91,11 @@ type silence struct {
 
 // tally is what came of a load. The counters may be read while it runs.
 type tally struct {
-	requests   [habits]atomic.Int64 // answered as they should be
-	failures   [failures]atomic.Int64
-	reconnects [habits]atomic.Int64 // after a close that was announced
-	idleClosed [habits]atomic.Int64 // closed by the server while the client was not sending: no failure
+	requests    [habits]atomic.Int64 // answered as they should be
+	failures    [failures]atomic.Int64
+	connections [habits]atomic.Int64 // dialled
+	reconnects  [habits]atomic.Int64 // after a close that was announced
+	idleClosed  [habits]atomic.Int64 // closed by the server while the client was not sending: no failure
 
 	mu       sync.Mutex
 	details  []string
@@ -222,6 +223,7 @@ func (c *client) run(ctx context.Context) {
 			c.rest(ctx)
 			continue
 		}
+		c.counts.connections[c.habit].Add(1)
 		c.converse(ctx, conn)
 		conn.Close()
 	}

@@ -8,6 +8,8 @@
 //
 //	go test ./e2e -run Soak -soak=200    200 upgrades under load
 //	BATON_STRICT=1 go test ./e2e         a tool that is missing fails the test instead of skipping it
+//	go test ./e2e -run Others -others=10 -v
+//	                                     what other servers lose in 10 upgrades under the same load
 package e2e
 
 import (
@@ -23,6 +25,8 @@ import (
 )
 
 var soak = flag.Int("soak", 0, "number of `upgrades` that TestSoak makes; 0 skips it")
+
+var others = flag.Int("others", 0, "number of `upgrades` that TestOthers makes of each server; 0 skips it")
 
 func TestMain(m *testing.M) {
 	// Most tests wait most of the time; those that measure a load do not run in parallel with others.
@@ -85,6 +89,9 @@ func built(t testing.TB, version string) (path string) {
 func need(t testing.TB, tool string) (path string) {
 	t.Helper()
 	path, err := exec.LookPath(tool)
+	if err != nil {
+		path, err = exec.LookPath("/usr/sbin/" + tool) // of which Debian does not tell ordinary users
+	}
 	if err == nil {
 		return path
 	}

@@ -87,29 +87,45 @@ func (q *questions) ifWaiting(number uint64, f func()) {
 func (g *Generation) Others(ctx context.Context) Counts {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	before, after := g.neighbours()
 	var asked sync.WaitGroup
-	for _, m := range []*member{before, after} {
-		if m != nil {
-			asked.Go(func() { m.link.question(ctx) })
-		}
+	for _, l := range g.neighbours() {
+		asked.Go(func() { l.question(ctx) })
 	}
 	asked.Wait()
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.past.plus(g.future)
+	return g.beyond(nil)
 }
 
-// neighbours returns those that can be asked.
-func (g *Generation) neighbours() (before, after *member) {
+// neighbours returns the links to those that can be asked.
+func (g *Generation) neighbours() (links []*link) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.before != nil && !g.before.reported {
-		before = g.before
+	for _, p := range g.predecessors {
+		if !p.reported {
+			links = append(links, p.link)
+		}
 	}
-	// A successor may serve before this generation hears of it.
-	return before, g.after
+	if g.after != nil { // it may serve before this generation hears of it
+		links = append(links, g.after.link)
+	}
+	return links
+}
+
+// beyond returns what all generations but this one have counted, and but the one at
+// the other end of a link. The caller holds g.mu.
+func (g *Generation) beyond(except *link) Counts {
+	sum := g.past
+	if except != g.ahead || except == nil {
+		sum = sum.plus(g.future)
+	}
+	for _, p := range g.predecessors {
+		if p.link != except {
+			sum = sum.plus(p.counts)
+		}
+	}
+	return sum
 }
 
 // question asks for a report and returns when it is there, or ctx ends.
@@ -119,7 +135,7 @@ func (l *link) question(ctx context.Context) {
 	}
 	number, answered := l.questions.add()
 	defer l.questions.remove(number)
-	l.send(message{Type: msgQuestion, Question: number}, nil) // if nobody listens, the link ends soon
+	l.send(message{Type: msgQuestion, Question: number}) // if nobody listens, the link ends soon
 	select {
 	case <-answered:
 	case <-l.ended: // with its last report, if it had the time for one
@@ -133,66 +149,83 @@ func (l *link) question(ctx context.Context) {
 
 // exchange takes what concerns reports from what a neighbour says, whatever
 // else this generation is busy with, and tells whether that was all.
-func (g *Generation) exchange(l *link, fromPredecessor bool) func(message) bool {
-	return func(m message) bool {
+func (g *Generation) exchange(l *link, fromPredecessor bool) func(*message) bool {
+	return func(m *message) bool {
 		switch {
-		case m.Hello != nil && !fromPredecessor:
+		case m.Hello != nil && m.Type == msgHello && !fromPredecessor:
 			g.meetSuccessor(l, m.Hello)
 		case m.Type == msgQuestion:
-			g.report(l, message{Type: msgReport}, !fromPredecessor, m.Question)
+			g.report(l, message{Type: msgReport}, m.Question)
+		case m.Type == msgOffer && fromPredecessor:
+			g.takeOffer(l, m)
+		case m.Type == msgTaken && !fromPredecessor:
+			l.offers.answered(m.Batch, m.Refused)
+		case m.Type == msgPredecessor && fromPredecessor:
+			g.inheritPredecessor(l, m)
 		case m.Report != nil:
+			g.mu.Lock()
 			g.takeReport(l, m.Report)
+			g.mu.Unlock()
 			l.questions.remove(m.Report.Answers)
 		}
-		return m.Type == msgQuestion || m.Type == msgReport
+		switch m.Type {
+		case msgQuestion, msgReport, msgOffer, msgTaken:
+			m.close()
+			return true
+		}
+		return false
 	}
 }
 
-// report sends a message with a report, for the successor or for the predecessor,
-// as the answer to a question if that has a number.
-func (g *Generation) report(l *link, m message, toSuccessor bool, answers uint64) {
+// report sends a message with a report over a link, as the answer to a question if
+// that has a number.
+func (g *Generation) report(l *link, m message, answers uint64) error {
 	l.reporting.Lock()
 	defer l.reporting.Unlock()
-	m.Report = g.currentReport(toSuccessor)
+	m.Report = g.currentReport(l)
 	m.Report.Answers = answers
-	l.send(m, nil) // one that is lost is followed by another
+	return l.send(m) // one that is lost is followed by another
 }
 
-func (g *Generation) currentReport(toSuccessor bool) *report {
+// currentReport is what the one at the other end of a link may not know: all
+// counts but its own, and but those of generations that it answers for itself.
+func (g *Generation) currentReport(to *link) *report {
 	g.mu.Lock()
-	r := &report{State: g.state.String(), Load: g.load()}
-	beyond := g.future
-	if toSuccessor {
-		beyond = g.past
-	}
+	r := &report{State: g.state.String(), Load: g.load(), Counts: g.beyond(to)}
 	g.mu.Unlock()
-	r.Counts = beyond
 	if g.opts.Counts != nil && r.State != Starting.String() {
-		r.Counts = beyond.plus(g.opts.Counts())
+		r.Counts = r.Counts.plus(g.opts.Counts())
 	}
 	return r
 }
 
 // meetSuccessor notes who is at the other end of the link, if that is still
-// the one of the upgrade under way.
+// the one of the upgrade under way. It may be another one later: the generation
+// that serves then.
 func (g *Generation) meetSuccessor(l *link, h *hello) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	if g.ahead == l {
+		another := g.after != nil
 		g.after = &member{hello: *h, link: l, state: Starting}
-		g.after.Generation = g.number + 1
+		g.after.Generation = max(h.Generation, g.number+1)
+		if another {
+			g.after.state = Serving
+			defer g.report(l, message{Type: msgReport}, 0)
+		}
 	}
+	g.mu.Unlock()
 }
 
+// takeReport notes what a neighbour has reported. The caller holds g.mu.
 func (g *Generation) takeReport(l *link, r *report) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
 	var m *member
-	switch l {
-	case g.link:
-		m, g.past = g.before, r.Counts
-	case g.ahead:
+	if l == g.ahead {
 		m, g.future = g.after, r.Counts
+	}
+	for _, p := range g.predecessors {
+		if p.link == l {
+			m, p.counts = p, r.Counts
+		}
 	}
 	if m == nil {
 		return

@@ -83,6 +83,39 @@ func TestCountsOfSuccessor(t *testing.T) {
 	}
 }
 
+// So does one that has drained through several upgrades, about all that came after it.
+func TestCountsOfAllSuccessors(t *testing.T) {
+	t.Parallel()
+	l, latch := latched(t, func(p *plan) { p.Answer = 2 * time.Second })
+	given := 1 // at the launch
+	slow, err := net.Dial("unix", strings.TrimPrefix(l.plan.Listen[0], "unix:"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	l.setPlan(func(p *plan) { p.Answer = 0 })
+	for n := 2; n <= 4; n++ {
+		l.upgradeOn(n)
+		given++
+		if a := l.who(); a.Answers != given {
+			t.Errorf("generation %d: got answer %d, want %d", n, a.Answers, given)
+		}
+	}
+	slow.SetDeadline(time.Now().Add(patience))
+	var last answer
+	if err := json.NewDecoder(slow).Decode(&last); err != nil {
+		t.Fatal(err)
+	}
+	if last.Generation != 1 || last.Answers != given+1 {
+		t.Errorf("answer of the generation that drains: got %+v, want number %d of generation 1", last, given+1)
+	}
+	os.Remove(latch)
+	l.awaitLine(4, 1)
+	if a := l.who(); a.Answers != given+2 {
+		t.Errorf("after the drains: got answer %d, want %d", a.Answers, given+2)
+	}
+}
+
 // What a predecessor has counted is not lost with it, the last moment aside.
 func TestCountsOfKilledPredecessor(t *testing.T) {
 	t.Parallel()

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/cloudflare/tableflip"
-	"golang.org/x/sys/unix"
 )
 
 // Options says how a generation lives. The zero value is good for a program
@@ -76,12 +75,10 @@ type Generation struct {
 	offered []claim                // the predecessor's or keeper's listeners that are not claimed yet
 	claims  map[net.Listener]claim // this generation's
 
-	predecessor     *hello // nil: the first generation, or one whose predecessor is unknown
-	link            *link  // to the predecessor, or nil
-	fromPredecessor <-chan message
-	// predecessorFD stands for the predecessor's process, and for no other that
-	// gets its pid later; -1 if it is not to be had.
-	predecessorFD int
+	predecessor *hello     // nil: the first generation, or one whose predecessor is unknown
+	link        *link      // to that predecessor, or nil
+	pipe        uint64     // inode of tableflip's pipe, whose end is that of the predecessor
+	heard       chan heard // what comes over the links, to be decided on by Run
 
 	number int
 	done   chan struct{} // closed when Run ends
@@ -92,13 +89,19 @@ type Generation struct {
 	isStopping bool    // a stop was asked for
 	service    Service // nil before Run
 	addresses  []string
-	before     *member // the predecessor while it lives
-	ahead      *link   // to the successor, or nil
-	after      *member // the successor since it said hello
-	upgrades   []Upgrade
-	results    map[Result]uint64
-	past       Counts // of all generations before this one
-	future     Counts // of all after it
+	// predecessors are those that live and are linked to this generation, oldest
+	// first. Of several, all but the last were linked to that one before.
+	predecessors []*member
+	ahead        *link   // to the successor, or nil
+	after        *member // the successor since it said hello
+	upgrades     []Upgrade
+	results      map[Result]uint64
+	past         Counts // of generations before this one that are gone
+	future       Counts // of all others, as the successor tells it
+
+	adoption  sync.Mutex // held while connections are adopted
+	adopter   Adopter    // nil unless connections may be
+	listeners map[string]net.Listener
 }
 
 // tableflipVariable is how tableflip tells a successor that it is one.
@@ -153,6 +156,9 @@ func New(opts Options) (*Generation, error) {
 	if opts.DrainTimeout <= 0 {
 		opts.DrainTimeout = 30 * time.Second
 	}
+	if opts.MaxDraining == 0 {
+		opts.MaxDraining = 4
+	}
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
@@ -164,10 +170,6 @@ func New(opts Options) (*Generation, error) {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
 	os.Unsetenv(tableflipVariable)
-	if tf.HasParent() {
-		syscall.CloseOnExec(3) // tableflip's pipes
-		syscall.CloseOnExec(4)
-	}
 	g := &Generation{
 		opts:    opts,
 		log:     opts.Logger,
@@ -177,7 +179,13 @@ func New(opts Options) (*Generation, error) {
 		number:  1,
 		done:    make(chan struct{}),
 		pulse:   make(chan struct{}),
+		heard:   make(chan heard),
 		results: map[Result]uint64{Succeeded: 0, Failed: 0, Refused: 0},
+	}
+	if tf.HasParent() {
+		syscall.CloseOnExec(3) // tableflip's pipes
+		syscall.CloseOnExec(4)
+		g.pipe = inodeOf(4)
 	}
 	if err := g.meetPredecessor(); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
@@ -246,9 +254,14 @@ func (g *Generation) meetPredecessor() error {
 	if g.link, err = openLink(f); err != nil {
 		return err
 	}
+	// tableflip has a copy, by which the link would outlast its passing on.
+	if err := g.link.onlyCopy(); err != nil {
+		return fmt.Errorf("open the link: %w", err)
+	}
 	// The greeting was written before this process was started.
 	g.link.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-	m, err := g.link.receive()
+	m, err := g.link.receive(new(receiveBuffer))
+	m.close()
 	if err == nil && m.Hello == nil {
 		err = fmt.Errorf("got message %q", m.Type)
 	}
@@ -257,30 +270,24 @@ func (g *Generation) meetPredecessor() error {
 	}
 	g.link.conn.SetReadDeadline(time.Time{})
 	h := m.Hello
-	if h.Protocol != linkProtocol {
-		g.log.Warn("predecessor speaks another version of the link", "theirs", h.Protocol, "ours", linkProtocol)
-	}
-	g.predecessor, g.number, g.offered, g.upgrades, g.past = h, h.Generation+1, h.Claims, h.Upgrades, h.Counts
-	g.before = &member{hello: *h, link: g.link, state: Upgrading}
-	g.predecessorFD = -1
-	if fd, err := unix.PidfdOpen(h.PID, 0); err == nil {
-		if os.Getppid() == h.PID { // else it is dead, and the pid may be another's
-			g.predecessorFD = fd
-		} else {
-			unix.Close(fd)
-		}
-	}
-	own := g.introduction()
-	if err := g.link.send(message{Type: msgHello, Hello: &own}, nil); err != nil { // it died; the sockets are here, so go on
+	g.predecessor, g.number, g.offered, g.upgrades = h, h.Generation+1, h.Claims, h.Upgrades
+	g.predecessors = []*member{{hello: *h, link: g.link, state: Upgrading, counts: h.Counts}}
+	if err := g.greet(g.link); err != nil { // it died; the sockets are here, so go on
 		g.log.Warn("predecessor does not listen", "error", err)
 	}
-	g.fromPredecessor = g.link.messages(g.done, g.exchange(g.link, true))
+	g.link.follow(g.heard, g.done, g.exchange(g.link, true))
 	return nil
+}
+
+// greet says who is here.
+func (g *Generation) greet(l *link) error {
+	own := g.introduction()
+	return l.send(message{Type: msgHello, Hello: &own})
 }
 
 // introduction is what this generation says of itself first.
 func (g *Generation) introduction() hello {
-	return hello{Protocol: linkProtocol, PID: os.Getpid(), Version: g.opts.Version, Started: g.started}
+	return hello{Protocol: linkProtocol(), PID: os.Getpid(), Version: g.opts.Version, Started: g.started, Generation: g.number}
 }
 
 // claimNames claims what a second server must not share.
@@ -326,21 +333,16 @@ func (g *Generation) Results() map[Result]uint64 {
 	return maps.Clone(g.results)
 }
 
-// HasPredecessor tells whether the predecessor still lives.
-func (g *Generation) HasPredecessor() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.before != nil
-}
+// Predecessors returns how many predecessors still live.
+func (g *Generation) Predecessors() int { return len(g.living()) }
 
-// PredecessorDrain returns how long the drain of a predecessor that lives may take, 0 without one.
-func (g *Generation) PredecessorDrain() time.Duration {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.before == nil {
-		return 0
+// PredecessorDrain returns how long the drain of any predecessor that lives may
+// take at most, 0 without one.
+func (g *Generation) PredecessorDrain() (longest time.Duration) {
+	for _, p := range g.living() {
+		longest = max(longest, p.Drain)
 	}
-	return g.before.Drain
+	return longest
 }
 
 // TakesRequests tells whether the service takes requests, as a readiness probe

@@ -44,7 +44,7 @@ func TestUpgrades(t *testing.T) {
 // Triggers that come while one upgrade runs make one more, not none and not many.
 func TestTriggersAreCoalesced(t *testing.T) {
 	l := newLine(t)
-	l.plan.Drain = 300 * time.Millisecond
+	l.plan.Drain, l.plan.Draining = 300*time.Millisecond, -1
 	l.launch()
 	latch := l.path("latch")
 	os.WriteFile(latch, nil, 0o600)

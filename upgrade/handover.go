@@ -5,6 +5,7 @@ package upgrade
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -28,7 +29,8 @@ const (
 type attempt struct {
 	trigger
 	link     *link
-	messages <-chan message // from the successor; nil once it is gone
+	protocol int   // that both sides speak; 0: unknown
+	next     hello // of the successor, once greeted
 	tail     *tail
 	ended    chan error    // what tableflip says
 	over     chan struct{} // closed when it has failed
@@ -42,6 +44,9 @@ type attempt struct {
 	greeted  bool // the successor said hello
 	serving  bool // and that it serves
 	gone     bool // the link has ended
+
+	pipe   uint64 // see letGo
+	adopts bool   // connections can move there
 }
 
 // ask is where every trigger comes in.
@@ -74,8 +79,10 @@ func (r *run) goOn() {
 		wait = "this generation is not ready yet"
 	case r.State() == Upgrading:
 		wait = "an upgrade is under way"
-	case r.predecessorGone != nil:
+	case r.gate != nil:
 		wait = "the predecessor still drains"
+	case r.Predecessors() > max(r.opts.MaxDraining, 0):
+		wait = fmt.Sprintf("%d predecessors still drain", r.Predecessors())
 	}
 	if wait != "" {
 		r.log.Info("upgrade waits", "by", t.by, "reason", wait)
@@ -99,7 +106,7 @@ func (r *run) begin(t trigger) {
 	}
 	go func() {
 		// tableflip says that the predecessor is gone a moment before it knows.
-		time.Sleep(time.Until(r.goneAt.Add(settling)))
+		time.Sleep(time.Until(r.opened.Add(settling)))
 		a.ended <- r.tf.Upgrade()
 	}()
 }
@@ -117,7 +124,7 @@ func (r *run) prepare(a *attempt) error {
 	}
 	defer theirs.Close()
 	h := r.introduction()
-	h.Generation, h.Trigger, h.Asked, h.Begun, h.Deadline = r.number, a.by, a.at, a.begun, a.begun.Add(r.opts.UpgradeTimeout)
+	h.Trigger, h.Asked, h.Begun, h.Deadline = a.by, a.at, a.begun, a.begun.Add(r.opts.UpgradeTimeout)
 	h.Drain = r.opts.DrainTimeout
 	for _, c := range r.claims {
 		h.Claims = append(h.Claims, c)
@@ -125,11 +132,11 @@ func (r *run) prepare(a *attempt) error {
 	if r.pidFile != nil {
 		h.PIDFile = r.pidFile.path
 	}
-	h.Counts = r.currentReport(true).Counts
+	h.Counts = r.currentReport(l).Counts
 	r.mu.Lock()
 	h.Upgrades = r.upgrades
 	r.mu.Unlock()
-	if err = l.send(message{Type: msgHello, Hello: &h}, nil); err == nil {
+	if err = l.send(message{Type: msgHello, Hello: &h}); err == nil {
 		err = r.tf.AddFile(fileLink, theirs)
 	}
 	if err == nil {
@@ -142,7 +149,8 @@ func (r *run) prepare(a *attempt) error {
 	r.mu.Lock()
 	r.ahead = l
 	r.mu.Unlock()
-	a.link, a.messages = l, l.messages(a.over, r.exchange(l, false))
+	a.link = l
+	l.follow(r.heard, a.over, r.exchange(l, false))
 	return nil
 }
 
@@ -183,10 +191,13 @@ func (r *run) hearSuccessor(m message, ok bool) {
 	a := r.attempt
 	switch {
 	case !ok:
-		a.messages, a.gone = nil, true
+		a.gone = true
 		r.successorIsGone()
+	case m.Type == msgHello && m.Hello != nil && a.greeted:
+		r.log.Info("another generation serves by now", "successor_pid", m.Hello.PID, "successor_version", m.Hello.Version)
 	case m.Type == msgHello && m.Hello != nil:
 		a.greeted = true
+		a.next, a.protocol = *m.Hello, min(m.Hello.Protocol, linkProtocol())
 		next := m.Hello
 		if fd, err := unix.PidfdOpen(next.PID, 0); err == nil {
 			a.process = fd
@@ -197,6 +208,7 @@ func (r *run) hearSuccessor(m message, ok bool) {
 		r.tell(a.waiters, reply{Progress: fmt.Sprintf("generation %d (pid %d, version %s) starts", r.number+1, next.PID, next.Version)})
 	case m.Type == msgServing:
 		a.serving, a.ready = true, time.Since(a.at)
+		a.pipe, a.adopts = m.Pipe, m.Adopts
 		r.keep(m.Claims)
 	}
 	r.commit()
@@ -267,7 +279,18 @@ func (r *run) handOver() {
 		r.pending = nil
 		r.passOn(*t)
 	}
-	r.drain(r.kept)
+	r.passPredecessors()
+	if a.protocol >= 2 && a.pipe != 0 {
+		if err := letGo(a.pipe, -1); err != nil {
+			r.log.Warn("successor cannot be upgraded before this generation's end", "error", err)
+		}
+	}
+	h := Handoff{Kept: r.kept}
+	if a.protocol >= 2 && a.adopts {
+		bound := r.boundAddresses()
+		h.Move = func(ctx context.Context, conns []Connection) []bool { return r.move(ctx, a.link, bound, conns) }
+	}
+	r.drain(h)
 	r.reportToSuccessor()
 	if a.gone && a.greeted {
 		r.successorIsGone()
@@ -280,7 +303,7 @@ func (r *run) passOn(t trigger) {
 		w.forward <- r.attempt.link
 	}
 	if t.signal {
-		if err := r.attempt.link.send(message{Type: msgUpgrade}, nil); err != nil {
+		if err := r.attempt.link.send(message{Type: msgUpgrade}); err != nil {
 			r.log.Error("successor could not be asked for an upgrade", "error", err)
 		}
 	}
@@ -295,7 +318,7 @@ const reportInterval = 200 * time.Millisecond
 func (r *run) reportToSuccessor() {
 	a := r.attempt
 	if !a.gone {
-		r.report(a.link, message{Type: msgReport}, true, 0)
+		r.report(a.link, message{Type: msgReport}, 0)
 	}
 	if !r.handedOver {
 		return
@@ -312,11 +335,7 @@ func (r *run) succeeded(d *Drained) *Outcome {
 		Result: Succeeded, Generation: r.number + 1, ReadySeconds: r.attempt.ready.Seconds(),
 		Predecessor: &Predecessor{Generation: r.number, PID: r.introduction().PID},
 	}
-	r.mu.Lock()
-	if r.after != nil {
-		o.PID, o.Version = r.after.PID, r.after.Version
-	}
-	r.mu.Unlock()
+	o.PID, o.Version = r.attempt.next.PID, r.attempt.next.Version
 	if d != nil {
 		o.Predecessor.IsDrained, o.Predecessor.Drained = true, *d
 	}

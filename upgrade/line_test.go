@@ -50,19 +50,21 @@ func TestMain(m *testing.M) {
 
 // plan is what the next generation does. It is read afresh by each.
 type plan struct {
-	Listen  []string
-	Control string
-	PIDFile string
-	Timeout time.Duration // of its upgrades
-	Drain   time.Duration // how long its drain takes
-	Cut     time.Duration // when that is cut; 0: late
-	Drained string        // what it does at the end of its drain
-	Answer  time.Duration // how long an answer takes
-	Delay   time.Duration // of a stop
-	Start   string        // what it does before anything else
-	Check   string        // what it does last before it is ready
-	Hooks   bool
-	Keeper  bool // there is one, which has descriptor 3 for the first generation
+	Listen   []string
+	Control  string
+	PIDFile  string
+	Timeout  time.Duration // of its upgrades
+	Drain    time.Duration // how long its drain takes
+	Cut      time.Duration // when that is cut; 0: late
+	Drained  string        // what it does at the end of its drain
+	Answer   time.Duration // how long an answer takes
+	Delay    time.Duration // of a stop
+	Start    string        // what it does before anything else
+	Check    string        // what it does last before it is ready
+	Hooks    bool
+	Draining int    // predecessors that may drain when it is upgraded; 0: as many as usual
+	Protocol string // version of the link; empty: that of this release
+	Keeper   bool   // there is one, which has descriptor 3 for the first generation
 }
 
 func generation(path string) error {
@@ -70,6 +72,9 @@ func generation(path string) error {
 	p := readPlan(path)
 	if err := misbehave(context.Background(), p.Start); err != nil {
 		return err
+	}
+	if p.Protocol != "" {
+		upgrade.SetProtocol(p.Protocol)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
 	s := &whoami{drain: p.Drain, drained: p.Drained, answer: p.Answer}
@@ -81,7 +86,7 @@ func generation(path string) error {
 		Keeper:  keeper,
 		Counts:  func() upgrade.Counts { return upgrade.Counts{"answers": float64(s.answered.Load())} },
 		Version: "v", Control: p.Control, PIDFile: p.PIDFile, Logger: log,
-		UpgradeTimeout: p.Timeout, DrainTimeout: cmp.Or(p.Cut, patience), ShutdownDelay: p.Delay,
+		UpgradeTimeout: p.Timeout, DrainTimeout: cmp.Or(p.Cut, patience), ShutdownDelay: p.Delay, MaxDraining: p.Draining,
 		Check: func(ctx context.Context) error { return misbehave(ctx, p.Check) },
 	})
 	if err != nil {

@@ -2,7 +2,7 @@ package upgrade
 
 // This file holds the link: a socketpair between a generation and its
 // successor, and the messages on it. Each message is one packet of JSON,
-// possibly with a descriptor. A type that the other side does not know is
+// possibly with descriptors. A type that the other side does not know is
 // ignored there, so that releases can differ.
 
 import (
@@ -10,19 +10,36 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// protocol is the newest version of the link that this release speaks. It is a
+// variable for the linker, with which the tests make a release of the past.
+//
+// Version 2 brought connections that move, and a predecessor that drains while
+// its successor is upgraded. Both sides use what both know.
+var protocol = "2"
+
+func linkProtocol() int {
+	n, err := strconv.Atoi(protocol)
+	if err != nil {
+		panic("upgrade: the version of the link is not a number: " + protocol)
+	}
+	return n
+}
+
 const (
-	linkProtocol = 1
-	messageSize  = 160 << 10             // bytes of a message at most; the kernel takes some 200 KiB
-	sendTimeout  = 50 * time.Millisecond // the other side may be stopped
+	messageSize = 160 << 10             // bytes of a message at most; the kernel takes some 200 KiB
+	sendTimeout = 50 * time.Millisecond // the other side may be stopped
 )
 
 // message is what one generation tells the other. Which fields are set follows
@@ -30,26 +47,35 @@ const (
 type message struct {
 	Type string `json:"type"`
 
-	Hello    *hello   `json:"hello,omitempty"`
-	Claims   []claim  `json:"claims,omitempty"`
-	Question uint64   `json:"question,omitempty"` // its number
-	Report   *report  `json:"report,omitempty"`
-	Drained  *Drained `json:"drained,omitempty"`
+	Hello    *hello    `json:"hello,omitempty"`
+	Claims   []claim   `json:"claims,omitempty"`
+	Adopts   bool      `json:"adopts,omitempty"`   // connections can move to the sender
+	Pipe     uint64    `json:"pipe,omitempty"`     // inode of the pipe that tells the sender of its predecessor's end
+	Question uint64    `json:"question,omitempty"` // its number
+	Report   *report   `json:"report,omitempty"`
+	Drained  *Drained  `json:"drained,omitempty"`
+	Batch    uint64    `json:"batch,omitempty"` // number of an offer
+	Offered  []offered `json:"offered,omitempty"`
+	Refused  []int     `json:"refused,omitempty"` // which of them, from 0
+	Due      time.Time `json:"due,omitzero"`      // when the predecessor that is passed on should be gone
 
-	conn net.Conn // a control connection that came along
+	fds []int // descriptors that came along; they belong to whoever has the message
 }
 
 const (
-	msgHello    = "hello"    // both ways: who I am
-	msgQuestion = "question" // both ways: send a report
-	msgReport   = "report"   // both ways: what I have in hand and have counted; from the predecessor also unasked
-	msgServing  = "serving"  // successor: I accept from these listeners
-	msgDrained  = "drained"  // predecessor: I am about to exit; with its last report
-	msgUpgrade  = "upgrade"  // predecessor: an upgrade was asked for; with a connection: by this one
-	msgStop     = "stop"     // predecessor: a stop was asked for
+	msgHello       = "hello"       // both ways: who I am
+	msgQuestion    = "question"    // both ways: send a report
+	msgReport      = "report"      // both ways: what I have in hand and have counted; from the predecessor also unasked
+	msgServing     = "serving"     // successor: I accept from these listeners
+	msgDrained     = "drained"     // predecessor: I am about to exit; with its last report
+	msgUpgrade     = "upgrade"     // predecessor: an upgrade was asked for; with a connection: by this one
+	msgStop        = "stop"        // predecessor: a stop was asked for
+	msgOffer       = "offer"       // predecessor: take these connections
+	msgTaken       = "taken"       // successor: they are mine from now on, but for some
+	msgPredecessor = "predecessor" // predecessor: here is the link to one before me, which still drains
 )
 
-// hello introduces a generation. All but the first four are the predecessor's.
+// hello introduces a generation. All but the first five are the predecessor's.
 type hello struct {
 	Protocol   int       `json:"protocol"`
 	PID        int       `json:"pid"`
@@ -70,10 +96,20 @@ type hello struct {
 
 type link struct {
 	conn      *net.UnixConn
+	released  chan struct{} // closed when another process goes on reading
+	left      []message     // read before that, and not delivered; to be read when ended is closed
 	ended     chan struct{} // closed when nothing more is read
 	silent    atomic.Bool   // the other side has let a question wait, and nothing was heard of it since
 	questions questions     // that this side has asked
+	offers    offers        // that this side has made
 	reporting sync.Mutex    // held from the making of a report to its sending, so that none overtakes another
+}
+
+// heard is what came over a link.
+type heard struct {
+	from *link
+	message
+	end bool // the other side is gone
 }
 
 // newLink returns one end as a link, and the other for the successor.
@@ -103,13 +139,13 @@ func openLink(f *os.File) (*link, error) {
 		nc.Close()
 		return nil, errors.New("open the link: not a unix socket")
 	}
-	return &link{conn: conn, ended: make(chan struct{})}, nil
+	return &link{conn: conn, released: make(chan struct{}), ended: make(chan struct{})}, nil
 }
 
-// send passes a message on, with a descriptor if nc has one. It gives up soon when
+// send passes a message on, with the descriptors of sockets. It gives up soon when
 // the other side does not read, but never without having tried: a deadline would
 // pass on a busy machine before the first attempt.
-func (l *link) send(m message, nc *net.UnixConn) error {
+func (l *link) send(m message, with ...syscall.Conn) error {
 	packet, err := json.Marshal(m)
 	if err != nil {
 		return err
@@ -118,117 +154,211 @@ func (l *link) send(m message, nc *net.UnixConn) error {
 		return fmt.Errorf("message of %d bytes is too long for the link", len(packet))
 	}
 	for patience := time.Now().Add(sendTimeout); ; time.Sleep(sendTimeout / 10) {
-		if err = l.trySend(packet, nc); !errors.Is(err, unix.EAGAIN) || time.Now().After(patience) {
+		err = l.trySend(packet, with)
+		// Too many references: too many descriptors are under way, of all links of this user.
+		if again := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ETOOMANYREFS); !again || time.Now().After(patience) {
 			return err
 		}
 	}
 }
 
-func (l *link) trySend(packet []byte, nc *net.UnixConn) (err error) {
-	var rights []byte
-	socket, controlErr := l.conn.SyscallConn()
-	if controlErr != nil {
-		return controlErr
-	}
-	write := func(fd uintptr) { err = unix.Sendmsg(int(fd), packet, rights, nil, unix.MSG_NOSIGNAL) }
-	if nc == nil {
-		return cmp.Or(socket.Control(write), err)
-	}
-	passed, controlErr := nc.SyscallConn()
-	if controlErr != nil {
-		return controlErr
-	}
-	controlErr = passed.Control(func(fd uintptr) {
-		rights = unix.UnixRights(int(fd))
-		if failed := socket.Control(write); failed != nil {
-			err = failed
+func (l *link) trySend(packet []byte, with []syscall.Conn) (err error) {
+	failed := withDescriptors(append([]syscall.Conn{l.conn}, with...), nil, func(fds []int) {
+		var rights []byte
+		if len(fds) > 1 {
+			rights = unix.UnixRights(fds[1:]...)
 		}
+		err = unix.Sendmsg(fds[0], packet, rights, nil, unix.MSG_NOSIGNAL)
 	})
-	return cmp.Or(controlErr, err)
+	return cmp.Or(failed, err)
 }
 
-// receive returns the next message. A malformed one is an error like any other:
-// the link is of no more use then.
-func (l *link) receive() (message, error) {
-	packet := make([]byte, messageSize)
-	rights := make([]byte, unix.CmsgSpace(4))
-	n, rn, flags, _, err := l.conn.ReadMsgUnix(packet, rights)
+// withDescriptors calls f with the descriptors of sockets, which stay open until
+// it returns.
+func withDescriptors(sockets []syscall.Conn, fds []int, f func(fds []int)) error {
+	if len(sockets) == 0 {
+		f(fds)
+		return nil
+	}
+	raw, err := sockets[0].SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	err = raw.Control(func(fd uintptr) { inner = withDescriptors(sockets[1:], append(fds, int(fd)), f) })
+	return cmp.Or(err, inner)
+}
+
+// receive returns the next message, for which it uses buf. A malformed one is an
+// error like any other: the link is of no more use then. Descriptors for which
+// this process has no room are missing from the end.
+func (l *link) receive(buf *receiveBuffer) (message, error) {
+	var n, flags int
+	var rights []byte
+	receive := func(socket uintptr) (done bool, err error) {
+		// The kernel makes no descriptors beyond this, and so never takes the last ones,
+		// which this process accepts with.
+		rights = buf.rights[:unix.CmsgSpace(4*min(max(spareDescriptors(), 1), MoveLimit))]
+		var rn int
+		n, rn, flags, _, err = unix.Recvmsg(int(socket), buf.packet[:], rights, unix.MSG_CMSG_CLOEXEC)
+		rights = rights[:max(rn, 0)]
+		return !errors.Is(err, unix.EAGAIN), err
+	}
+	err := l.read(receive)
 	if errors.Is(err, unix.ECONNRESET) {
 		// The other side went with something unread, of which the kernel tells
 		// first, and once. What it had sent is still to be had.
-		n, rn, flags, _, err = l.conn.ReadMsgUnix(packet, rights)
+		err = l.read(receive)
 	}
 	if err != nil {
 		return message{}, err
 	}
-	nc := receivedConn(rights[:rn])
+	if n == 0 {
+		return message{}, io.EOF
+	}
 	var m message
-	if err = json.Unmarshal(packet[:n], &m); err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+	fds := receivedDescriptors(rights)
+	if err = json.Unmarshal(buf.packet[:n], &m); err == nil && flags&unix.MSG_TRUNC != 0 {
 		err = errors.New("message of the link is too long")
 	}
+	m.fds = fds
 	if err != nil {
-		if nc != nil {
-			nc.Close()
-		}
+		m.close()
 		return message{}, err
 	}
-	m.conn = nc
 	return m, nil
 }
 
-// receivedConn returns the connection that came with a message, or nil.
-func receivedConn(rights []byte) net.Conn {
+// read calls receive when there may be something to read, until it is done.
+func (l *link) read(receive func(socket uintptr) (done bool, err error)) error {
+	socket, err := l.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var received error
+	err = socket.Read(func(fd uintptr) (done bool) {
+		done, received = receive(fd)
+		return done
+	})
+	return cmp.Or(err, received)
+}
+
+// receiveBuffer is where a message is received.
+type receiveBuffer struct {
+	packet [messageSize]byte
+	rights [unix.SizeofCmsghdr + 4*MoveLimit + 4]byte // and padding
+}
+
+func receivedDescriptors(rights []byte) (fds []int) {
 	controls, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {
 		return nil
 	}
-	var nc net.Conn
 	for _, control := range controls {
-		fds, err := unix.ParseUnixRights(&control)
-		if err != nil {
-			continue
+		if some, err := unix.ParseUnixRights(&control); err == nil {
+			fds = append(fds, some...)
 		}
-		for _, fd := range fds {
-			unix.CloseOnExec(fd)
-			f := os.NewFile(uintptr(fd), "received")
-			if nc == nil {
-				nc, _ = net.FileConn(f)
-			}
-			f.Close()
-		}
+	}
+	return fds
+}
+
+// takeConn returns the connection that came with a message, or nil.
+func (m *message) takeConn() net.Conn {
+	if len(m.fds) == 0 {
+		return nil
+	}
+	nc, err := openConn(m.fds[0])
+	m.fds = m.fds[1:]
+	if err != nil {
+		return nil
 	}
 	return nc
 }
 
-// messages reads the link into a channel, which is closed when the other side
-// is gone, except for those messages of which take says that it has dealt with
-// them. The goroutine ends then, or when the link is closed and stop too.
-func (l *link) messages(stop <-chan struct{}, take func(message) bool) <-chan message {
-	in := make(chan message)
+// close closes the descriptors that came with a message and nobody has taken.
+func (m *message) close() {
+	for _, fd := range m.fds {
+		unix.Close(fd)
+	}
+	m.fds = nil
+}
+
+// openConn makes a connection of a descriptor, which it takes over.
+func openConn(fd int) (net.Conn, error) {
+	f := os.NewFile(uintptr(fd), "received")
+	defer f.Close()
+	return net.FileConn(f)
+}
+
+// follow reads the link and passes on what it hears, its end at last, except for
+// those messages of which take says that it has dealt with them. The goroutine
+// ends when the link does, when stop is closed, or with release.
+func (l *link) follow(to chan<- heard, stop <-chan struct{}, take func(*message) bool) {
+	pass := func(h heard) bool {
+		select {
+		case to <- h:
+			return true
+		case <-l.released:
+			if !h.end {
+				l.left = append(l.left, h.message)
+			}
+		case <-stop:
+			h.close()
+		}
+		return false
+	}
 	go func() {
-		defer close(in)
-		defer close(l.ended)
+		buf := new(receiveBuffer)
 		for {
-			m, err := l.receive()
+			m, err := l.receive(buf)
 			if err != nil {
+				close(l.ended)
+				select {
+				case <-l.released:
+				default:
+					pass(heard{from: l, end: true})
+				}
 				return
 			}
-			taken := take(m)
+			taken := take(&m)
 			l.silent.Store(false) // not before: a question that it answers may be given up now
-			if taken {
-				continue
-			}
-			select {
-			case in <- m:
-			case <-stop:
-				if m.conn != nil {
-					m.conn.Close()
-				}
+			if !taken && !pass(heard{from: l, message: m}) {
+				close(l.ended)
 				return
 			}
 		}
 	}()
-	return in
+}
+
+// release ends the reading, so that another process can go on with it, and
+// returns what was read and not delivered.
+func (l *link) release() []message {
+	close(l.released)
+	l.conn.SetReadDeadline(time.Unix(1, 0))
+	<-l.ended
+	return l.left
+}
+
+// onlyCopy leaves this process no other descriptor of the link.
+func (l *link) onlyCopy() error {
+	socket, err := l.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	failed := socket.Control(func(fd uintptr) { err = letGo(inodeOf(int(fd)), int(fd)) })
+	return cmp.Or(failed, err)
+}
+
+// hungUp tells whether the other side is gone.
+func (l *link) hungUp() bool {
+	gone := true // or this side is
+	if socket, err := l.conn.SyscallConn(); err == nil {
+		socket.Control(func(fd uintptr) {
+			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, 0)
+			gone = err == nil && n > 0
+		})
+	}
+	return gone
 }
 
 func (l *link) close() { l.conn.Close() }

@@ -50,19 +50,21 @@ func TestLinkPassesConnection(t *testing.T) {
 	served.Close()
 	stop := make(chan struct{})
 	defer close(stop)
-	in := b.messages(stop, func(message) bool { return false })
+	in := make(chan heard)
+	b.follow(in, stop, func(*message) bool { return false })
 	m := <-in
-	if m.Type != msgUpgrade || m.conn == nil {
+	conn := m.takeConn()
+	if m.Type != msgUpgrade || conn == nil {
 		t.Fatalf("got %+v, want an upgrade with a connection", m)
 	}
-	defer m.conn.Close()
-	go io.WriteString(m.conn, "hello")
+	defer conn.Close()
+	go io.WriteString(conn, "hello")
 	buf := make([]byte, 5)
 	if _, err := io.ReadFull(client, buf); err != nil || string(buf) != "hello" {
 		t.Errorf("got %q, %v over the passed connection", buf, err)
 	}
 	a.close()
-	if m, ok := <-in; ok {
+	if m := <-in; !m.end {
 		t.Errorf("after the other side has closed: got %+v, want the end", m)
 	}
 }
@@ -71,17 +73,18 @@ func TestLinkPassesConnection(t *testing.T) {
 func TestLinkLastWords(t *testing.T) {
 	a, b := linkPair(t)
 	for _, send := range []func() error{
-		func() error { return b.send(message{Type: msgQuestion, Question: 1}, nil) },
-		func() error { return a.send(message{Type: msgDrained, Drained: &Drained{Requests: 7}}, nil) },
+		func() error { return b.send(message{Type: msgQuestion, Question: 1}) },
+		func() error { return a.send(message{Type: msgDrained, Drained: &Drained{Requests: 7}}) },
 	} {
 		if err := send(); err != nil {
 			t.Fatal(err)
 		}
 	}
 	a.close()
-	m, ok := <-b.messages(nil, func(message) bool { return false })
-	if !ok || m.Drained == nil || m.Drained.Requests != 7 {
-		t.Errorf("got %+v, %v, want the report", m, ok)
+	in := make(chan heard, 2)
+	b.follow(in, nil, func(*message) bool { return false })
+	if m := <-in; m.end || m.Drained == nil || m.Drained.Requests != 7 {
+		t.Errorf("got %+v, want the report", m)
 	}
 }
 
@@ -104,10 +107,10 @@ func TestLinkEndsAtGarbage(t *testing.T) {
 			}
 			r.Close()
 			w.Close()
-			if m, err := b.receive(); err == nil {
+			if m, err := b.receive(new(receiveBuffer)); err == nil {
 				t.Errorf("got %+v, want an error", m)
 			}
-			if after := openFiles(t); after != before {
+			if after := openFiles(t); after > before { // fewer: something else was collected
 				t.Errorf("got %d open files, want %d as before", after, before)
 			}
 		})
@@ -117,14 +120,14 @@ func TestLinkEndsAtGarbage(t *testing.T) {
 // A type of a later release is passed on, and ignored by Run.
 func TestLinkUnknownMessage(t *testing.T) {
 	a, b := linkPair(t)
-	if err := a.send(message{Type: "of a later release"}, nil); err != nil {
+	if err := a.send(message{Type: "of a later release"}); err != nil {
 		t.Fatal(err)
 	}
-	m, err := b.receive()
+	m, err := b.receive(new(receiveBuffer))
 	if err != nil || m.Type != "of a later release" {
 		t.Errorf("got %+v, %v", m, err)
 	}
-	(&run{Generation: &Generation{}}).hear(m)
+	(&run{Generation: &Generation{}}).hear(new(member), &m)
 }
 
 // A neighbour that does not read costs a moment, not the process.
@@ -134,14 +137,14 @@ func TestLinkSendGivesUp(t *testing.T) {
 	var err error
 	begin := time.Now()
 	for range 1000 {
-		if err = a.send(m, nil); err != nil {
+		if err = a.send(m); err != nil {
 			break
 		}
 	}
 	if took := time.Since(begin); err == nil || took > 10*sendTimeout {
 		t.Errorf("got %v after %v, want an error soon after %v", err, took, sendTimeout)
 	}
-	if err := a.send(message{Type: strings.Repeat("x", messageSize)}, nil); err == nil {
+	if err := a.send(message{Type: strings.Repeat("x", messageSize)}); err == nil {
 		t.Error("a message over the limit was sent")
 	}
 }
@@ -153,6 +156,9 @@ func FuzzLink(f *testing.F) {
 	f.Add([]byte(`{"type":"drained","drained":{"drain_seconds":1}}`))
 	f.Add([]byte(`{"type":"report","report":{"state":"bored","load":{"requests_in_flight":-1},"counts":{"":1},"answers":1}}`))
 	f.Add([]byte(`{"type":"question","question":7}`))
+	f.Add([]byte(`{"type":"offer","batch":1,"offered":[{"bound":"here","spoke":true,"left":-1},{"bound":"there"}]}`))
+	f.Add([]byte(`{"type":"taken","batch":1,"refused":[-1,7]}`))
+	f.Add([]byte(`{"type":"predecessor","hello":{"pid":-1},"report":{},"due":"2026-01-01T00:00:00Z"}`))
 	f.Fuzz(func(t *testing.T, packet []byte) {
 		if len(packet) == 0 || len(packet) > messageSize {
 			return
@@ -161,17 +167,23 @@ func FuzzLink(f *testing.F) {
 		if _, err := a.conn.Write(packet); err != nil {
 			t.Fatal(err)
 		}
-		m, err := b.receive()
+		m, err := b.receive(new(receiveBuffer))
 		if err != nil || m.Type == msgUpgrade || m.Type == msgStop {
 			return
 		}
-		g := &Generation{log: discard, state: Draining}
-		if g.exchange(b, true)(m) || g.exchange(b, false)(m) {
+		g := &Generation{log: discard, state: Draining, done: make(chan struct{}), heard: make(chan heard)}
+		defer close(g.done)
+		g.adopter = new(adopted)
+		g.listeners = map[string]net.Listener{"here": nil}
+		before := &member{link: b}
+		g.add(before)
+		if g.exchange(b, true)(&m) || g.exchange(b, false)(&m) {
 			return
 		}
 		r := &run{Generation: g, service: idle{}, attempt: &attempt{link: b}}
-		r.hear(m)
+		r.hear(before, &m)
 		r.hearSuccessor(m, true)
+		m.close()
 	})
 }
 

@@ -43,6 +43,9 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	}
 	r.enter(Serving)
 	r.service.Serve()
+	r.adoption.Lock()
+	r.adopter, _ = r.service.(Adopter)
+	r.adoption.Unlock()
 	r.control.serve()
 	r.keepListeners()
 	if r.pidFile != nil && r.tf.HasParent() {
@@ -68,19 +71,23 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		for _, c := range r.claims {
 			claims = append(claims, c)
 		}
-		if err := r.link.send(message{Type: msgServing, Claims: claims}, nil); err != nil {
+		serving := message{Type: msgServing, Claims: claims, Adopts: r.adopter != nil, Pipe: r.pipe}
+		if err := r.link.send(serving); err != nil {
 			r.log.Warn("predecessor does not listen", "error", err)
 		}
-		if p.Drain > 0 {
-			r.overdue = time.After(p.Drain + overstay)
+		for _, m := range r.living() {
+			if m.due.IsZero() && p.Drain > 0 {
+				m.due = time.Now().Add(p.Drain + overstay)
+			}
 		}
+		r.watchOverdue()
 	}
 	if r.tf.HasParent() {
-		gone := make(chan struct{})
-		r.predecessorGone = gone
-		go func() { // ends with the predecessor
+		gate := make(chan struct{})
+		r.gate = gate
+		go func() { // ends with the predecessor, or when that lets go
 			r.tf.WaitForParent(context.Background())
-			close(gone)
+			close(gate)
 		}()
 	}
 	return nil
@@ -113,16 +120,13 @@ func (r *run) check(signals <-chan os.Signal) error {
 				continue
 			}
 			return fmt.Errorf("stopped by %v before it was ready", sig)
-		case m, ok := <-r.fromPredecessor:
-			switch {
-			case !ok: // nobody reads the pipe any more
-				r.fromPredecessor = nil
+		case h := <-r.heard:
+			if h.end { // nobody reads the pipe any more
 				r.stderr.restore()
-			case m.Type == msgStop:
+			} else if h.Type == msgStop {
 				return errors.New("stopped by the predecessor before it was ready")
-			default:
-				r.hear(m)
 			}
+			r.listen(&h)
 		}
 	}
 }

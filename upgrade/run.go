@@ -11,8 +11,6 @@ import (
 	"slices"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // run is what only the goroutine of Run touches.
@@ -20,9 +18,9 @@ type run struct {
 	*Generation
 	service Service
 
-	predecessorGone <-chan struct{} // nil once it is
-	goneAt          time.Time
-	overdue         <-chan time.Time // when it should have been gone
+	gate    <-chan struct{}  // closed when tableflip allows an upgrade, nil since then
+	opened  time.Time        // when that was
+	overdue <-chan time.Time // when a predecessor should have been gone
 
 	pending *trigger // waits for the predecessor's end or that of the upgrade
 	attempt *attempt // the upgrade under way, or the one that succeeded
@@ -37,7 +35,7 @@ type run struct {
 
 	drained chan Drained // nil before the drain
 	result  *Drained     // once it is over
-	waiting bool         // for the predecessor, with the result
+	waiting bool         // for predecessors, with the result
 	cut     context.CancelFunc
 
 	reportTick <-chan time.Time // while a successor is there
@@ -68,9 +66,11 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 	defer close(g.done)
 	g.mu.Lock()
 	g.service = service
+	g.listeners = make(map[string]net.Listener)
 	for ln, c := range g.claims {
 		if ln != g.control.listener {
 			g.addresses = append(g.addresses, c.Bound)
+			g.listeners[c.Bound] = ln
 		}
 	}
 	slices.Sort(g.addresses)
@@ -88,12 +88,11 @@ func (r *run) loop(signals <-chan os.Signal) {
 	r.goOn()
 	for r.State() != Exited {
 		var (
-			ended         chan error
-			fromSuccessor <-chan message
-			late          <-chan time.Time
+			ended chan error
+			late  <-chan time.Time
 		)
 		if a := r.attempt; a != nil {
-			ended, fromSuccessor, late = a.ended, a.messages, a.late
+			ended, late = a.ended, a.late
 		}
 		select {
 		case sig := <-signals:
@@ -107,21 +106,15 @@ func (r *run) loop(signals <-chan os.Signal) {
 			r.ask(trigger{by: byControl, waiters: []*waiter{w}})
 		case err := <-ended:
 			r.upgradeEnded(err)
-		case m, ok := <-fromSuccessor:
-			r.hearSuccessor(m, ok)
+		case h := <-r.heard:
+			r.listen(&h)
 		case <-late:
 			r.killSuccessor()
-		case m, ok := <-r.fromPredecessor:
-			if ok {
-				r.hear(m)
-			} else {
-				r.fromPredecessor = nil
-			}
-		case <-r.predecessorGone:
-			r.predecessorIsGone()
+		case <-r.gate:
+			r.gate, r.opened = nil, time.Now()
+			r.goOn()
 		case <-r.overdue:
-			r.overdue = nil
-			r.killPredecessor()
+			r.killOverdue()
 		case <-r.delay:
 			r.delay, r.mayDrain = nil, true
 			r.drainForStop()
@@ -133,7 +126,7 @@ func (r *run) loop(signals <-chan os.Signal) {
 		case d := <-r.drained:
 			r.result = &d
 		}
-		if r.result != nil && !r.waitsForPredecessor() {
+		if r.result != nil && !r.waitsForPredecessors() {
 			r.finish(*r.result)
 		}
 	}
@@ -150,8 +143,27 @@ func (g *Generation) Alive(ctx context.Context) error {
 	}
 }
 
-// hear takes what the predecessor says.
-func (r *run) hear(m message) {
+// listen takes what came over a link. What came over one of an attempt that has
+// failed since is of no interest.
+func (r *run) listen(h *heard) {
+	defer h.close()
+	if a := r.attempt; a != nil && a.link == h.from {
+		r.hearSuccessor(h.message, !h.end)
+		return
+	}
+	for _, p := range r.living() {
+		switch {
+		case p.link != h.from:
+		case h.end:
+			r.predecessorIsGone(p)
+		default:
+			r.hear(p, &h.message)
+		}
+	}
+}
+
+// hear takes what a predecessor says.
+func (r *run) hear(p *member, m *message) {
 	switch m.Type {
 	case msgDrained:
 		if m.Drained == nil {
@@ -159,60 +171,24 @@ func (r *run) hear(m message) {
 		}
 		d := *m.Drained
 		c := d.Connections
-		r.log.Info("predecessor drained", "seconds", d.Seconds, "requests_finished", d.Requests, "closed_by_client", c.Client,
+		r.log.Info("predecessor drained", "predecessor", p.Generation, "seconds", d.Seconds, "requests_finished", d.Requests,
+			"connections_moved", d.Moved, "closed_by_client", c.Client,
 			"told_to_close", c.Announced, "closed_after_grace", c.Grace, "cut", c.Cut)
 		r.mu.Lock()
-		if r.before != nil {
-			r.before.reported, r.before.load = true, Load{}
-		}
+		p.reported, p.load = true, Load{}
 		r.mu.Unlock()
 		if r.opts.OnDrained != nil {
 			r.opts.OnDrained(d)
 		}
 	case msgUpgrade:
-		if m.conn != nil {
-			r.control.adopt(m.conn)
+		if conn := m.takeConn(); conn != nil {
+			r.control.adopt(conn)
 		} else {
 			r.ask(trigger{by: bySignal, signal: true})
 		}
+	case msgPredecessor: // the link has brought it already
+		r.watchOverdue()
 	case msgStop:
 		r.stop("the predecessor")
-	}
-}
-
-func (r *run) predecessorIsGone() {
-	r.predecessorGone = nil
-	r.goneAt = time.Now()
-	for r.fromPredecessor != nil { // its last words may still be on the link
-		if m, ok := <-r.fromPredecessor; ok {
-			r.hear(m)
-		} else {
-			r.fromPredecessor = nil
-		}
-	}
-	r.mu.Lock()
-	abrupt := r.before != nil && !r.before.reported
-	r.before = nil
-	r.mu.Unlock()
-	if abrupt {
-		r.log.Warn("predecessor ended without a report; what it had in hand is lost")
-	} else {
-		r.log.Info("predecessor is gone")
-	}
-	r.goOn()
-}
-
-// overstay is how much longer than its drain may take a predecessor may live.
-const overstay = 5 * time.Second
-
-// killPredecessor ends a predecessor that hangs or was stopped: as long as it
-// lives no upgrade is possible.
-func (r *run) killPredecessor() {
-	if r.predecessorGone == nil || r.predecessorFD < 0 {
-		return
-	}
-	r.log.Warn("predecessor is still there although its drain is long over; kills it", "predecessor_pid", r.predecessor.PID)
-	if err := unix.PidfdSendSignal(r.predecessorFD, unix.SIGKILL, nil, 0); err != nil {
-		r.log.Error("predecessor cannot be killed", "error", err)
 	}
 }

@@ -6,6 +6,7 @@ package upgrade
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -88,7 +89,9 @@ type member struct {
 	link     *link
 	state    State
 	load     Load
-	reported bool // that it is drained
+	counts   Counts    // of a predecessor: its own and of those before it that are not linked to this generation
+	reported bool      // that it is drained
+	due      time.Time // of a predecessor: when it should be gone; zero: unknown
 }
 
 func (m *member) report() Member {
@@ -96,20 +99,18 @@ func (m *member) report() Member {
 		Age: time.Since(m.Started).Seconds(), Load: m.load}
 }
 
-// Status returns what is known now of this generation, of its predecessor and
+// Status returns what is known now of this generation, of its predecessors and
 // its successor, and of the last upgrades.
 func (g *Generation) Status() Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	own := member{hello: g.introduction(), state: g.state}
-	own.Generation = g.number
-	own.load = g.load()
+	own := member{hello: g.introduction(), state: g.state, load: g.load()}
 	s := Status{
 		Generation: g.number, PID: own.PID, Version: own.Version, State: own.state.String(),
 		Listen:   append([]string{}, g.addresses...),
 		Upgrades: append([]Upgrade{}, g.upgrades...),
 	}
-	for _, m := range []*member{g.before, &own, g.after} {
+	for _, m := range slices.Concat(g.predecessors, []*member{&own, g.after}) {
 		if m != nil {
 			s.Generations = append(s.Generations, m.report())
 		}
@@ -135,8 +136,8 @@ func (o Outcome) String() string {
 		return line + fmt.Sprintf("; generation %d still drains", p.Generation)
 	}
 	c := p.Drained.Connections
-	line += fmt.Sprintf("; generation %d drained in %s: %s finished, %s told to close, %d idle ones closed, %d cut",
-		p.Generation, span(p.Seconds), count(p.Requests, "request"), count(c.Announced, "connection"), c.Grace, c.Cut)
+	line += fmt.Sprintf("; generation %d drained in %s: %s finished, %s moved, %d told to close, %d idle ones closed, %d cut",
+		p.Generation, span(p.Seconds), count(p.Requests, "request"), count(p.Moved, "connection"), c.Announced, c.Grace, c.Cut)
 	return line
 }
 

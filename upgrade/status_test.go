@@ -9,10 +9,10 @@ import (
 func TestOutcomeString(t *testing.T) {
 	for want, o := range map[string]Outcome{
 		"upgrade failed: successor is no good": {Result: Failed, Reason: "successor is no good"},
-		"generation 3 (pid 4242, version 1.4.0) serves after 41 ms; generation 2 drained in 1.03 s: 12 requests finished, 72 connections told to close, 5 idle ones closed, 0 cut": {
+		"generation 3 (pid 4242, version 1.4.0) serves after 41 ms; generation 2 drained in 1.03 s: 12 requests finished, 340 connections moved, 72 told to close, 5 idle ones closed, 0 cut": {
 			Result: Succeeded, Generation: 3, PID: 4242, Version: "1.4.0", ReadySeconds: 0.0414,
 			Predecessor: &Predecessor{Generation: 2, IsDrained: true,
-				Drained: Drained{Seconds: 1.03, Requests: 12, Connections: Closed{Announced: 72, Grace: 5}}},
+				Drained: Drained{Seconds: 1.03, Requests: 12, Moved: 340, Connections: Closed{Announced: 72, Grace: 5}}},
 		},
 		"generation 3 (pid 4242, version 1.4.0) serves after 1.50 s; generation 2 still drains: 1 request, 6 connections": {
 			Result: Succeeded, Generation: 3, PID: 4242, Version: "1.4.0", ReadySeconds: 1.5,

@@ -33,8 +33,8 @@ func (r *run) stop(by string) {
 		r.isStopping = true
 		r.mu.Unlock()
 		r.enter(Draining)
-		if r.link != nil && r.predecessorGone != nil { // so that this one's end surprises nobody
-			r.report(r.link, message{Type: msgReport}, false, 0)
+		for _, p := range r.living() { // so that this one's end surprises nobody
+			r.report(p.link, message{Type: msgReport}, 0)
 		}
 		if p := r.pending; p != nil {
 			r.pending = nil
@@ -45,7 +45,7 @@ func (r *run) stop(by string) {
 			// It may serve already, and must not be killed then: it ends by
 			// itself, in whichever way is right for it.
 			if a.link != nil {
-				a.link.send(message{Type: msgStop}, nil)
+				a.link.send(message{Type: msgStop})
 			}
 			r.impatience = time.After(time.Second)
 		}
@@ -65,13 +65,16 @@ func (r *run) drainForStop() {
 		r.release(c)
 	}
 	held := maps.Clone(r.claims)
-	r.drain(func(ln net.Listener) bool { return held[ln].Held })
+	r.drain(Handoff{Kept: func(ln net.Listener) bool { return held[ln].Held }})
 }
 
-// drain lets the service drain. kept says which listeners a successor has, or the keeper.
-func (r *run) drain(kept func(net.Listener) bool) {
+// drain lets the service drain.
+func (r *run) drain(h Handoff) {
+	r.adoption.Lock()
+	r.adopter = nil
+	r.adoption.Unlock()
 	for ln, c := range r.claims {
-		if ln != r.control.listener && !kept(ln) {
+		if ln != r.control.listener && !h.Kept(ln) {
 			c.unlink() // nobody comes any more while the queue is emptied
 			delete(r.claims, ln)
 		}
@@ -82,19 +85,20 @@ func (r *run) drain(kept func(net.Listener) bool) {
 		cut()
 	}
 	r.drained = make(chan Drained, 1)
-	go func() { r.drained <- r.service.Drain(ctx, Handoff{Kept: kept}) }()
+	go func() { r.drained <- r.service.Drain(ctx, h) }()
 }
 
-// waitsForPredecessor tells whether a stop is over but for the predecessor, which
-// still drains: with the last generation systemd, or a container, ends all that is
-// left. A second signal ends the wait.
-func (r *run) waitsForPredecessor() bool {
-	if !r.stopping || r.predecessorGone == nil || r.signals > 1 {
+// waitsForPredecessors tells whether all is over but for predecessors that still
+// drain and that no successor looks after: with the last generation systemd, or a
+// container, ends all that is left. A second signal ends the wait.
+func (r *run) waitsForPredecessors() bool {
+	unknown := r.gate != nil && r.link == nil // a predecessor that has no link
+	if r.Predecessors() == 0 && !unknown || r.signals > 1 {
 		return false
 	}
 	if !r.waiting {
 		r.waiting = true
-		r.log.Info("drained, and waits for the predecessor, which still drains")
+		r.log.Info("drained, and waits for predecessors that still drain")
 	}
 	return true
 }
@@ -107,12 +111,12 @@ func (r *run) finish(d Drained) {
 	if c.Cut > 0 {
 		level = r.log.Warn
 	}
-	level("drained", "seconds", d.Seconds, "requests_finished", d.Requests, "closed_by_client", c.Client,
+	level("drained", "seconds", d.Seconds, "requests_finished", d.Requests, "connections_moved", d.Moved, "closed_by_client", c.Client,
 		"told_to_close", c.Announced, "closed_after_grace", c.Grace, "timed_out", c.Timeout, "failed", c.Error,
 		"closed_by_handler", c.Hijacked, "cut", c.Cut)
 	if r.handedOver {
 		if r.attempt.link != nil {
-			r.report(r.attempt.link, message{Type: msgDrained, Drained: &d}, true, 0)
+			r.report(r.attempt.link, message{Type: msgDrained, Drained: &d}, 0)
 		}
 		r.tell(r.attempt.waiters, reply{Final: true, Outcome: r.succeeded(&d)})
 	}

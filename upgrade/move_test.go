@@ -1,0 +1,260 @@
+package upgrade
+
+// This file holds the tests of the move of connections, both ends of the link in
+// one process.
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// adopted is a service that keeps what moves to it.
+type adopted struct {
+	idle
+	mu    sync.Mutex
+	conns []Connection
+}
+
+func (a *adopted) Adopt(c Connection) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.conns = append(a.conns, c)
+}
+
+func (a *adopted) all() []Connection {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.conns)
+}
+
+// movers are a predecessor and its successor with a listener that both have.
+type movers struct {
+	predecessor, successor *Generation
+	ahead, back            *link // ends of the link
+	ln                     net.Listener
+	service                *adopted
+	clients                []net.Conn
+	conns                  []Connection // accepted by the predecessor
+}
+
+func newMovers(t testing.TB, connections int) *movers {
+	t.Helper()
+	m := &movers{service: new(adopted)}
+	m.ahead, m.back = linkPair(t)
+	var err error
+	if m.ln, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.ln.Close() })
+	newSide := func() *Generation {
+		return &Generation{log: discard, heard: make(chan heard, 16), done: make(chan struct{})}
+	}
+	m.predecessor, m.successor = newSide(), newSide()
+	m.successor.adopter = m.service
+	m.successor.listeners = map[string]net.Listener{"here": m.ln}
+	m.ahead.follow(m.predecessor.heard, m.predecessor.done, m.predecessor.exchange(m.ahead, false))
+	for range connections {
+		client, err := net.Dial("tcp", m.ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		nc, err := m.ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { client.Close(); nc.Close() })
+		m.clients = append(m.clients, client)
+		m.conns = append(m.conns, Connection{Conn: nc, Listener: m.ln, Spoke: len(m.conns)%2 == 0, Left: time.Duration(len(m.conns)) * time.Second})
+	}
+	t.Cleanup(func() {
+		for _, c := range m.service.all() {
+			c.Close()
+		}
+	})
+	return m
+}
+
+// succeed lets the successor read its end.
+func (m *movers) succeed() {
+	m.back.follow(m.successor.heard, m.successor.done, m.successor.exchange(m.back, true))
+}
+
+func (m *movers) move(ctx context.Context, bound string) []bool {
+	return m.predecessor.move(ctx, m.ahead, map[net.Listener]string{m.ln: bound}, m.conns)
+}
+
+func counted(taken []bool) (n int) {
+	for _, ok := range taken {
+		if ok {
+			n++
+		}
+	}
+	return n
+}
+
+// A whole batch moves, with what is to be known of each, and is the same sockets.
+func TestMove(t *testing.T) {
+	m := newMovers(t, MoveLimit)
+	m.succeed()
+	if n := counted(m.move(t.Context(), "here")); n != MoveLimit {
+		t.Fatalf("%d connections were taken, want %d", n, MoveLimit)
+	}
+	for deadline := time.Now().Add(5 * time.Second); len(m.service.all()) < MoveLimit && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	for i, c := range m.service.all() {
+		m.conns[i].Close()
+		if c.Listener != m.ln || c.Spoke != m.conns[i].Spoke || c.Left != m.conns[i].Left {
+			t.Fatalf("connection %d: got %+v, want %+v", i, c, m.conns[i])
+		}
+		io.WriteString(m.clients[i], "x")
+		buf := make([]byte, 1)
+		c.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.ReadFull(c, buf); err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+	}
+	if n := len(m.service.all()); n != MoveLimit {
+		t.Errorf("%d connections were adopted, want %d", n, MoveLimit)
+	}
+}
+
+// What the successor has no place for stays, and leaves no descriptor behind.
+func TestMoveRefused(t *testing.T) {
+	for name, spoil := range map[string]func(*testing.T, *movers) (bound string, taken int){
+		"no such listener": func(*testing.T, *movers) (string, int) { return "there", 0 },
+		"does not adopt":   func(_ *testing.T, m *movers) (string, int) { m.successor.adopter = nil; return "here", 0 },
+		"short of descriptors": func(t *testing.T, m *movers) (string, int) {
+			var limit unix.Rlimit
+			unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
+			t.Cleanup(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) })
+			low := limit
+			low.Cur = uint64(openFiles(t)+10) * 8 / 7 // an eighth of which is kept
+			unix.Setrlimit(unix.RLIMIT_NOFILE, &low)
+			return "here", 10
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMovers(t, 24)
+			bound, want := spoil(t, m)
+			m.succeed()
+			before := openFiles(t)
+			n := counted(m.move(t.Context(), bound))
+			// The buffer for descriptors is a multiple of two, and counting takes one itself.
+			if slack := min(want, 2); n < want-slack || n > want+slack {
+				t.Errorf("%d connections were taken, want %d", n, want)
+			}
+			// The answer is sent before they are adopted.
+			for deadline := time.Now().Add(5 * time.Second); len(m.service.all()) < n && time.Now().Before(deadline); {
+				time.Sleep(time.Millisecond)
+			}
+			if after := openFiles(t); after > before+n {
+				t.Errorf("got %d open files, want %d", after, before+n)
+			}
+		})
+	}
+}
+
+// A successor that dies with an offer unanswered leaves all to the predecessor; one
+// that has answered does not.
+func TestMoveToSuccessorThatDies(t *testing.T) {
+	for name, want := range map[string]int{"before its answer": 0, "after its answer": 3} {
+		t.Run(name, func(t *testing.T) {
+			m := newMovers(t, 3)
+			result := make(chan []bool)
+			go func() { result <- m.move(t.Context(), "here") }()
+			offer, err := m.back.receive(new(receiveBuffer))
+			if err != nil || len(offer.fds) != 3 {
+				t.Fatalf("got %+v, %v, want an offer of 3", offer, err)
+			}
+			offer.close()
+			select {
+			case taken := <-result:
+				t.Fatalf("got %v before there was an answer", taken)
+			case <-time.After(50 * time.Millisecond):
+			}
+			if want > 0 {
+				if err := m.back.send(message{Type: msgTaken, Batch: offer.Batch}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			m.back.close()
+			if n := counted(<-result); n != want {
+				t.Errorf("%d connections count as taken, want %d", n, want)
+			}
+		})
+	}
+}
+
+// At the deadline what was offered and not answered is the successor's: it may read already.
+func TestMoveAtTheDeadline(t *testing.T) {
+	m := newMovers(t, 2)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if n := counted(m.move(ctx, "here")); n != 2 {
+		t.Errorf("%d connections count as taken, want 2", n)
+	}
+	m.succeed() // comes too late to be waited for
+	for deadline := time.Now().Add(5 * time.Second); len(m.service.all()) < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the successor never took them")
+		}
+	}
+}
+
+// A predecessor that died after its offer loses nothing.
+func TestMoveFromPredecessorThatDies(t *testing.T) {
+	m := newMovers(t, 2)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	m.move(ctx, "here")
+	m.ahead.close()
+	m.succeed()
+	for deadline := time.Now().Add(5 * time.Second); len(m.service.all()) < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the successor never took them")
+		}
+	}
+}
+
+// An answer is believed only as far as it makes sense.
+func TestMoveOddAnswers(t *testing.T) {
+	m := newMovers(t, 3)
+	result := make(chan []bool)
+	go func() { result <- m.move(t.Context(), "here") }()
+	offer, err := m.back.receive(new(receiveBuffer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	offer.close()
+	for _, odd := range []message{
+		{Type: msgTaken, Batch: offer.Batch + 1},
+		{Type: msgTaken, Batch: offer.Batch, Refused: []int{-1, 1, 3, 1 << 40}},
+		{Type: msgTaken, Batch: offer.Batch, Refused: []int{0}},
+	} {
+		if err := m.back.send(odd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := <-result; !slices.Equal(got, []bool{true, false, true}) {
+		t.Errorf("got %v, want the second one refused", got)
+	}
+}
+
+// The longest offer fits into a message.
+func TestLongestOfferFits(t *testing.T) {
+	long := offered{Bound: "unix:/" + string(bytes.Repeat([]byte{'"'}, 107)), Spoke: true, Left: 1 << 62}
+	packet, err := json.Marshal(message{Type: msgOffer, Batch: 1 << 63, Offered: slices.Repeat([]offered{long}, MoveLimit)})
+	if err != nil || len(packet) > messageSize {
+		t.Errorf("got %d bytes, %v, want %d at most", len(packet), err, messageSize)
+	}
+}

@@ -1,0 +1,217 @@
+package upgrade
+
+// This file holds the predecessors that still drain. The generation that serves
+// has a link to each of them: at a handoff it gives those to its successor,
+// together with the sockets.
+
+import (
+	"cmp"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// living returns the predecessors that live, oldest first.
+func (g *Generation) living() []*member {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.predecessors)
+}
+
+// add notes a predecessor.
+func (g *Generation) add(p *member) {
+	g.predecessors = append(g.predecessors, p)
+	slices.SortFunc(g.predecessors, func(a, b *member) int { return cmp.Compare(a.Generation, b.Generation) })
+}
+
+// remove forgets one. The caller of both holds g.mu.
+func (g *Generation) remove(p *member) {
+	g.predecessors = slices.DeleteFunc(g.predecessors, func(m *member) bool { return m == p })
+}
+
+// inheritPredecessor takes a link over from the predecessor that had it.
+func (g *Generation) inheritPredecessor(from *link, m *message) {
+	if m.Hello == nil || m.Report == nil || len(m.fds) == 0 {
+		return
+	}
+	l, err := openLink(os.NewFile(uintptr(m.fds[0]), "link"))
+	m.fds = m.fds[1:]
+	if err != nil {
+		g.log.Warn("predecessor cannot be followed while it drains", "predecessor", m.Hello.Generation, "error", err)
+		return
+	}
+	p := &member{hello: *m.Hello, link: l, state: Draining, counts: m.Hello.Counts, due: m.Due}
+	g.mu.Lock()
+	g.add(p)
+	g.takeReport(from, m.Report) // without what p has counted, from now on
+	g.mu.Unlock()
+	if err := g.greet(l); err == nil {
+		g.report(l, message{Type: msgReport}, 0)
+	}
+	l.follow(g.heard, g.done, g.exchange(l, true))
+}
+
+// passPredecessors gives the links to the predecessors that still drain to the
+// successor. One that cannot be given is followed on, which keeps this generation
+// alive as long.
+func (r *run) passPredecessors() {
+	a := r.attempt
+	for _, p := range r.living() {
+		if a.protocol < 2 || p.Protocol < 2 || a.gone {
+			r.report(p.link, message{Type: msgReport}, 0) // so that this one's end surprises nobody
+			continue
+		}
+		unheard := p.link.release()
+		if err := r.pass(p); err != nil {
+			r.log.Warn("predecessor cannot be passed on to the successor", "predecessor", p.Generation, "error", err)
+			r.mu.Lock()
+			p.link = &link{conn: p.link.conn, released: make(chan struct{}), ended: make(chan struct{})}
+			r.mu.Unlock()
+			p.link.conn.SetReadDeadline(time.Time{})
+			p.link.follow(r.heard, r.done, r.exchange(p.link, true))
+		} else {
+			p.link.close()
+		}
+		for _, m := range unheard {
+			r.hear(p, &m)
+			m.close()
+		}
+	}
+}
+
+// pass moves one link, together with the responsibility for what is counted there.
+func (r *run) pass(p *member) error {
+	l := r.attempt.link
+	introduction := hello{Protocol: p.Protocol, PID: p.PID, Version: p.Version, Started: p.Started, Generation: p.Generation, Drain: p.Drain}
+	l.reporting.Lock() // or an older report could overtake this one
+	defer l.reporting.Unlock()
+	r.mu.Lock()
+	r.remove(p)
+	introduction.Counts = p.counts
+	before := r.future
+	r.future = r.future.plus(p.counts)
+	r.mu.Unlock()
+	err := l.send(message{Type: msgPredecessor, Hello: &introduction, Report: r.currentReport(l), Due: p.due}, p.link.conn)
+	if err != nil {
+		r.mu.Lock()
+		r.add(p)
+		r.future = before
+		r.mu.Unlock()
+	}
+	return err
+}
+
+func (r *run) predecessorIsGone(p *member) {
+	p.link.close()
+	r.mu.Lock()
+	r.remove(p)
+	r.past = r.past.plus(p.counts)
+	r.mu.Unlock()
+	if p.reported {
+		r.log.Info("predecessor is gone", "predecessor", p.Generation)
+	} else {
+		r.log.Warn("predecessor ended without a report; what it had in hand is lost", "predecessor", p.Generation)
+	}
+	r.goOn()
+}
+
+// overstay is how much longer than its drain may take a predecessor may live.
+const overstay = 5 * time.Second
+
+// watchOverdue sets the time at which the next predecessor should be gone.
+func (r *run) watchOverdue() {
+	var next time.Time
+	for _, p := range r.living() {
+		if !p.due.IsZero() && (next.IsZero() || p.due.Before(next)) {
+			next = p.due
+		}
+	}
+	r.overdue = nil
+	if !next.IsZero() {
+		r.overdue = time.After(time.Until(next))
+	}
+}
+
+// killOverdue ends predecessors that hang or were stopped: while they live, others
+// may have to wait.
+func (r *run) killOverdue() {
+	for _, p := range r.living() {
+		if p.due.IsZero() || time.Now().Before(p.due) {
+			continue
+		}
+		p.due = time.Time{}
+		r.log.Warn("predecessor is still there although its drain is long over; kills it", "predecessor", p.Generation, "predecessor_pid", p.PID)
+		if err := p.kill(); err != nil {
+			r.log.Error("predecessor cannot be killed", "error", err)
+		}
+	}
+	r.watchOverdue()
+}
+
+// kill ends a process, and no other that has got its pid since.
+func (m *member) kill() error {
+	process, err := unix.PidfdOpen(m.PID, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(process)
+	if m.link.hungUp() { // else it lived when process was opened
+		return nil
+	}
+	return unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0)
+}
+
+// letGo closes what tableflip holds open for as long as this process lives: each
+// descriptor that leads to a pipe or socket, but one. It cannot be asked to, so
+// the null device takes the place. After a handoff that is the pipe by whose end a
+// successor sees that its predecessor is gone, before which it cannot be upgraded.
+func letGo(inode uint64, but int) error {
+	null, err := unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(null)
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, e := range entries {
+		fd, err := strconv.Atoi(e.Name())
+		if err != nil || fd == but || inodeOf(fd) != inode {
+			continue
+		}
+		found = true
+		if err := unix.Dup3(null, fd, unix.O_CLOEXEC); err != nil {
+			return err
+		}
+	}
+	if !found {
+		return fmt.Errorf("no descriptor leads to inode %d", inode)
+	}
+	return nil
+}
+
+// inodeOf returns the inode of a pipe or socket, or 0 if a descriptor is something else.
+func inodeOf(fd int) uint64 {
+	var stat unix.Stat_t
+	kind := func() uint32 { return stat.Mode & unix.S_IFMT }
+	if unix.Fstat(fd, &stat) != nil || kind() != unix.S_IFIFO && kind() != unix.S_IFSOCK {
+		return 0
+	}
+	return stat.Ino
+}
+
+// boundAddresses returns what a successor knows the listeners by.
+func (r *run) boundAddresses() map[net.Listener]string {
+	bound := make(map[net.Listener]string, len(r.claims))
+	for ln, c := range r.claims {
+		bound[ln] = c.Bound
+	}
+	return bound
+}
