@@ -47,7 +47,7 @@ func TestAdoptedConnectionMayBeSilentForWhatItHadLeft(t *testing.T) {
 			begin := time.Now()
 			silent, patient := s.adopt(spoke, left), s.adopt(spoke, 0)
 			silent.closedCleanly()
-			if took := time.Since(begin); took < left || took > left+200*time.Millisecond {
+			if took := time.Since(begin); took < left || took > left+slack {
 				t.Errorf("closed after %v, want %v", took, left)
 			}
 			await(t, "the account of it", func() bool { return s.Closed()[server.TimedOut] == 1 })
@@ -90,7 +90,7 @@ func TestHeaderTimeoutOfAdoptedConnectionRunsFromItsFirstByte(t *testing.T) {
 					t.Errorf("got %d %q, close %t, want the answer with the announcement", resp.StatusCode, body, resp.Close)
 				}
 				io.Copy(io.Discard, late)
-				if took := time.Since(begin); took < header || took > header+200*time.Millisecond {
+				if took := time.Since(begin); took < header || took > header+slack {
 					t.Errorf("half a header: closed after %v, want %v", took, header)
 				}
 				if d := <-drained; d.Connections != (upgrade.Closed{Announced: 1, Timeout: 1}) {
@@ -108,7 +108,7 @@ func TestAdoptedConnectionThenHasTheUsualTimeouts(t *testing.T) {
 	begin := time.Now()
 	c.get("/")
 	c.closedCleanly()
-	if took := time.Since(begin); took < idle || took > idle+200*time.Millisecond {
+	if took := time.Since(begin); took < idle || took > idle+slack {
 		t.Errorf("closed after %v, want %v", took, idle)
 	}
 	<-s.drain(patience, all)
