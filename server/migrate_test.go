@@ -232,6 +232,60 @@ func TestRefusedConnectionIsDrained(t *testing.T) {
 	m.end()
 }
 
+// The time to be silent goes on, and does not begin anew.
+func TestMovedConnectionHasTheTimeThatIsLeft(t *testing.T) {
+	const idle, header = 700 * time.Millisecond, 500 * time.Millisecond
+	m := newMovers(t, names("first"))
+	<-m.first.drain(patience, none)
+	m.first = serve(t, server.Options{Handler: names("first"), IdleTimeout: idle, ReadHeaderTimeout: header})
+	<-m.second.drain(patience, none)
+	m.second = serve(t, server.Options{Handler: names("second"), IdleTimeout: 2 * idle, ReadHeaderTimeout: 2 * header})
+	begin := time.Now()
+	fresh, used := m.first.dial(), m.first.dial()
+	used.isFrom("first")
+	await(t, "both connections", func() bool { return m.first.Accepted() == 2 })
+	time.Sleep(200 * time.Millisecond) // of what they have
+	if d := <-m.handOff(patience); d.Moved != 2 {
+		t.Errorf("got %+v, want 2 moved", d)
+	}
+	for _, moved := range []struct {
+		*client
+		timeout time.Duration
+	}{{fresh, header}, {used, idle}} {
+		moved.closedCleanly()
+		if took := time.Since(begin); took < moved.timeout || took > moved.timeout+slack {
+			t.Errorf("closed after %v, want %v", took, moved.timeout)
+		}
+	}
+	if d := m.end(); m.second.Closed()[server.TimedOut] != 2 {
+		t.Errorf("got %+v, want 2 timeouts", d)
+	}
+}
+
+// One that stays has the time to be silent that it had.
+func TestTimeoutsOfRefusedConnections(t *testing.T) {
+	const idle, header = 400 * time.Millisecond, 200 * time.Millisecond
+	m := newMovers(t, names("first"))
+	<-m.first.drain(patience, none)
+	m.first = serve(t, server.Options{Handler: names("first"), IdleGrace: patience, IdleTimeout: idle, ReadHeaderTimeout: header})
+	m.gate = func(_ context.Context, conns []upgrade.Connection) []bool { return nil }
+	begin := time.Now()
+	fresh, used := m.first.dial(), m.first.dial()
+	used.isFrom("first")
+	await(t, "both connections", func() bool { return m.first.Accepted() == 2 })
+	drained := m.handOff(patience)
+	for c, timeout := range map[*client]time.Duration{fresh: header, used: idle} {
+		c.closedCleanly()
+		if took := time.Since(begin); took < timeout {
+			t.Errorf("closed after %v, want %v", took, timeout)
+		}
+	}
+	if d := <-drained; d.Connections != (upgrade.Closed{Timeout: 2}) || d.Seconds > 1 {
+		t.Errorf("got %+v, want 2 timeouts", d)
+	}
+	m.end()
+}
+
 // What cannot move is drained as before.
 func TestWithoutAWayNothingMoves(t *testing.T) {
 	for name, set := range map[string]func(*server.Options, *upgrade.Handoff){

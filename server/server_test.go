@@ -24,6 +24,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // patience is how long a condition may take that should hold soon.
 const patience = 5 * time.Second
 
+// slack is how much later a timeout may show on a machine that has much to do.
+const slack = 400 * time.Millisecond
+
 // served is a server on a socket of its own.
 type served struct {
 	*server.Server

@@ -144,7 +144,8 @@ func (g *Generation) accept(o offered, m *message, open opener) (Connection, boo
 	fd := m.fds[0]
 	m.fds = m.fds[1:]
 	ln := g.listeners[o.Bound]
-	if g.adopter == nil || ln == nil {
+	m.spare--
+	if g.adopter == nil || ln == nil || m.spare < 0 {
 		unix.Close(fd)
 		return Connection{}, false
 	}
