@@ -59,7 +59,8 @@ type message struct {
 	Refused  []int     `json:"refused,omitempty"` // which of them, from 0
 	Due      time.Time `json:"due,omitzero"`      // when the predecessor that is passed on should be gone
 
-	fds []int // descriptors that came along; they belong to whoever has the message
+	fds   []int // descriptors that came along; they belong to whoever has the message
+	spare int   // how many of them this process has room for
 }
 
 const (
@@ -193,12 +194,13 @@ func withDescriptors(sockets []syscall.Conn, fds []int, f func(fds []int)) error
 // error like any other: the link is of no more use then. Descriptors for which
 // this process has no room are missing from the end.
 func (l *link) receive(buf *receiveBuffer) (message, error) {
-	var n, flags int
+	var n, flags, spare int
 	var rights []byte
 	receive := func(socket uintptr) (done bool, err error) {
 		// The kernel makes no descriptors beyond this, and so never takes the last ones,
-		// which this process accepts with.
-		rights = buf.rights[:unix.CmsgSpace(4*min(max(spareDescriptors(), 1), MoveLimit))]
+		// which this process accepts with. There is always room for a control connection.
+		spare = spareDescriptors()
+		rights = buf.rights[:unix.CmsgSpace(4*min(max(spare, 1), MoveLimit))]
 		var rn int
 		n, rn, flags, _, err = unix.Recvmsg(int(socket), buf.packet[:], rights, unix.MSG_CMSG_CLOEXEC)
 		rights = rights[:max(rn, 0)]
@@ -221,7 +223,7 @@ func (l *link) receive(buf *receiveBuffer) (message, error) {
 	if err = json.Unmarshal(buf.packet[:n], &m); err == nil && flags&unix.MSG_TRUNC != 0 {
 		err = errors.New("message of the link is too long")
 	}
-	m.fds = fds
+	m.fds, m.spare = fds, spare
 	if err != nil {
 		m.close()
 		return message{}, err
@@ -267,7 +269,12 @@ func (m *message) takeConn() net.Conn {
 	if len(m.fds) == 0 {
 		return nil
 	}
-	nc, err := openConn(m.fds[0])
+	o, err := newOpener()
+	if err != nil {
+		return nil
+	}
+	defer o.close()
+	nc, err := o.open(m.fds[0])
 	m.fds = m.fds[1:]
 	if err != nil {
 		return nil
@@ -283,12 +290,26 @@ func (m *message) close() {
 	m.fds = nil
 }
 
-// openConn makes a connection of a descriptor, which it takes over.
-func openConn(fd int) (net.Conn, error) {
-	f := os.NewFile(uintptr(fd), "received")
-	defer f.Close()
-	return net.FileConn(f)
+// opener makes connections of descriptors. Package net makes them of files, of
+// which it makes copies; an opener has one file for all, since each new one of a
+// socket would be registered with the poller only to be closed again.
+type opener struct{ file *os.File }
+
+func newOpener() (opener, error) {
+	f, err := os.Open(os.DevNull)
+	return opener{f}, err
 }
+
+// open takes a descriptor over.
+func (o opener) open(fd int) (net.Conn, error) {
+	defer unix.Close(fd)
+	if err := unix.Dup3(fd, int(o.file.Fd()), unix.O_CLOEXEC); err != nil {
+		return nil, err
+	}
+	return net.FileConn(o.file)
+}
+
+func (o opener) close() { o.file.Close() }
 
 // follow reads the link and passes on what it hears, its end at last, except for
 // those messages of which take says that it has dealt with them. The goroutine

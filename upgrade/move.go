@@ -105,12 +105,20 @@ func (g *Generation) takeOffer(l *link, m *message) {
 		taken   []Connection
 		refused []int
 	)
+	open, err := newOpener()
 	for i, o := range m.Offered {
-		if c, ok := g.accept(o, m); ok {
+		c, ok := Connection{}, false
+		if err == nil {
+			c, ok = g.accept(o, m, open)
+		}
+		if ok {
 			taken = append(taken, c)
 		} else {
 			refused = append(refused, i)
 		}
+	}
+	if err == nil {
+		open.close()
 	}
 	m.close()
 	if len(refused) > 0 {
@@ -118,7 +126,7 @@ func (g *Generation) takeOffer(l *link, m *message) {
 	}
 	// Whether it is heard or not, the predecessor reads no more unless it is refused.
 	// One that does not listen now has to hear it later, or it would wait for ever.
-	err := error(unix.EAGAIN)
+	err = unix.EAGAIN
 	for errors.Is(err, unix.EAGAIN) {
 		err = l.send(message{Type: msgTaken, Batch: m.Batch, Refused: refused})
 	}
@@ -129,18 +137,19 @@ func (g *Generation) takeOffer(l *link, m *message) {
 
 // accept makes a connection of the next descriptor of an offer, if there is a
 // place for it.
-func (g *Generation) accept(o offered, m *message) (Connection, bool) {
+func (g *Generation) accept(o offered, m *message, open opener) (Connection, bool) {
 	if len(m.fds) == 0 {
 		return Connection{}, false
 	}
 	fd := m.fds[0]
 	m.fds = m.fds[1:]
 	ln := g.listeners[o.Bound]
-	if g.adopter == nil || ln == nil {
+	m.spare--
+	if g.adopter == nil || ln == nil || m.spare < 0 {
 		unix.Close(fd)
 		return Connection{}, false
 	}
-	nc, err := openConn(fd)
+	nc, err := open.open(fd)
 	if err != nil {
 		return Connection{}, false
 	}

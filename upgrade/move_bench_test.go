@@ -1,0 +1,34 @@
+package upgrade
+
+// This file measures what a connection costs that moves over the link.
+
+import (
+	"testing"
+	"time"
+)
+
+func BenchmarkMove(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		m := newMovers(b, MoveLimit)
+		m.succeed()
+		b.StartTimer()
+		if n := counted(m.move(b.Context(), "here")); n != MoveLimit {
+			b.Fatalf("%d connections were taken, want %d", n, MoveLimit)
+		}
+		for len(m.service.all()) < MoveLimit {
+			time.Sleep(50 * time.Microsecond)
+		}
+		b.StopTimer()
+		for i, c := range m.service.all() {
+			c.Close()
+			m.clients[i].Close()
+			m.conns[i].Close()
+		}
+		m.ahead.close()
+		m.back.close()
+		m.ln.Close()
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/MoveLimit, "µs/connection")
+}
