@@ -378,6 +378,24 @@ func (b *Baton) Deploy(version string) {
 	install(b.t, built(b.t, version), b.Bin)
 }
 
+// releases copies versions to the folder once, and returns a way to deploy them that is nothing but a rename.
+func (b *Baton) releases(versions ...string) (deploy func(version string)) {
+	b.t.Helper()
+	for _, version := range versions {
+		install(b.t, built(b.t, version), filepath.Join(b.Dir, version))
+	}
+	return func(version string) {
+		b.t.Helper()
+		err := os.Link(filepath.Join(b.Dir, version), b.Bin+".new")
+		if err == nil {
+			err = os.Rename(b.Bin+".new", b.Bin)
+		}
+		if err != nil {
+			b.t.Fatal(err)
+		}
+	}
+}
+
 // DeployBytes replaces the binary by a file of this content.
 func (b *Baton) DeployBytes(content []byte, mode os.FileMode) {
 	b.t.Helper()
@@ -443,7 +461,7 @@ func run(t testing.TB, path string, env []string, args ...string) (code int, std
 
 // connections counts connections of a drain by how they ended.
 type connections struct {
-	Client, Announced, Grace, Cut, Timeout, Error, Stopped int
+	Client, Announced, Grace, Cut, Timeout, Error, Hijacked int
 }
 
 // upgraded is what `baton upgrade -json` prints, and how the command ended.
@@ -461,6 +479,7 @@ type upgraded struct {
 		Drained          bool
 		DrainSeconds     float64 `json:"drain_seconds"`
 		RequestsFinished int     `json:"requests_finished"`
+		Moved            int     `json:"connections_moved"`
 		Connections      connections
 	}
 

@@ -98,6 +98,7 @@ func TestSystemdDeploy(t *testing.T) {
 	if stop(); counts.Failures() != 0 {
 		t.Errorf("requests lost: %v", counts)
 	}
+	checkKept(t, counts, gentleCrowd)
 	if n := u.Restarts(); n != 0 {
 		t.Errorf("NRestarts: got %d, want 0", n)
 	}
@@ -303,14 +304,16 @@ func TestSystemdDeployKilled(t *testing.T) {
 	if stop(); counts.Failures() != 0 {
 		t.Errorf("requests lost: %v", counts)
 	}
+	checkKept(t, counts, gentleCrowd)
 }
 
-// gentleLoad leaves the processors to the deploys, of which there are many: all clients pause. None is
-// silent, so that a drain ends as soon as each has spoken.
+var gentleCrowd = [habits]int{pausing: 16}
+
+// gentleLoad leaves the processors to the deploys, of which there are many: all clients pause.
 func gentleLoad(t testing.TB, address string, grace time.Duration) (counts *tally, stop func() *tally) {
 	t.Helper()
 	counts, stop = startLoad(t, load{network: "tcp", address: address, exchanges: fileExchanges(), grace: grace,
-		pause: 50 * time.Millisecond, patience: time.Minute, clients: [habits]int{pausing: 16}})
+		pause: 50 * time.Millisecond, patience: time.Minute, clients: gentleCrowd})
 	await(t, 20*time.Second, "requests", func() bool { return counts.requests[pausing].Load() > 16 })
 	return counts, stop
 }

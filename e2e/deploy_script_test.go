@@ -256,6 +256,7 @@ $`)
 	if stop(); counts.Failures() != 0 {
 		t.Errorf("load: %v", counts)
 	}
+	checkKept(t, counts, gentleCrowd)
 	info, err := os.Stat(d.Bin)
 	if err != nil {
 		t.Fatal(err)

@@ -81,7 +81,7 @@ func TestSuccessorSettings(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	b := start(t, config("root "+first, "drain-timeout 9s"), env("BATON_IDLE_GRACE=100ms"), args("-drain-timeout", "300ms"))
+	b := start(t, config("root "+first, "drain-timeout 9s"), env("BATON_IDLE_GRACE=100ms", "BATON_MIGRATE=false"), args("-drain-timeout", "300ms"))
 	which := func() string { return string(b.Get("/which").Body) }
 	if got := which(); got != "first" {
 		t.Fatalf("root at the start: got %q, want first", got)

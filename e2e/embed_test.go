@@ -110,6 +110,9 @@ func TestEmbedding(t *testing.T) {
 	if counts.Failures() != 0 {
 		t.Errorf("requests were lost: %v", counts)
 	}
+	if n := counts.connections[backToBack].Load() + counts.connections[pausing].Load(); n != 4+16 {
+		t.Errorf("connections of clients that keep theirs: got %d for %d clients: %v", n, 4+16, counts)
+	}
 	if err := unix.Kill(serving.pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -131,6 +131,7 @@ func TestSuccessorFaults(t *testing.T) {
 			if stop().Failures() != 0 {
 				t.Error(counts)
 			}
+			checkKept(t, counts, l.clients)
 		})
 	}
 }

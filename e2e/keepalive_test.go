@@ -1,4 +1,5 @@
-// Keep-alive connections in a drain: each is brought to a good end, and no longer than it takes.
+// Keep-alive connections in a drain: each moves to the successor or, where it cannot, is brought to a good end; and
+// nothing takes longer than it must.
 package e2e
 
 import (
@@ -45,10 +46,48 @@ func awaitDrain(t *testing.T, b *Baton) {
 	})
 }
 
+// A connection with a request under way moves when the response is out, whether its header was out before or not.
+func TestBusyConnectionsMoveAfterTheirResponse(t *testing.T) {
+	t.Parallel()
+	const grace = 5 * time.Second // which nobody waits for
+	g := newGate(t)
+	b := start(t, args("-proxy", "/="+backend(t, g), "-idle-grace", grace.String()))
+	predecessor := b.follow(b.PID())
+	busy := map[string]*conn{"/hold": b.Dial(), "/begun": b.Dial()}
+	for path, c := range busy {
+		c.send(t, string(request("GET", path, nil)))
+	}
+	g.await(t, 2)
+	result := upgradeInBackground(t, b)
+	awaitDrain(t, b)
+	g.open()
+	for path, c := range busy {
+		if resp := c.expect(t, "GET", 200); resp.Close || !strings.HasSuffix(string(resp.Body), "world") {
+			t.Errorf("%s: got close %v, body %q, want the connection kept, and the whole body", path, resp.Close, resp.Body)
+		}
+	}
+	answered := time.Now()
+	if !predecessor.within(5 * time.Second) {
+		t.Fatal("predecessor: alive 5 s after its last response")
+	}
+	if took := predecessor.exited.Sub(answered); took > 450*time.Millisecond {
+		t.Errorf("predecessor gone %v after its last response, want at once", took)
+	}
+	for path, c := range busy {
+		c.send(t, string(request("GET", "/", nil)))
+		if resp := c.expect(t, "GET", 200); resp.Close || string(resp.Body) != "open" {
+			t.Errorf("%s, next request: got close %v, body %q, want the connection kept, open", path, resp.Close, resp.Body)
+		}
+	}
+	if u := result(); u.Predecessor.RequestsFinished != 2 || u.Predecessor.Moved != 2 || u.Predecessor.Connections != (connections{}) {
+		t.Errorf("report of the drain: got %+v, want 2 requests finished, 2 connections moved, none closed", u.Predecessor)
+	}
+}
+
 func TestHeaderNotSentAtTheDrain(t *testing.T) {
 	t.Parallel()
 	g := newGate(t)
-	b := start(t, args("-proxy", "/="+backend(t, g)))
+	b := start(t, args("-proxy", "/="+backend(t, g), "-migrate=false"))
 	held, begun := b.Dial(), b.Dial()
 	held.send(t, string(request("GET", "/hold", nil)))
 	begun.send(t, string(request("GET", "/begun", nil)))
@@ -90,7 +129,7 @@ func TestNoDrainNoClose(t *testing.T) {
 
 func TestIdleConnectionDoesNotHoldTheDrain(t *testing.T) {
 	t.Parallel()
-	b := start(t, files(t), args("-drain-timeout", "5s"))
+	b := start(t, files(t), args("-drain-timeout", "5s", "-migrate=false"))
 	idle := b.Dial()
 	idle.send(t, string(request("GET", "/100.bin", nil)))
 	idle.expect(t, "GET", 200)
@@ -109,7 +148,7 @@ func TestIdleConnectionDoesNotHoldTheDrain(t *testing.T) {
 // Within the grace a client that speaks is answered, and told.
 func TestIdleConnectionSpeaksInTheGrace(t *testing.T) {
 	t.Parallel()
-	b := start(t, files(t), args("-idle-grace", "5s"))
+	b := start(t, files(t), args("-idle-grace", "5s", "-migrate=false"))
 	idle, fresh := b.Dial(), b.Dial()
 	idle.send(t, string(request("GET", "/100.bin", nil)))
 	idle.expect(t, "GET", 200)
@@ -131,11 +170,11 @@ func TestIdleConnectionSpeaksInTheGrace(t *testing.T) {
 	}
 }
 
-// A request that ends within the drain takes its connection with it at once.
+// Where nothing moves, a request that ends within the drain takes its connection with it at once.
 func TestNoConnectionLeftAfterTheResponse(t *testing.T) {
 	t.Parallel()
 	g := newGate(t)
-	b := start(t, args("-proxy", "/="+backend(t, g), "-idle-grace", "500ms"))
+	b := start(t, args("-proxy", "/="+backend(t, g), "-idle-grace", "500ms", "-migrate=false"))
 	pid := b.PID()
 	c := b.Dial()
 	c.send(t, string(request("GET", "/hold", nil)))
@@ -189,11 +228,12 @@ func TestBodyNeverFinished(t *testing.T) {
 	}
 }
 
-// Several requests sent at once are answered in order; the last answer in a drain says close, and none is lost before it.
+// Several requests sent at once are answered in order; the last answer in a drain says close where nothing moves, and
+// none is lost before it.
 func TestPipelining(t *testing.T) {
 	t.Parallel()
 	g := newGate(t)
-	b := start(t, args("-proxy", "/="+backend(t, g)))
+	b := start(t, args("-proxy", "/="+backend(t, g), "-migrate=false"))
 	c := b.Dial()
 	c.send(t, strings.Repeat(string(request("GET", "/", nil)), 3))
 	for range 3 {
@@ -223,7 +263,7 @@ func TestShortAndLongRequestsAcrossUpgrades(t *testing.T) {
 		io.WriteString(w, "ok")
 	}))
 	b := start(t, args("-proxy", "/="+url))
-	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: []exchange{newExchange("GET", "/long", nil, 200, []byte("ok"))}, pause: 100 * time.Millisecond}
+	l := load{network: b.Network, address: b.Address, exchanges: []exchange{newExchange("GET", "/long", nil, 200, []byte("ok"))}, pause: 100 * time.Millisecond}
 	l.clients = [habits]int{backToBack: 4, pausing: 8, perRequest: 4}
 	long, stopLong := startLoad(t, l)
 	l.exchanges = []exchange{newExchange("GET", "/short", nil, 200, []byte("ok"))}
@@ -236,6 +276,8 @@ func TestShortAndLongRequestsAcrossUpgrades(t *testing.T) {
 	if stopShort().Failures()+stopLong().Failures() != 0 {
 		t.Errorf("short: %v\nlong: %v", short, long)
 	}
+	checkKept(t, short, l.clients)
+	checkKept(t, long, l.clients)
 }
 
 // Streams that are under way stay with the predecessor; new requests reach the successor; then the streams end whole.
@@ -267,8 +309,8 @@ func TestStreamsThroughAnUpgrade(t *testing.T) {
 			t.Errorf("stream %d: got %q, want hello, world, in chunks with their end", i+1, resp.Body)
 		}
 	}
-	if u := result(); u.Predecessor.RequestsFinished != 5 {
-		t.Errorf("requests finished in the drain: got %d, want 5", u.Predecessor.RequestsFinished)
+	if u := result(); u.Predecessor.RequestsFinished != 5 || u.Predecessor.Moved != 5 {
+		t.Errorf("requests finished in the drain: got %d, connections moved after it: %d, want 5 of each", u.Predecessor.RequestsFinished, u.Predecessor.Moved)
 	}
 }
 
@@ -296,8 +338,14 @@ func TestStopWithinABody(t *testing.T) {
 
 // Partial requests at the start of a drain.
 func TestHalfARequestInTheDrain(t *testing.T) {
+	for _, migrate := range []bool{true, false} {
+		t.Run(fmt.Sprintf("migrate=%v", migrate), func(t *testing.T) { halfARequest(t, migrate) })
+	}
+}
+
+func halfARequest(t *testing.T, migrate bool) {
 	t.Parallel()
-	b := start(t, files(t), args("-idle-grace", "1s", "-drain-timeout", "5s"))
+	b := start(t, files(t), args("-idle-grace", "1s", "-drain-timeout", "5s", fmt.Sprintf("-migrate=%v", migrate)))
 	half, slow, lost := b.Dial(), b.Dial(), b.Dial()
 	whole := string(request("GET", "/100.bin", nil))
 	half.send(t, whole[:len(whole)-2]) // all but the last line
@@ -309,8 +357,8 @@ func TestHalfARequestInTheDrain(t *testing.T) {
 	half.send(t, whole[len(whole)-2:])
 	slow.send(t, whole[8:])
 	for name, c := range map[string]*conn{"header without its end": half, "half a request line": slow} {
-		if resp := c.expect(t, "GET", 200); !resp.Close {
-			t.Errorf("%s, finished in the drain: got the connection kept, want an announced close", name)
+		if resp := c.expect(t, "GET", 200); resp.Close != !migrate {
+			t.Errorf("%s, finished in the drain: got close %v, want %v", name, resp.Close, !migrate)
 		}
 	}
 	u := result()
@@ -435,7 +483,7 @@ func TestFullAcceptQueue(t *testing.T) {
 func TestPausingPosts(t *testing.T) {
 	t.Parallel()
 	b := start(t, proxied(t), args("-idle-grace", "500ms"))
-	l := load{network: b.Network, address: b.Address, grace: b.grace(), pause: 50 * time.Millisecond, exchanges: []exchange{
+	l := load{network: b.Network, address: b.Address, pause: 50 * time.Millisecond, exchanges: []exchange{
 		newExchange("POST", "/echo", pattern(300), 200, pattern(300)),
 	}}
 	l.clients[pausing] = 200
@@ -448,4 +496,5 @@ func TestPausingPosts(t *testing.T) {
 	if stop(); counts.Failures() != 0 {
 		t.Error(counts)
 	}
+	checkKept(t, counts, l.clients)
 }

@@ -21,11 +21,12 @@ func checkServesOn(t *testing.T, b *Baton) {
 	}
 }
 
+var lightCrowd = [habits]int{pausing: 8, perRequest: 1}
+
 // lightLoad is enough to notice that a service is not there.
 func lightLoad(t *testing.T, b *Baton) (counts *tally, stop func() *tally) {
 	t.Helper()
-	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: fileExchanges()}
-	l.clients = [habits]int{pausing: 8, perRequest: 1}
+	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: fileExchanges(), clients: lightCrowd}
 	counts, stop = startLoad(t, l)
 	await(t, 10*time.Second, "load", func() bool { return counts.Requests() > 16 })
 	return counts, stop
@@ -65,6 +66,7 @@ func TestSuccessorStoppedAtStart(t *testing.T) {
 	if stop().Failures() != 0 {
 		t.Error(counts)
 	}
+	checkKept(t, counts, lightCrowd)
 }
 
 // The configuration file as a named pipe holds a successor in the midst of its start.

@@ -206,6 +206,7 @@ func TestUnixSocketSurvives(t *testing.T) {
 	if stop().Failures() != 0 {
 		t.Error(counts)
 	}
+	checkKept(t, counts, l.clients)
 	b.Stop()
 	if _, err := os.Lstat(b.Address); err == nil {
 		t.Error("the socket: still there after the stop")

@@ -250,6 +250,39 @@ func TestClientRecordsHowSilenceEnds(t *testing.T) {
 	}
 }
 
+// A silent connection from which nobody reads any more looks like one that is served, until it is used.
+func TestSilentClientHasALastWord(t *testing.T) {
+	tests := []struct {
+		name     string
+		script   func(c net.Conn, next func() bool)
+		requests int64
+		failure  failure // failures if there is none
+	}{
+		{"answered", func(c net.Conn, next func() bool) { next(); io.WriteString(c, good); next(); io.WriteString(c, good) }, 2, failures},
+		{"not answered", func(c net.Conn, next func() bool) { next(); io.WriteString(c, good); next(); next() }, 1, failRead},
+		{"closed instead", func(c net.Conn, next func() bool) { next(); io.WriteString(c, good); next() }, 1, failUnannounced},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			l := load{network: "tcp", address: scripted(t, tt.script), exchanges: []exchange{newExchange("GET", "/", nil, 200, []byte("ok"))},
+				patience: 300 * time.Millisecond, lastWords: true}
+			l.clients[silentAfter] = 1
+			counts, stop := startLoad(t, l)
+			await(t, 10*time.Second, "the first answer", func() bool { return counts.requests[silentAfter].Load() == 1 })
+			stop()
+			for f := range failures {
+				if got := counts.failures[f].Load(); (got == 1) != (f == tt.failure) {
+					t.Errorf("%v: got %d, want 1 only where it belongs\n%v", f, got, counts)
+				}
+			}
+			if got := counts.requests[silentAfter].Load(); got != tt.requests || counts.connections[silentAfter].Load() != 1 {
+				t.Errorf("got %v, want %d requests on 1 connection", counts, tt.requests)
+			}
+		})
+	}
+}
+
 // All habits at once against a server that does everything right.
 func TestClientAgainstNetHTTP(t *testing.T) {
 	for _, network := range []string{"tcp", "unix"} {

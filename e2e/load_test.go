@@ -80,6 +80,7 @@ type load struct {
 	pause            time.Duration // mean of the pausing ones; 0 means 20 ms
 	patience         time.Duration // how long an answer may take; 0 means 15 s
 	grace            time.Duration // for which the server keeps a silent connection in a drain; 0 means any time
+	lastWords        bool          // a silent client makes one request when the load ends, if its connection is still there
 }
 
 // silence is the life of one connection on which the client said nothing (more).
@@ -147,8 +148,9 @@ func (l *tally) String() string {
 		fmt.Fprintf(&b, " (%.1f per million)", 1e6*float64(failed)/float64(total+failed))
 	}
 	for h := range habits {
-		if n := l.requests[h].Load(); n > 0 {
-			fmt.Fprintf(&b, "\n  %v: %d requests, %d reconnects, %d closed while idle", h, n, l.reconnects[h].Load(), l.idleClosed[h].Load())
+		if n := l.connections[h].Load(); n > 0 {
+			fmt.Fprintf(&b, "\n  %v: %d requests on %d connections, %d reconnects, %d closed while idle",
+				h, l.requests[h].Load(), n, l.reconnects[h].Load(), l.idleClosed[h].Load())
 		}
 	}
 	for f := range failures {
@@ -375,6 +377,9 @@ func (c *client) listen(ctx context.Context, conn *conn) {
 		c.counts.idleClosed[c.habit].Add(1)
 	}
 	c.counts.mu.Lock()
-	defer c.counts.mu.Unlock()
 	c.counts.silences = append(c.counts.silences, s)
+	c.counts.mu.Unlock()
+	if c.load.lastWords && s.ending == stillOn {
+		c.exchange(conn, false)
+	}
 }

@@ -6,7 +6,7 @@
 //
 // This file builds the binaries, and holds what is asked for on the command line:
 //
-//	go test ./e2e -run Soak -soak=200    200 upgrades under load
+//	go test ./e2e -run Soak -soak=1000   1,000 upgrades under load in each world
 //	BATON_STRICT=1 go test ./e2e         a tool that is missing fails the test instead of skipping it
 //	go test ./e2e -run Others -others=10 -v
 //	                                     what other servers lose in 10 upgrades under the same load

@@ -87,6 +87,7 @@ func (b *Baton) Scrape() scrape {
 type scraper struct {
 	b        *Baton
 	kept     *conn
+	dials    int       // of kept
 	answered time.Time // when the last answer on kept was there
 	last     scrape
 	answers  atomic.Int64
@@ -111,6 +112,7 @@ func (s *scraper) run(stop <-chan struct{}) {
 				s.problem("dial: %v", err)
 				continue
 			}
+			s.dials++
 			s.answered = time.Now()
 		}
 		s.kept.SetDeadline(time.Now().Add(15 * time.Second))
@@ -217,6 +219,9 @@ func TestCountersGoOn(t *testing.T) {
 	if n := counts.Failures(); n != 0 {
 		t.Errorf("%d requests lost", n)
 	}
+	if scraper.dials != 1 {
+		t.Errorf("connections that the scraper wanted to keep: got %d, want 1 through all generations", scraper.dials)
+	}
 	awaitRequests(t, b, counts.Requests())
 	now := b.Scrape()
 	for series, want := range map[string]float64{
@@ -237,7 +242,7 @@ func TestCountersGoOn(t *testing.T) {
 func TestCountersOfKilledPredecessor(t *testing.T) {
 	t.Parallel()
 	held := newGate(t)
-	b := start(t, args("-proxy", "/="+backend(t, held), "-idle-grace", "20s", "-drain-timeout", "25s"))
+	b := start(t, args("-proxy", "/="+backend(t, held), "-idle-grace", "20s", "-drain-timeout", "25s", "-migrate=false"))
 	const early, late = 40, 40
 	conns := make([]*conn, early+late)
 	for i := range conns {
@@ -429,6 +434,7 @@ func TestPrometheus(t *testing.T) {
 	if n := counts.Failures(); n != 0 {
 		t.Errorf("%d requests lost:\n%v", n, counts)
 	}
+	checkKept(t, counts, l.clients)
 	want := float64(counts.Requests() + failing.Load())
 	const sum = "sum(baton_http_requests_total)"
 	if !holds(20*time.Second, func() bool { return p.number(sum) == want }) {

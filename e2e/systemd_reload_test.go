@@ -32,6 +32,7 @@ func TestSystemdReloadUnderLoad(t *testing.T) {
 	if counts.Failures() != 0 {
 		t.Errorf("%d requests lost, want none", counts.Failures())
 	}
+	checkKept(t, counts, smallCrowd)
 	if n := u.Restarts(); n != 0 {
 		t.Errorf("NRestarts: got %d, want 0", n)
 	}
@@ -58,6 +59,7 @@ func TestSystemdTwentyReloads(t *testing.T) {
 	if counts.Failures() != 0 {
 		t.Errorf("%d requests lost, want none", counts.Failures())
 	}
+	checkKept(t, counts, smallCrowd)
 	if n := u.Restarts(); n != 0 {
 		t.Errorf("NRestarts: got %d, want 0", n)
 	}
@@ -115,6 +117,7 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 			if counts.Failures() != 0 {
 				t.Errorf("requests lost: %v", counts)
 			}
+			checkKept(t, counts, smallCrowd)
 			if n := u.Restarts(); n != 0 {
 				t.Errorf("NRestarts: got %d, want 0", n)
 			}
@@ -136,30 +139,45 @@ func (u *Unit) held(t *testing.T, g *gate) (answered func()) {
 	}
 }
 
+// A reload goes past a predecessor that still has a long request, and waits for it where none may be left behind.
 func TestSystemdReloadDuringADrain(t *testing.T) {
-	t.Parallel()
-	g := newGate(t)
-	u := running(t, "proxy /="+backend(t, g))
-	answered := u.held(t, g)
-	first := u.MainPID()
-	u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
-	u.await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
+	for _, waits := range []bool{false, true} {
+		name, lines := "goes past", []string(nil)
+		if waits {
+			name, lines = "waits", []string{"max-draining 0"}
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGate(t)
+			u := running(t, append(lines, "proxy /="+backend(t, g))...)
+			answered := u.held(t, g)
+			first := u.MainPID()
+			u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
+			u.await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
 
-	second := u.MainPID()
-	u.Deploy("v2")
-	reload := u.Meanwhile("systemctl", "reload", "baton")
-	u.await(t, 20*time.Second, "reload", func() bool { return u.Show("baton.service", "ActiveState") == "reloading" })
-	throughout(t, time.Second, "the reload waits for the predecessor", func() bool { return len(reload) == 0 && u.MainPID() == second })
-	g.open()
-	answered()
-	if r := u.wait("systemctl reload", reload, 30*time.Second); r.code != 0 {
-		t.Errorf("systemctl reload: got exit code %d, want 0: %s", r.code, r.out)
-	}
-	if s, err := u.Status(); err != nil || s.Generation != 3 || s.Version != "v2" || s.PID != u.MainPID() {
-		t.Errorf("after the reload: got %+v, %v, want generation 3 of v2, which is the main process", s, err)
-	}
-	if n := u.Restarts(); n != 0 {
-		t.Errorf("NRestarts: got %d, want 0", n)
+			second := u.MainPID()
+			u.Deploy("v2")
+			reload := u.Meanwhile("systemctl", "reload", "baton")
+			if waits {
+				u.await(t, 20*time.Second, "reload", func() bool { return u.Show("baton.service", "ActiveState") == "reloading" })
+				throughout(t, time.Second, "the reload waits for the predecessor", func() bool { return len(reload) == 0 && u.MainPID() == second })
+				g.open()
+				answered()
+			}
+			if r := u.wait("systemctl reload", reload, 30*time.Second); r.code != 0 {
+				t.Errorf("systemctl reload: got exit code %d, want 0: %s", r.code, r.out)
+			}
+			u.checkServes(t, 3, "v2")
+			if !waits {
+				u.await(t, 5*time.Second, "the end of the second generation only", func() bool { return len(u.Processes()) == 2 })
+				g.open()
+				answered()
+			}
+			u.await(t, 5*time.Second, "only the process that serves", func() bool { return len(u.Processes()) == 1 })
+			if n := u.Restarts(); n != 0 {
+				t.Errorf("NRestarts: got %d, want 0", n)
+			}
+		})
 	}
 }
 
@@ -186,4 +204,5 @@ func TestSystemdReloadsAtOnce(t *testing.T) {
 	if counts.Failures() != 0 {
 		t.Errorf("requests lost: %v", counts)
 	}
+	checkKept(t, counts, smallCrowd)
 }

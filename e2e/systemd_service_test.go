@@ -295,13 +295,12 @@ func (u *Unit) checkStopped(t testing.TB) {
 // transition is a line of the log that tells of the beginning or the end of a drain.
 var transition = regexp.MustCompile(`"pid":(\d+),"generation":\d+,"from":"\w+","to":"(draining|exited)"`)
 
-// smallLoad is the load of a service that shares the machine with other tests. No client is silent, so that
-// a drain ends as soon as each has spoken.
+var smallCrowd = [habits]int{backToBack: 2, pausing: 32, perRequest: 1, perRequestEnd: 1}
+
+// smallLoad is the load of a service that shares the machine with other tests.
 func (u *Unit) smallLoad(t testing.TB) (counts *tally, stop func() *tally) {
 	t.Helper()
-	l := load{network: "tcp", address: u.Address, exchanges: fileExchanges(), patience: time.Minute}
-	l.clients = [habits]int{backToBack: 2, pausing: 32, perRequest: 1, perRequestEnd: 1}
-	counts, stop = startLoad(t, l)
+	counts, stop = startLoad(t, load{network: "tcp", address: u.Address, exchanges: fileExchanges(), patience: time.Minute, clients: smallCrowd})
 	await(t, 20*time.Second, "requests of every client", func() bool {
 		return counts.requests[backToBack].Load() > 0 && counts.requests[pausing].Load() > 32 &&
 			counts.requests[perRequest].Load() > 0 && counts.requests[perRequestEnd].Load() > 0
