@@ -58,7 +58,7 @@ func TestAdoptedConnectionMayBeSilentForWhatItHadLeft(t *testing.T) {
 }
 
 func TestHeaderTimeoutOfAdoptedConnectionRunsFromItsFirstByte(t *testing.T) {
-	const header = 300 * time.Millisecond
+	const header, left = 600 * time.Millisecond, 3 * time.Second
 	const lines = "GET / HTTP/1.1\r\nHost: x\r\n"
 	const half = lines + "X-Long: "
 	for name, spoke := range map[string]bool{"new": false, "idle": true} {
@@ -69,19 +69,20 @@ func TestHeaderTimeoutOfAdoptedConnectionRunsFromItsFirstByte(t *testing.T) {
 			"more than it can hold": half + strings.Repeat("a", 5000),
 		} {
 			t.Run(name+" "+begun, func(t *testing.T) {
+				t.Parallel()
 				s := adopter(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: header, IdleGrace: 10 * time.Millisecond})
-				late, whole := s.adopt(spoke, time.Second), s.adopt(spoke, time.Second)
-				time.Sleep(100 * time.Millisecond) // of the second that it may be silent
+				late, whole := s.adopt(spoke, left), s.adopt(spoke, left)
+				time.Sleep(100 * time.Millisecond) // of what they may be silent
 				begin := time.Now()
-				for _, c := range []*client{late, whole} {
-					if begun == "byte by byte" {
-						for _, b := range text {
-							c.send(string(b))
-							time.Sleep(2 * time.Millisecond)
-						}
-					} else {
-						c.send(text)
+				if begun == "byte by byte" {
+					for _, b := range text {
+						late.send(string(b))
+						whole.send(string(b))
+						time.Sleep(2 * time.Millisecond)
 					}
+				} else {
+					late.send(text)
+					whole.send(text)
 				}
 				drained := s.drain(patience, all) // does not take it for a silent one
 				time.Sleep(20 * time.Millisecond)

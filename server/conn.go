@@ -186,7 +186,7 @@ func (c *conn) beforeRead(buffer int) (quiet, parked bool) {
 func (c *conn) park() (moved bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mayMove() && (c.deadline.IsZero() || time.Now().Before(c.deadline)) {
+	if c.mayMove() {
 		m, woken := c.server.moving, c.windowed
 		c.mu.Unlock()
 		moved = m.offer(c, woken)

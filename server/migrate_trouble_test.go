@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -161,8 +162,9 @@ func TestSuccessorThatHangsDoesNotHoldUpOthers(t *testing.T) {
 			t.Errorf("got %q, want first", body)
 		}
 	}
-	// Those that the successor has not got are read again in time.
-	begin, answered := time.Now(), 0
+	// Those that the successor has not got are read again in time. One that has been
+	// answered may still be given to it.
+	begin := time.Now()
 	var asking sync.WaitGroup
 	var first atomic.Int64
 	for _, c := range append(silent, busy...) {
@@ -177,14 +179,13 @@ func TestSuccessorThatHangsDoesNotHoldUpOthers(t *testing.T) {
 		})
 	}
 	await(t, "answers to all that were not given away", func() bool {
-		answered = int(first.Load())
-		return answered+int(given.Load()) == len(silent)+len(busy)
+		return int(first.Load()+given.Load()) >= len(silent)+len(busy)
 	})
-	if took := time.Since(begin); took > 3*time.Second {
+	if took := time.Since(begin); took > 4*time.Second {
 		t.Errorf("answers came only after %v", took)
 	}
-	if answered < 200 {
-		t.Errorf("%d of 510 are answered by the predecessor, want most", answered)
+	if n := given.Load(); n > 256 {
+		t.Errorf("%d of 510 connections were given to a successor that answers nothing, want few", n)
 	}
 	d := <-drained
 	if d.Moved != int(given.Load()) || d.Connections.Cut != 0 {
@@ -230,11 +231,33 @@ func TestDeadlineThatMoveIgnores(t *testing.T) {
 		t.Errorf("got %+v, want one cut", d)
 	}
 	c.closedCleanly()
+	await(t, "the end of its goroutine", func() bool {
+		stacks := make([]byte, 1<<20)
+		return !strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), ".(*mover).offer(")
+	})
 	close(open)
 	<-returned
 	time.Sleep(10 * time.Millisecond) // in which its answer could be taken for good
 	if _, out := s.Migrated(); out != 0 {
 		t.Error("what was cut counts as moved")
+	}
+}
+
+// After the deadline nothing is offered any more: Move would take it for given.
+func TestNothingIsOfferedAfterTheDeadline(t *testing.T) {
+	for range 20 {
+		m := newMovers(t, names("first"))
+		m.gate = func(ctx context.Context, conns []upgrade.Connection) []bool {
+			if ctx.Err() != nil {
+				t.Error("offered after the end")
+			}
+			return everything(conns)
+		}
+		for range 20 {
+			m.first.dial().isFrom("first")
+		}
+		<-m.handOff(0)
+		m.end()
 	}
 }
 
@@ -463,6 +486,27 @@ func TestNothingIsLostOnTheWay(t *testing.T) {
 	<-last.drain(10*time.Millisecond, none)
 }
 
+// Silent connections wait for a slow successor, and not for the grace.
+func TestSlowSuccessorGetsAll(t *testing.T) {
+	const conns = 600
+	m := newMovers(t, names("first")) // with a grace of 100 ms
+	for range conns {
+		m.first.dial()
+	}
+	await(t, "all connections", func() bool { return m.first.Accepted() == conns })
+	m.gate = func(_ context.Context, conns []upgrade.Connection) []bool {
+		if n := m.first.Woken(); n > 256 {
+			t.Errorf("%d silent connections are read by nobody, want few at once", n)
+		}
+		time.Sleep(150 * time.Millisecond)
+		return everything(conns)
+	}
+	if d := <-m.handOff(2 * patience); d.Moved != conns || d.Connections != (upgrade.Closed{}) || d.Seconds < .3 {
+		t.Errorf("got %+v, want all moved, in some time", d)
+	}
+	m.end()
+}
+
 func TestManySilentConnections(t *testing.T) {
 	const conns = 1000
 	m := newMovers(t, names("first"))
@@ -475,19 +519,8 @@ func TestManySilentConnections(t *testing.T) {
 		clients = append(clients, c)
 	}
 	await(t, "all connections", func() bool { return m.first.Accepted() == conns })
-	var atOnce, most atomic.Int64
-	m.gate = func(_ context.Context, conns []upgrade.Connection) []bool {
-		n := atOnce.Add(int64(len(conns)))
-		defer atOnce.Add(int64(-len(conns)))
-		for was := most.Load(); n > was && !most.CompareAndSwap(was, n); was = most.Load() {
-		}
-		return everything(conns)
-	}
 	if d := <-m.handOff(patience); d.Moved != conns || d.Connections != (upgrade.Closed{}) {
 		t.Errorf("got %+v, want all moved", d)
-	}
-	if n := most.Load(); n > 256 {
-		t.Errorf("%d silent connections were read by nobody at once, want few", n)
 	}
 	for _, c := range clients {
 		c.isFrom("second")
