@@ -5,6 +5,7 @@ package server
 import (
 	"net"
 	"sync"
+	"syscall"
 	"time"
 
 	"example.com/baton/upgrade"
@@ -28,10 +29,45 @@ func (s *Server) Adopt(moved upgrade.Connection) {
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
 	s.mu.Unlock()
-	if !s.adopted.add(c) { // the drain is over
-		c.because(Cut)
+	go c.awaitFirstByte()
+}
+
+// awaitFirstByte gives an adopted connection to net/http when it has spoken, or
+// ended. Many never do before they move on: net/http takes more of processor and
+// memory for each than all the rest of a move.
+func (c *conn) awaitFirstByte() {
+	for {
+		moved := c.park()
+		var err error
+		again := false
+		if !moved {
+			_, err, again = c.afterRead(nil, awaitReadable(c.Conn), true)
+		}
+		switch {
+		case again:
+			continue
+		case !moved && err == nil && c.server.adopted.add(c):
+			return
+		case !moved && err == nil: // the drain is over
+			c.because(Cut)
+		}
 		c.Close()
+		return
 	}
+}
+
+// awaitReadable returns nil when a Read would return at once, and an error of the
+// kind that a Read gives when the deadline passes or the connection is closed.
+func awaitReadable(nc net.Conn) error {
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return raw.Read(isReadable)
 }
 
 // adoptions is the listener from which net/http gets adopted connections.

@@ -97,11 +97,13 @@ func (s *Server) stopAccepting(kept func(net.Listener) bool) {
 
 // readable tells whether a read or accept on the socket would return at once.
 func readable(s any) (ready bool) {
-	control(s, func(fd int) {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-		ready = err == nil && n > 0
-	})
+	control(s, func(fd int) { ready = isReadable(uintptr(fd)) })
 	return ready
+}
+
+func isReadable(fd uintptr) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	return err == nil && n > 0
 }
 
 // control calls f with the descriptor of a socket that has one and is open.

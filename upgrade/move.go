@@ -163,14 +163,21 @@ func spareDescriptors() int {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		return MoveLimit
 	}
-	const folder = "/proc/self/fd"
-	var open int
-	var stat unix.Stat_t
-	if err := unix.Stat(folder, &stat); err == nil && stat.Size > 0 { // since Linux 6.2 (proc(5))
-		open = int(stat.Size)
-	} else if entries, err := os.ReadDir(folder); err == nil {
-		open = len(entries)
+	open, err := openDescriptors()
+	if err != nil {
+		return MoveLimit
 	}
 	most := min(limit.Cur, math.MaxInt32)
 	return int(most-min(most/8, 64)) - open
+}
+
+// openDescriptors returns how many descriptors this process has.
+func openDescriptors() (int, error) {
+	const folder = "/proc/self/fd"
+	var stat unix.Stat_t
+	if err := unix.Stat(folder, &stat); err == nil && stat.Size > 0 { // since Linux 6.2 (proc(5))
+		return int(stat.Size), nil
+	}
+	entries, err := os.ReadDir(folder)
+	return len(entries), err
 }

@@ -7,10 +7,10 @@ package upgrade
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net"
 	"os"
 	"slices"
-	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -176,14 +176,18 @@ func letGo(inode uint64, but int) error {
 		return err
 	}
 	defer unix.Close(null)
-	entries, err := os.ReadDir("/proc/self/fd")
+	open, err := openDescriptors()
 	if err != nil {
 		return err
 	}
 	found := false
-	for _, e := range entries {
-		fd, err := strconv.Atoi(e.Name())
-		if err != nil || fd == but || inodeOf(fd) != inode {
+	var stat unix.Stat_t
+	for fd := 0; open > 0 && fd < math.MaxInt32; fd++ {
+		if unix.Fstat(fd, &stat) == unix.EBADF {
+			continue
+		}
+		open--
+		if fd == but || inodeIn(&stat) != inode {
 			continue
 		}
 		found = true
@@ -200,8 +204,14 @@ func letGo(inode uint64, but int) error {
 // inodeOf returns the inode of a pipe or socket, or 0 if a descriptor is something else.
 func inodeOf(fd int) uint64 {
 	var stat unix.Stat_t
-	kind := func() uint32 { return stat.Mode & unix.S_IFMT }
-	if unix.Fstat(fd, &stat) != nil || kind() != unix.S_IFIFO && kind() != unix.S_IFSOCK {
+	if unix.Fstat(fd, &stat) != nil {
+		return 0
+	}
+	return inodeIn(&stat)
+}
+
+func inodeIn(stat *unix.Stat_t) uint64 {
+	if kind := stat.Mode & unix.S_IFMT; kind != unix.S_IFIFO && kind != unix.S_IFSOCK {
 		return 0
 	}
 	return stat.Ino
