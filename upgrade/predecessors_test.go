@@ -64,13 +64,16 @@ func TestSeveralDrain(t *testing.T) {
 		if n > 1 {
 			s = l.upgradeOn(n)
 		}
-		for range 3 {
+		for of := 0; of < 3; {
 			given++
 			a := l.who()
-			if a.Generation != n || a.Answers != given {
-				t.Errorf("got answer %d of generation %d, want %d of %d", a.Answers, a.Generation, given, n)
+			if a.Generation == n { // for a moment the predecessor accepts as well
+				of++
 			}
-			if want := n * (n + 1) / 2; a.Load != want { // a generation's load is its number
+			if a.Answers != given {
+				t.Errorf("got answer %d of generation %d, want %d", a.Answers, a.Generation, given)
+			}
+			if want := n * (n + 1) / 2; a.Generation == n && a.Load != want { // a generation's load is its number
 				t.Errorf("generation %d: got load %d of all, want %d", n, a.Load, want)
 			}
 		}
