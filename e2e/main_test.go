@@ -57,6 +57,9 @@ var builds struct {
 	done map[string]error
 }
 
+// past is the version of a release that knows nothing of connections that move, nor of several predecessors.
+const past = "past"
+
 // built returns the path of the built binary of a version. It is for running commands and for copying;
 // a service runs a copy of its own.
 func built(t testing.TB, version string) (path string) {
@@ -66,7 +69,11 @@ func built(t testing.TB, version string) (path string) {
 	path = filepath.Join(builds.dir, version)
 	err, tried := builds.done[version]
 	if !tried {
-		args := []string{"build", "-o", path, "-ldflags", "-X main.version=" + version}
+		set := "-X main.version=" + version
+		if version == past {
+			set += " -X example.com/baton/upgrade.protocol=1"
+		}
+		args := []string{"build", "-o", path, "-ldflags", set}
 		if race {
 			args = append(args, "-race")
 		}
