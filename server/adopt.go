@@ -3,6 +3,7 @@ package server
 // This file holds what becomes of a connection that has come from the predecessor.
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"syscall"
@@ -46,7 +47,7 @@ func (c *conn) awaitFirstByte() {
 		switch {
 		case again:
 			continue
-		case !moved && err == nil && c.server.adopted.add(c):
+		case !moved && err == nil && c.open() && c.server.adopted.add(c):
 			return
 		case !moved && err == nil: // the drain is over
 			c.because(Cut)
@@ -54,6 +55,34 @@ func (c *conn) awaitFirstByte() {
 		c.Close()
 		return
 	}
+}
+
+// open makes a connection of what has come over the link, and returns false if that
+// cannot be.
+func (c *conn) open() bool {
+	unopened, ok := c.Conn.(upgrade.Unopened)
+	if !ok {
+		return true
+	}
+	nc, err := unopened.Open()
+	for patience := time.Now().Add(c.server.opts.ReadHeaderTimeout); errors.Is(err, syscall.EMFILE) && time.Now().Before(patience); {
+		time.Sleep(5 * time.Millisecond)
+		nc, err = unopened.Open()
+	}
+	if err != nil {
+		c.server.opts.Logger.Error("connection from the predecessor cannot be opened", "error", err)
+		c.because(Failed)
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == stateClosed { // cut
+		nc.Close()
+		return false
+	}
+	c.Conn = nc
+	nc.SetReadDeadline(c.deadline)
+	return true
 }
 
 // awaitReadable returns nil when a Read would return at once, and an error of the

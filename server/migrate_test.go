@@ -67,6 +67,19 @@ func (m *movers) move(ctx context.Context, conns []upgrade.Connection) []bool {
 	return taken
 }
 
+// unopened is a connection as it comes over the link.
+type unopened struct{ *os.File }
+
+func (unopened) LocalAddr() net.Addr  { return nil }
+func (unopened) RemoteAddr() net.Addr { return nil }
+
+var _ upgrade.Unopened = unopened{}
+
+func (u unopened) Open() (net.Conn, error) {
+	defer u.Close()
+	return net.FileConn(u.File)
+}
+
 // dup returns another descriptor of the same socket.
 func dup(t testing.TB, nc net.Conn) net.Conn {
 	raw, err := nc.(syscall.Conn).SyscallConn()
@@ -85,12 +98,7 @@ func dup(t testing.TB, nc net.Conn) net.Conn {
 		t.Error(err)
 		return nil
 	}
-	defer f.Close()
-	copied, err := net.FileConn(f)
-	if err != nil {
-		t.Error(err)
-	}
-	return copied
+	return unopened{f}
 }
 
 // handOff begins the drain of the first.

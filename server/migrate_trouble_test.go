@@ -357,6 +357,20 @@ func TestKindsOfRequests(t *testing.T) {
 	}
 }
 
+// watchOpening is a connection that is watched once it is opened.
+type watchOpening struct {
+	unopened
+	listener *watchListener
+}
+
+func (w watchOpening) Open() (net.Conn, error) {
+	nc, err := w.unopened.Open()
+	if err != nil {
+		return nil, err
+	}
+	return &watchConn{nc.(*net.TCPConn), w.listener}, nil
+}
+
 // Files still go from the page cache to the socket.
 func TestSendfileIsKeptOnAdoptedConnections(t *testing.T) {
 	content := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
@@ -370,7 +384,7 @@ func TestSendfileIsKeptOnAdoptedConnections(t *testing.T) {
 		http.ServeFile(w, r, path)
 	})})
 	watch := &watchListener{}
-	m.each = func(c *upgrade.Connection) { c.Conn = &watchConn{c.Conn.(*net.TCPConn), watch} }
+	m.each = func(c *upgrade.Connection) { c.Conn = watchOpening{c.Conn.(unopened), watch} }
 	c := m.first.dial()
 	c.isFrom("first")
 	<-m.handOff(patience)

@@ -269,13 +269,10 @@ func (m *message) takeConn() net.Conn {
 	if len(m.fds) == 0 {
 		return nil
 	}
-	o, err := newOpener()
-	if err != nil {
-		return nil
-	}
-	defer o.close()
-	nc, err := o.open(m.fds[0])
+	f := os.NewFile(uintptr(m.fds[0]), "received")
+	defer f.Close()
 	m.fds = m.fds[1:]
+	nc, err := net.FileConn(f)
 	if err != nil {
 		return nil
 	}
@@ -289,27 +286,6 @@ func (m *message) close() {
 	}
 	m.fds = nil
 }
-
-// opener makes connections of descriptors. Package net makes them of files, of
-// which it makes copies; an opener has one file for all, since each new one of a
-// socket would be registered with the poller only to be closed again.
-type opener struct{ file *os.File }
-
-func newOpener() (opener, error) {
-	f, err := os.Open(os.DevNull)
-	return opener{f}, err
-}
-
-// open takes a descriptor over.
-func (o opener) open(fd int) (net.Conn, error) {
-	defer unix.Close(fd)
-	if err := unix.Dup3(fd, int(o.file.Fd()), unix.O_CLOEXEC); err != nil {
-		return nil, err
-	}
-	return net.FileConn(o.file)
-}
-
-func (o opener) close() { o.file.Close() }
 
 // follow reads the link and passes on what it hears, its end at last, except for
 // those messages of which take says that it has dealt with them. The goroutine

@@ -105,20 +105,12 @@ func (g *Generation) takeOffer(l *link, m *message) {
 		taken   []Connection
 		refused []int
 	)
-	open, err := newOpener()
 	for i, o := range m.Offered {
-		c, ok := Connection{}, false
-		if err == nil {
-			c, ok = g.accept(o, m, open)
-		}
-		if ok {
+		if c, ok := g.accept(o, m); ok {
 			taken = append(taken, c)
 		} else {
 			refused = append(refused, i)
 		}
-	}
-	if err == nil {
-		open.close()
 	}
 	m.close()
 	if len(refused) > 0 {
@@ -126,7 +118,7 @@ func (g *Generation) takeOffer(l *link, m *message) {
 	}
 	// Whether it is heard or not, the predecessor reads no more unless it is refused.
 	// One that does not listen now has to hear it later, or it would wait for ever.
-	err = unix.EAGAIN
+	err := error(unix.EAGAIN)
 	for errors.Is(err, unix.EAGAIN) {
 		err = l.send(message{Type: msgTaken, Batch: m.Batch, Refused: refused})
 	}
@@ -137,7 +129,7 @@ func (g *Generation) takeOffer(l *link, m *message) {
 
 // accept makes a connection of the next descriptor of an offer, if there is a
 // place for it.
-func (g *Generation) accept(o offered, m *message, open opener) (Connection, bool) {
+func (g *Generation) accept(o offered, m *message) (Connection, bool) {
 	if len(m.fds) == 0 {
 		return Connection{}, false
 	}
@@ -149,11 +141,22 @@ func (g *Generation) accept(o offered, m *message, open opener) (Connection, boo
 		unix.Close(fd)
 		return Connection{}, false
 	}
-	nc, err := open.open(fd)
-	if err != nil {
-		return Connection{}, false
+	return Connection{Conn: received{os.NewFile(uintptr(fd), "received")}, Listener: ln, Spoke: o.Spoke, Left: max(o.Left, 0)}, true
+}
+
+// received is a socket as it has come over the link.
+type received struct{ *os.File }
+
+func (received) LocalAddr() net.Addr  { return nil }
+func (received) RemoteAddr() net.Addr { return nil }
+
+// Open makes a copy, and closes the original.
+func (r received) Open() (net.Conn, error) {
+	nc, err := net.FileConn(r.File)
+	if err == nil {
+		r.File.Close()
 	}
-	return Connection{Conn: nc, Listener: ln, Spoke: o.Spoke, Left: max(o.Left, 0)}, true
+	return nc, err
 }
 
 // spareDescriptors returns how many more descriptors this process can have with

@@ -116,10 +116,18 @@ func TestMove(t *testing.T) {
 		if c.Listener != m.ln || c.Spoke != m.conns[i].Spoke || c.Left != m.conns[i].Left {
 			t.Fatalf("connection %d: got %+v, want %+v", i, c, m.conns[i])
 		}
+		nc, err := c.Conn.(Unopened).Open()
+		if err != nil {
+			t.Fatalf("connection %d: %v", i, err)
+		}
+		if _, ok := nc.(*net.TCPConn); !ok {
+			t.Fatalf("connection %d: got a %T, want a TCP connection", i, nc)
+		}
+		defer nc.Close()
 		io.WriteString(m.clients[i], "x")
 		buf := make([]byte, 1)
-		c.SetDeadline(time.Now().Add(5 * time.Second))
-		if _, err := io.ReadFull(c, buf); err != nil {
+		nc.SetDeadline(time.Now().Add(5 * time.Second))
+		if _, err := io.ReadFull(nc, buf); err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
 	}

@@ -45,13 +45,27 @@ type Handoff struct {
 	Move func(ctx context.Context, conns []Connection) (taken []bool)
 }
 
+// Unopened is a connection of which there is no more than the socket: it can be
+// awaited by its SyscallConn, have deadlines, move on and be closed. Most of those
+// that move are silent until they move again, and opening one takes more time than
+// all the rest of the move.
+type Unopened interface {
+	net.Conn
+	// Open returns the *net.TCPConn or *net.UnixConn that takes its place, with
+	// no deadlines. An error leaves it as it is: with syscall.EMFILE, say, it is
+	// worth to try again.
+	Open() (net.Conn, error)
+}
+
 // MoveLimit is how many connections move at once at most: the kernel passes no
 // more descriptors in one message.
 const MoveLimit = 253
 
 // Connection is one that moves from a generation to its successor.
 type Connection struct {
-	net.Conn // a *net.TCPConn or *net.UnixConn; for Move, anything that has such a one's SyscallConn
+	// For Move it is anything that has the SyscallConn of a socket. For Adopt it
+	// is [Unopened].
+	net.Conn
 	// Listener is where it was accepted. For Adopt it is the successor's own
 	// listener at the same address.
 	Listener net.Listener
