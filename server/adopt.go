@@ -65,9 +65,12 @@ func (c *conn) open() bool {
 		return true
 	}
 	nc, err := unopened.Open()
-	for patience := time.Now().Add(c.server.opts.ReadHeaderTimeout); errors.Is(err, syscall.EMFILE) && time.Now().Before(patience); {
+	for patience := time.Now().Add(c.server.opts.ReadHeaderTimeout); (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) && time.Now().Before(patience); {
 		time.Sleep(5 * time.Millisecond)
 		nc, err = unopened.Open()
+	}
+	if err != nil && c.currentState() == stateClosed { // cut
+		return false
 	}
 	if err != nil {
 		c.server.opts.Logger.Error("connection from the predecessor cannot be opened", "error", err)

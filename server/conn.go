@@ -186,7 +186,7 @@ func (c *conn) beforeRead(buffer int) (quiet, parked bool) {
 func (c *conn) park() (moved bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mayMove() {
+	for !moved && c.mayMove() { // again if the successor hung just now
 		m, woken := c.server.moving, c.windowed
 		c.mu.Unlock()
 		moved = m.offer(c, woken)

@@ -31,7 +31,7 @@ func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	}()
 
 	if s.moving != nil {
-		s.moving.start(s.open())
+		s.moving.start()
 	}
 
 	if s.awaitEnd(ctx, stopped) {

@@ -15,7 +15,7 @@ import (
 const (
 	// moveBatch is how many connections are offered at once at most. Larger batches
 	// save nothing, and each makes those behind it wait.
-	moveBatch = 64
+	moveBatch = min(64, upgrade.MoveLimit)
 	// moveWindow bounds how many silent connections are between their wake-up and
 	// the answer, so that there is always a batch under way, and one that gathers:
 	// so many are read by nobody for a moment. It is below 256, the length of a
@@ -36,7 +36,8 @@ const (
 // A connection that comes to a safe point in a drain offers itself. Those that
 // are at one already, blocked in a Read, are woken by a single pass over the
 // connections that are there when the drain has begun, and offer themselves
-// then. One pass misses none: a connection is parked, and looks whether the server
+// then. One pass misses none, unless the successor hangs for a while: then there is
+// another one. For a connection is parked, and looks whether the server
 // drains, under one lock. If that was before the pass has come to it, the pass
 // finds it parked. If it was after, or the connection is so new that the pass
 // does not know it, it has seen the drain.
@@ -48,6 +49,8 @@ type mover struct {
 
 	window chan struct{} // one for each connection that was woken and has no answer
 	filled chan struct{} // cap 1: something is in a queue
+	again  chan struct{} // cap 1: the successor answers again
+	open   func() []*conn
 
 	mu       sync.Mutex
 	queue    []*conn   // those that come from a request
@@ -72,6 +75,8 @@ func (s *Server) newMover(ctx context.Context, h upgrade.Handoff) *mover {
 		kept:      make(map[net.Listener]bool),
 		window:    make(chan struct{}, moveWindow),
 		filled:    make(chan struct{}, 1),
+		again:     make(chan struct{}, 1),
+		open:      s.open,
 		abandoned: make(chan struct{}),
 	}
 	for _, ln := range s.listeners {
@@ -82,8 +87,8 @@ func (s *Server) newMover(ctx context.Context, h upgrade.Handoff) *mover {
 }
 
 // start moves the connections that are open, and those that offer themselves.
-func (m *mover) start(open []*conn) {
-	m.running.Go(func() { m.wake(open) })
+func (m *mover) start() {
+	m.running.Go(m.wake)
 	m.running.Go(m.watch)
 	for range moveWorkers {
 		m.running.Go(m.work)
@@ -99,16 +104,24 @@ func (m *mover) takes(ln net.Listener) bool {
 	return kept
 }
 
-// wake lets the connections that are parked offer themselves.
-func (m *mover) wake(open []*conn) {
-	for _, c := range open {
+// wake lets the connections that are parked offer themselves, and does so again
+// after the successor has hung for a while, in which others were parked.
+func (m *mover) wake() {
+	for {
+		for _, c := range m.open() {
+			select {
+			case m.window <- struct{}{}:
+			case <-m.ctx.Done():
+				return
+			}
+			if !c.wakeToMove() {
+				<-m.window
+			}
+		}
 		select {
-		case m.window <- struct{}{}:
+		case <-m.again:
 		case <-m.ctx.Done():
 			return
-		}
-		if !c.wakeToMove() {
-			<-m.window
 		}
 	}
 }
@@ -117,9 +130,11 @@ func (m *mover) wake(open []*conn) {
 // which. The caller reads from it, and does not meanwhile.
 func (m *mover) offer(c *conn, woken bool) (moved bool) {
 	m.mu.Lock()
-	if m.ended || m.stalled.Load() {
+	if ended := m.ended; ended || m.stalled.Load() {
 		m.mu.Unlock()
-		c.stay()
+		if ended {
+			c.stay()
+		}
 		return false
 	}
 	c.answer = make(chan bool, 1)
@@ -198,7 +213,7 @@ func (m *mover) watch() {
 			}
 			m.mu.Unlock()
 			for _, c := range rest {
-				c.settle(false)
+				c.answer <- false
 			}
 		}
 	}
@@ -216,7 +231,12 @@ func (m *mover) send(batch []*conn) {
 	m.mu.Lock()
 	m.sending--
 	m.progress = time.Now()
-	m.stalled.Store(false)
+	if m.stalled.Swap(false) {
+		select {
+		case m.again <- struct{}{}:
+		default:
+		}
+	}
 	m.mu.Unlock()
 	for i, c := range batch {
 		c.settle(i < len(taken) && taken[i])

@@ -541,3 +541,25 @@ func TestManySilentConnections(t *testing.T) {
 	}
 	m.end()
 }
+
+// A successor that hangs for a moment, and then goes on, has what was silent meanwhile:
+// nothing is forgotten between the two.
+func TestSuccessorThatRecovers(t *testing.T) {
+	const conns = 400
+	m := newMovers(t, names("first"))
+	<-m.first.drain(patience, none)
+	m.first = serve(t, server.Options{Handler: names("first"), IdleGrace: time.Minute})
+	for range conns {
+		m.first.dial()
+	}
+	await(t, "all connections", func() bool { return m.first.Accepted() == conns })
+	begin := time.Now()
+	m.gate = func(_ context.Context, conns []upgrade.Connection) []bool {
+		time.Sleep(time.Until(begin.Add(2050 * time.Millisecond)))
+		return everything(conns)
+	}
+	if d := <-m.handOff(8 * time.Second); d.Moved != conns {
+		t.Errorf("got %+v, want all %d moved", d, conns)
+	}
+	m.end()
+}

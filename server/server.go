@@ -16,8 +16,8 @@ import (
 type Options struct {
 	Handler http.Handler
 
-	// IdleGrace is how long a silent connection stays in a drain before it is
-	// destroyed. 0 means one second, a negative value no grace at all.
+	// IdleGrace is how long a silent connection that does not move stays in a
+	// drain before it is destroyed. 0 means one second, a negative value no grace at all.
 	IdleGrace time.Duration
 	// DisableMigration closes silent connections after the grace, instead of
 	// moving them to the successor.

@@ -22,7 +22,7 @@ const (
 
 	// settling is how long after its predecessor's end a generation waits before
 	// it asks tableflip for an upgrade.
-	settling = 20 * time.Millisecond
+	settling = 50 * time.Millisecond
 )
 
 // attempt is an upgrade under way.
@@ -125,7 +125,7 @@ func (r *run) prepare(a *attempt) error {
 	defer theirs.Close()
 	h := r.introduction()
 	h.Trigger, h.Asked, h.Begun, h.Deadline = a.by, a.at, a.begun, a.begun.Add(r.opts.UpgradeTimeout)
-	h.Drain = r.opts.DrainTimeout
+	h.Drain = max(r.opts.DrainTimeout, r.PredecessorDrain()) // those may come to be waited for
 	for _, c := range r.claims {
 		h.Claims = append(h.Claims, c)
 	}
@@ -218,15 +218,32 @@ func (r *run) hearSuccessor(m message, ok bool) {
 // it was on purpose.
 func (r *run) successorIsGone() {
 	r.mu.Lock()
-	stopped := r.after != nil && r.after.state >= Draining
+	after := r.after
+	stopped := after != nil && after.state >= Draining
 	r.mu.Unlock()
 	if !r.handedOver || stopped {
+		return
+	}
+	if after != nil && !ends(after.PID) {
+		r.log.Warn("the link to the generation that serves is lost", "successor_pid", after.PID)
 		return
 	}
 	r.log.Error("successor died after it had taken over; nobody accepts connections now")
 	if r.opts.OnOrphaned != nil {
 		r.opts.OnOrphaned()
 	}
+}
+
+// ends tells whether a process is at its end, which comes a moment after that of
+// its links.
+func ends(pid int) bool {
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return true
+	}
+	defer unix.Close(process)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, 500)
+	return err != nil || n > 0
 }
 
 // commit hands over once the successor serves. Until then this generation

@@ -100,6 +100,7 @@ type link struct {
 	released  chan struct{} // closed when another process goes on reading
 	left      []message     // read before that, and not delivered; to be read when ended is closed
 	ended     chan struct{} // closed when nothing more is read
+	malformed atomic.Bool   // the reading ended with a message that is
 	silent    atomic.Bool   // the other side has let a question wait, and nothing was heard of it since
 	questions questions     // that this side has asked
 	offers    offers        // that this side has made
@@ -221,15 +222,18 @@ func (l *link) receive(buf *receiveBuffer) (message, error) {
 	var m message
 	fds := receivedDescriptors(rights)
 	if err = json.Unmarshal(buf.packet[:n], &m); err == nil && flags&unix.MSG_TRUNC != 0 {
-		err = errors.New("message of the link is too long")
+		err = errors.New("it is too long")
 	}
 	m.fds, m.spare = fds, spare
 	if err != nil {
 		m.close()
-		return message{}, err
+		return message{}, fmt.Errorf("%w: %w", errMalformed, err)
 	}
 	return m, nil
 }
+
+// errMalformed: the other side says what this one does not understand.
+var errMalformed = errors.New("message of the link is malformed")
 
 // read calls receive when there may be something to read, until it is done.
 func (l *link) read(receive func(socket uintptr) (done bool, err error)) error {
@@ -309,6 +313,10 @@ func (l *link) follow(to chan<- heard, stop <-chan struct{}, take func(*message)
 		for {
 			m, err := l.receive(buf)
 			if err != nil {
+				if errors.Is(err, errMalformed) { // then nobody should believe that this side still listens
+					l.malformed.Store(true)
+					l.close()
+				}
 				close(l.ended)
 				select {
 				case <-l.released:

@@ -69,6 +69,11 @@ func (g *Generation) move(ctx context.Context, l *link, bound map[net.Listener]s
 		}
 		sockets[i] = socket
 	}
+	select {
+	case <-l.ended: // no answer would be heard
+		return taken
+	default:
+	}
 	number, answer := l.offers.add()
 	defer l.offers.answered(number, nil)
 	m.Batch = number
@@ -81,12 +86,17 @@ func (g *Generation) move(ctx context.Context, l *link, bound map[net.Listener]s
 	select {
 	case refused = <-answer:
 	case <-ctx.Done(): // the successor may have them by now
-		return all
+		select {
+		case refused = <-answer:
+		default:
+		}
 	case <-l.ended:
 		select {
 		case refused = <-answer:
-		default: // it is gone, and its copies with it
-			return taken
+		default:
+			if !l.malformed.Load() { // it is gone, and its copies with it
+				return taken
+			}
 		}
 	}
 	for _, i := range refused {
@@ -116,10 +126,10 @@ func (g *Generation) takeOffer(l *link, m *message) {
 	if len(refused) > 0 {
 		g.log.Warn("predecessor keeps connections that do not fit in here", "connections", len(refused))
 	}
-	// Whether it is heard or not, the predecessor reads no more unless it is refused.
-	// One that does not listen now has to hear it later, or it would wait for ever.
+	// Whether it is heard or not, the predecessor reads no more unless it is refused:
+	// one that does not listen now should hear it later.
 	err := error(unix.EAGAIN)
-	for errors.Is(err, unix.EAGAIN) {
+	for patience := time.Now().Add(2 * time.Second); errors.Is(err, unix.EAGAIN) && time.Now().Before(patience); {
 		err = l.send(message{Type: msgTaken, Batch: m.Batch, Refused: refused})
 	}
 	for _, c := range taken {

@@ -275,3 +275,28 @@ func TestLongestOfferFits(t *testing.T) {
 		t.Errorf("got %d bytes, %v, want %d at most", len(packet), err, messageSize)
 	}
 }
+
+// A predecessor that no longer understands its successor offers nothing any more, and
+// does not read from what that may have.
+func TestMoveAfterGarbage(t *testing.T) {
+	m := newMovers(t, 2)
+	result := make(chan []bool)
+	go func() { result <- m.move(t.Context(), "here") }()
+	offer, err := m.back.receive(new(receiveBuffer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	offer.close()
+	if _, err := m.back.conn.Write([]byte("garbage")); err != nil {
+		t.Fatal(err)
+	}
+	if n := counted(<-result); n != 2 {
+		t.Errorf("%d of the connections under way count as taken, want both", n)
+	}
+	if n := counted(m.move(t.Context(), "here")); n != 0 {
+		t.Errorf("%d of those offered later count as taken, want none", n)
+	}
+	if _, err := m.back.receive(new(receiveBuffer)); err == nil {
+		t.Error("something was offered later")
+	}
+}

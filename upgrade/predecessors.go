@@ -36,13 +36,21 @@ func (g *Generation) remove(p *member) {
 
 // inheritPredecessor takes a link over from the predecessor that had it.
 func (g *Generation) inheritPredecessor(from *link, m *message) {
-	if m.Hello == nil || m.Report == nil || len(m.fds) == 0 {
+	if m.Hello == nil || m.Report == nil {
 		return
 	}
-	l, err := openLink(os.NewFile(uintptr(m.fds[0]), "link"))
-	m.fds = m.fds[1:]
+	err := error(unix.EMFILE) // what comes without its descriptor
+	var l *link
+	if len(m.fds) > 0 {
+		l, err = openLink(os.NewFile(uintptr(m.fds[0]), "link"))
+		m.fds = m.fds[1:]
+	}
 	if err != nil {
 		g.log.Warn("predecessor cannot be followed while it drains", "predecessor", m.Hello.Generation, "error", err)
+		g.mu.Lock()
+		g.past = g.past.plus(m.Hello.Counts)
+		g.takeReport(from, m.Report)
+		g.mu.Unlock()
 		return
 	}
 	p := &member{hello: *m.Hello, link: l, state: Draining, counts: m.Hello.Counts, due: m.Due}
@@ -57,8 +65,8 @@ func (g *Generation) inheritPredecessor(from *link, m *message) {
 }
 
 // passPredecessors gives the links to the predecessors that still drain to the
-// successor. One that cannot be given is followed on, which keeps this generation
-// alive as long.
+// successor. One that cannot be given, or has nothing more to do than to exit, is
+// followed on, which keeps this generation alive as long.
 func (r *run) passPredecessors() {
 	a := r.attempt
 	for _, p := range r.living() {
@@ -66,22 +74,29 @@ func (r *run) passPredecessors() {
 			r.report(p.link, message{Type: msgReport}, 0) // so that this one's end surprises nobody
 			continue
 		}
-		unheard := p.link.release()
-		if err := r.pass(p); err != nil {
-			r.log.Warn("predecessor cannot be passed on to the successor", "predecessor", p.Generation, "error", err)
-			r.mu.Lock()
-			p.link = &link{conn: p.link.conn, released: make(chan struct{}), ended: make(chan struct{})}
-			r.mu.Unlock()
-			p.link.conn.SetReadDeadline(time.Time{})
-			p.link.follow(r.heard, r.done, r.exchange(p.link, true))
-		} else {
-			p.link.close()
-		}
-		for _, m := range unheard {
+		for _, m := range p.link.release() {
 			r.hear(p, &m)
 			m.close()
 		}
+		if p.reported { // it is about to exit
+			r.followOn(p)
+		} else if err := r.pass(p); err != nil {
+			r.log.Warn("predecessor cannot be passed on to the successor", "predecessor", p.Generation, "error", err)
+			r.followOn(p)
+		} else {
+			p.link.close()
+		}
 	}
+}
+
+// followOn reads from a link again that was released.
+func (r *run) followOn(p *member) {
+	r.mu.Lock()
+	p.link = &link{conn: p.link.conn, released: make(chan struct{}), ended: make(chan struct{})}
+	r.mu.Unlock()
+	p.link.conn.SetReadDeadline(time.Time{})
+	r.report(p.link, message{Type: msgReport}, 0)
+	p.link.follow(r.heard, r.done, r.exchange(p.link, true))
 }
 
 // pass moves one link, together with the responsibility for what is counted there.
