@@ -247,8 +247,8 @@ func (c *conn) afterRead(got []byte, err error, quiet bool) (n int, told error, 
 }
 
 // firstBytes notes that an adopted connection has spoken: from now on it has the
-// time of a header. Line ends that precede one are skipped, as net/http does
-// where it knows of the request before, and count for nothing.
+// time of a header. Line ends that precede one are skipped and count for
+// nothing, as net/http has it after a POST, of which it does not know here.
 func (c *conn) firstBytes(got []byte) (n int) {
 	n = len(got)
 	if c.state == stateIdle {

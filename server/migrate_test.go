@@ -76,8 +76,11 @@ func (unopened) RemoteAddr() net.Addr { return nil }
 var _ upgrade.Unopened = unopened{}
 
 func (u unopened) Open() (net.Conn, error) {
-	defer u.Close()
-	return net.FileConn(u.File)
+	nc, err := net.FileConn(u.File)
+	if err == nil {
+		u.Close()
+	}
+	return nc, err
 }
 
 // dup returns another descriptor of the same socket.

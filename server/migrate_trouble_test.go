@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -369,6 +370,35 @@ func (w watchOpening) Open() (net.Conn, error) {
 		return nil, err
 	}
 	return &watchConn{nc.(*net.TCPConn), w.listener}, nil
+}
+
+// shortOf is a connection that can be opened only when there are descriptors again.
+type shortOf struct {
+	unopened
+	failures *atomic.Int32
+}
+
+func (s shortOf) Open() (net.Conn, error) {
+	if s.failures.Add(-1) >= 0 {
+		return nil, &os.SyscallError{Syscall: "dup", Err: syscall.EMFILE}
+	}
+	return s.unopened.Open()
+}
+
+// A request that comes when no descriptor is left is answered when there is one again.
+func TestOpenIsTriedAgain(t *testing.T) {
+	m := newMovers(t, names("first"))
+	var failures atomic.Int32
+	failures.Store(3)
+	m.each = func(c *upgrade.Connection) { c.Conn = shortOf{c.Conn.(unopened), &failures} }
+	c := m.first.dial()
+	c.isFrom("first")
+	<-m.handOff(patience)
+	c.isFrom("second")
+	if n := failures.Load(); n != -1 {
+		t.Errorf("opened %d times, want 4 times", 3-n)
+	}
+	m.end()
 }
 
 // Files still go from the page cache to the socket.

@@ -76,13 +76,13 @@ func New(opts Options) *Server {
 	if opts.IdleGrace == 0 {
 		opts.IdleGrace = time.Second
 	}
-	if opts.IdleTimeout == 0 {
+	if opts.IdleTimeout <= 0 {
 		opts.IdleTimeout = 75 * time.Second
 	}
-	if opts.ReadHeaderTimeout == 0 {
+	if opts.ReadHeaderTimeout <= 0 {
 		opts.ReadHeaderTimeout = 10 * time.Second
 	}
-	if opts.ReadBodyTimeout == 0 {
+	if opts.ReadBodyTimeout <= 0 {
 		opts.ReadBodyTimeout = time.Minute
 	}
 	if opts.MaxHeaderBytes == 0 {

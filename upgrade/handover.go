@@ -45,7 +45,7 @@ type attempt struct {
 	serving  bool // and that it serves
 	gone     bool // the link has ended
 
-	pipe   uint64 // see letGo
+	pipe   uint64 // see closeAllBut
 	adopts bool   // connections can move there
 }
 
@@ -298,7 +298,7 @@ func (r *run) handOver() {
 	}
 	r.passPredecessors()
 	if a.protocol >= 2 && a.pipe != 0 {
-		if err := letGo(a.pipe, -1); err != nil {
+		if err := closeAllBut(-1, a.pipe); err != nil {
 			r.log.Warn("successor cannot be upgraded before this generation's end", "error", err)
 		}
 	}

@@ -350,7 +350,7 @@ func (l *link) onlyCopy() error {
 	if err != nil {
 		return err
 	}
-	failed := socket.Control(func(fd uintptr) { err = letGo(inodeOf(int(fd)), int(fd)) })
+	failed := socket.Control(func(fd uintptr) { err = closeAllBut(int(fd), inodeOf(int(fd))) })
 	return cmp.Or(failed, err)
 }
 

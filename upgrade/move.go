@@ -123,8 +123,8 @@ func (g *Generation) takeOffer(l *link, m *message) {
 		}
 	}
 	m.close()
-	if len(refused) > 0 {
-		g.log.Warn("predecessor keeps connections that do not fit in here", "connections", len(refused))
+	if m.spare < 0 {
+		g.log.Warn("predecessor keeps connections for which there are no descriptors here", "connections", len(refused))
 	}
 	// Whether it is heard or not, the predecessor reads no more unless it is refused:
 	// one that does not listen now should hear it later.

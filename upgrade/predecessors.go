@@ -181,11 +181,11 @@ func (m *member) kill() error {
 	return unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0)
 }
 
-// letGo closes what tableflip holds open for as long as this process lives: each
+// closeAllBut closes what tableflip holds open for as long as this process lives: each
 // descriptor that leads to a pipe or socket, but one. It cannot be asked to, so
 // the null device takes the place. After a handoff that is the pipe by whose end a
 // successor sees that its predecessor is gone, before which it cannot be upgraded.
-func letGo(inode uint64, but int) error {
+func closeAllBut(but int, inode uint64) error {
 	null, err := unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return err
