@@ -542,7 +542,7 @@ func configure(args []string) (config, error) {
 	})
 	duration("upgrade-timeout", &cfg.upgradeTimeout, time.Minute, time.Millisecond, "`time` that a successor may take to be ready")
 	duration("drain-timeout", &cfg.drainTimeout, 30*time.Second, time.Millisecond, "`time` after which a drain cuts what still runs")
-	duration("idle-grace", &cfg.idleGrace, time.Second, 0, "`time` that a silent connection stays in a drain")
+	duration("idle-grace", &cfg.idleGrace, time.Second, 0, "`time` that a silent connection that does not move stays in a drain")
 	flags.BoolVar(&cfg.migrate, "migrate", true, "in a drain, move keep-alive connections to the successor; false: close them")
 	setting("max-draining", "4", "`number` of predecessors that may still drain when an upgrade begins", func(s string) error {
 		n, err := strconv.Atoi(s)

@@ -30,7 +30,7 @@ var others = flag.Int("others", 0, "number of `upgrades` that TestOthers makes o
 
 func TestMain(m *testing.M) {
 	// Most tests wait most of the time; those that measure a load do not run in parallel with others.
-	flag.Set("test.parallel", "4")
+	flag.Set("test.parallel", "3")
 	flag.Parse()
 	// A generation is the child of its predecessor, which exits. With this the orphans become children
 	// of the test, so that it learns how they exit, and no zombie outlives them.

