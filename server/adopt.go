@@ -120,15 +120,8 @@ func (l *adoptions) add(c net.Conn) bool {
 		return false
 	}
 	l.waiting = append(l.waiting, c)
-	l.note()
+	nudge(l.changed)
 	return true
-}
-
-func (l *adoptions) note() {
-	select {
-	case l.changed <- struct{}{}:
-	default:
-	}
 }
 
 // Accept returns what is left also when the listener is closed.
@@ -155,7 +148,7 @@ func (l *adoptions) Close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.closed = true
-	l.note()
+	nudge(l.changed)
 	return nil
 }
 

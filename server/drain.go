@@ -134,9 +134,15 @@ func (s *Server) open() []*conn {
 // noteEnd wakes a drain that may be over now.
 func (s *Server) noteEnd() {
 	if s.isDraining.Load() {
-		select {
-		case s.ended <- struct{}{}:
-		default:
-		}
+		nudge(s.ended)
+	}
+}
+
+// nudge wakes whoever receives from a channel of capacity 1, now or when they look
+// next. Nudging twice before that is as good as once.
+func nudge(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }

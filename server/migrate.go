@@ -144,20 +144,12 @@ func (m *mover) offer(c *conn, woken bool) (moved bool) {
 		m.queue = append(m.queue, c)
 	}
 	m.mu.Unlock()
-	m.note()
+	nudge(m.filled)
 	select {
 	case moved = <-c.answer:
 	case <-m.abandoned:
 	}
 	return moved
-}
-
-// note wakes a worker.
-func (m *mover) note() {
-	select {
-	case m.filled <- struct{}{}:
-	default: // one is about to wake
-	}
 }
 
 func (m *mover) work() {
@@ -185,7 +177,7 @@ func (m *mover) take() []*conn {
 	batch := (*queue)[:n:n]
 	*queue = (*queue)[n:]
 	if len(m.queue)+len(m.woken) > 0 {
-		m.note() // for another worker
+		nudge(m.filled) // for another worker
 	}
 	if n > 0 {
 		if m.sending == 0 {
@@ -232,10 +224,7 @@ func (m *mover) send(batch []*conn) {
 	m.sending--
 	m.progress = time.Now()
 	if m.stalled.Swap(false) {
-		select {
-		case m.again <- struct{}{}:
-		default:
-		}
+		nudge(m.again)
 	}
 	m.mu.Unlock()
 	for i, c := range batch {

@@ -38,6 +38,17 @@ type movers struct {
 	each func(*upgrade.Connection)
 }
 
+// slowOr answers /slow by a gate, and everything else at once.
+func slowOr(g *gate, answer string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			g.ServeHTTP(w, r)
+		} else {
+			io.WriteString(w, answer)
+		}
+	})
+}
+
 func newMovers(t *testing.T, first http.Handler) *movers {
 	t.Helper()
 	return &movers{
@@ -202,13 +213,7 @@ func TestBusyConnectionMovesAfterItsResponse(t *testing.T) {
 func TestRefusedConnectionIsDrained(t *testing.T) {
 	g := newGate()
 	g.after = "first"
-	m := newMovers(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
-			g.ServeHTTP(w, r)
-		} else {
-			io.WriteString(w, "first")
-		}
-	}))
+	m := newMovers(t, slowOr(g, "first"))
 	m.gate = func(_ context.Context, conns []upgrade.Connection) []bool { return make([]bool, len(conns)) }
 	busy, speaker, silent := m.first.dial(), m.first.dial(), m.first.dial()
 	busy.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")

@@ -131,13 +131,7 @@ func TestRequestAndHalfCloseWhileMoving(t *testing.T) {
 func TestSuccessorThatHangsDoesNotHoldUpOthers(t *testing.T) {
 	g := newGate()
 	g.after = "first"
-	m := newMovers(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
-			g.ServeHTTP(w, r)
-		} else {
-			io.WriteString(w, "first")
-		}
-	}))
+	m := newMovers(t, slowOr(g, "first"))
 	var given atomic.Int64
 	m.gate = func(ctx context.Context, conns []upgrade.Connection) []bool {
 		given.Add(int64(len(conns)))

@@ -99,9 +99,9 @@ type Generation struct {
 	past         Counts // of generations before this one that are gone
 	future       Counts // of all others, as the successor tells it
 
-	adoption  sync.Mutex // held while connections are adopted
-	adopter   Adopter    // nil unless connections may be
-	listeners map[string]net.Listener
+	adoption  sync.Mutex              // held while connections are adopted
+	adopter   Adopter                 // nil unless connections may be
+	listeners map[string]net.Listener // those of the service by the address bound, from Run on
 }
 
 // tableflipVariable is how tableflip tells a successor that it is one.

@@ -304,8 +304,7 @@ func (r *run) handOver() {
 	}
 	h := Handoff{Kept: r.kept}
 	if a.protocol >= 2 && a.adopts {
-		bound := r.boundAddresses()
-		h.Move = func(ctx context.Context, conns []Connection) []bool { return r.move(ctx, a.link, bound, conns) }
+		h.Move = func(ctx context.Context, conns []Connection) []bool { return r.move(ctx, a.link, conns) }
 	}
 	r.drain(h)
 	r.reportToSuccessor()

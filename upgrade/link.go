@@ -141,7 +141,12 @@ func openLink(f *os.File) (*link, error) {
 		nc.Close()
 		return nil, errors.New("open the link: not a unix socket")
 	}
-	return &link{conn: conn, released: make(chan struct{}), ended: make(chan struct{})}, nil
+	return linkOn(conn), nil
+}
+
+// linkOn makes a link that nobody reads yet.
+func linkOn(conn *net.UnixConn) *link {
+	return &link{conn: conn, released: make(chan struct{}), ended: make(chan struct{})}
 }
 
 // send passes a message on, with the descriptors of sockets. It gives up soon when

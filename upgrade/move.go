@@ -9,7 +9,6 @@ package upgrade
 import (
 	"context"
 	"errors"
-	"math"
 	"net"
 	"os"
 	"slices"
@@ -57,12 +56,12 @@ func (o *offers) answered(number uint64, refused []int) {
 }
 
 // move is the Move of a [Handoff].
-func (g *Generation) move(ctx context.Context, l *link, bound map[net.Listener]string, conns []Connection) []bool {
+func (g *Generation) move(ctx context.Context, l *link, conns []Connection) []bool {
 	taken := make([]bool, len(conns))
 	m := message{Type: msgOffer}
 	sockets := make([]syscall.Conn, len(conns))
 	for i, c := range conns {
-		m.Offered = append(m.Offered, offered{Bound: bound[c.Listener], Spoke: c.Spoke, Left: c.Left})
+		m.Offered = append(m.Offered, offered{Bound: g.boundAt(c.Listener), Spoke: c.Spoke, Left: c.Left})
 		socket, ok := c.Conn.(syscall.Conn)
 		if !ok {
 			return taken
@@ -105,6 +104,16 @@ func (g *Generation) move(ctx context.Context, l *link, bound map[net.Listener]s
 		}
 	}
 	return all
+}
+
+// boundAt returns the address by which the successor knows a listener, too.
+func (g *Generation) boundAt(ln net.Listener) string {
+	for bound, own := range g.listeners {
+		if own == ln {
+			return bound
+		}
+	}
+	return ""
 }
 
 // takeOffer answers an offer and adopts what it takes.
@@ -167,30 +176,4 @@ func (r received) Open() (net.Conn, error) {
 		r.File.Close()
 	}
 	return nc, err
-}
-
-// spareDescriptors returns how many more descriptors this process can have with
-// some left for what it accepts and opens itself.
-func spareDescriptors() int {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return MoveLimit
-	}
-	open, err := openDescriptors()
-	if err != nil {
-		return MoveLimit
-	}
-	most := min(limit.Cur, math.MaxInt32)
-	return int(most-min(most/8, 64)) - open
-}
-
-// openDescriptors returns how many descriptors this process has.
-func openDescriptors() (int, error) {
-	const folder = "/proc/self/fd"
-	var stat unix.Stat_t
-	if err := unix.Stat(folder, &stat); err == nil && stat.Size > 0 { // since Linux 6.2 (proc(5))
-		return int(stat.Size), nil
-	}
-	entries, err := os.ReadDir(folder)
-	return len(entries), err
 }

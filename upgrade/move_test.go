@@ -89,7 +89,31 @@ func (m *movers) succeed() {
 }
 
 func (m *movers) move(ctx context.Context, bound string) []bool {
-	return m.predecessor.move(ctx, m.ahead, map[net.Listener]string{m.ln: bound}, m.conns)
+	m.predecessor.listeners = map[string]net.Listener{bound: m.ln}
+	return m.predecessor.move(ctx, m.ahead, m.conns)
+}
+
+// offer begins a move, and returns what the successor hears of it.
+func (m *movers) offer(t *testing.T) (offer message, result chan []bool) {
+	t.Helper()
+	result = make(chan []bool)
+	go func() { result <- m.move(t.Context(), "here") }()
+	offer, err := m.back.receive(new(receiveBuffer))
+	if err != nil || len(offer.fds) != len(m.conns) {
+		t.Fatalf("got %+v, %v, want an offer of %d", offer, err, len(m.conns))
+	}
+	offer.close()
+	return offer, result
+}
+
+// awaitAdopted awaits that the successor has so many connections: it answers before it adopts.
+func (m *movers) awaitAdopted(t *testing.T, n int) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); len(m.service.all()) < n; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the successor has adopted %d connections, want %d", len(m.service.all()), n)
+		}
+	}
 }
 
 func counted(taken []bool) (n int) {
@@ -108,9 +132,7 @@ func TestMove(t *testing.T) {
 	if n := counted(m.move(t.Context(), "here")); n != MoveLimit {
 		t.Fatalf("%d connections were taken, want %d", n, MoveLimit)
 	}
-	for deadline := time.Now().Add(5 * time.Second); len(m.service.all()) < MoveLimit && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond)
-	}
+	m.awaitAdopted(t, MoveLimit)
 	for i, c := range m.service.all() {
 		m.conns[i].Close()
 		if c.Listener != m.ln || c.Spoke != m.conns[i].Spoke || c.Left != m.conns[i].Left {
@@ -170,10 +192,7 @@ func TestMoveRefused(t *testing.T) {
 			if slack := min(want, 2); n < want-slack || n > want+slack {
 				t.Errorf("%d connections were taken, want %d", n, want)
 			}
-			// The answer is sent before they are adopted.
-			for deadline := time.Now().Add(5 * time.Second); len(m.service.all()) < n && time.Now().Before(deadline); {
-				time.Sleep(time.Millisecond)
-			}
+			m.awaitAdopted(t, n)
 			if after := openFiles(t); after > before+n {
 				t.Errorf("got %d open files, want %d", after, before+n)
 			}
@@ -187,13 +206,7 @@ func TestMoveToSuccessorThatDies(t *testing.T) {
 	for name, want := range map[string]int{"before its answer": 0, "after its answer": 3} {
 		t.Run(name, func(t *testing.T) {
 			m := newMovers(t, 3)
-			result := make(chan []bool)
-			go func() { result <- m.move(t.Context(), "here") }()
-			offer, err := m.back.receive(new(receiveBuffer))
-			if err != nil || len(offer.fds) != 3 {
-				t.Fatalf("got %+v, %v, want an offer of 3", offer, err)
-			}
-			offer.close()
+			offer, result := m.offer(t)
 			select {
 			case taken := <-result:
 				t.Fatalf("got %v before there was an answer", taken)
@@ -221,11 +234,7 @@ func TestMoveAtTheDeadline(t *testing.T) {
 		t.Errorf("%d connections count as taken, want 2", n)
 	}
 	m.succeed() // comes too late to be waited for
-	for deadline := time.Now().Add(5 * time.Second); len(m.service.all()) < 2; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the successor never took them")
-		}
-	}
+	m.awaitAdopted(t, 2)
 }
 
 // A predecessor that died after its offer loses nothing.
@@ -236,23 +245,13 @@ func TestMoveFromPredecessorThatDies(t *testing.T) {
 	m.move(ctx, "here")
 	m.ahead.close()
 	m.succeed()
-	for deadline := time.Now().Add(5 * time.Second); len(m.service.all()) < 2; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the successor never took them")
-		}
-	}
+	m.awaitAdopted(t, 2)
 }
 
 // An answer is believed only as far as it makes sense.
 func TestMoveOddAnswers(t *testing.T) {
 	m := newMovers(t, 3)
-	result := make(chan []bool)
-	go func() { result <- m.move(t.Context(), "here") }()
-	offer, err := m.back.receive(new(receiveBuffer))
-	if err != nil {
-		t.Fatal(err)
-	}
-	offer.close()
+	offer, result := m.offer(t)
 	for _, odd := range []message{
 		{Type: msgTaken, Batch: offer.Batch + 1},
 		{Type: msgTaken, Batch: offer.Batch, Refused: []int{-1, 1, 3, 1 << 40}},
@@ -280,13 +279,7 @@ func TestLongestOfferFits(t *testing.T) {
 // does not read from what that may have.
 func TestMoveAfterGarbage(t *testing.T) {
 	m := newMovers(t, 2)
-	result := make(chan []bool)
-	go func() { result <- m.move(t.Context(), "here") }()
-	offer, err := m.back.receive(new(receiveBuffer))
-	if err != nil {
-		t.Fatal(err)
-	}
-	offer.close()
+	_, result := m.offer(t)
 	if _, err := m.back.conn.Write([]byte("garbage")); err != nil {
 		t.Fatal(err)
 	}

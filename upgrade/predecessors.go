@@ -6,11 +6,8 @@ package upgrade
 
 import (
 	"cmp"
-	"fmt"
-	"net"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -92,7 +89,7 @@ func (r *run) passPredecessors() {
 // followOn reads from a link again that was released.
 func (r *run) followOn(p *member) {
 	r.mu.Lock()
-	p.link = &link{conn: p.link.conn, released: make(chan struct{}), ended: make(chan struct{})}
+	p.link = linkOn(p.link.conn)
 	r.mu.Unlock()
 	p.link.conn.SetReadDeadline(time.Time{})
 	r.report(p.link, message{Type: msgReport}, 0)
@@ -179,69 +176,4 @@ func (m *member) kill() error {
 		return nil
 	}
 	return unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0)
-}
-
-// closeAllBut closes what tableflip holds open for as long as this process lives: each
-// descriptor that leads to a pipe or socket, but one. It cannot be asked to, so
-// the null device takes the place. After a handoff that is the pipe by whose end a
-// successor sees that its predecessor is gone, before which it cannot be upgraded.
-func closeAllBut(but int, inode uint64) error {
-	null, err := unix.Open(os.DevNull, unix.O_WRONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(null)
-	size, err := descriptorTable()
-	if err != nil {
-		return err
-	}
-	found := false
-	for fd := range size {
-		if fd == but || inodeOf(fd) != inode {
-			continue
-		}
-		found = true
-		if err := unix.Dup3(null, fd, unix.O_CLOEXEC); err != nil {
-			return err
-		}
-	}
-	if !found {
-		return fmt.Errorf("no descriptor leads to inode %d", inode)
-	}
-	return nil
-}
-
-// inodeOf returns the inode of a pipe or socket, or 0 if a descriptor is something else.
-func inodeOf(fd int) uint64 {
-	var stat unix.Stat_t
-	if unix.Fstat(fd, &stat) != nil {
-		return 0
-	}
-	if kind := stat.Mode & unix.S_IFMT; kind != unix.S_IFIFO && kind != unix.S_IFSOCK {
-		return 0
-	}
-	return stat.Ino
-}
-
-// descriptorTable returns a number above that of each descriptor. To ask about each
-// number below costs less than to list the descriptors, if there are many.
-func descriptorTable() (size int, err error) {
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		return 0, err
-	}
-	_, rest, _ := strings.Cut(string(status), "FDSize:")
-	if _, err := fmt.Sscan(rest, &size); err != nil {
-		return 0, fmt.Errorf("read the size of the descriptor table: %w", err)
-	}
-	return size, nil
-}
-
-// boundAddresses returns what a successor knows the listeners by.
-func (r *run) boundAddresses() map[net.Listener]string {
-	bound := make(map[net.Listener]string, len(r.claims))
-	for ln, c := range r.claims {
-		bound[ln] = c.Bound
-	}
-	return bound
 }
