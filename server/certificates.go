@@ -100,7 +100,8 @@ func (c *Certificates) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 }
 
 // Refresh reads again what has changed. A pair that is no good, as one is between
-// the replacement of its two files, leaves the old one in use.
+// the replacement of its two files, or that has expired where the old one has
+// not, leaves the old one in use.
 func (c *Certificates) Refresh() {
 	loaded := slices.Clone(*c.loaded.Load())
 	for i, f := range c.files {
@@ -109,6 +110,9 @@ func (c *Certificates) Refresh() {
 			continue
 		}
 		fresh, err := f.load()
+		if now := time.Now(); err == nil && now.After(fresh.Leaf.NotAfter) && now.Before(loaded[i].Leaf.NotAfter) {
+			err = fmt.Errorf("certificate %s has expired", f.Certificate)
+		}
 		if err != nil {
 			c.log.Warn("changed certificate is no good; the one before stays in use", "error", err)
 			continue

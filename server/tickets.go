@@ -7,7 +7,9 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -38,7 +40,11 @@ func NewTicketKeys(secret []byte) (*TicketKeys, error) {
 	k := &TicketKeys{now: time.Now}
 	var err error
 	if len(secret) > 0 {
-		if err = json.Unmarshal(secret, &k.keys); err != nil {
+		err = json.Unmarshal(secret, &k.keys)
+		if slices.ContainsFunc(k.keys, func(key ticketKey) bool { return key.Key == [32]byte{} }) {
+			err = errors.New("a key is missing")
+		}
+		if err != nil {
 			k.keys, err = nil, fmt.Errorf("read the predecessor's ticket keys: %w", err)
 		}
 	}
