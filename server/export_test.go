@@ -1,8 +1,19 @@
 package server
 
+import "time"
+
+// SetClock gives the keys another time.
+func (k *TicketKeys) SetClock(now func() time.Time) { k.now = now }
+
 // IsDraining tells whether responses announce the end of their connection.
 func (s *Server) IsDraining() bool { return s.isDraining.Load() }
 
 // BreakSafePoint lets net/http behave as it does not: the states of its
 // connections are not told.
 func (s *Server) BreakSafePoint() { s.http.ConnState = nil }
+
+// BreakHTTP2Drain has the server know that net/http does not end connections as
+// expected.
+func (s *Server) BreakHTTP2Drain() {
+	s.http2 = func() http2Support { return http2Support{speaks: true} }
+}
