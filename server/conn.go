@@ -5,12 +5,14 @@ package server
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -69,9 +71,10 @@ func (why Reason) String() string { return reasonNames[why] }
 // A connection is parked while it is blocked in a Read at which net/http
 // certainly holds nothing, and only then may it move or be destroyed. That is the
 // very first Read of a connection; and the first one after it became idle, if it
-// reads into a buffer as long as the very first one (a shorter one is partly
-// filled already), and if net/http has set one deadline since, that for
-// idleness (a second one is for a header whose beginning it has).
+// reads into net/http's whole buffer (a shorter one is partly filled already), and
+// if net/http has set one deadline since, that for idleness (a second one is for a
+// header whose beginning it has). How long the buffer is tells the first Read with
+// which net/http does not look for the preface of HTTP/2 only.
 //
 // Who wants a parked connection wakes its Read by a deadline in the past, of which
 // net/http never learns: what the Read then brings is served, and if it brings
@@ -79,9 +82,11 @@ func (why Reason) String() string { return reasonNames[why] }
 type conn struct {
 	net.Conn
 	server   *Server
-	listener net.Listener // from which it was accepted
-	response response     // reused by each request; HTTP/1 has one at a time
-	answer   chan bool    // whether the successor has taken it; of the reader and the mover
+	listener net.Listener              // from which it was accepted
+	response response                  // reused by each request; HTTP/1 has one at a time
+	answer   chan bool                 // whether the successor has taken it; of the reader and the mover
+	secure   *secure                   // TLS; nil: plaintext
+	http2    atomic.Pointer[http2Conn] // since HTTP/2's preface has come
 
 	mu         sync.Mutex
 	state      connState
@@ -92,7 +97,11 @@ type conn struct {
 	explained  bool      // why is known already
 	deadline   time.Time // for reading, as net/http or the handler wants it
 	deadlines  int       // how often it was set since the connection became idle
-	fullBuffer int       // length of the very first Read's buffer
+	asked      bool      // net/http has called Read
+	delivered  int       // how many bytes it has got, until fullBuffer and the protocol are known
+	fullBuffer int       // length of the buffer into which it reads
+	http1      bool      // what has come is not the preface of HTTP/2
+	refused    bool      // its handshake has failed, or it does not speak what that has agreed on
 	graceEnd   time.Time // in a drain: when a parked connection is destroyed
 	woken      purpose   // why Read is being woken
 	windowed   bool      // it has a place in the mover's window
@@ -103,9 +112,13 @@ type conn struct {
 }
 
 // track counts a connection that has just been accepted.
-func (s *Server) track(nc net.Conn, ln net.Listener) *conn {
+func (s *Server) track(nc net.Conn, ln net.Listener, config *tls.Config) *conn {
 	c := &conn{Conn: nc, server: s, listener: ln}
 	c.response.conn = c
+	if config != nil {
+		c.secure = newSecure(nc, config)
+		c.stays = true
+	}
 	s.accepted.Add(1)
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
@@ -143,33 +156,69 @@ func (c *conn) become(state http.ConnState) {
 }
 
 func (c *conn) Read(p []byte) (int, error) {
-	quiet, parked := c.beforeRead(len(p))
+	if h := c.http2.Load(); h != nil {
+		return h.Read(p)
+	}
+	quiet, parked, over := c.beforeRead(len(p))
 	for {
-		if parked && c.park() {
+		// net/http first looks for a preface, and comes again for a request
+		if over || parked && !c.secure.within() && c.park() {
 			return 0, io.EOF // any other error makes net/http write to the successor's client
 		}
-		n, err := c.Conn.Read(p)
+		n, err := c.receive(p)
 		if !quiet && err == nil {
 			return n, nil
 		}
 		n, err, again := c.afterRead(p[:n], err, quiet)
-		if !again {
+		switch {
+		case again:
+		case err == nil && !c.secure.isDone():
+			over = !c.handshake()
+		default:
+			if h := c.http2.Load(); h != nil && c.server.isDraining.Load() {
+				h.announce()
+			}
 			return n, err
 		}
 	}
 }
 
+// receive reads what is for net/http from the socket, through TLS if need be.
+// Before the handshake it reads the beginning of the client's hello, for nobody.
+func (c *conn) receive(p []byte) (int, error) {
+	if c.secure != nil {
+		return c.secure.receive(p)
+	}
+	return c.Conn.Read(p)
+}
+
+// Write is not called concurrently by net/http.
+func (c *conn) Write(p []byte) (int, error) {
+	if h := c.http2.Load(); h != nil {
+		return h.Write(p)
+	}
+	return c.transmit(p)
+}
+
+// transmit writes to the socket, through TLS if need be.
+func (c *conn) transmit(p []byte) (int, error) {
+	if c.secure != nil {
+		return c.secure.transmit(p)
+	}
+	return c.Conn.Write(p)
+}
+
 // beforeRead notes what a Read with a buffer of this length means. It returns
-// whether the connection is between two requests, or before the first, and
-// whether net/http holds nothing of the next one.
-func (c *conn) beforeRead(buffer int) (quiet, parked bool) {
+// whether the connection is between two requests, or before the first, whether
+// net/http holds nothing of the next one, and whether nothing is read any more.
+func (c *conn) beforeRead(buffer int) (quiet, parked, over bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	quiet = c.state == stateNew || c.state == stateIdle
 	switch {
-	case quiet && c.holdsNothing(buffer):
+	case quiet && c.holdsNothing(buffer) && !c.secure.within():
 		c.rested = true
-		return true, true
+		return true, true, false
 	case c.state == stateIdle && c.deadlines == 1:
 		// A request has begun to arrive, but too few bytes of it for net/http
 		// to see that its header timeout should run.
@@ -177,7 +226,7 @@ func (c *conn) beforeRead(buffer int) (quiet, parked bool) {
 	case c.reading && buffer > 1: // one byte: net/http watches for the client's end meanwhile
 		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadBodyTimeout))
 	}
-	return quiet, false
+	return quiet, false, c.state == stateMoved || c.refused
 }
 
 // park parks the connection for a Read. In a drain it is offered to the successor
@@ -224,6 +273,9 @@ func (c *conn) afterRead(got []byte, err error, quiet bool) (n int, told error, 
 		return 0, nil, true
 	case timedOut && woken == toExpire && readable(c.Conn): // it came in this moment
 		return 0, nil, true
+	case timedOut && woken == toExpire && c.secure.within(): // the beginning of a record came meanwhile
+		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadHeaderTimeout))
+		return 0, nil, true
 	case timedOut && woken == toExpire:
 		c.explain(AfterGrace)
 		c.mu.Unlock()
@@ -242,6 +294,11 @@ func (c *conn) afterRead(got []byte, err error, quiet bool) (n int, told error, 
 	if n = len(got); n > 0 && c.adopted {
 		n = c.firstBytes(got)
 		again = n == 0
+	}
+	if quiet && (c.fullBuffer == 0 || !c.http1) && !c.recognize(got[:n]) {
+		c.refused = true
+		c.explain(Failed)
+		return 0, io.EOF, false
 	}
 	return n, err, again
 }
@@ -264,11 +321,12 @@ func (c *conn) firstBytes(got []byte) (n int) {
 // holdsNothing tells whether net/http has no byte of a request when it calls
 // Read with a buffer of this length on a new or idle connection.
 func (c *conn) holdsNothing(buffer int) bool {
-	if c.fullBuffer == 0 {
-		c.fullBuffer = buffer
-		return true
+	first := !c.asked
+	c.asked = true
+	if c.fullBuffer == 0 && buffer > len(preface) { // nothing of what was delivered is consumed yet
+		c.fullBuffer = c.delivered + buffer
 	}
-	return c.state == stateIdle && c.deadlines == 1 && buffer == c.fullBuffer
+	return first || c.state == stateIdle && c.deadlines == 1 && buffer == c.fullBuffer
 }
 
 // wake wakes a Read that is blocked, or about to be.
@@ -305,6 +363,9 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 
 // handle notes that a request has reached its handler.
 func (c *conn) handle(r *http.Request) {
+	if c.http2.Load() != nil { // one of many
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.handled = true
@@ -360,6 +421,9 @@ func (c *conn) Close() error {
 	if why == Announced && !moved {
 		c.linger()
 	}
+	if why != Cut {
+		c.secure.sayGoodbye(c.Conn)
+	}
 	err := c.Conn.Close()
 	s := c.server
 	s.mu.Lock()
@@ -379,7 +443,11 @@ func (c *conn) Close() error {
 // and takes along what is still on its way (RFC 9112, section 9.6).
 func (c *conn) linger() {
 	const most, longest = 256 << 10, time.Second
-	if !readable(c.Conn) || c.CloseWrite() != nil {
+	if !readable(c.Conn) {
+		return
+	}
+	c.secure.sayGoodbye(c.Conn)
+	if closeWrite(c.Conn) != nil {
 		return
 	}
 	c.Conn.SetReadDeadline(time.Now().Add(longest))
@@ -410,25 +478,38 @@ func (c *conn) expire(now time.Time) time.Time {
 	return time.Time{}
 }
 
-// ReadFrom keeps sendfile working.
+// ReadFrom keeps sendfile working, where nothing is encrypted.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
-	if rf, ok := c.Conn.(io.ReaderFrom); ok {
+	if rf, ok := c.Conn.(io.ReaderFrom); ok && c.secure == nil {
 		return rf.ReadFrom(r)
 	}
-	return io.Copy(struct{ io.Writer }{c.Conn}, r)
+	buffer := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buffer)
+	return io.CopyBuffer(struct{ io.Writer }{c}, r, buffer[:])
 }
+
+const copySize = 32 << 10
+
+var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
 // CloseWrite lets net/http and proxied WebSockets end one direction only.
 func (c *conn) CloseWrite() error {
-	if cw, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+	if c.secure.isDone() {
+		c.secure.closeWrite()
+	}
+	return closeWrite(c.Conn)
+}
+
+func closeWrite(nc net.Conn) error {
+	if cw, ok := nc.(interface{ CloseWrite() error }); ok {
 		return cw.CloseWrite()
 	}
 	return errors.ErrUnsupported
 }
 
-// SyscallConn gives access to the socket.
+// SyscallConn gives access to the socket, where nothing is encrypted.
 func (c *conn) SyscallConn() (syscall.RawConn, error) {
-	if sc, ok := c.Conn.(syscall.Conn); ok {
+	if sc, ok := c.Conn.(syscall.Conn); ok && c.secure == nil {
 		return sc.SyscallConn()
 	}
 	return nil, errors.ErrUnsupported

@@ -1,6 +1,6 @@
-// Package server serves HTTP/1.1 connections so that a process can stop
-// serving without losing a request, and without closing a connection if another
-// process goes on.
+// Package server serves HTTP/1.1 and HTTP/2, with TLS and without, so that a
+// process can stop serving without losing a request, and without closing a
+// connection if another process goes on.
 //
 // net/http's own Shutdown loses some: once it has begun, a request that was
 // just read gets no answer, and so does one that arrives on a connection which
@@ -39,6 +39,17 @@
 // Safe points are recognised by how net/http reads. [Server.Check] tries out that
 // it does so; if a Go release should ever read otherwise, it says so in the log,
 // and connections are closed as told above.
+//
+// A connection over TLS is drained like any other, but never moves. One whose
+// handshake is under way has the time of a header to finish it and to send its
+// request.
+//
+// HTTP/2 has words for the end of a connection, so that nothing is left to chance.
+// A client is first told by a GOAWAY to make no more requests, and after a round
+// trip, or the idle grace if it does not answer, which was the last that is
+// processed: RFC 9113, section 6.8. What is under way is finished; a second after
+// that the connection is closed. net/http, which serves HTTP/2, has only the
+// second half of this; [Server.Check] proves that the first fits to it.
 //
 // What is not promised: a client that sends a request in the very moment in
 // which its silent connection is destroyed loses it, as with any server that

@@ -4,6 +4,7 @@ package server
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"example.com/baton/upgrade"
@@ -22,6 +23,7 @@ func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	before := s.Closed()
 	_, movedBefore := s.Migrated()
 	s.moving = s.newMover(ctx, h)
+	s.http2() // its test is not for a server that drains
 	s.isDraining.Store(true)
 	close(s.draining)
 	stopped := make(chan struct{})
@@ -33,6 +35,14 @@ func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	if s.moving != nil {
 		s.moving.start()
 	}
+	var announcing sync.WaitGroup
+	announcing.Go(func() {
+		for _, c := range s.open() {
+			if h := c.http2.Load(); h != nil {
+				h.announce()
+			}
+		}
+	})
 
 	if s.awaitEnd(ctx, stopped) {
 		s.moving.stop()
@@ -50,6 +60,7 @@ func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 		s.http.Close()
 	}
 
+	announcing.Wait()
 	s.adopted.Close()
 	s.adopting.Wait()
 

@@ -1,5 +1,10 @@
 package server
 
+import "time"
+
+// SetClock gives the keys another time.
+func (k *TicketKeys) SetClock(now func() time.Time) { k.now = now }
+
 // IsDraining tells whether responses announce the end of their connection.
 func (s *Server) IsDraining() bool { return s.isDraining.Load() }
 
@@ -9,3 +14,9 @@ func (s *Server) BreakSafePoint() { s.http.ConnState = nil }
 
 // Woken returns how many silent connections are on their way in a drain.
 func (s *Server) Woken() int { return len(s.moving.window) }
+
+// BreakHTTP2Drain has the server know that net/http does not end connections as
+// expected.
+func (s *Server) BreakHTTP2Drain() {
+	s.http2 = func() http2Support { return http2Support{speaks: true} }
+}

@@ -191,6 +191,7 @@ func TestHeaderTimeoutHoldsInDrain(t *testing.T) {
 	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: 300 * time.Millisecond, IdleGrace: 10 * time.Millisecond})
 	c := s.dial()
 	c.send("GET / HT")
+	await(t, "the connection", func() bool { return s.Accepted() == 1 })
 	drained := s.drain(patience, all)
 	c.answer() // net/http takes what has come for the whole: 400
 	if d := <-drained; d.Connections != (upgrade.Closed{Timeout: 1}) {

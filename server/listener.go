@@ -4,6 +4,7 @@ package server
 // and where accepting ends without losing one that waits to be accepted.
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
@@ -18,6 +19,7 @@ import (
 type listener struct {
 	net.Listener
 	server   *Server
+	config   *tls.Config // nil: plaintext
 	emptying atomic.Bool // accept what the kernel has queued, then end
 }
 
@@ -33,7 +35,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		}
 		nc, err := l.Listener.Accept()
 		if err == nil {
-			return l.server.track(nc, l.Listener), nil
+			return l.server.track(nc, l.Listener, l.config), nil
 		}
 		if !l.emptying.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil, err
@@ -101,8 +103,17 @@ func readable(s any) (ready bool) {
 	return ready
 }
 
-func isReadable(fd uintptr) bool {
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+func isReadable(fd uintptr) bool { return polls(int(fd), unix.POLLIN) }
+
+// writable tells whether a small write to the socket would return at once.
+func writable(s any) bool {
+	ready := true
+	control(s, func(fd int) { ready = polls(fd, unix.POLLOUT) })
+	return ready
+}
+
+func polls(fd int, event int16) bool {
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: event}}, 0)
 	return err == nil && n > 0
 }
 

@@ -17,11 +17,17 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(connKey{}).(*conn)
 	c.handle(r)
 	rw := &c.response
+	if h := c.http2.Load(); h != nil {
+		rw = &response{conn: c, http2: h}
+	}
+	if c.secure != nil {
+		r.TLS = c.secure.state
+	}
 	rw.ResponseWriter, rw.begun = w, false
 	s.requests.Add(1)
 	returned := false
 	defer func() {
-		if !returned { // a panic: net/http closes without a word
+		if !returned && rw.http2 == nil { // a panic: net/http closes without a word
 			c.because(Failed)
 		}
 		rw.ResponseWriter = overWriter{} // a silent connection should not hold the last request in memory
@@ -45,7 +51,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 type response struct {
 	http.ResponseWriter
 	conn  *conn
-	begun bool // the final header is written, or the connection hijacked
+	http2 *http2Conn // if it is of one, which says it in other words
+	begun bool       // the final header is written, or the connection hijacked
 }
 
 func (w *response) begin(status int) {
@@ -53,6 +60,10 @@ func (w *response) begin(status int) {
 		return
 	}
 	w.begun = true
+	if w.http2 != nil {
+		w.http2.begin(w.Header())
+		return
+	}
 	if status != http.StatusSwitchingProtocols && w.conn.server.isDraining.Load() && !w.conn.willMove(time.Now()) {
 		w.Header().Set("Connection", "close")
 		w.conn.because(Announced)

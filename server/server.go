@@ -40,7 +40,7 @@ type Options struct {
 	Logger *slog.Logger
 }
 
-// Server serves HTTP/1.1 on listeners that a generation has claimed, and
+// Server serves HTTP/1.1 and HTTP/2 on listeners that a generation has claimed, and
 // accounts for every connection. It is an [upgrade.Service].
 type Server struct {
 	opts Options
@@ -61,6 +61,7 @@ type Server struct {
 	requests atomic.Int64 // handlers that run
 
 	isSafe func() bool // whether net/http keeps what migration relies on; asks it once
+	http2  func() http2Support
 
 	moving     *mover // in a drain, if connections can move
 	isDraining atomic.Bool
@@ -99,8 +100,10 @@ func New(opts Options) *Server {
 		ended:    make(chan struct{}, 1),
 	}
 	s.isSafe = sync.OnceValue(s.testSafePoint)
+	s.http2 = sync.OnceValue(s.testHTTP2)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true) // also behind TLS, which net/http does not see
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
 		IdleTimeout:       opts.IdleTimeout,
@@ -124,6 +127,7 @@ func (s *Server) Add(ln net.Listener) {
 
 // Serve begins to accept connections, and returns at once.
 func (s *Server) Serve() {
+	s.completeTLS()
 	s.adopting.Go(func() { s.http.Serve(s.adopted) })
 	for _, ln := range s.listeners {
 		s.accepting.Go(func() {

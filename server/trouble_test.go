@@ -58,6 +58,7 @@ func (c *called) wasCalled() bool {
 type heldListener struct {
 	net.Listener
 	taken, release chan struct{}
+	once           sync.Once
 }
 
 func (l *heldListener) Accept() (net.Conn, error) {
@@ -76,7 +77,7 @@ type heldConn struct {
 func (c *heldConn) Read(p []byte) (int, error) {
 	n, err := c.TCPConn.Read(p)
 	if n > 1 {
-		close(c.listener.taken)
+		c.listener.once.Do(func() { close(c.listener.taken) })
 		<-c.listener.release
 	}
 	return n, err

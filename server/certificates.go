@@ -1,0 +1,141 @@
+package server
+
+// This file holds the certificates of TLS listeners: read from files, and read
+// again when these change.
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"sync/atomic"
+	"syscall"
+	"time"
+)
+
+// CertificateFiles names a certificate chain and its key, both in PEM.
+type CertificateFiles struct{ Certificate, Key string }
+
+// Certificates are those of a server, of which a client's hello picks one.
+type Certificates struct {
+	files  []CertificateFiles
+	log    *slog.Logger
+	loaded atomic.Pointer[[]loadedCertificate]
+}
+
+type loadedCertificate struct {
+	*tls.Certificate
+	stamps [2]fileStamp // of the files that it was read from
+}
+
+// fileStamp changes whenever a file is written or replaced.
+type fileStamp struct {
+	modified time.Time
+	size     int64
+	inode    uint64
+}
+
+// LoadCertificates reads certificates. The error tells of each file that cannot
+// be read, each key that does not belong to its certificate, and of a chain that
+// is not one. A certificate that has expired is no error: [Certificates.Expiry] tells.
+func LoadCertificates(files []CertificateFiles, log *slog.Logger) (*Certificates, error) {
+	c := &Certificates{files: files, log: log}
+	var (
+		loaded   []loadedCertificate
+		problems []error
+	)
+	for _, f := range files {
+		certificate, err := f.load()
+		problems = append(problems, err)
+		loaded = append(loaded, certificate)
+	}
+	if len(files) == 0 {
+		problems = append(problems, errors.New("no certificate is given"))
+	}
+	c.loaded.Store(&loaded)
+	return c, errors.Join(problems...)
+}
+
+func (f CertificateFiles) load() (loadedCertificate, error) {
+	stamps, err := f.stamps()
+	if err != nil {
+		return loadedCertificate{}, err
+	}
+	certificate, err := tls.LoadX509KeyPair(f.Certificate, f.Key)
+	if err != nil {
+		return loadedCertificate{}, fmt.Errorf("certificate %s with key %s: %w", f.Certificate, f.Key, err)
+	}
+	if certificate.Leaf == nil {
+		if certificate.Leaf, err = x509.ParseCertificate(certificate.Certificate[0]); err != nil {
+			return loadedCertificate{}, fmt.Errorf("certificate %s: %w", f.Certificate, err)
+		}
+	}
+	return loadedCertificate{&certificate, stamps}, nil
+}
+
+func (f CertificateFiles) stamps() (stamps [2]fileStamp, err error) {
+	for i, path := range []string{f.Certificate, f.Key} {
+		info, err := os.Stat(path)
+		if err != nil {
+			return stamps, err
+		}
+		stamps[i] = fileStamp{info.ModTime(), info.Size(), info.Sys().(*syscall.Stat_t).Ino}
+	}
+	return stamps, nil
+}
+
+// Get is the GetCertificate of a tls.Config: the first certificate that serves
+// the name and the abilities of the client or, if none does, the first.
+func (c *Certificates) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	loaded := *c.loaded.Load()
+	for _, certificate := range loaded {
+		if hello.SupportsCertificate(certificate.Certificate) == nil {
+			return certificate.Certificate, nil
+		}
+	}
+	return loaded[0].Certificate, nil
+}
+
+// Refresh reads again what has changed. A pair that is no good, as one is between
+// the replacement of its two files, or that has expired where the old one has
+// not, leaves the old one in use.
+func (c *Certificates) Refresh() {
+	loaded := slices.Clone(*c.loaded.Load())
+	for i, f := range c.files {
+		stamps, err := f.stamps()
+		if err == nil && stamps == loaded[i].stamps {
+			continue
+		}
+		fresh, err := f.load()
+		if now := time.Now(); err == nil && now.After(fresh.Leaf.NotAfter) && now.Before(loaded[i].Leaf.NotAfter) {
+			err = fmt.Errorf("certificate %s has expired", f.Certificate)
+		}
+		if err != nil {
+			c.log.Warn("changed certificate is no good; the one before stays in use", "error", err)
+			continue
+		}
+		loaded[i] = fresh
+		c.log.Info("certificate read again", "certificate", f.Certificate, "expires", fresh.Leaf.NotAfter)
+	}
+	c.loaded.Store(&loaded)
+}
+
+// Expiry returns when each certificate expires, by its first name.
+func (c *Certificates) Expiry() map[string]time.Time {
+	expiry := make(map[string]time.Time)
+	for _, certificate := range *c.loaded.Load() {
+		name := certificate.Leaf.Subject.CommonName
+		if names := certificate.Leaf.DNSNames; len(names) > 0 {
+			name = names[0]
+		} else if addresses := certificate.Leaf.IPAddresses; name == "" && len(addresses) > 0 {
+			name = addresses[0].String()
+		}
+		if other, ok := expiry[name]; !ok || certificate.Leaf.NotAfter.Before(other) {
+			expiry[name] = certificate.Leaf.NotAfter
+		}
+	}
+	return expiry
+}

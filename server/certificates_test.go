@@ -1,0 +1,207 @@
+package server_test
+
+// This file tests certificates: what is loaded, which a client gets, and what
+// becomes of changed files.
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/baton/server"
+)
+
+// certified is a folder with pairs, and what was loaded from it.
+type certified struct {
+	*server.Certificates
+	t      *testing.T
+	folder string
+	logged bytes.Buffer
+}
+
+func (c *certified) path(name string) string { return filepath.Join(c.folder, name) }
+
+func (c *certified) put(name string, content []byte) {
+	c.t.Helper()
+	if err := os.WriteFile(c.path(name+".new"), content, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := os.Rename(c.path(name+".new"), c.path(name)); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+func (c *certified) putPair(name string, pair signed) {
+	c.t.Helper()
+	c.put(name+".pem", pair.certificate)
+	c.put(name+".key", pair.key)
+}
+
+func loadPairs(t *testing.T, pairs ...signed) *certified {
+	t.Helper()
+	c := &certified{t: t, folder: t.TempDir()}
+	var files []server.CertificateFiles
+	for i, pair := range pairs {
+		name := string(rune('a' + i))
+		c.putPair(name, pair)
+		files = append(files, server.CertificateFiles{Certificate: c.path(name + ".pem"), Key: c.path(name + ".key")})
+	}
+	var err error
+	if c.Certificates, err = server.LoadCertificates(files, slog.New(slog.NewTextHandler(&c.logged, nil))); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// gives fails unless a client that asks for name gets this certificate.
+func (c *certified) gives(name string, want signed) {
+	c.t.Helper()
+	got, err := c.Get(&tls.ClientHelloInfo{ServerName: name, SupportedVersions: []uint16{tls.VersionTLS13},
+		SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if !bytes.Equal(got.Certificate[0], want.leaf.Raw) {
+		leaf, _ := x509.ParseCertificate(got.Certificate[0])
+		c.t.Errorf("%q: got the certificate of %q, %v, want that of %q, %v", name, leaf.DNSNames, leaf.NotAfter, want.leaf.DNSNames, want.leaf.NotAfter)
+	}
+}
+
+func soon() time.Time { return time.Now().Add(time.Hour) }
+
+func TestCertificateForName(t *testing.T) {
+	first, wild, both := sign(t, soon(), "first.example"), sign(t, soon(), "*.wild.example"), sign(t, soon(), "second.example", "third.example")
+	c := loadPairs(t, first, wild, both)
+	for name, want := range map[string]signed{
+		"first.example": first, "a.wild.example": wild, "second.example": both, "THIRD.example": both,
+		"": first, "unknown.example": first, "a.b.wild.example": first,
+	} {
+		c.gives(name, want)
+	}
+}
+
+func TestCertificatesThatCannotBeLoaded(t *testing.T) {
+	good, other := sign(t, soon(), "good.example"), sign(t, soon(), "other.example")
+	c := loadPairs(t, good, other)
+	c.put("empty.pem", nil)
+	file := func(certificate, key string) server.CertificateFiles {
+		return server.CertificateFiles{Certificate: c.path(certificate), Key: c.path(key)}
+	}
+	for name, test := range map[string]struct {
+		files []server.CertificateFiles
+		want  []string
+	}{
+		"none":       {nil, []string{"no certificate is given"}},
+		"missing":    {[]server.CertificateFiles{file("none.pem", "a.key"), file("a.pem", "none.key")}, []string{"none.pem", "none.key"}},
+		"mismatched": {[]server.CertificateFiles{file("a.pem", "b.key")}, []string{"a.pem", "b.key", "does not match"}},
+		"no chain":   {[]server.CertificateFiles{file("a.pem", "a.key"), file("empty.pem", "b.key")}, []string{"empty.pem"}},
+		"swapped":    {[]server.CertificateFiles{file("a.key", "a.pem")}, []string{"a.key"}},
+	} {
+		_, err := server.LoadCertificates(test.files, slog.New(slog.DiscardHandler))
+		if err == nil {
+			t.Errorf("%s: loaded", name)
+			continue
+		}
+		for _, want := range test.want {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: got %v, want %q named", name, err, want)
+			}
+		}
+	}
+}
+
+func TestCertificateExpiry(t *testing.T) {
+	past, near, far := time.Now().Add(-time.Hour).Truncate(time.Second), soon().Truncate(time.Second), soon().Add(time.Hour).Truncate(time.Second)
+	c := loadPairs(t, sign(t, past, "past.example"), sign(t, far, "same.example", "more.example"), sign(t, near, "same.example"))
+	got := c.Expiry()
+	want := map[string]time.Time{"past.example": past, "same.example": near}
+	if len(got) != len(want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	for name, at := range want {
+		if !got[name].Equal(at) {
+			t.Errorf("%s: got %v, want %v", name, got[name], at)
+		}
+	}
+}
+
+func TestRefresh(t *testing.T) {
+	old, other := sign(t, soon(), "example.com"), sign(t, soon(), "other.example")
+	fresh := sign(t, soon().Add(time.Hour), "example.com")
+	tests := map[string]struct {
+		change func(c *certified)
+		fresh  bool
+		warns  bool
+	}{
+		"nothing":          {func(c *certified) {}, false, false},
+		"both by rename":   {func(c *certified) { c.putPair("a", fresh) }, true, false},
+		"certificate only": {func(c *certified) { c.put("a.pem", fresh.certificate) }, false, true},
+		"key only":         {func(c *certified) { c.put("a.key", fresh.key) }, false, true},
+		"garbage":          {func(c *certified) { c.put("a.pem", []byte("garbage")) }, false, true},
+		"gone":             {func(c *certified) { os.Remove(c.path("a.key")) }, false, true},
+		"expired":          {func(c *certified) { c.putPair("a", sign(t, time.Now().Add(-time.Hour), "example.com")) }, false, true},
+		"one, then the other": {func(c *certified) {
+			c.put("a.pem", fresh.certificate)
+			c.Refresh()
+			c.gives("example.com", old)
+			c.put("a.key", fresh.key)
+		}, true, true},
+		"garbage, then good": {func(c *certified) {
+			c.put("a.pem", []byte("garbage"))
+			c.Refresh()
+			c.putPair("a", fresh)
+		}, true, true},
+		"by symlink": {func(c *certified) {
+			for name, content := range map[string][]byte{"a.pem": fresh.certificate, "a.key": fresh.key} {
+				c.put("live."+name, content)
+				os.Remove(c.path(name))
+				if err := os.Symlink("live."+name, c.path(name)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}, true, false},
+		"in place": {func(c *certified) {
+			os.WriteFile(c.path("a.pem"), fresh.certificate, 0o600)
+			os.WriteFile(c.path("a.key"), fresh.key, 0o600)
+			os.Chtimes(c.path("a.pem"), time.Time{}, time.Now().Add(time.Second))
+		}, true, false},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			c := loadPairs(t, old, other)
+			c.t = t
+			test.change(c)
+			c.Refresh()
+			c.gives("example.com", map[bool]signed{false: old, true: fresh}[test.fresh])
+			c.gives("other.example", other)
+			if got := strings.Contains(c.logged.String(), "level=WARN"); got != test.warns {
+				t.Errorf("warned %t, want %t: %s", got, test.warns, &c.logged)
+			}
+			said := c.logged.Len()
+			c.Refresh()
+			if again := c.logged.String()[said:]; (again != "") != (test.warns && !test.fresh) {
+				t.Errorf("the second time: logged %q, want it only where something is still wrong", again)
+			}
+		})
+	}
+}
+
+// Certificates in use by a server are replaced under its connections.
+func TestRefreshWhileServing(t *testing.T) {
+	old, fresh := sign(t, soon(), "example.com"), sign(t, soon(), "example.com")
+	c := loadPairs(t, old)
+	s := serveConfig(t, server.Options{Handler: names("here")}, &tls.Config{GetCertificate: c.Get})
+	before := s.dial().shake(old.trust())
+	before.isFrom("here")
+	c.putPair("a", fresh)
+	c.Refresh()
+	s.dial().shake(fresh.trust()).isFrom("here")
+	before.isFrom("here")
+	<-s.drain(patience, all)
+}

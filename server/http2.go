@@ -1,0 +1,280 @@
+package server
+
+// This file holds the drain of an HTTP/2 connection, in the two steps of RFC 9113,
+// section 6.8. net/http takes one, in which a client loses the requests that
+// are on their way meanwhile. The other is taken here, where its frames pass.
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// preface is what a client of HTTP/2 sends first: RFC 9113, section 3.4.
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// drainPing is in the PING that follows on the first GOAWAY.
+const drainPing = "draining"
+
+var (
+	// drainNotice is the first step: no more requests, please, and tell when
+	// you have heard of it.
+	drainNotice = appendFrame(
+		appendFrame(nil, frameGoAway, 0, []byte{0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0}),
+		framePing, 0, []byte(drainPing))
+	// clientGoAway is what a client sends that will make no more requests.
+	clientGoAway = appendFrame(nil, frameGoAway, 0, make([]byte, 8))
+)
+
+var noDeadline time.Time
+
+// http2Conn is what passes of a connection that speaks HTTP/2.
+//
+// When the drain begins, the client is told in a GOAWAY that names no stream to
+// make no more requests, and asked by a PING to answer. When the answer comes, all
+// requests have come that it made before it knew; or it is not waited for any
+// longer than the idle grace. net/http is then given a GOAWAY as from the client,
+// upon which it shuts the connection down: it sends a GOAWAY with the last
+// request that it has got, finishes what is under way, and closes the connection
+// a second after.
+type http2Conn struct {
+	conn *conn
+	once sync.Once // the drain begins for it
+
+	mu       sync.Mutex
+	in       *bufio.Reader // used by the reader, without the lock
+	received frames        // up to what net/http has read
+	reading  bool          // the reader may be blocked
+	woken    bool
+	deadline time.Time // for reading the frame under way
+	ending   bool      // net/http is to be given a GOAWAY
+	put      []byte    // what it is to be given of that
+
+	writing   sync.Mutex
+	sent      frames
+	saidLast  bool        // net/http has sent a GOAWAY
+	noticing  atomic.Bool // in the first step of a drain
+	announced atomic.Bool // the notice is sent
+}
+
+// recognize looks for the preface of HTTP/2 in the first bytes of a connection,
+// and returns false if they are of another protocol than TLS has negotiated. It is
+// called with the lock held.
+func (c *conn) recognize(got []byte) bool {
+	at := c.delivered
+	c.delivered += len(got)
+	if c.http1 {
+		return true
+	}
+	n := min(len(got), len(preface)-at)
+	if string(got[:n]) != preface[at:at+n] {
+		c.http1 = true
+		return c.secure == nil || !c.secure.speaksHTTP2()
+	}
+	if at+n < len(preface) {
+		return true
+	}
+	if c.secure != nil && !c.secure.speaksHTTP2() {
+		return false
+	}
+	h := &http2Conn{conn: c}
+	h.in = bufio.NewReader(receiver{c})
+	h.received.follow(got[n:], func(frame) {})
+	c.parked, c.stays = false, true
+	c.http2.Store(h)
+	return true
+}
+
+// receiver reads what comes from the client.
+type receiver struct{ conn *conn }
+
+func (r receiver) Read(p []byte) (int, error) { return r.conn.receive(p) }
+
+// Read gives net/http what has come, and in between what is to be put in.
+func (h *http2Conn) Read(p []byte) (int, error) {
+	for {
+		h.mu.Lock()
+		if h.ending && h.received.seen && h.received.between() {
+			h.ending, h.put = false, clientGoAway
+		}
+		if len(h.put) > 0 {
+			n := copy(p, h.put)
+			h.put = h.put[n:]
+			h.mu.Unlock()
+			return n, nil
+		}
+		if h.ending { // up to where it can be put in
+			p = p[:min(len(p), h.received.need())]
+		}
+		if h.reading = h.in.Buffered() == 0; h.reading {
+			h.limit(time.Now())
+		}
+		h.mu.Unlock()
+
+		n, err := h.in.Read(p)
+
+		h.mu.Lock()
+		err = h.afterRead(err)
+		h.received.follow(p[:n], h.came)
+		h.mu.Unlock()
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+// limit sets the time for the rest of a frame, or of a header block. Between two
+// there is none; it is not taken away before it has passed.
+func (h *http2Conn) limit(now time.Time) {
+	within, data := h.received.within()
+	if !within {
+		return
+	}
+	limit := h.conn.server.opts.ReadHeaderTimeout
+	if data {
+		limit = h.conn.server.opts.ReadBodyTimeout
+	}
+	if left := h.deadline.Sub(now); left > limit || left < limit-limit/8 {
+		h.deadline = now.Add(limit)
+		h.conn.Conn.SetReadDeadline(h.deadline)
+	}
+}
+
+// afterRead notes how a Read ended, and returns what net/http is told of it.
+func (h *http2Conn) afterRead(err error) error {
+	h.reading = false
+	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
+	late := timedOut && !h.woken && !h.received.between()
+	if h.woken || timedOut && !late {
+		h.woken, h.deadline = false, noDeadline
+		h.conn.Conn.SetReadDeadline(noDeadline)
+	}
+	switch {
+	case err == nil, errors.Is(err, net.ErrClosed):
+	case late:
+		h.conn.because(TimedOut)
+	case timedOut:
+		return nil
+	default:
+		h.conn.because(ByClient)
+	}
+	return err
+}
+
+// came notes a frame that the client has sent.
+func (h *http2Conn) came(f frame) {
+	switch {
+	case f.kind == framePing && f.flags&flagAck != 0 && string(f.payload) == drainPing && h.announced.Load():
+		h.ending = h.noticing.Swap(false) || h.ending
+	case f.kind == frameGoAway:
+		h.conn.because(ByClient)
+	}
+}
+
+// Write sends what net/http writes, and the drain's notice as soon as a frame ends.
+func (h *http2Conn) Write(p []byte) (n int, err error) {
+	h.writing.Lock()
+	for err == nil && n < len(p) {
+		part := p[n:]
+		if h.noticing.Load() && !h.announced.Load() && !h.saidLast {
+			if err = h.sendNotice(); err != nil {
+				break
+			}
+			if !h.announced.Load() {
+				part = part[:min(len(part), h.sent.need())]
+			}
+		}
+		var m int
+		m, err = h.conn.transmit(part)
+		h.sent.follow(part[:m], h.went)
+		n += m
+	}
+	h.writing.Unlock()
+	if err == nil {
+		h.tryNotice()
+	}
+	return n, err
+}
+
+// went notes a frame that net/http has sent.
+func (h *http2Conn) went(f frame) {
+	if f.kind != frameGoAway {
+		return
+	}
+	h.saidLast = true
+	switch {
+	case len(f.payload) < 8 || binary.BigEndian.Uint32(f.payload[4:]) != 0:
+		h.conn.because(Failed)
+	case h.conn.server.isDraining.Load():
+		h.conn.because(Announced)
+	default: // nobody has asked for it
+		h.conn.because(TimedOut)
+	}
+}
+
+// announce begins the drain of the connection.
+func (h *http2Conn) announce() {
+	if !h.conn.server.http2().drains {
+		return
+	}
+	h.once.Do(func() {
+		h.notice()
+		time.AfterFunc(max(h.conn.server.opts.IdleGrace, 0), h.end)
+	})
+}
+
+func (h *http2Conn) notice() {
+	h.noticing.Store(true)
+	h.tryNotice()
+}
+
+// tryNotice sends the notice, unless somebody writes, who then does. If the client
+// does not read, it waits for the next Write.
+func (h *http2Conn) tryNotice() {
+	if h.noticing.Load() && !h.announced.Load() && h.writing.TryLock() {
+		if writable(h.conn.Conn) {
+			h.sendNotice()
+		}
+		h.writing.Unlock()
+	}
+}
+
+// sendNotice sends the notice if no frame is under way, and net/http's first one
+// was sent. It must not follow on a GOAWAY that names a stream.
+func (h *http2Conn) sendNotice() error {
+	if !h.sent.seen || !h.sent.between() || h.saidLast || h.announced.Load() {
+		return nil
+	}
+	h.announced.Store(true)
+	h.conn.because(Announced)
+	_, err := h.conn.transmit(drainNotice)
+	return err
+}
+
+// end lets net/http shut the connection down.
+func (h *http2Conn) end() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.ending = h.noticing.Swap(false) || h.ending
+	if h.ending && h.reading && !h.woken && h.received.between() {
+		h.woken = true
+		h.conn.Conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}
+
+// begin is called when the header of a response is about to be written.
+func (h *http2Conn) begin(header http.Header) {
+	if h.conn.server.isDraining.Load() && !h.conn.server.http2().drains {
+		header.Set("Connection", "close") // net/http makes a GOAWAY of it
+	}
+	if slices.Contains(header["Connection"], "close") {
+		h.conn.because(Announced)
+	}
+}

@@ -1,0 +1,97 @@
+package server
+
+// This file holds the keys of TLS session tickets. crypto/tls makes its own for
+// each process, so that after an upgrade no client could resume its session.
+
+import (
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+)
+
+const (
+	ticketRotation = 24 * time.Hour     // a new key is made
+	ticketLife     = 7 * 24 * time.Hour // tickets of a key are accepted; RFC 8446, 4.6.1 allows no more
+)
+
+// TicketKeys encrypt the session tickets of TLS: a new one each day, accepted for
+// a week, as crypto/tls does it by itself within one process.
+type TicketKeys struct {
+	mu   sync.Mutex
+	keys []ticketKey // newest first
+	now  func() time.Time
+	into []*tls.Config
+}
+
+type ticketKey struct {
+	Key  [32]byte  `json:"key"`
+	Made time.Time `json:"made"`
+}
+
+// NewTicketKeys returns keys that go on with those of a predecessor, which its
+// [TicketKeys.Secret] told; nil: with none. An error means that these cannot be
+// read; the keys returned with it are new, and good.
+func NewTicketKeys(secret []byte) (*TicketKeys, error) {
+	k := &TicketKeys{now: time.Now}
+	var err error
+	if len(secret) > 0 {
+		err = json.Unmarshal(secret, &k.keys)
+		if slices.ContainsFunc(k.keys, func(key ticketKey) bool { return key.Key == [32]byte{} }) {
+			err = errors.New("a key is missing")
+		}
+		if err != nil {
+			k.keys, err = nil, fmt.Errorf("read the predecessor's ticket keys: %w", err)
+		}
+	}
+	k.Rotate()
+	return k, err
+}
+
+// Secret returns the keys for a successor. Who has it can read recorded sessions
+// of TLS 1.2.
+func (k *TicketKeys) Secret() []byte {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	secret, _ := json.Marshal(k.keys) // of numbers and times
+	return secret
+}
+
+// Use makes a configuration use the keys, and those to come.
+func (k *TicketKeys) Use(config *tls.Config) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.into = append(k.into, config)
+	k.set(config)
+}
+
+// Rotate makes a new key if the newest is a day old, and forgets those older than
+// a week. It is to be called now and then.
+func (k *TicketKeys) Rotate() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	now := k.now()
+	if len(k.keys) == 0 || now.Sub(k.keys[0].Made) >= ticketRotation {
+		fresh := ticketKey{Made: now}
+		rand.Read(fresh.Key[:]) // never fails
+		k.keys = append([]ticketKey{fresh}, k.keys...)
+	}
+	for len(k.keys) > 1 && now.Sub(k.keys[len(k.keys)-1].Made) >= ticketLife {
+		k.keys = k.keys[:len(k.keys)-1]
+	}
+	for _, config := range k.into {
+		k.set(config)
+	}
+}
+
+func (k *TicketKeys) set(config *tls.Config) {
+	keys := make([][32]byte, len(k.keys))
+	for i, key := range k.keys {
+		keys[i] = key.Key
+	}
+	config.SetSessionTicketKeys(keys)
+}

@@ -1,0 +1,183 @@
+package server_test
+
+// This file tests the keys of session tickets: which tickets resume a session.
+
+import (
+	"crypto/tls"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"example.com/baton/server"
+)
+
+// clock is a time that tests set.
+type clock struct{ time.Time }
+
+func (c *clock) now() time.Time { return c.Time }
+
+// ticketing makes connections in memory, at the time of a clock.
+type ticketing struct {
+	t      *testing.T
+	clock  *clock
+	signed signed
+}
+
+func newTicketing(t *testing.T) *ticketing {
+	now := time.Now()
+	return &ticketing{t, &clock{now}, sign(t, now.Add(29*24*time.Hour), "example.com")}
+}
+
+// config is that of a server.
+func (g *ticketing) config() *tls.Config {
+	return &tls.Config{Certificates: []tls.Certificate{g.signed.pair(g.t)}, Time: g.clock.now}
+}
+
+func (g *ticketing) keys(secret []byte) *server.TicketKeys {
+	g.t.Helper()
+	keys, err := server.NewTicketKeys(secret)
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	keys.SetClock(g.clock.now)
+	return keys
+}
+
+// client is one that remembers its session.
+func (g *ticketing) client() *tls.Config {
+	config := g.signed.trust()
+	config.Time, config.ClientSessionCache = g.clock.now, tls.NewLRUClientSessionCache(1)
+	return config
+}
+
+// resumes makes a connection.
+func (g *ticketing) resumes(client, config *tls.Config) bool {
+	g.t.Helper()
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	over := tls.Server(far, config)
+	served := make(chan error, 1)
+	go func() {
+		err := over.Handshake()
+		over.Write([]byte("x")) // behind the ticket
+		served <- err
+	}()
+	c := tls.Client(near, client)
+	if _, err := c.Read(make([]byte, 1)); err != nil {
+		g.t.Fatal(err)
+	}
+	if err := <-served; err != nil {
+		g.t.Fatal(err)
+	}
+	return c.ConnectionState().DidResume
+}
+
+func TestTicketKeysRotate(t *testing.T) {
+	g := newTicketing(t)
+	keys, config := g.keys(nil), g.config()
+	keys.Use(config)
+	const day = 24 * time.Hour
+	for _, test := range []struct {
+		after time.Duration // one rotation an hour in between
+		want  bool
+	}{{time.Hour, true}, {25 * time.Hour, true}, {6 * day, true}, {7*day + 2*time.Hour, false}} {
+		start := g.clock.Time
+		client := g.client()
+		if g.resumes(client, config) {
+			t.Error("a new client resumed")
+		}
+		for g.clock.Time.Before(start.Add(test.after)) {
+			g.clock.Time = g.clock.Add(time.Hour)
+			keys.Rotate()
+		}
+		if got := g.resumes(client, config); got != test.want {
+			t.Errorf("after %v: resumed %t, want %t", test.after, got, test.want)
+		}
+	}
+	if n := strings.Count(string(keys.Secret()), `"made"`); n != 7 {
+		t.Errorf("got %d keys, want one for each day of a week", n)
+	}
+}
+
+// A key is new after a day: who has the old one only cannot read a new ticket.
+func TestTicketKeyIsNewEachDay(t *testing.T) {
+	for after, want := range map[time.Duration]bool{23 * time.Hour: true, 24*time.Hour + time.Minute: false} {
+		g := newTicketing(t)
+		keys, config, old := g.keys(nil), g.config(), g.config()
+		keys.Use(config)
+		g.keys(keys.Secret()).Use(old)
+		g.clock.Time = g.clock.Add(after)
+		keys.Rotate()
+		client := g.client()
+		g.resumes(client, config)
+		if got := g.resumes(client, old); got != want {
+			t.Errorf("after %v: resumed with the first key %t, want %t", after, got, want)
+		}
+	}
+}
+
+// Whether a configuration comes before a rotation or after it is no matter.
+func TestTicketKeysInSeveralConfigurations(t *testing.T) {
+	g := newTicketing(t)
+	keys, before, after, other := g.keys(nil), g.config(), g.config(), g.config()
+	keys.Use(before)
+	early := g.client()
+	g.resumes(early, before)
+	g.clock.Time = g.clock.Add(30 * time.Hour)
+	keys.Rotate()
+	keys.Use(after)
+	if !g.resumes(early, after) {
+		t.Error("a ticket of the key before did not resume")
+	}
+	late := g.client()
+	g.resumes(late, before)
+	if !g.resumes(late, after) {
+		t.Error("a ticket of the new key, given under the first configuration, did not resume under the second")
+	}
+	if g.resumes(late, other) {
+		t.Error("resumed where the keys are not used")
+	}
+}
+
+// The heir of the keys goes on with their age.
+func TestTicketKeysAreInherited(t *testing.T) {
+	g := newTicketing(t)
+	keys, config := g.keys(nil), g.config()
+	keys.Use(config)
+	client := g.client()
+	g.resumes(client, config)
+	for range 20 {
+		secret := keys.Secret()
+		keys, config = g.keys(secret), g.config()
+		keys.Use(config)
+		if string(keys.Secret()) != string(secret) {
+			t.Fatal("other keys than those inherited")
+		}
+		if !g.resumes(client, config) {
+			t.Fatal("not resumed with inherited keys")
+		}
+	}
+	g.clock.Time = g.clock.Add(24*time.Hour + time.Minute)
+	keys.Rotate()
+	if n := strings.Count(string(keys.Secret()), `"made"`); n != 2 {
+		t.Errorf("got %d keys a day after the first was made, want 2", n)
+	}
+}
+
+func TestUnreadableTicketKeys(t *testing.T) {
+	for _, secret := range []string{"garbage", `{}`, `[{"key":[1,2],"made":"yesterday"}]`, `[{"made":"2026-01-01T00:00:00Z"}]`} {
+		keys, err := server.NewTicketKeys([]byte(secret))
+		if err == nil || !strings.Contains(err.Error(), "ticket keys") {
+			t.Errorf("%s: got %v, want an error", secret, err)
+		}
+		g := newTicketing(t)
+		config := g.config()
+		keys.Use(config)
+		client := g.client()
+		if g.resumes(client, config) || !g.resumes(client, config) {
+			t.Errorf("%s: the keys are no good", secret)
+		}
+	}
+}

@@ -1,0 +1,196 @@
+package server
+
+// This file holds TLS. net/http sees plaintext only: what is between its
+// connection and the socket is encrypted here, so that the account of a connection
+// is the same for both. One over TLS never moves to the successor, which does not
+// have its keys.
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+)
+
+const alpnHTTP2, alpnHTTP1 = "h2", "http/1.1"
+
+// AddTLS gives the server a listener for TLS, which it owns from then on, with
+// HTTP/2 and HTTP/1.1 as the client chooses. It must be called before Serve. config
+// is completed, where it says nothing: by the protocols, and TLS 1.2 as the oldest
+// version. It must not be changed any more but by [TicketKeys.Use], and may be
+// shared with other listeners of the server.
+func (s *Server) AddTLS(ln net.Listener, config *tls.Config) {
+	s.listeners = append(s.listeners, &listener{Listener: ln, server: s, config: config})
+}
+
+// completeTLS completes the listeners' configurations.
+func (s *Server) completeTLS() {
+	for _, ln := range s.listeners {
+		if ln.config == nil {
+			continue
+		}
+		ln.config.MinVersion = max(ln.config.MinVersion, tls.VersionTLS12)
+		if ln.config.NextProtos == nil {
+			ln.config.NextProtos = []string{alpnHTTP2, alpnHTTP1}
+		}
+		if !s.http2().speaks { // as with GODEBUG=http2server=0
+			ln.config.NextProtos = slices.DeleteFunc(slices.Clone(ln.config.NextProtos),
+				func(name string) bool { return name == alpnHTTP2 })
+		}
+	}
+}
+
+// secure is the TLS of a connection. A nil one is that of a plaintext connection.
+// All of it but what others may call is for who reads the connection.
+type secure struct {
+	conn    *tls.Conn
+	records records
+	hello   [5]byte // room for first
+	first   []byte  // what the client's hello begins with, until crypto/tls takes it
+	state   *tls.ConnectionState
+	done    atomic.Bool // the handshake is
+	writing sync.Mutex  // held by a Write
+}
+
+func newSecure(nc net.Conn, config *tls.Config) *secure {
+	s := new(secure)
+	s.conn = tls.Server(recorded{nc, s}, config)
+	return s
+}
+
+// recorded is the socket as crypto/tls reads it.
+type recorded struct {
+	net.Conn
+	secure *secure
+}
+
+func (r recorded) Read(p []byte) (int, error) {
+	if first := r.secure.first; len(first) > 0 {
+		n := copy(p, first)
+		r.secure.first = first[n:]
+		return n, nil
+	}
+	n, err := r.Conn.Read(p)
+	r.secure.records.follow(p[:n])
+	return n, err
+}
+
+// receive reads what is for net/http. Before the handshake it waits for the
+// client's hello only: crypto/tls allows nobody to wake a handshake.
+func (s *secure) receive(p []byte) (int, error) {
+	if s.done.Load() {
+		return s.conn.Read(p)
+	}
+	raw := recorded{s.conn.NetConn().(recorded).Conn, s}
+	n, err := raw.Read(s.hello[:])
+	s.first = s.hello[:n]
+	return 0, err
+}
+
+func (s *secure) transmit(p []byte) (int, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.conn.Write(p)
+}
+
+func (s *secure) isDone() bool { return s == nil || s.done.Load() }
+
+// speaksHTTP2 tells whether the client has chosen HTTP/2.
+func (s *secure) speaksHTTP2() bool { return s.state.NegotiatedProtocol == alpnHTTP2 }
+
+// within tells whether a part of something has come that is not decrypted: a
+// client may be about to send a request.
+func (s *secure) within() bool { return s != nil && s.records.have > 0 }
+
+// handshake is called when the client's hello begins to arrive. It has the time
+// that net/http gives a request's header.
+func (c *conn) handshake() bool {
+	c.mu.Lock()
+	c.Conn.SetWriteDeadline(c.deadline)
+	c.mu.Unlock()
+	s := c.secure
+	err := s.conn.Handshake()
+	if err == nil {
+		c.Conn.SetWriteDeadline(noDeadline)
+		state := s.conn.ConnectionState()
+		s.state = &state
+		s.done.Store(true)
+		if !s.speaksHTTP2() || state.Version > tls.VersionTLS12 || !strings.Contains(tls.CipherSuiteName(state.CipherSuite), "_CBC_") {
+			return true
+		}
+		err = errors.New("HTTP/2 with a cipher suite that is prohibited for it") // RFC 9113, section 9.2.2
+	}
+	why := Failed
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		why = TimedOut
+	}
+	c.mu.Lock()
+	c.refused = true
+	c.explain(why)
+	c.mu.Unlock()
+	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && looksLikeHTTP(plain.RecordHeader) {
+		io.WriteString(c.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+		c.linger()
+	}
+	c.server.opts.Logger.Debug("TLS handshake failed", "client", c.RemoteAddr().String(), "error", err)
+	return false
+}
+
+func looksLikeHTTP(begin [5]byte) bool {
+	switch string(begin[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
+		return true
+	}
+	return false
+}
+
+// sayGoodbye tells the client that nothing follows, where that takes no time.
+func (s *secure) sayGoodbye(socket net.Conn) {
+	if s != nil && s.done.Load() && s.writing.TryLock() {
+		defer s.writing.Unlock()
+		if writable(socket) {
+			s.conn.CloseWrite()
+		}
+	}
+}
+
+func (s *secure) closeWrite() error {
+	if s == nil || !s.done.Load() {
+		return nil
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.conn.CloseWrite() // waits for 5 seconds at most
+}
+
+// records follows the records of TLS that come from a client.
+type records struct {
+	header [5]byte // RFC 8446, section 5.1
+	have   int     // bytes of the record under way, of its header at most; 0: between two
+	left   int     // bytes of its content that are to come, when its header is whole
+}
+
+func (r *records) follow(p []byte) {
+	for len(p) > 0 {
+		if r.have < len(r.header) {
+			n := copy(r.header[r.have:], p)
+			r.have += n
+			p = p[n:]
+			if r.have < len(r.header) {
+				return
+			}
+			r.left = int(r.header[3])<<8 | int(r.header[4])
+		}
+		n := min(r.left, len(p))
+		r.left -= n
+		p = p[n:]
+		if r.left == 0 {
+			r.have = 0
+		}
+	}
+}
