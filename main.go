@@ -296,6 +296,7 @@ func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot 
 		Upgrades:   make(map[string]uint64),
 		Connections: map[string]int{
 			"new": load.Connections.New, "active": load.Connections.Active, "idle": load.Connections.Idle,
+			"hijacked": load.Connections.Hijacked,
 		},
 		Accepted:         public.Accepted(),
 		Closed:           make(map[string]uint64),

@@ -100,6 +100,7 @@ type conn struct {
 	stays      bool      // the successor has not taken it
 	rested     bool      // it was parked since it became idle
 	aheadSince time.Time // in a drain: when it first was not, because its client sends ahead
+	farewells  map[*farewell]struct{}
 }
 
 // track counts a connection that has just been accepted.
@@ -354,6 +355,7 @@ func (c *conn) Close() error {
 		c.explain(Failed)
 	}
 	c.state = stateClosed
+	c.dropFarewells()
 	why := c.why
 	c.mu.Unlock()
 

@@ -22,8 +22,10 @@ func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	before := s.Closed()
 	_, movedBefore := s.Migrated()
 	s.moving = s.newMover(ctx, h)
+	s.drainBegan, s.drainCtx = start, ctx
 	s.isDraining.Store(true)
 	close(s.draining)
+	s.announceEnds()
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)

@@ -137,8 +137,8 @@ func TestHijackedConnectionLivesThroughDrain(t *testing.T) {
 	if line, _ := c.in.ReadString('\n'); line != "mine\n" {
 		t.Fatalf("got %q, want mine", line)
 	}
-	if got := s.Load(); got.Requests != 1 || got.Connections.Active != 1 {
-		t.Errorf("got load %+v, want 1 request and 1 active connection", got)
+	if got := s.Load(); got.Requests != 1 || got.Connections != (upgrade.Connections{Hijacked: 1}) {
+		t.Errorf("got load %+v, want 1 request and 1 hijacked connection", got)
 	}
 	drained := s.drain(patience, all)
 	<-told
