@@ -9,7 +9,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -151,6 +153,39 @@ func TestStreamEndsWithinAnEvent(t *testing.T) {
 		t.Errorf("end took %v, want the patience of %v", took, eventPatience)
 	}
 	d.busy.Wait()
+}
+
+// last is a body whose blocked Read brings something in the very moment in which it is closed.
+type last struct {
+	text    string
+	reading chan struct{}
+	closed  chan struct{}
+}
+
+func (l *last) Read(p []byte) (int, error) {
+	close(l.reading)
+	<-l.closed
+	return copy(p, l.text), nil
+}
+
+func (l *last) Close() error { close(l.closed); return nil }
+
+func TestStreamLeavesWhileAnEventComes(t *testing.T) {
+	for text, want := range map[string]string{"data: 1": "", "data: 1\n\ndata: 2\n": "data: 1\n\n", "data: 1\n\n": "data: 1\n\n"} {
+		body := &last{text, make(chan struct{}), make(chan struct{})}
+		s := &stream{ReadCloser: body, control: http.NewResponseController(httptest.NewRecorder())}
+		var leaving sync.WaitGroup
+		leaving.Go(func() { <-body.reading; s.leave(t.Context()) })
+		p := make([]byte, 100)
+		n, err := s.Read(p)
+		equal(t, "read", string(p[:n]), want)
+		equal(t, "error", err, io.EOF)
+		leaving.Wait()
+	}
+	s := &stream{ReadCloser: io.NopCloser(strings.NewReader("data: 1\n\n")), leaving: true}
+	n, err := s.Read(make([]byte, 100))
+	equal(t, "read between events", n, 0)
+	equal(t, "error between events", err, io.EOF)
 }
 
 // A stream that never pauses ends as well.
