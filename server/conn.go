@@ -319,7 +319,7 @@ func (c *conn) handle(r *http.Request) {
 func (c *conn) wasCut() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.state == stateClosed && c.why != Hijacked
+	return c.state == stateClosed && c.why == Cut
 }
 
 // because notes why the connection is about to be closed. The first word holds,
