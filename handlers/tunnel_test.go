@@ -254,7 +254,7 @@ func TestTunnelLeavesBetweenMessages(t *testing.T) {
 	d.backend.Write(down[100:])
 	expect(t, "end of the frame", d.client, down[100:])
 	expect(t, "to the client", d.client, bye)
-	d.backend.Write(frame(0x81, false, 5)) // ignored
+	d.backend.Write(frame(0x81, false, 5))    // ignored
 	d.client.Write(slices.Concat(more, last)) // ignored
 	d.client.Write(maskedBye)
 	d.backend.Write(bye)

@@ -43,7 +43,7 @@ const (
 	ByClient Reason = iota
 	// Announced: a response carried "Connection: close".
 	Announced
-	// AfterGrace: it stayed silent for the idle grace of a drain.
+	// AfterGrace: it stayed silent for the idle grace of a drain, or to its deadline.
 	AfterGrace
 	// Cut: it was still busy when the drain had to end.
 	Cut

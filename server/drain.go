@@ -118,9 +118,20 @@ func (s *Server) cut() {
 		ln.Close()
 	}
 	for _, c := range s.open() {
-		c.because(Cut)
+		c.because(c.endNow())
 		c.Close()
 	}
+}
+
+// endNow returns why a connection is closed that is left at the deadline. One that
+// is silent loses no more than the rest of its grace.
+func (c *conn) endNow() Reason {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.parked && !readable(c.Conn) {
+		return AfterGrace
+	}
+	return Cut
 }
 
 func (s *Server) open() []*conn {

@@ -156,3 +156,17 @@ func TestDrainingOfForeignContext(t *testing.T) {
 		t.Error("got a channel for a context that is no request's")
 	}
 }
+
+func TestSilentConnectionAtTheDeadlineIsNotCut(t *testing.T) {
+	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: time.Minute})
+	s.dial().get("/")
+	busy := s.dial()
+	busy.send("GET / HTTP/1.1\r\nHost:")
+	await(t, "both", func() bool {
+		c := s.Load().Connections
+		return c.Idle == 1 && c.New == 1
+	})
+	if d := <-s.drain(300*time.Millisecond, all); d.Connections != (upgrade.Closed{Grace: 1, Cut: 1}) {
+		t.Errorf("got %+v, want the silent one closed, and the one in the midst of a header cut", d.Connections)
+	}
+}
