@@ -76,8 +76,8 @@ type Connections struct {
 	Hijacked int `json:"hijacked"`
 }
 
-// All returns how many they are together.
-func (c Connections) All() int { return c.New + c.Active + c.Idle + c.Hijacked }
+// all returns how many they are together.
+func (c Connections) all() int { return c.New + c.Active + c.Idle + c.Hijacked }
 
 // Drained is the account of a drain.
 type Drained struct {

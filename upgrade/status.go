@@ -131,7 +131,7 @@ func (o Outcome) String() string {
 		return line
 	case !p.IsDrained && p.Load != nil:
 		return line + fmt.Sprintf("; generation %d still drains: %s, %s", p.Generation,
-			count(p.Load.Requests, "request"), count(p.Load.Connections.All(), "connection"))
+			count(p.Load.Requests, "request"), count(p.Load.Connections.all(), "connection"))
 	case !p.IsDrained:
 		return line + fmt.Sprintf("; generation %d still drains", p.Generation)
 	}
@@ -159,7 +159,7 @@ func (s Status) String() string {
 	var parts []string
 	for _, m := range s.Generations {
 		c := m.Connections
-		hand := fmt.Sprintf("%s in flight, %s", count(m.Requests, "request"), count(c.All(), "connection"))
+		hand := fmt.Sprintf("%s in flight, %s", count(m.Requests, "request"), count(c.all(), "connection"))
 		switch {
 		case m.Generation == s.Generation:
 			parts = append([]string{fmt.Sprintf("generation %d, version %s, is %s: %s", m.Generation, m.Version, m.State, hand)}, parts...)
