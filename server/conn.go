@@ -100,6 +100,7 @@ type conn struct {
 	stays      bool      // the successor has not taken it
 	rested     bool      // it was parked since it became idle
 	aheadSince time.Time // in a drain: when it first was not, because its client sends ahead
+	hijacked   bool      // also when it is closed
 	farewells  map[*farewell]struct{}
 }
 
@@ -138,7 +139,7 @@ func (c *conn) become(state http.ConnState) {
 		c.state = stateIdle
 		c.reading, c.rested, c.deadlines = false, false, 0
 	case http.StateHijacked:
-		c.state = stateHijacked
+		c.state, c.hijacked = stateHijacked, true
 		c.reading = false
 	}
 }
@@ -319,7 +320,7 @@ func (c *conn) handle(r *http.Request) {
 func (c *conn) wasCut() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.state == stateClosed && c.why == Cut
+	return c.state == stateClosed && (c.why == Cut || !c.hijacked)
 }
 
 // because notes why the connection is about to be closed. The first word holds,
