@@ -296,6 +296,7 @@ func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot 
 		Upgrades:   make(map[string]uint64),
 		Connections: map[string]int{
 			"new": load.Connections.New, "active": load.Connections.Active, "idle": load.Connections.Idle,
+			"hijacked": load.Connections.Hijacked,
 		},
 		Accepted:         public.Accepted(),
 		Closed:           make(map[string]uint64),
@@ -442,6 +443,8 @@ type config struct {
 	idleGrace         time.Duration
 	migrate           bool
 	maxDraining       int
+	webSocketGrace    time.Duration
+	streamGrace       time.Duration
 	shutdownDelay     time.Duration
 	idleTimeout       time.Duration
 	readHeaderTimeout time.Duration
@@ -543,6 +546,8 @@ func configure(args []string) (config, error) {
 	duration("upgrade-timeout", &cfg.upgradeTimeout, time.Minute, time.Millisecond, "`time` that a successor may take to be ready")
 	duration("drain-timeout", &cfg.drainTimeout, 30*time.Second, time.Millisecond, "`time` after which a drain cuts what still runs")
 	duration("idle-grace", &cfg.idleGrace, time.Second, 0, "`time` that a silent connection that does not move stays in a drain")
+	duration("websocket-grace", &cfg.webSocketGrace, 0, 0, "`time` that WebSockets and other upgraded connections stay in a drain; 0: the drain timeout")
+	duration("stream-grace", &cfg.streamGrace, 0, 0, "`time` that event streams through the proxy go on in a drain; 0: the drain timeout")
 	flags.BoolVar(&cfg.migrate, "migrate", true, "in a drain, move keep-alive connections to the successor; false: close them")
 	setting("max-draining", "4", "`number` of predecessors that may still drain when an upgrade begins", func(s string) error {
 		n, err := strconv.Atoi(s)
@@ -610,7 +615,10 @@ func (cfg config) handler(gen *upgrade.Generation, version string, logger *slog.
 	if len(cfg.proxy) == 0 {
 		return next, nil
 	}
-	return handlers.Proxy(handlers.ProxyOptions{Rules: cfg.proxy, HeaderTimeout: cfg.proxyTimeout, MaxBody: cfg.maxBody, Logger: logger, Next: next}), nil
+	return handlers.Proxy(handlers.ProxyOptions{
+		Rules: cfg.proxy, HeaderTimeout: cfg.proxyTimeout, MaxBody: cfg.maxBody, Logger: logger, Next: next,
+		Farewell: server.Farewell, WebSocketGrace: cfg.webSocketGrace, StreamGrace: cfg.streamGrace,
+	}), nil
 }
 
 func (cfg config) logger() *slog.Logger {

@@ -461,7 +461,7 @@ func run(t testing.TB, path string, env []string, args ...string) (code int, std
 
 // connections counts connections of a drain by how they ended.
 type connections struct {
-	Client, Announced, Grace, Cut, Timeout, Error, Hijacked int
+	Client, Announced, Grace, Cut, Timeout, Error, Stopped, Hijacked int
 }
 
 // upgraded is what `baton upgrade -json` prints, and how the command ended.
@@ -546,7 +546,7 @@ type generation struct {
 	State            string
 	AgeSeconds       float64 `json:"age_seconds"`
 	RequestsInFlight int     `json:"requests_in_flight"`
-	Connections      struct{ New, Active, Idle int }
+	Connections      struct{ New, Active, Idle, Hijacked int }
 }
 
 // status is what `baton status -json` and /status tell.

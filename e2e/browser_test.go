@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -255,4 +256,88 @@ func TestLivePageInBrowser(t *testing.T) {
 	}
 	p.picture("live")
 	p.check()
+}
+
+// The event streams of a browser go on over upgrades: what each generation says of itself comes once, and
+// of what a backend numbers nothing is lost and nothing comes twice.
+func TestEventSourceInBrowser(t *testing.T) {
+	const upgrades = 10
+	// listening notes events: what has come, in order, and how often the stream was opened.
+	const listening = `(() => {
+		window.came = []; window.opened = 0;
+		const events = new EventSource("events");
+		events.onopen = () => opened++;
+		for (const name of ["message", "identity"]) events.addEventListener(name, e => came.push(JSON.parse(e.data)));
+		return 0;
+	})()`
+	t.Run("live page", func(t *testing.T) {
+		t.Parallel()
+		b := start(t)
+		p := browse(t, "http://"+b.Address+"/")
+		eval[int](p, listening)
+		for n := 1; n <= 1+upgrades; n++ {
+			if n > 1 {
+				b.Upgrade()
+			}
+			if !holds(20*time.Second, func() bool { return eval[int](p, "came.length") >= n }) {
+				t.Fatalf("after %d upgrades: got events %s, and the stream opened %d times", n-1, eval[string](p, "JSON.stringify(came)"), eval[int](p, "opened"))
+			}
+			p.awaitText("generation", func(got string) bool { return got == fmt.Sprint(n) })
+		}
+		var came []struct{ Generation, PID int }
+		if err := json.Unmarshal([]byte(eval[string](p, "JSON.stringify(came)")), &came); err != nil {
+			t.Fatal(err)
+		}
+		if len(came) != 1+upgrades {
+			t.Errorf("got %d events, want one of each of %d generations", len(came), 1+upgrades)
+		}
+		for i, event := range came {
+			if event.Generation != i+1 {
+				t.Errorf("event %d: got generation %d, want %d", i, event.Generation, i+1)
+			}
+		}
+		if got := eval[int](p, `document.querySelectorAll("#changes li").length`); got != 10 { // as many as it shows
+			t.Errorf("page shows %d changes, want 10", got)
+		}
+		p.check()
+	})
+	t.Run("backend", func(t *testing.T) {
+		t.Parallel()
+		b := start(t, args("-stream-grace", "300ms", "-proxy", "/="+backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/events" {
+				numbers(w, r)
+				return
+			}
+			w.Header().Set("Content-Type", "text/html")
+			fmt.Fprint(w, `<!doctype html><link rel="icon" href="data:,"><h1>numbers</h1>`)
+		}))))
+		p := browse(t, "http://"+b.Address+"/")
+		eval[int](p, listening)
+		for n := range upgrades {
+			opened := n + 1
+			await(t, 20*time.Second, "stream", func() bool { return eval[int](p, "opened") >= opened })
+			u := b.Upgrade()
+			if u.Predecessor.Connections.Cut != 0 {
+				t.Errorf("upgrade %d: report %+v, want nothing cut", n+1, u.Predecessor)
+			}
+		}
+		await(t, 20*time.Second, "stream", func() bool { return eval[int](p, "opened") > upgrades })
+		before := eval[int](p, "came.length")
+		await(t, 20*time.Second, "more events", func() bool { return eval[int](p, "came.length") > before })
+		var came []struct{ Number int }
+		if err := json.Unmarshal([]byte(eval[string](p, "JSON.stringify(came)")), &came); err != nil {
+			t.Fatal(err)
+		}
+		for i, event := range came {
+			if event.Number != i+1 {
+				t.Fatalf("event %d: got number %d, want each once and in order", i, event.Number)
+			}
+		}
+		if got := eval[int](p, "opened"); got != 1+upgrades {
+			t.Errorf("stream was opened %d times in %d upgrades, want once for each generation", got, upgrades)
+		}
+		if got := p.console(); len(got) > 0 {
+			t.Errorf("console: %q, want nothing", got)
+		}
+	})
 }

@@ -3,10 +3,15 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -96,6 +101,196 @@ func TestWebSocketThroughAnUpgrade(t *testing.T) {
 	}
 }
 
+// farewells are the ways in which WebSockets end, counted by the status of the close frame; -1 is a
+// connection that breaks off without one, which a browser shows as 1006.
+type farewells struct {
+	mu   sync.Mutex
+	seen map[websocket.StatusCode]int
+}
+
+func (f *farewells) add(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.seen == nil {
+		f.seen = make(map[websocket.StatusCode]int)
+	}
+	f.seen[websocket.CloseStatus(err)]++
+}
+
+func (f *farewells) count(status websocket.StatusCode) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.seen[status]
+}
+
+func (f *farewells) check(t *testing.T, whose string, status websocket.StatusCode, want int) {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.seen) != 1 || f.seen[status] != want {
+		t.Errorf("%s saw ends %v, want %d with %v", whose, f.seen, want, status)
+	}
+}
+
+// noting is webSocketEcho that notes how its conversations end.
+func noting(ends *farewells) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		c.SetReadLimit(1 << 20)
+		for {
+			kind, message, err := c.Read(r.Context())
+			if err == nil {
+				err = c.Write(r.Context(), kind, message)
+			}
+			if err != nil {
+				if websocket.CloseStatus(err) < 0 { // the write failed because the other side has closed
+					if _, _, closed := c.Read(r.Context()); websocket.CloseStatus(closed) >= 0 {
+						err = closed
+					}
+				}
+				ends.add(err)
+				return
+			}
+		}
+	}
+}
+
+// Each WebSocket lives through the drain until its grace is over, and then ends with 1001 on both sides.
+// Its client finds the successor, and goes on.
+func TestWebSocketsOverUpgrades(t *testing.T) {
+	const clients, upgrades = 10, 10
+	t.Parallel()
+	var backends, seen farewells
+	b := start(t, args("-proxy", "/="+backend(t, noting(&backends)), "-websocket-grace", "300ms", "-drain-timeout", "20s"))
+	url := "ws://" + b.Address + "/ws"
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	stop := make(chan struct{})
+	var (
+		all    sync.WaitGroup
+		echoes atomic.Int64
+		ends   = make(chan struct{}, clients*(upgrades+1))
+	)
+	converse := func(c *websocket.Conn, n int) error {
+		message := pattern(1 + n*n*n%70_000)
+		for {
+			select {
+			case <-stop:
+				return c.Close(websocket.StatusNormalClosure, "")
+			default:
+			}
+			if n%2 == 0 { // others write while they read
+				time.Sleep(time.Duration(n) * time.Millisecond)
+			}
+			wrote := make(chan error, 1)
+			go func() { wrote <- c.Write(ctx, websocket.MessageBinary, message) }()
+			_, heard, err := c.Read(ctx)
+			if err != nil {
+				<-wrote
+				return err
+			}
+			if err := <-wrote; err != nil {
+				return err
+			}
+			if !bytes.Equal(heard, message) {
+				t.Errorf("message of %d bytes: got %d others", len(message), len(heard))
+			}
+			echoes.Add(1)
+		}
+	}
+	for n := range clients {
+		all.Go(func() {
+			for {
+				c, _, err := websocket.Dial(ctx, url, nil)
+				if err != nil {
+					t.Errorf("dial: %v", err)
+					return
+				}
+				c.SetReadLimit(1 << 20)
+				err = converse(c, 7*n+1)
+				c.CloseNow()
+				if err == nil {
+					return
+				}
+				seen.add(err)
+				ends <- struct{}{}
+			}
+		})
+	}
+	for i := range upgrades {
+		await(t, 20*time.Second, "WebSockets of all clients", func() bool {
+			s := b.Status()
+			return len(s.Generations) == 1 && s.Generations[0].Connections.Hijacked == clients
+		})
+		if got := b.Metric("baton_connections", "state", "hijacked"); got != clients {
+			t.Errorf("metric: got %v hijacked connections, want %d", got, clients)
+		}
+		before := echoes.Load()
+		u := b.Upgrade()
+		p := u.Predecessor
+		if !p.Drained || p.Connections.Hijacked+p.Connections.Client != clients || p.RequestsFinished != clients || p.Connections.Cut != 0 || p.DrainSeconds < 0.3 || p.DrainSeconds > 3 {
+			t.Errorf("upgrade %d: report %+v, want %d finished and closed at the end of a grace of 300 ms", i+1, p, clients)
+		}
+		for range clients {
+			<-ends
+		}
+		if echoes.Load() == before {
+			t.Errorf("upgrade %d: not one message echoed in its drain", i+1)
+		}
+	}
+	close(stop)
+	all.Wait()
+	seen.check(t, "clients", websocket.StatusGoingAway, clients*upgrades)
+	await(t, 10*time.Second, "ends at the backend", func() bool { return backends.count(websocket.StatusGoingAway) >= clients*upgrades })
+	if broken := backends.count(-1); broken > 0 {
+		t.Errorf("backend: %d WebSockets broke off, want none", broken)
+	}
+}
+
+// However its peers behave, a WebSocket does not hold the drain, and none is cut by its deadline.
+func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
+	const reading, deaf = 80, 20
+	for _, tt := range []struct {
+		name     string
+		flags    []string
+		from, to time.Duration // for the drain
+	}{
+		{"at their grace", []string{"-websocket-grace", "500ms", "-drain-timeout", "30s"}, 500 * time.Millisecond, 500*time.Millisecond + time.Second + slack},
+		{"at the deadline", []string{"-drain-timeout", "5s"}, 4500 * time.Millisecond, 5 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			var backends, seen farewells
+			b := start(t, args(append(tt.flags, "-proxy", "/="+backend(t, noting(&backends)))...))
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			var all sync.WaitGroup
+			for i := range reading + deaf {
+				c, _, err := websocket.Dial(ctx, "ws://"+b.Address+"/ws", nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.CloseNow()
+				if i < reading {
+					all.Go(func() { _, _, err := c.Read(ctx); seen.add(err) })
+				}
+			}
+			p := b.Upgrade().Predecessor
+			took := time.Duration(p.DrainSeconds * float64(time.Second))
+			if took < tt.from || took > tt.to || p.Connections.Hijacked+p.Connections.Client != reading+deaf || p.Connections.Cut != 0 {
+				t.Errorf("drain took %v, report %+v; want between %v and %v, all closed and none cut", took, p.Connections, tt.from, tt.to)
+			}
+			all.Wait()
+			seen.check(t, "clients", websocket.StatusGoingAway, reading)
+			await(t, 10*time.Second, "ends at the backend", func() bool { return backends.count(websocket.StatusGoingAway) == reading+deaf })
+		})
+	}
+}
+
 func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 	tests := []struct {
 		name string
@@ -107,17 +302,21 @@ func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			b := start(t, args("-proxy", "/="+backend(t, http.HandlerFunc(webSocketEcho)), "-idle-grace", "200ms", "-drain-timeout", "1s"))
+			b := start(t, args("-proxy", "/="+backend(t, http.HandlerFunc(webSocketEcho)), "-idle-grace", "200ms", "-drain-timeout", "2s"))
 			_, say := dialWebSocket(t, b)
 			pid, began := b.PID(), time.Now()
 			tt.end(b)
-			for say("until the deadline") == nil {
-				if time.Since(began) > 5*time.Second {
-					t.Fatal("WebSocket: alive 5 s after the drain began, with a deadline of 1 s")
+			var err error
+			for err == nil {
+				if err = say("until the deadline"); time.Since(began) > 8*time.Second {
+					t.Fatal("WebSocket: alive 8 s after the drain began, with a deadline of 2 s")
 				}
 			}
-			if took := time.Since(began); took < 900*time.Millisecond {
-				t.Errorf("WebSocket ended after %v, want the deadline of 1 s", took)
+			if took := time.Since(began); took < 1700*time.Millisecond {
+				t.Errorf("WebSocket ended after %v, want shortly before the deadline of 2 s", took)
+			}
+			if got := websocket.CloseStatus(err); got != websocket.StatusGoingAway {
+				t.Errorf("WebSocket ended with %v, want a close frame with status 1001", err)
 			}
 			if p := b.awaitExit(pid, 3*time.Second); p.known && p.outcome() != "exit status 0" {
 				t.Errorf("process: got %s, want exit status 0", p.outcome())
@@ -172,6 +371,98 @@ func TestLivePageEndsAtTheDrain(t *testing.T) {
 			}
 			break
 		}
+	}
+}
+
+// numbers is a backend that sends numbered events, twenty of them a second, and goes on after the last that its client has seen.
+func numbers(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/event-stream")
+	n, _ := strconv.Atoi(r.Header.Get("Last-Event-ID"))
+	io.WriteString(w, "retry: 50\n\n")
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		n++
+		fmt.Fprintf(w, "id: %d\ndata: {\ndata:  \"number\": %d }\n\n", n, n)
+		w.(http.Flusher).Flush()
+		select {
+		case <-tick.C:
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// An event stream of a backend goes on in the drain, and ends between two events. What its client
+// asks for next, on whichever connection, the successor gets.
+func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		flags    []string
+		stop     bool
+		from, to time.Duration
+	}{
+		{"at its grace", []string{"-stream-grace", "1s", "-drain-timeout", "20s"}, false, time.Second, 1100 * time.Millisecond},
+		{"at the deadline", []string{"-drain-timeout", "3s"}, false, 2700 * time.Millisecond, 2800 * time.Millisecond},
+		{"at a stop", []string{"-drain-timeout", "3s"}, true, 2700 * time.Millisecond, 2800 * time.Millisecond},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			b := start(t, args(append(tt.flags, "-proxy", "/="+backend(t, http.HandlerFunc(numbers)))...))
+			pid := b.PID()
+			c := b.Dial()
+			c.send(t, string(request("GET", "/events", nil, "Accept: text/event-stream")))
+			c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			var resp response
+			if err := c.readHead(&resp); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := c.r.Peek(1); err != nil {
+				t.Fatal(err)
+			}
+			var result func() *upgraded
+			if tt.stop {
+				b.Signal(syscall.SIGTERM)
+			} else {
+				result = b.UpgradeMeanwhile()
+			}
+			drains := func() bool { return strings.Contains(b.Log(), `"to":"draining"`) }
+			await(t, 20*time.Second, "drain", drains)
+			began := time.Now()
+			if err := c.readChunks(&resp); err != nil {
+				t.Fatalf("stream: %v, want an end in order, with the last chunk", err)
+			}
+			// Each of the two moments is seen a little late, on a machine that is busy.
+			if took := time.Since(began); took < tt.from-200*time.Millisecond || took > tt.to+slack {
+				t.Errorf("stream ended after %v, want between %v and %v", took, tt.from, tt.to)
+			}
+			if !bytes.HasSuffix(resp.Body, []byte(" }\n\n")) {
+				t.Errorf("stream ended with %q, want a whole event", tail(string(resp.Body), 3))
+			}
+			if got, want := bytes.Count(resp.Body, []byte("id: ")), int(tt.from/(50*time.Millisecond))/2; got < want {
+				t.Errorf("stream brought %d events, want %d at least", got, want)
+			}
+			b.awaitExit(pid, 5*time.Second)
+			if !strings.Contains(b.Log(), `"requests_finished":1`) || !strings.Contains(b.Log(), `"cut":0`) {
+				t.Error("report of the drain: want one request finished, and nothing cut")
+			}
+			if tt.stop {
+				return
+			}
+			result()
+			c.send(t, string(request("GET", "/events", nil, "Last-Event-ID: 700")))
+			if err := c.readHead(&resp); err != nil || resp.Status != 200 {
+				t.Fatalf("the same connection: got %d, %v, want it at the successor", resp.Status, err)
+			}
+			for lines := bufio.NewScanner(c.r); lines.Scan(); {
+				if strings.HasPrefix(lines.Text(), "id:") {
+					if lines.Text() != "id: 701" {
+						t.Errorf("first event: got %s, want 701", lines.Text())
+					}
+					break
+				}
+			}
+		})
 	}
 }
 

@@ -22,7 +22,7 @@ func newMetrics() *Metrics {
 		return Snapshot{
 			Generation: 3, State: "upgrading", Predecessors: 1, Accepted: 70, RequestsInFlight: 4,
 			Upgrades:    map[string]uint64{"succeeded": 2},
-			Connections: map[string]int{"idle": 5},
+			Connections: map[string]int{"idle": 5, "hijacked": 2},
 			Closed:      map[string]uint64{"announced": 60, "cut": 1},
 			Migrated:    map[string]uint64{"in": 12, "out": 11},
 		}
@@ -49,6 +49,7 @@ func TestMetrics(t *testing.T) {
 	want := []string{
 		`baton_build_info{goversion="` + runtime.Version() + `",revision="abc",version="1.4.0"} 1`,
 		`baton_connections{state="active"} 0`,
+		`baton_connections{state="hijacked"} 2`,
 		`baton_connections{state="idle"} 5`,
 		`baton_connections{state="new"} 0`,
 		`baton_connections_accepted_total 70`,

@@ -25,12 +25,13 @@ const pingEvery = 5 * time.Second
 
 // Page serves at / a page that shows id and stays current while generations
 // change, and at /events what it lives on: server-sent events, the first with
-// id as JSON, then pings. The stream ends when the channel that draining
+// id as JSON unless the browser has had that already, then pings. The stream ends when the channel that draining
 // returns for the request's context is closed, so that the browser reconnects
 // to the successor; a nil draining never does.
 func Page(id Identity, draining func(context.Context) <-chan struct{}) http.Handler {
 	identity, _ := json.Marshal(id) // numbers and a string always marshal
-	first := fmt.Sprintf("event: identity\ndata: %s\n\n", identity)
+	eventID := fmt.Sprintf("%d-%d", id.Generation, id.PID)
+	identityEvent := fmt.Sprintf("id: %s\nevent: identity\ndata: %s\n\n", eventID, identity)
 	page := document(pageHTML)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
@@ -43,6 +44,10 @@ func Page(id Identity, draining func(context.Context) <-chan struct{}) http.Hand
 				var drain <-chan struct{}
 				if draining != nil {
 					drain = draining(r.Context())
+				}
+				first := identityEvent
+				if r.Header.Get("Last-Event-ID") == eventID {
+					first = "event: ping\ndata:\n\n" // a stream that broke off; its reader knows
 				}
 				streamEvents(w, r, drain, first, pingEvery, func() string { return "event: ping\ndata:\n\n" })
 			}

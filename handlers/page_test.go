@@ -73,17 +73,33 @@ func TestPageEvents(t *testing.T) {
 		equal(t, name, response.Header.Get(name), want)
 	}
 	equal(t, "connection closes after it", response.Close, true)
-	equal(t, "fields", len(fields), 3)
+	equal(t, "fields", len(fields), 4)
 	equal(t, "retry", fields[0], "retry: 200")
-	equal(t, "event", fields[1], "event: identity")
+	equal(t, "id", fields[1], "id: 3-4242")
+	equal(t, "event", fields[2], "event: identity")
 	var got Identity
-	if err := json.Unmarshal([]byte(strings.TrimPrefix(fields[2], "data: ")), &got); err != nil {
+	if err := json.Unmarshal([]byte(strings.TrimPrefix(fields[3], "data: ")), &got); err != nil {
 		t.Fatal(err)
 	}
 	equal(t, "identity", got, identity)
 
 	cancel() // the client goes
 	equal(t, "status logged at its end", logged.await(t, "request")["status"], any(200.0))
+}
+
+// A browser whose stream broke off is not told once more what it knows.
+func TestPageEventsAgain(t *testing.T) {
+	for id, want := range map[string]string{"3-4242": "event: ping", "2-4141": "event: identity", "3-1": "event: identity"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		recorder := &written{ResponseRecorder: httptest.NewRecorder()}
+		request := httptest.NewRequestWithContext(ctx, "GET", "/events", nil)
+		request.Header.Set("Last-Event-ID", id)
+		cancel() // after the first event
+		Page(identity, nil).ServeHTTP(recorder, request)
+		if got := recorder.Body.String(); strings.Count(got, "event: ") != 1 || !strings.Contains(got, want) {
+			t.Errorf("after %s: got %q, want one %s", id, got, want)
+		}
+	}
 }
 
 func TestPageEventsEndWithTheDrain(t *testing.T) {

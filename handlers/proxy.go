@@ -24,6 +24,12 @@ type ProxyOptions struct {
 	MaxBody       int64         // bytes of a request's body, beyond which it is answered 413; 0 means 1 GiB
 	Logger        *slog.Logger  // nil means slog.Default
 	Next          http.Handler  // answers what no rule covers; nil answers 404
+
+	// Farewell registers what is done when the server drains: server.Farewell.
+	// Nil: WebSockets and event streams are cut like all else.
+	Farewell       func(ctx context.Context, grace time.Duration, say func(context.Context)) (stop func())
+	WebSocketGrace time.Duration // how long upgraded connections stay in a drain; 0 means until shortly before its end
+	StreamGrace    time.Duration // how long event streams do; 0 as well
 }
 
 // Proxy passes requests on by the rule with the longest prefix.
@@ -37,6 +43,12 @@ type ProxyOptions struct {
 // no connection within 5 s, or sends no response header in time, a 504. A client
 // that goes away is neither.
 //
+// In a drain WebSockets and other upgraded connections go on for WebSocketGrace.
+// Then both sides of a WebSocket get a close frame with status 1001, between two
+// frames, and have a moment to answer it; other connections are just closed. A
+// response of type text/event-stream goes on for StreamGrace, and then ends in
+// order, between two events, so that its reader connects to the successor.
+//
 // Backends are spoken to in HTTP/1.1. What they may send, for how long and how
 // slowly, is not limited: only the client and the drain deadline end it.
 func Proxy(options ProxyOptions) http.Handler {
@@ -44,13 +56,17 @@ func Proxy(options ProxyOptions) http.Handler {
 	rules := slices.Clone(options.Rules)
 	slices.SortStableFunc(rules, func(a, b ProxyRule) int { return cmp.Compare(len(b.Prefix), len(a.Prefix)) })
 
-	p := &proxy{rules: rules, maxBody: cmp.Or(options.MaxBody, 1<<30), logger: logger, next: options.Next}
+	p := &proxy{rules: rules, maxBody: cmp.Or(options.MaxBody, 1<<30), logger: logger, next: options.Next,
+		farewell: options.Farewell, webSocketGrace: options.WebSocketGrace, streamGrace: options.StreamGrace}
+	if p.farewell == nil {
+		p.farewell = func(context.Context, time.Duration, func(context.Context)) func() { return func() {} }
+	}
 	transport := newTransport(cmp.Or(options.HeaderTimeout, time.Minute))
 	errorLog := slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
 	for _, rule := range rules {
 		p.backends = append(p.backends, &httputil.ReverseProxy{
 			Rewrite:        rule.rewrite,
-			ModifyResponse: ownHeader,
+			ModifyResponse: p.receive,
 			ErrorHandler:   p.fail,
 			Transport:      transport,
 			FlushInterval:  -1,
@@ -67,6 +83,9 @@ type proxy struct {
 	maxBody  int64
 	logger   *slog.Logger
 	next     http.Handler
+
+	farewell                    func(context.Context, time.Duration, func(context.Context)) (stop func())
+	webSocketGrace, streamGrace time.Duration
 }
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -87,7 +106,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		} else if r.ContentLength < 0 { // it tells its length only by its end
 			r.Body = http.MaxBytesReader(w, r.Body, p.maxBody)
 		}
-		// The backend speaks for itself; ownHeader and fail put back what is ours.
+		// The backend speaks for itself; receive and fail put back what is ours.
 		w.Header().Del("Server")
 		w.Header().Del(requestIDHeader)
 		if r.ContentLength != 0 {
@@ -96,7 +115,12 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			// protocols than HTTP/1 need no such thing.
 			_ = http.NewResponseController(w).EnableFullDuplex()
 		}
-		p.backends[i].ServeHTTP(w, r)
+		if r.Header.Get("Upgrade") != "" {
+			t := p.newTunnel(w, r)
+			defer t.end()
+			w = t
+		}
+		p.backends[i].ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), writerKey{}, w)))
 		return
 	}
 	for _, rule := range p.rules {
@@ -116,8 +140,17 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.next.ServeHTTP(w, r)
 }
 
-// ownHeader lets the response carry Baton's request id and no second one.
-func ownHeader(response *http.Response) error {
+// writerKey is that of the ResponseWriter in the context of the request to a backend.
+type writerKey struct{}
+
+// receive takes a backend's response. It lets it carry Baton's request id and no second one.
+func (p *proxy) receive(response *http.Response) error {
+	w := response.Request.Context().Value(writerKey{}).(http.ResponseWriter)
+	if t, ok := w.(*tunnel); ok && response.StatusCode == http.StatusSwitchingProtocols {
+		t.upgrade(response)
+	} else {
+		p.follow(response, w)
+	}
 	if id := response.Request.Header.Get(requestIDHeader); id != "" {
 		response.Header.Set(requestIDHeader, id)
 	}

@@ -13,7 +13,7 @@ type Snapshot struct {
 	State            string            // starting, serving, upgrading, draining or exited
 	Predecessors     int               // that still drain
 	Upgrades         map[string]uint64 // that this generation has tried, by result: succeeded, failed, refused
-	Connections      map[string]int    // by state: new, active, idle; of all living generations
+	Connections      map[string]int    // by state: new, active, idle, hijacked; of all living generations
 	Accepted         uint64            // connections, by this generation
 	Closed           map[string]uint64 // connections of this generation by reason: client, announced, grace, cut, timeout, error, hijacked
 	Migrated         map[string]uint64 // connections that have come to this generation and gone from it: in, out
@@ -27,7 +27,7 @@ type snapshots func() Snapshot
 var (
 	stateLabels      = []string{"starting", "serving", "upgrading", "draining", "exited"}
 	resultLabels     = []string{"succeeded", "failed", "refused"}
-	connectionLabels = []string{"new", "active", "idle"}
+	connectionLabels = []string{"new", "active", "idle", "hijacked"}
 	reasonLabels     = []string{"client", "announced", "grace", "cut", "timeout", "error", "hijacked"}
 	directionLabels  = []string{"in", "out"}
 

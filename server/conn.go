@@ -45,7 +45,7 @@ const (
 	ByClient Reason = iota
 	// Announced: a response carried "Connection: close".
 	Announced
-	// AfterGrace: it stayed silent for the idle grace of a drain.
+	// AfterGrace: it stayed silent for the idle grace of a drain, or to its deadline.
 	AfterGrace
 	// Cut: it was still busy when the drain had to end.
 	Cut
@@ -109,6 +109,8 @@ type conn struct {
 	stays      bool      // the successor has not taken it
 	rested     bool      // it was parked since it became idle
 	aheadSince time.Time // in a drain: when it first was not, because its client sends ahead
+	hijacked   bool      // also when it is closed
+	farewells  map[*farewell]struct{}
 }
 
 // track counts a connection that has just been accepted.
@@ -150,7 +152,7 @@ func (c *conn) become(state http.ConnState) {
 		c.state = stateIdle
 		c.reading, c.rested, c.deadlines = false, false, 0
 	case http.StateHijacked:
-		c.state = stateHijacked
+		c.state, c.hijacked = stateHijacked, true
 		c.reading = false
 	}
 }
@@ -379,7 +381,7 @@ func (c *conn) handle(r *http.Request) {
 func (c *conn) wasCut() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.state == stateClosed && c.why != Hijacked
+	return c.state == stateClosed && (c.why == Cut || !c.hijacked)
 }
 
 // because notes why the connection is about to be closed. The first word holds,
@@ -415,6 +417,7 @@ func (c *conn) Close() error {
 		c.explain(Failed)
 	}
 	c.state = stateClosed
+	c.dropFarewells()
 	why := c.why
 	c.mu.Unlock()
 

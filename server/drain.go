@@ -24,8 +24,10 @@ func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	_, movedBefore := s.Migrated()
 	s.moving = s.newMover(ctx, h)
 	s.http2() // its test is not for a server that drains
+	s.drainBegan, s.drainCtx = start, ctx
 	s.isDraining.Store(true)
 	close(s.draining)
+	s.announceEnds()
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -127,9 +129,20 @@ func (s *Server) cut() {
 		ln.Close()
 	}
 	for _, c := range s.open() {
-		c.because(Cut)
+		c.because(c.endNow())
 		c.Close()
 	}
+}
+
+// endNow returns why a connection is closed that is left at the deadline. One that
+// is silent loses no more than the rest of its grace.
+func (c *conn) endNow() Reason {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.parked && !readable(c.Conn) {
+		return AfterGrace
+	}
+	return Cut
 }
 
 func (s *Server) open() []*conn {

@@ -137,8 +137,8 @@ func TestHijackedConnectionLivesThroughDrain(t *testing.T) {
 	if line, _ := c.in.ReadString('\n'); line != "mine\n" {
 		t.Fatalf("got %q, want mine", line)
 	}
-	if got := s.Load(); got.Requests != 1 || got.Connections.Active != 1 {
-		t.Errorf("got load %+v, want 1 request and 1 active connection", got)
+	if got := s.Load(); got.Requests != 1 || got.Connections != (upgrade.Connections{Hijacked: 1}) {
+		t.Errorf("got load %+v, want 1 request and 1 hijacked connection", got)
 	}
 	drained := s.drain(patience, all)
 	<-told
@@ -154,5 +154,19 @@ func TestHijackedConnectionLivesThroughDrain(t *testing.T) {
 func TestDrainingOfForeignContext(t *testing.T) {
 	if ch := server.Draining(t.Context()); ch != nil {
 		t.Error("got a channel for a context that is no request's")
+	}
+}
+
+func TestSilentConnectionAtTheDeadlineIsNotCut(t *testing.T) {
+	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: time.Minute})
+	s.dial().get("/")
+	busy := s.dial()
+	busy.send("GET / HTTP/1.1\r\nHost:")
+	await(t, "both", func() bool {
+		c := s.Load().Connections
+		return c.Idle == 1 && c.New == 1
+	})
+	if d := <-s.drain(300*time.Millisecond, all); d.Connections != (upgrade.Closed{Grace: 1, Cut: 1}) {
+		t.Errorf("got %+v, want the silent one closed, and the one in the midst of a header cut", d.Connections)
 	}
 }

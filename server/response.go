@@ -31,13 +31,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			c.because(Failed)
 		}
 		rw.ResponseWriter = overWriter{} // a silent connection should not hold the last request in memory
-		s.requests.Add(-1)
-		if s.isDraining.Load() {
-			if !c.wasCut() {
-				s.finished.Add(1)
-			}
-			s.noteEnd()
+		if s.isDraining.Load() && !c.wasCut() {
+			s.finished.Add(1)
 		}
+		s.requests.Add(-1)
+		s.noteEnd()
 	}()
 	s.opts.Handler.ServeHTTP(rw, r)
 	rw.begin(http.StatusOK) // a handler that wrote nothing is answered for by net/http

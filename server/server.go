@@ -66,6 +66,8 @@ type Server struct {
 	moving     *mover // in a drain, if connections can move
 	isDraining atomic.Bool
 	draining   chan struct{} // closed when the drain begins
+	drainBegan time.Time     // this and drainCtx are set before isDraining
+	drainCtx   context.Context
 	finished   atomic.Int64  // requests that ended in the drain
 	ended      chan struct{} // cap 1: in a drain, a connection or request has ended
 }
@@ -152,8 +154,7 @@ func Draining(ctx context.Context) <-chan struct{} {
 	return nil
 }
 
-// Load returns what the server has in hand. A connection whose handler has
-// taken it over (a WebSocket, say) counts as active, one that has moved not at all.
+// Load returns what the server has in hand. A connection that has moved does not count.
 func (s *Server) Load() upgrade.Load {
 	load := upgrade.Load{Requests: int(s.requests.Load())}
 	s.mu.Lock()
@@ -164,6 +165,8 @@ func (s *Server) Load() upgrade.Load {
 			load.Connections.New++
 		case stateIdle:
 			load.Connections.Idle++
+		case stateHijacked:
+			load.Connections.Hijacked++
 		case stateMoved: // is the successor's
 		default:
 			load.Connections.Active++

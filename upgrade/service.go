@@ -86,7 +86,12 @@ type Connections struct {
 	New    int `json:"new"`
 	Active int `json:"active"`
 	Idle   int `json:"idle"`
+	// Hijacked are those that a handler has taken over, WebSockets for example.
+	Hijacked int `json:"hijacked"`
 }
+
+// all returns how many they are together.
+func (c Connections) all() int { return c.New + c.Active + c.Idle + c.Hijacked }
 
 // Drained is the account of a drain.
 type Drained struct {

@@ -131,7 +131,7 @@ func (o Outcome) String() string {
 		return line
 	case !p.IsDrained && p.Load != nil:
 		return line + fmt.Sprintf("; generation %d still drains: %s, %s", p.Generation,
-			count(p.Load.Requests, "request"), count(p.Load.Connections.New+p.Load.Connections.Active+p.Load.Connections.Idle, "connection"))
+			count(p.Load.Requests, "request"), count(p.Load.Connections.all(), "connection"))
 	case !p.IsDrained:
 		return line + fmt.Sprintf("; generation %d still drains", p.Generation)
 	}
@@ -149,6 +149,7 @@ func (s Status) Load() Load {
 		sum.Connections.New += m.Connections.New
 		sum.Connections.Active += m.Connections.Active
 		sum.Connections.Idle += m.Connections.Idle
+		sum.Connections.Hijacked += m.Connections.Hijacked
 	}
 	return sum
 }
@@ -158,7 +159,7 @@ func (s Status) String() string {
 	var parts []string
 	for _, m := range s.Generations {
 		c := m.Connections
-		hand := fmt.Sprintf("%s in flight, %s", count(m.Requests, "request"), count(c.New+c.Active+c.Idle, "connection"))
+		hand := fmt.Sprintf("%s in flight, %s", count(m.Requests, "request"), count(c.all(), "connection"))
 		switch {
 		case m.Generation == s.Generation:
 			parts = append([]string{fmt.Sprintf("generation %d, version %s, is %s: %s", m.Generation, m.Version, m.State, hand)}, parts...)
@@ -179,11 +180,11 @@ func (s Status) String() string {
 func (s Status) WriteTo(w io.Writer) (int64, error) {
 	var b strings.Builder
 	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "GENERATION\tPID\tVERSION\tSTATE\tAGE\tREQUESTS\tNEW\tACTIVE\tIDLE")
+	fmt.Fprintln(t, "GENERATION\tPID\tVERSION\tSTATE\tAGE\tREQUESTS\tNEW\tACTIVE\tIDLE\tHIJACKED")
 	for _, m := range s.Generations {
 		c := m.Connections
-		fmt.Fprintf(t, "%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%d\n",
-			m.Generation, m.PID, m.Version, m.State, span(m.Age), m.Requests, c.New, c.Active, c.Idle)
+		fmt.Fprintf(t, "%d\t%d\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\n",
+			m.Generation, m.PID, m.Version, m.State, span(m.Age), m.Requests, c.New, c.Active, c.Idle, c.Hijacked)
 	}
 	t.Flush()
 	if len(s.Upgrades) > 0 {

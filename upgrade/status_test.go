@@ -16,7 +16,7 @@ func TestOutcomeString(t *testing.T) {
 		},
 		"generation 3 (pid 4242, version 1.4.0) serves after 1.50 s; generation 2 still drains: 1 request, 6 connections": {
 			Result: Succeeded, Generation: 3, PID: 4242, Version: "1.4.0", ReadySeconds: 1.5,
-			Predecessor: &Predecessor{Generation: 2, Load: &Load{Requests: 1, Connections: Connections{New: 1, Active: 2, Idle: 3}}},
+			Predecessor: &Predecessor{Generation: 2, Load: &Load{Requests: 1, Connections: Connections{New: 1, Active: 2, Idle: 2, Hijacked: 1}}},
 		},
 	} {
 		if got := o.String(); got != want {
@@ -26,7 +26,7 @@ func TestOutcomeString(t *testing.T) {
 }
 
 func TestStatusString(t *testing.T) {
-	serving := Member{Generation: 3, Version: "1.4.0", State: "serving", Load: Load{Requests: 12, Connections: Connections{New: 1, Active: 12, Idle: 327}}}
+	serving := Member{Generation: 3, Version: "1.4.0", State: "serving", Load: Load{Requests: 12, Connections: Connections{New: 1, Active: 12, Idle: 320, Hijacked: 7}}}
 	draining := Member{Generation: 2, State: "draining", Load: Load{Requests: 1, Connections: Connections{Active: 1}}}
 	starting := Member{Generation: 4, Version: "1.5.0", State: "starting"}
 	failed := Upgrade{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Result: Failed, Reason: "exit status 1"}
@@ -51,14 +51,14 @@ func TestStatusTable(t *testing.T) {
 	var b strings.Builder
 	Status{
 		Generations: []Member{
-			{Generation: 1, PID: 10, Version: "1.0", State: "draining", Age: 3723, Load: Load{Requests: 2, Connections: Connections{Active: 2, Idle: 5}}},
+			{Generation: 1, PID: 10, Version: "1.0", State: "draining", Age: 3723, Load: Load{Requests: 2, Connections: Connections{Active: 2, Idle: 5, Hijacked: 3}}},
 			{Generation: 2, PID: 20, Version: "1.1", State: "serving", Age: 0.25},
 		},
 		Upgrades: []Upgrade{{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Trigger: "control", From: 1, To: 2, Result: Succeeded, Seconds: 0.041}},
 	}.WriteTo(&b)
-	want := `GENERATION  PID  VERSION  STATE     AGE     REQUESTS  NEW  ACTIVE  IDLE
-1           10   1.0      draining  1h2m3s  2         0    2       5
-2           20   1.1      serving   250 ms  0         0    0       0
+	want := `GENERATION  PID  VERSION  STATE     AGE     REQUESTS  NEW  ACTIVE  IDLE  HIJACKED
+1           10   1.0      draining  1h2m3s  2         0    2       5     3
+2           20   1.1      serving   250 ms  0         0    0       0     0
 
 UPGRADE  AT                   BY       RESULT     AFTER  REASON
 1 to 2   2026-01-02 03:04:05  control  succeeded  41 ms  
