@@ -253,6 +253,11 @@ func (s service) Check(ctx context.Context) error {
 	return errors.Join(s.public.Check(ctx), s.admin.Check(ctx))
 }
 
+// Adopts asks the server of the listener.
+func (s service) Adopts(ln net.Listener) bool {
+	return s.public.Adopts(ln) && s.admin.Adopts(ln)
+}
+
 // Adopt gives a connection to the server of its listener.
 func (s service) Adopt(c upgrade.Connection) {
 	if c.Listener == s.adminListener {

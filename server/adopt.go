@@ -5,12 +5,19 @@ package server
 import (
 	"errors"
 	"net"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
 
 	"example.com/baton/upgrade"
 )
+
+// Adopts tells whether connections of a listener can move here: those that are not
+// for TLS.
+func (s *Server) Adopts(ln net.Listener) bool {
+	return !slices.ContainsFunc(s.listeners, func(l *listener) bool { return l.Listener == ln && l.config != nil })
+}
 
 // Adopt serves a connection that a predecessor has accepted, as its own. It may
 // be silent for as long as it had left; from its first byte on all timeouts hold

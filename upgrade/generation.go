@@ -45,6 +45,10 @@ type Options struct {
 	// ShutdownDelay is how long a stop goes on serving after State has become
 	// Draining, so that load balancers notice.
 	ShutdownDelay time.Duration
+	// Secret returns what is for nobody but the successor, 64 KiB at most: keys, say. It
+	// goes over the link, never through a file or the environment, when an upgrade
+	// begins. Nil means nothing; [Generation.Secret] is the other end.
+	Secret func() []byte
 	// Keeper keeps listeners open when the process dies. Nil means nobody does.
 	Keeper Keeper
 	// Logger gets a line for each transition. Nil means slog.Default().
@@ -75,6 +79,7 @@ type Generation struct {
 	offered []claim                // the predecessor's or keeper's listeners that are not claimed yet
 	claims  map[net.Listener]claim // this generation's
 
+	secret      []byte     // of the predecessor
 	predecessor *hello     // nil: the first generation, or one whose predecessor is unknown
 	link        *link      // to that predecessor, or nil
 	pipe        uint64     // inode of tableflip's pipe, whose end is that of the predecessor
@@ -270,6 +275,7 @@ func (g *Generation) meetPredecessor() error {
 	}
 	g.link.conn.SetReadDeadline(time.Time{})
 	h := m.Hello
+	g.secret, h.Secret = h.Secret, nil
 	g.predecessor, g.number, g.offered, g.upgrades = h, h.Generation+1, h.Claims, h.Upgrades
 	g.predecessors = []*member{{hello: *h, link: g.link, state: Upgrading, counts: h.Counts}}
 	if err := g.greet(g.link); err != nil { // it died; the sockets are here, so go on
@@ -320,6 +326,9 @@ func (g *Generation) claimNames() error {
 	}
 	return nil
 }
+
+// Secret returns what the predecessor's Options.Secret told; nil without one.
+func (g *Generation) Secret() []byte { return g.secret }
 
 // Number is the generation's place in the line, from 1.
 func (g *Generation) Number() int { return g.number }

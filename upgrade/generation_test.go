@@ -1,6 +1,7 @@
 package upgrade_test
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -38,6 +39,24 @@ func TestUpgrades(t *testing.T) {
 	}
 	if len(status.Generations) != 1 || status.State != "serving" || len(status.Upgrades) != 3 {
 		t.Errorf("got %+v, want one generation that serves, after 3 upgrades", status)
+	}
+}
+
+// A secret is heard by each successor, and by nobody else.
+func TestSecret(t *testing.T) {
+	l := newLine(t)
+	l.launch()
+	want := ""
+	for generation := 1; generation <= 3; generation++ {
+		a := l.who()
+		if a.Generation != generation || a.Secret != want || a.Leaked {
+			t.Errorf("generation %d: got secret %q, in the environment: %v, want %q and only that", a.Generation, a.Secret, a.Leaked, want)
+		}
+		want += confidence(generation)
+		l.upgrade()
+	}
+	if s, err := l.status(); err != nil || strings.Contains(fmt.Sprintf("%+v", s)+l.printed(), "confidence") {
+		t.Errorf("the secret is in the status or the log (%v)", err)
 	}
 }
 

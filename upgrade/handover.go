@@ -133,6 +133,9 @@ func (r *run) prepare(a *attempt) error {
 		h.PIDFile = r.pidFile.path
 	}
 	h.Counts = r.currentReport(l).Counts
+	if r.opts.Secret != nil {
+		h.Secret = r.opts.Secret()
+	}
 	r.mu.Lock()
 	h.Upgrades = r.upgrades
 	r.mu.Unlock()

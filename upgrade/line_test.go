@@ -87,7 +87,8 @@ func generation(path string) error {
 		Counts:  func() upgrade.Counts { return upgrade.Counts{"answers": float64(s.answered.Load())} },
 		Version: "v", Control: p.Control, PIDFile: p.PIDFile, Logger: log,
 		UpgradeTimeout: p.Timeout, DrainTimeout: cmp.Or(p.Cut, patience), ShutdownDelay: p.Delay, MaxDraining: p.Draining,
-		Check: func(ctx context.Context) error { return misbehave(ctx, p.Check) },
+		Check:  func(ctx context.Context) error { return misbehave(ctx, p.Check) },
+		Secret: func() []byte { return append(s.gen.Secret(), confidence(s.number)...) },
 	})
 	if err != nil {
 		return err
@@ -174,7 +175,12 @@ type answer struct {
 	Blocking    bool  // the listener that accepted is in blocking mode
 	Answers     int   // of the whole line of generations so far, this one included
 	Load        int   // of all that are alive
+	Secret      string
+	Leaked      bool // the secret is in the environment
 }
+
+// confidence is what a generation adds to the secret that it was told.
+func confidence(generation int) string { return fmt.Sprintf("in-confidence-%d ", generation) }
 
 // descriptors lists those above 2 that are not close-on-exec.
 func descriptors() (inheritable []int) {
@@ -231,6 +237,8 @@ func (s *whoami) Serve() {
 					return
 				}
 				a := answer{Generation: s.number, PID: os.Getpid(), Inheritable: s.inherited}
+				a.Secret = string(s.gen.Secret())
+				a.Leaked = strings.Contains(strings.Join(os.Environ(), ""), "confidence")
 				_, a.Variable = os.LookupEnv("TABLEFLIP_HAS_PARENT_7DIU3")
 				if raw, err := ln.(syscall.Conn).SyscallConn(); err == nil {
 					raw.Control(func(fd uintptr) {

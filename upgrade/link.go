@@ -93,6 +93,7 @@ type hello struct {
 	PIDFile  string        `json:"pid_file,omitempty"`
 	Upgrades []Upgrade     `json:"upgrades,omitempty"`
 	Counts   Counts        `json:"counted,omitempty"` // until there is a report
+	Secret   []byte        `json:"secret,omitempty"`
 }
 
 type link struct {

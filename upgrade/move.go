@@ -156,7 +156,7 @@ func (g *Generation) accept(o offered, m *message) (Connection, bool) {
 	m.fds = m.fds[1:]
 	ln := g.listeners[o.Bound]
 	m.spare--
-	if g.adopter == nil || ln == nil || m.spare < 0 {
+	if g.adopter == nil || ln == nil || m.spare < 0 || !g.adopter.Adopts(ln) {
 		unix.Close(fd)
 		return Connection{}, false
 	}

@@ -20,9 +20,12 @@ import (
 // adopted is a service that keeps what moves to it.
 type adopted struct {
 	idle
-	mu    sync.Mutex
-	conns []Connection
+	mu      sync.Mutex
+	conns   []Connection
+	refuses net.Listener // whose connections it does not want
 }
+
+func (a *adopted) Adopts(ln net.Listener) bool { return ln != a.refuses }
 
 func (a *adopted) Adopt(c Connection) {
 	a.mu.Lock()
@@ -163,6 +166,7 @@ func TestMoveRefused(t *testing.T) {
 	for name, spoil := range map[string]func(*testing.T, *movers) (bound string, taken int){
 		"no such listener": func(*testing.T, *movers) (string, int) { return "there", 0 },
 		"does not adopt":   func(_ *testing.T, m *movers) (string, int) { m.successor.adopter = nil; return "here", 0 },
+		"another protocol": func(_ *testing.T, m *movers) (string, int) { m.service.refuses = m.ln; return "here", 0 },
 		"out of descriptors": func(t *testing.T, m *movers) (string, int) {
 			var limit unix.Rlimit
 			unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)

@@ -25,6 +25,10 @@ type Service interface {
 // Adopter is a Service to which connections can move from its predecessor.
 type Adopter interface {
 	Service
+	// Adopts tells whether connections of a listener can move here. One that is for
+	// TLS now, say, has no use for those that came when it was not. Where it says no
+	// they stay with the predecessor.
+	Adopts(net.Listener) bool
 	// Adopt serves a connection that the predecessor has stopped to read, as if
 	// it had been accepted here. It is called after Serve and never once Drain
 	// has been, by one goroutine at a time, and must not block.
