@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -28,7 +29,9 @@ type Certificates struct {
 
 type loadedCertificate struct {
 	*tls.Certificate
-	stamps [2]fileStamp // of the files that it was read from
+	stamps  [2]fileStamp // of the files that it was read from
+	bad     [2]fileStamp // of files that were no good
+	badness int          // how often these have been seen
 }
 
 // fileStamp changes whenever a file is written or replaced.
@@ -73,7 +76,7 @@ func (f CertificateFiles) load() (loadedCertificate, error) {
 			return loadedCertificate{}, fmt.Errorf("certificate %s: %w", f.Certificate, err)
 		}
 	}
-	return loadedCertificate{&certificate, stamps}, nil
+	return loadedCertificate{Certificate: &certificate, stamps: stamps}, nil
 }
 
 func (f CertificateFiles) stamps() (stamps [2]fileStamp, err error) {
@@ -99,22 +102,29 @@ func (c *Certificates) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	return loaded[0].Certificate, nil
 }
 
-// Refresh reads again what has changed. A pair that is no good, as one is between
-// the replacement of its two files, or that has expired where the old one has
-// not, leaves the old one in use.
+// Refresh reads again what has changed; it is to be called now and then, by one
+// goroutine. A pair that is no good, as one is between the replacement of its two
+// files, or that has expired where the old one has not, leaves the old one in
+// use. If it is still the same the second time, there is a warning.
 func (c *Certificates) Refresh() {
 	loaded := slices.Clone(*c.loaded.Load())
 	for i, f := range c.files {
 		stamps, err := f.stamps()
 		if err == nil && stamps == loaded[i].stamps {
+			loaded[i].badness = 0
 			continue
 		}
 		fresh, err := f.load()
 		if now := time.Now(); err == nil && now.After(fresh.Leaf.NotAfter) && now.Before(loaded[i].Leaf.NotAfter) {
 			err = fmt.Errorf("certificate %s has expired", f.Certificate)
 		}
-		if err != nil {
-			c.log.Warn("changed certificate is no good; the one before stays in use", "error", err)
+		if old := &loaded[i]; err != nil {
+			if old.badness == 0 || old.bad != stamps {
+				old.bad, old.badness = stamps, 0
+			}
+			if old.badness++; old.badness == 2 {
+				c.log.Warn("changed certificate is no good; the one before stays in use", "error", err)
+			}
 			continue
 		}
 		loaded[i] = fresh
@@ -133,6 +143,7 @@ func (c *Certificates) Expiry() map[string]time.Time {
 		} else if addresses := certificate.Leaf.IPAddresses; name == "" && len(addresses) > 0 {
 			name = addresses[0].String()
 		}
+		name = strings.ToValidUTF8(name, "?")
 		if other, ok := expiry[name]; !ok || certificate.Leaf.NotAfter.Before(other) {
 			expiry[name] = certificate.Leaf.NotAfter
 		}

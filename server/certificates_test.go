@@ -151,12 +151,19 @@ func TestRefresh(t *testing.T) {
 			c.Refresh()
 			c.gives("example.com", old)
 			c.put("a.key", fresh.key)
-		}, true, true},
+		}, true, false},
 		"garbage, then good": {func(c *certified) {
 			c.put("a.pem", []byte("garbage"))
 			c.Refresh()
 			c.putPair("a", fresh)
-		}, true, true},
+		}, true, false},
+		"good again": {func(c *certified) {
+			c.put("a.pem", []byte("garbage"))
+			c.Refresh()
+			c.put("a.pem", old.certificate)
+			c.Refresh()
+			c.put("a.pem", []byte("garbage"))
+		}, false, true},
 		"by symlink": {func(c *certified) {
 			for name, content := range map[string][]byte{"a.pem": fresh.certificate, "a.key": fresh.key} {
 				c.put("live."+name, content)
@@ -180,13 +187,17 @@ func TestRefresh(t *testing.T) {
 			c.Refresh()
 			c.gives("example.com", map[bool]signed{false: old, true: fresh}[test.fresh])
 			c.gives("other.example", other)
+			if strings.Contains(c.logged.String(), "level=WARN") {
+				t.Errorf("warned at once: %s", &c.logged)
+			}
+			c.Refresh()
 			if got := strings.Contains(c.logged.String(), "level=WARN"); got != test.warns {
-				t.Errorf("warned %t, want %t: %s", got, test.warns, &c.logged)
+				t.Errorf("warned at the second time %t, want %t: %s", got, test.warns, &c.logged)
 			}
 			said := c.logged.Len()
 			c.Refresh()
-			if again := c.logged.String()[said:]; (again != "") != (test.warns && !test.fresh) {
-				t.Errorf("the second time: logged %q, want it only where something is still wrong", again)
+			if again := c.logged.String()[said:]; again != "" {
+				t.Errorf("the third time: logged %q, want nothing new", again)
 			}
 		})
 	}

@@ -15,22 +15,24 @@ import (
 )
 
 const (
-	ticketRotation = 24 * time.Hour     // a new key is made
+	ticketRotation = 24 * time.Hour     // a new key is used
 	ticketLife     = 7 * 24 * time.Hour // tickets of a key are accepted; RFC 8446, 4.6.1 allows no more
 )
 
 // TicketKeys encrypt the session tickets of TLS: a new one each day, accepted for
-// a week, as crypto/tls does it by itself within one process.
+// a week, as crypto/tls does it by itself within one process. Each is made a day
+// before it is used: during an upgrade two generations encrypt, and the successor
+// should know whatever key its predecessor comes to use meanwhile.
 type TicketKeys struct {
 	mu   sync.Mutex
-	keys []ticketKey // newest first
+	keys []ticketKey // newest first; the first is for later
 	now  func() time.Time
 	into []*tls.Config
 }
 
 type ticketKey struct {
 	Key  [32]byte  `json:"key"`
-	Made time.Time `json:"made"`
+	From time.Time `json:"from"` // when it begins to be used
 }
 
 // NewTicketKeys returns keys that go on with those of a predecessor, which its
@@ -69,29 +71,41 @@ func (k *TicketKeys) Use(config *tls.Config) {
 	k.set(config)
 }
 
-// Rotate makes a new key if the newest is a day old, and forgets those older than
+// Rotate uses a new key if that in use is a day old, and forgets those older than
 // a week. It is to be called now and then.
 func (k *TicketKeys) Rotate() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	now := k.now()
-	if len(k.keys) == 0 || now.Sub(k.keys[0].Made) >= ticketRotation {
-		fresh := ticketKey{Made: now}
-		rand.Read(fresh.Key[:]) // never fails
-		k.keys = append([]ticketKey{fresh}, k.keys...)
+	k.keys = slices.DeleteFunc(k.keys, func(key ticketKey) bool {
+		age := now.Sub(key.From)
+		return age >= ticketLife || age < -2*ticketRotation // made when the clock was wrong
+	})
+	if len(k.keys) == 0 || now.Sub(k.keys[0].From) >= ticketRotation { // the first of all, or after a long sleep
+		k.add(now)
 	}
-	for len(k.keys) > 1 && now.Sub(k.keys[len(k.keys)-1].Made) >= ticketLife {
-		k.keys = k.keys[:len(k.keys)-1]
+	if !k.keys[0].From.After(now) {
+		k.add(k.keys[0].From.Add(ticketRotation))
 	}
 	for _, config := range k.into {
 		k.set(config)
 	}
 }
 
+func (k *TicketKeys) add(from time.Time) {
+	key := ticketKey{From: from}
+	rand.Read(key.Key[:]) // never fails
+	k.keys = append([]ticketKey{key}, k.keys...)
+}
+
 func (k *TicketKeys) set(config *tls.Config) {
-	keys := make([][32]byte, len(k.keys))
-	for i, key := range k.keys {
-		keys[i] = key.Key
+	var used, later [][32]byte
+	for _, key := range k.keys {
+		if key.From.After(k.now()) {
+			later = append(later, key.Key)
+		} else {
+			used = append(used, key.Key)
+		}
 	}
-	config.SetSessionTicketKeys(keys)
+	config.SetSessionTicketKeys(append(used, later...)) // the first encrypts
 }

@@ -4,6 +4,8 @@ package server_test
 
 import (
 	"crypto/tls"
+	"encoding/json"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -96,8 +98,8 @@ func TestTicketKeysRotate(t *testing.T) {
 			t.Errorf("after %v: resumed %t, want %t", test.after, got, test.want)
 		}
 	}
-	if n := strings.Count(string(keys.Secret()), `"made"`); n != 7 {
-		t.Errorf("got %d keys, want one for each day of a week", n)
+	if n := strings.Count(string(keys.Secret()), `"key"`); n != 8 {
+		t.Errorf("got %d keys, want one for each day of a week, and the next", n)
 	}
 }
 
@@ -107,7 +109,11 @@ func TestTicketKeyIsNewEachDay(t *testing.T) {
 		g := newTicketing(t)
 		keys, config, old := g.keys(nil), g.config(), g.config()
 		keys.Use(config)
-		g.keys(keys.Secret()).Use(old)
+		var secret []json.RawMessage // of which the first is for later
+		if err := json.Unmarshal(keys.Secret(), &secret); err != nil || len(secret) != 2 {
+			t.Fatalf("got %d keys, %v, want 2", len(secret), err)
+		}
+		g.keys(fmt.Appendf(nil, "[%s]", secret[1])).Use(old)
 		g.clock.Time = g.clock.Add(after)
 		keys.Rotate()
 		client := g.client()
@@ -161,13 +167,48 @@ func TestTicketKeysAreInherited(t *testing.T) {
 	}
 	g.clock.Time = g.clock.Add(24*time.Hour + time.Minute)
 	keys.Rotate()
-	if n := strings.Count(string(keys.Secret()), `"made"`); n != 2 {
-		t.Errorf("got %d keys a day after the first was made, want 2", n)
+	if n := strings.Count(string(keys.Secret()), `"key"`); n != 3 {
+		t.Errorf("got %d keys a day after the first was used, want 3", n)
+	}
+}
+
+// Predecessor and successor come to use a new key, each for itself, and it is the same.
+func TestTicketKeysRotateDuringHandoff(t *testing.T) {
+	g := newTicketing(t)
+	predecessor, before := g.keys(nil), g.config()
+	predecessor.Use(before)
+	successor, after := g.keys(predecessor.Secret()), g.config()
+	successor.Use(after)
+	g.clock.Time = g.clock.Add(24*time.Hour + time.Minute)
+	for _, rotated := range []*server.TicketKeys{predecessor, successor} {
+		rotated.Rotate()
+		for _, configs := range [][2]*tls.Config{{before, after}, {after, before}} {
+			client := g.client()
+			g.resumes(client, configs[0])
+			if !g.resumes(client, configs[1]) {
+				t.Error("a ticket of one generation is none for the other")
+			}
+		}
+	}
+}
+
+// A clock that was wrong leaves no key that is used for ever.
+func TestTicketKeysOfAWrongClock(t *testing.T) {
+	g := newTicketing(t)
+	right := g.clock.Time
+	g.clock.Time = right.Add(1000 * time.Hour)
+	keys := g.keys(nil)
+	keys.Rotate()
+	g.clock.Time = right
+	keys.Rotate()
+	var left []struct{ From time.Time }
+	if err := json.Unmarshal(keys.Secret(), &left); err != nil || len(left) != 2 || !left[1].From.Equal(right) {
+		t.Errorf("got keys %v, %v, want one from now on and the next", left, err)
 	}
 }
 
 func TestUnreadableTicketKeys(t *testing.T) {
-	for _, secret := range []string{"garbage", `{}`, `[{"key":[1,2],"made":"yesterday"}]`, `[{"made":"2026-01-01T00:00:00Z"}]`} {
+	for _, secret := range []string{"garbage", `{}`, `[{"key":[1,2],"from":"yesterday"}]`, `[{"from":"2026-01-01T00:00:00Z"}]`} {
 		keys, err := server.NewTicketKeys([]byte(secret))
 		if err == nil || !strings.Contains(err.Error(), "ticket keys") {
 			t.Errorf("%s: got %v, want an error", secret, err)
