@@ -21,10 +21,11 @@ func newMetrics() *Metrics {
 	return NewMetrics(MetricsOptions{Version: "1.4.0", Revision: "abc", Source: func() Snapshot {
 		return Snapshot{
 			Generation: 3, State: "upgrading", Predecessors: 1, Accepted: 70, RequestsInFlight: 4,
-			Upgrades:    map[string]uint64{"succeeded": 2},
-			Connections: map[string]int{"idle": 5, "hijacked": 2},
-			Closed:      map[string]uint64{"announced": 60, "cut": 1},
-			Migrated:    map[string]uint64{"in": 12, "out": 11},
+			Upgrades:     map[string]uint64{"succeeded": 2},
+			Connections:  map[string]int{"idle": 5, "hijacked": 2},
+			Closed:       map[string]uint64{"announced": 60, "cut": 1},
+			Migrated:     map[string]uint64{"in": 12, "out": 11},
+			Certificates: map[string]time.Time{"example.com": time.Now().Add(time.Hour), "old.example": time.Now().Add(-time.Hour)},
 		}
 	}})
 }
@@ -73,10 +74,16 @@ func TestMetrics(t *testing.T) {
 		`baton_state{state="serving"} 0`,
 		`baton_state{state="starting"} 0`,
 		`baton_state{state="upgrading"} 1`,
+		`baton_tls_certificate_expires_in_seconds{name="example.com"} 3600`,
+		`baton_tls_certificate_expires_in_seconds{name="old.example"} -3600`,
 		`baton_upgrade_duration_seconds_count 1`,
 		`baton_upgrades_total{result="failed"} 0`,
 		`baton_upgrades_total{result="refused"} 0`,
 		`baton_upgrades_total{result="succeeded"} 2`,
+	}
+	certificate := regexp.MustCompile(`^(baton_tls_certificate_expires_in_seconds{name="[a-z.]+"}) (-?)(3599|3600)(\.\d+)?$`)
+	for i, sample := range samples {
+		samples[i] = certificate.ReplaceAllString(sample, "$1 ${2}3600")
 	}
 	if diff := cmp.Diff(want, samples); diff != "" {
 		t.Errorf("samples (-want +got):\n%s", diff)

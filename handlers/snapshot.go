@@ -2,7 +2,11 @@
 
 package handlers
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 // Snapshot is one moment of a generation. Keys that a map lacks count as 0.
 // Counters are those of this generation alone: what others counted is added at
@@ -10,14 +14,15 @@ import "github.com/prometheus/client_golang/prometheus"
 // that live, so that a drain does not look like a loss.
 type Snapshot struct {
 	Generation       int
-	State            string            // starting, serving, upgrading, draining or exited
-	Predecessors     int               // that still drain
-	Upgrades         map[string]uint64 // that this generation has tried, by result: succeeded, failed, refused
-	Connections      map[string]int    // by state: new, active, idle, hijacked; of all living generations
-	Accepted         uint64            // connections, by this generation
-	Closed           map[string]uint64 // connections of this generation by reason: client, announced, grace, cut, timeout, error, hijacked
-	Migrated         map[string]uint64 // connections that have come to this generation and gone from it: in, out
-	RequestsInFlight int               // of all living generations
+	State            string               // starting, serving, upgrading, draining or exited
+	Predecessors     int                  // that still drain
+	Upgrades         map[string]uint64    // that this generation has tried, by result: succeeded, failed, refused
+	Connections      map[string]int       // by state: new, active, idle, hijacked; of all living generations
+	Accepted         uint64               // connections, by this generation
+	Closed           map[string]uint64    // connections of this generation by reason: client, announced, grace, cut, timeout, error, hijacked
+	Migrated         map[string]uint64    // connections that have come to this generation and gone from it: in, out
+	RequestsInFlight int                  // of all living generations
+	Certificates     map[string]time.Time // when each expires, by name
 }
 
 // snapshots turns what its function returns into metrics, at each scrape. Every
@@ -40,6 +45,7 @@ var (
 	closedDesc       = describe("baton_connections_closed_total", "Connections closed by all generations so far, by reason.", "reason")
 	migratedDesc     = describe("baton_connections_migrated_total", "Connections moved between generations so far: out of a predecessor, in to its successor.", "direction")
 	inFlightDesc     = describe("baton_http_requests_in_flight", "Requests being answered now by all living generations.")
+	certificateDesc  = describe("baton_tls_certificate_expires_in_seconds", "Time until a certificate that is in use expires; below 0 if it has.", "name")
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -48,15 +54,16 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 func (source snapshots) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc,
-		connectionsDesc, acceptedDesc, closedDesc, migratedDesc, inFlightDesc} {
+		connectionsDesc, acceptedDesc, closedDesc, migratedDesc, inFlightDesc, certificateDesc} {
 		descs <- d
 	}
 }
 
 func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
-	gauge := func(desc *prometheus.Desc, value int, label ...string) {
-		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, float64(value), label...)
+	precise := func(desc *prometheus.Desc, value float64, label ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, label...)
 	}
+	gauge := func(desc *prometheus.Desc, value int, label ...string) { precise(desc, float64(value), label...) }
 	counter := func(desc *prometheus.Desc, value uint64, label ...string) {
 		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), label...)
 	}
@@ -83,5 +90,8 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	}
 	for _, direction := range directionLabels {
 		counter(migratedDesc, now.Migrated[direction], direction)
+	}
+	for name, expires := range now.Certificates {
+		precise(certificateDesc, time.Until(expires).Seconds(), name)
 	}
 }

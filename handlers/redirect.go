@@ -1,0 +1,36 @@
+// The redirect from http: to https: addresses.
+
+package handlers
+
+import (
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+)
+
+// RedirectHTTPS answers requests that have come to a TCP port without TLS with 308
+// and the address at the https: port given; next answers the rest. A unix socket is
+// for a server in front, which knows what it does.
+func RedirectHTTPS(port int, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		local, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+		if r.TLS != nil || local == nil {
+			next.ServeHTTP(w, r)
+			return
+		}
+		at := url.URL{Host: r.Host}
+		host, path := at.Hostname(), r.URL.RequestURI()
+		if host == "" || !strings.HasPrefix(path, "/") {
+			WriteError(w, r, http.StatusBadRequest, "this server speaks HTTPS only, and the request does not say where to")
+			return
+		}
+		if port != 443 {
+			host = net.JoinHostPort(host, strconv.Itoa(port))
+		} else if strings.Contains(host, ":") {
+			host = "[" + host + "]"
+		}
+		http.Redirect(w, r, "https://"+host+path, http.StatusPermanentRedirect)
+	})
+}
