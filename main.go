@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -92,6 +93,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 		public, admin *server.Server
 		both          service
 		metrics       *handlers.Metrics
+		tickets       *server.TicketKeys
 	)
 	// The hooks of a stop have ten seconds, and a predecessor that still drains five more.
 	tell := newAttendance(systemd.New(), logger, cfg.shutdownDelay+cfg.drainTimeout+20*time.Second)
@@ -104,6 +106,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 		MaxDraining:    cfg.maxDraining,
 		ShutdownDelay:  cfg.shutdownDelay,
 		Logger:         logger,
+		Secret:         func() []byte { return tickets.Secret() },
 		Keeper:         tell.manager,
 		Counts:         func() upgrade.Counts { return metrics.Own() },
 		OnState:        func(from, to upgrade.State) { tell.state(gen, both, from, to) },
@@ -116,14 +119,37 @@ func serve(signals <-chan os.Signal, args []string) int {
 	if err != nil {
 		return complain(failed, err)
 	}
+	if tickets, err = server.NewTicketKeys(gen.Secret()); err != nil {
+		logger.Warn("TLS sessions that began at the predecessor cannot be resumed", "error", err)
+	}
+	certificates, err := cfg.loadCertificates(logger)
+	if err != nil {
+		return complain(failed, err)
+	}
 	metrics = handlers.NewMetrics(handlers.MetricsOptions{
 		Version: v, Revision: revision,
-		Source: func() handlers.Snapshot { return snapshot(gen, public) },
+		Source: func() handlers.Snapshot { return snapshot(gen, public, certificates) },
 		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
 	})
+	var listeners []net.Listener
+	for _, addr := range cfg.listen {
+		ln, err := gen.Listen(addr.address)
+		if err != nil {
+			return complain(failed, err)
+		}
+		listeners = append(listeners, ln)
+		about := []any{"address", ln.Addr().String()}
+		if addr.tls {
+			about = append(about, "tls", true)
+		}
+		logger.Info("listens", about...)
+	}
 	handler, err := cfg.handler(gen, v, logger)
 	if err != nil {
 		return complain(failed, err)
+	}
+	if cfg.redirectHTTPS {
+		handler = handlers.RedirectHTTPS(cfg.httpsPort(listeners), handler)
 	}
 	options := server.Options{
 		Handler:           handlers.Log(metrics.Count(handler), logger),
@@ -143,14 +169,21 @@ func serve(signals <-chan os.Signal, args []string) int {
 	admin = server.New(options)
 
 	both = service{public: public, admin: admin}
-	for _, addr := range cfg.listen {
-		ln, err := gen.Listen(addr)
-		if err != nil {
-			return complain(failed, err)
+	encrypted := &tls.Config{GetCertificate: certificates.Get}
+	tickets.Use(encrypted)
+	for i, ln := range listeners {
+		if cfg.listen[i].tls {
+			public.AddTLS(ln, encrypted)
+		} else {
+			public.Add(ln)
 		}
-		public.Add(ln)
-		logger.Info("listens", "address", ln.Addr().String())
 	}
+	go func() {
+		for range time.Tick(5 * time.Second) {
+			certificates.Refresh()
+			tickets.Rotate()
+		}
+	}()
 	if cfg.admin != "" {
 		if both.adminListener, err = gen.Listen(cfg.admin); err != nil {
 			return complain(failed, fmt.Errorf("%w (the admin listener; -admin names another)", err))
@@ -292,7 +325,7 @@ func (s service) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	return d
 }
 
-func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot {
+func snapshot(gen *upgrade.Generation, public *server.Server, certificates *server.Certificates) handlers.Snapshot {
 	status := gen.Status()
 	load := status.Load() // of all generations that live
 	s := handlers.Snapshot{
@@ -307,6 +340,7 @@ func snapshot(gen *upgrade.Generation, public *server.Server) handlers.Snapshot 
 		Closed:           make(map[string]uint64),
 		Migrated:         make(map[string]uint64),
 		RequestsInFlight: load.Requests,
+		Certificates:     certificates.Expiry(),
 	}
 	s.Predecessors = gen.Predecessors()
 	for result, n := range gen.Results() {
@@ -398,7 +432,15 @@ func check(args []string) int {
 	if err != nil {
 		return complain(badUsage, err)
 	}
-	fmt.Printf("the configuration is good: listens at %s\n", strings.Join(cfg.listen, ", "))
+	certificates, _ := cfg.loadCertificates(slog.New(slog.DiscardHandler)) // has gone well once
+	for _, warning := range certificates.Invalid(time.Now()) {
+		complain(done, fmt.Errorf("warning: %w", warning))
+	}
+	var listens []string
+	for _, addr := range cfg.listen {
+		listens = append(listens, addr.String())
+	}
+	fmt.Printf("the configuration is good: listens at %s\n", strings.Join(listens, ", "))
 	return done
 }
 
@@ -435,7 +477,9 @@ func (a *ask) parse(args []string) error {
 
 // config is what a generation is told.
 type config struct {
-	listen            []string
+	listen            []listen
+	certificates      []server.CertificateFiles
+	redirectHTTPS     bool
 	admin             string
 	control           string
 	pidFile           string
@@ -455,6 +499,29 @@ type config struct {
 	readHeaderTimeout time.Duration
 	logFormat         string
 	logLevel          slog.Level
+}
+
+// listen is where the public server does.
+type listen struct {
+	address string // as package upgrade takes it
+	tls     bool
+}
+
+const prefixTLS = "tls:"
+
+func parseListen(s string) listen {
+	address, isTLS := strings.CutPrefix(s, prefixTLS)
+	return listen{address, isTLS}
+}
+
+// isHTTPS tells whether a browser could come here.
+func (l listen) isHTTPS() bool { return l.tls && !strings.HasPrefix(l.address, "unix:") }
+
+func (l listen) String() string {
+	if l.tls {
+		return prefixTLS + l.address
+	}
+	return l.address
 }
 
 // configure reads flags, environment and file. The error tells all that is wrong.
@@ -502,10 +569,21 @@ func configure(args []string) (config, error) {
 	}
 
 	flags.String("config", "", "`file` with a setting in each line: name value")
-	repeated("listen", "`address` to serve on: host:port, :port or unix:PATH; repeatable (default :8080)", func(s string) error {
-		cfg.listen = append(cfg.listen, s)
-		return upgrade.CheckAddress(s)
+	repeated("listen", "`address` to serve on: host:port, :port or unix:PATH, with tls: before it for TLS; repeatable (default :8080)", func(s string) error {
+		l := parseListen(s)
+		cfg.listen = append(cfg.listen, l)
+		return upgrade.CheckAddress(l.address)
 	})
+	var certificates, keys []string
+	repeated("tls-cert", "`file` with a certificate and its chain, for the tls: addresses; repeatable, with a -tls-key for each", func(s string) error {
+		certificates = append(certificates, s)
+		return nil
+	})
+	repeated("tls-key", "`file` with the key of the -tls-cert in the same place; repeatable", func(s string) error {
+		keys = append(keys, s)
+		return nil
+	})
+	flags.BoolVar(&cfg.redirectHTTPS, "redirect-https", false, "redirect requests without TLS to the tls: address")
 	setting("admin", "127.0.0.1:9180", "`address` for metrics, health and status; empty: none", func(s string) error {
 		if cfg.admin = s; s == "" {
 			return nil
@@ -585,9 +663,31 @@ func configure(args []string) (config, error) {
 		r()
 	}
 	if len(cfg.listen) == 0 {
-		cfg.listen = []string{":8080"}
+		cfg.listen = []listen{{address: ":8080"}}
 	}
-	if err := upgrade.CheckDistinct(append(slices.Clone(cfg.listen), cfg.admin)...); err != nil {
+	addresses := []string{cfg.admin}
+	for _, l := range cfg.listen {
+		addresses = append(addresses, l.address)
+	}
+	if err := upgrade.CheckDistinct(addresses...); err != nil {
+		wrong(err)
+	}
+	isTLS := func(l listen) bool { return l.tls }
+	switch hasTLS := slices.ContainsFunc(cfg.listen, isTLS); {
+	case len(certificates) != len(keys):
+		wrong(fmt.Errorf("-tls-cert is given %d times and -tls-key %d times; want them in pairs", len(certificates), len(keys)))
+	case hasTLS && len(keys) == 0:
+		wrong(fmt.Errorf("-listen %s: want -tls-cert and -tls-key", cfg.listen[slices.IndexFunc(cfg.listen, isTLS)]))
+	case len(keys) > 0 && !hasTLS:
+		wrong(errors.New("-tls-cert is given, but no address for TLS; want -listen tls:ADDRESS"))
+	}
+	if cfg.redirectHTTPS && !slices.ContainsFunc(cfg.listen, listen.isHTTPS) {
+		wrong(errors.New("-redirect-https: want -listen tls:HOST:PORT, to lead there"))
+	}
+	for i := range min(len(certificates), len(keys)) {
+		cfg.certificates = append(cfg.certificates, server.CertificateFiles{Certificate: certificates[i], Key: keys[i]})
+	}
+	if _, err := server.LoadCertificates(cfg.certificates, nil); err != nil {
 		wrong(err)
 	}
 	if cfg.idleGrace == 0 {
@@ -602,6 +702,24 @@ func configure(args []string) (config, error) {
 		}
 	}
 	return cfg, errors.Join(problems...)
+}
+
+// loadCertificates reads them, and logs which are not valid now.
+func (cfg config) loadCertificates(logger *slog.Logger) (*server.Certificates, error) {
+	certificates, err := server.LoadCertificates(cfg.certificates, logger)
+	if err != nil {
+		return nil, err
+	}
+	for _, invalid := range certificates.Invalid(time.Now()) {
+		logger.Warn("clients will refuse a certificate", "error", invalid)
+	}
+	return certificates, nil
+}
+
+// httpsPort returns the port of the first address for TLS that has one.
+func (cfg config) httpsPort(listeners []net.Listener) int {
+	at := slices.IndexFunc(cfg.listen, listen.isHTTPS)
+	return listeners[at].Addr().(*net.TCPAddr).Port
 }
 
 // handler is what the public listeners serve.

@@ -43,7 +43,7 @@ type fileStamp struct {
 
 // LoadCertificates reads certificates. The error tells of each file that cannot
 // be read, each key that does not belong to its certificate, and of a chain that
-// is not one. A certificate that has expired is no error: [Certificates.Expiry] tells.
+// is not one. A certificate that has expired is no error: [Certificates.Invalid] tells.
 func LoadCertificates(files []CertificateFiles, log *slog.Logger) (*Certificates, error) {
 	c := &Certificates{files: files, log: log}
 	var (
@@ -54,9 +54,6 @@ func LoadCertificates(files []CertificateFiles, log *slog.Logger) (*Certificates
 		certificate, err := f.load()
 		problems = append(problems, err)
 		loaded = append(loaded, certificate)
-	}
-	if len(files) == 0 {
-		problems = append(problems, errors.New("no certificate is given"))
 	}
 	c.loaded.Store(&loaded)
 	return c, errors.Join(problems...)
@@ -94,6 +91,9 @@ func (f CertificateFiles) stamps() (stamps [2]fileStamp, err error) {
 // the name and the abilities of the client or, if none does, the first.
 func (c *Certificates) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	loaded := *c.loaded.Load()
+	if len(loaded) == 0 {
+		return nil, errors.New("no certificate is given")
+	}
 	for _, certificate := range loaded {
 		if hello.SupportsCertificate(certificate.Certificate) == nil {
 			return certificate.Certificate, nil
@@ -131,6 +131,18 @@ func (c *Certificates) Refresh() {
 		c.log.Info("certificate read again", "certificate", f.Certificate, "expires", fresh.Leaf.NotAfter)
 	}
 	c.loaded.Store(&loaded)
+}
+
+// Invalid tells of each certificate that is not valid at a time.
+func (c *Certificates) Invalid(at time.Time) (why []error) {
+	for i, certificate := range *c.loaded.Load() {
+		if leaf := certificate.Leaf; at.After(leaf.NotAfter) {
+			why = append(why, fmt.Errorf("certificate %s has expired at %s", c.files[i].Certificate, leaf.NotAfter.Format(time.RFC3339)))
+		} else if at.Before(leaf.NotBefore) {
+			why = append(why, fmt.Errorf("certificate %s is not valid before %s", c.files[i].Certificate, leaf.NotBefore.Format(time.RFC3339)))
+		}
+	}
+	return why
 }
 
 // Expiry returns when each certificate expires, by its first name.

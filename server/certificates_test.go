@@ -97,7 +97,6 @@ func TestCertificatesThatCannotBeLoaded(t *testing.T) {
 		files []server.CertificateFiles
 		want  []string
 	}{
-		"none":       {nil, []string{"no certificate is given"}},
 		"missing":    {[]server.CertificateFiles{file("none.pem", "a.key"), file("a.pem", "none.key")}, []string{"none.pem", "none.key"}},
 		"mismatched": {[]server.CertificateFiles{file("a.pem", "b.key")}, []string{"a.pem", "b.key", "does not match"}},
 		"no chain":   {[]server.CertificateFiles{file("a.pem", "a.key"), file("empty.pem", "b.key")}, []string{"empty.pem"}},
@@ -129,6 +128,43 @@ func TestCertificateExpiry(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", name, got[name], at)
 		}
 	}
+}
+
+func TestCertificatesThatAreNotValid(t *testing.T) {
+	at := soon().Truncate(time.Second)
+	c := loadPairs(t, sign(t, at, "first.example"), sign(t, at.Add(time.Hour), "second.example"))
+	begin := c.start()
+	for name, test := range map[string]struct {
+		at   time.Time
+		want []string
+	}{
+		"now":          {time.Now(), nil},
+		"later":        {at.Add(time.Second), []string{"a.pem has expired at " + at.UTC().Format(time.RFC3339)}},
+		"too early":    {begin.Add(-time.Second), []string{"a.pem is not valid before", "b.pem is not valid before"}},
+		"after it all": {at.Add(time.Hour + time.Second), []string{"a.pem has expired", "b.pem has expired"}},
+	} {
+		why := c.Invalid(test.at)
+		if len(why) != len(test.want) {
+			t.Errorf("%s: got %v, want %q", name, why, test.want)
+			continue
+		}
+		for i, want := range test.want {
+			if !strings.Contains(why[i].Error(), want) {
+				t.Errorf("%s: got %v, want %q", name, why[i], want)
+			}
+		}
+	}
+}
+
+// start returns since when the first one is valid.
+func (c *certified) start() time.Time {
+	c.t.Helper()
+	got, err := c.Get(&tls.ClientHelloInfo{SupportedVersions: []uint16{tls.VersionTLS13},
+		SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return got.Leaf.NotBefore
 }
 
 func TestRefresh(t *testing.T) {
