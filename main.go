@@ -675,7 +675,7 @@ func configure(args []string) (config, error) {
 	isTLS := func(l listen) bool { return l.tls }
 	switch hasTLS := slices.ContainsFunc(cfg.listen, isTLS); {
 	case len(certificates) != len(keys):
-		wrong(fmt.Errorf("-tls-cert is given %d times and -tls-key %d times; want them in pairs", len(certificates), len(keys)))
+		wrong(fmt.Errorf("got %d -tls-cert and %d -tls-key; want them in pairs", len(certificates), len(keys)))
 	case hasTLS && len(keys) == 0:
 		wrong(fmt.Errorf("-listen %s: want -tls-cert and -tls-key", cfg.listen[slices.IndexFunc(cfg.listen, isTLS)]))
 	case len(keys) > 0 && !hasTLS:

@@ -60,17 +60,20 @@ func LoadCertificates(files []CertificateFiles, log *slog.Logger) (*Certificates
 }
 
 func (f CertificateFiles) load() (loadedCertificate, error) {
+	wrong := func(err error) (loadedCertificate, error) {
+		return loadedCertificate{}, fmt.Errorf("certificate %s with key %s: %w", f.Certificate, f.Key, err)
+	}
 	stamps, err := f.stamps()
 	if err != nil {
-		return loadedCertificate{}, err
+		return wrong(err)
 	}
 	certificate, err := tls.LoadX509KeyPair(f.Certificate, f.Key)
 	if err != nil {
-		return loadedCertificate{}, fmt.Errorf("certificate %s with key %s: %w", f.Certificate, f.Key, err)
+		return wrong(err)
 	}
 	if certificate.Leaf == nil {
 		if certificate.Leaf, err = x509.ParseCertificate(certificate.Certificate[0]); err != nil {
-			return loadedCertificate{}, fmt.Errorf("certificate %s: %w", f.Certificate, err)
+			return wrong(err)
 		}
 	}
 	return loadedCertificate{Certificate: &certificate, stamps: stamps}, nil
