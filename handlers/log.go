@@ -66,7 +66,8 @@ func Log(next http.Handler, logger *slog.Logger) http.Handler {
 			logger.LogAttrs(r.Context(), slog.LevelInfo, "request",
 				slog.String("method", method), slog.String("path", shorten(path)),
 				slog.Int("status", status), slog.Int64("bytes", rec.bytes),
-				slog.Float64("seconds", time.Since(begin).Seconds()), slog.String("remote", r.RemoteAddr),
+				slog.Float64("seconds", time.Since(begin).Seconds()),
+				slog.String("protocol", r.Proto), slog.String("remote", r.RemoteAddr),
 				slog.String("request_id", id), slog.String("user_agent", shorten(r.UserAgent())))
 			if cut {
 				panic(http.ErrAbortHandler)

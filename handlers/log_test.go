@@ -79,6 +79,7 @@ func TestLogAccess(t *testing.T) {
 			equal(t, "path", got["path"], any("/a/b"))
 			equal(t, "request_id", got["request_id"], any("id-1"))
 			equal(t, "has a duration", got["seconds"].(float64) > 0, true)
+			equal(t, "protocol", got["protocol"].(string), "HTTP/1.1")
 			equal(t, "remote", strings.HasPrefix(got["remote"].(string), "127.0.0.1:"), true)
 			equal(t, "user agent is short", len(got["user_agent"].(string)) < 300, true)
 			equal(t, "panics logged", len(logged.with("handler panicked")), 0)
