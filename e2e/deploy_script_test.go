@@ -590,14 +590,20 @@ func (d *Deployer) onlyTools(without ...string) {
 func TestDeployScriptTools(t *testing.T) {
 	t.Parallel()
 	need(t, "wget")
-	d := startDeployer(t, listen("HOST:PORT", "unix:DIR/public.sock"))
+	cert, key := certificate(t)
+	d := startDeployer(t, listen("HOST:PORT", "unix:DIR/public.sock", "tls:HOST:PORT", "tls:unix:DIR/secret.sock"),
+		args("-tls-cert", cert, "-tls-key", key))
 	d.onlyTools("wget")
-	if got := d.Must(d.release("v2")); !strings.Contains(got.Stdout, "public.sock answers 200") {
-		t.Errorf("with curl: got %v\nwant the unix listener asked", got)
+	got := d.Must(d.release("v2"))
+	if strings.Count(got.Stdout, " answers 200") != 5 || !strings.Contains(got.Stdout, "public.sock answers 200") ||
+		!strings.Contains(got.Stdout, "secret.sock answers 200") {
+		t.Errorf("with curl: got %v\nwant all five listeners asked, those for TLS in TLS", got)
 	}
 	d.onlyTools("curl", "setpriv", "nsenter")
-	if got := d.Must(d.release("v1")); !strings.Contains(got.Stdout, d.Address+" answers 200") || !strings.Contains(got.Stdout, "not asked (that needs curl)") {
-		t.Errorf("with wget: got %v\nwant the TCP listener asked, the other not", got)
+	got = d.Must(d.release("v1"))
+	if !strings.Contains(got.Stdout, d.Address+" answers 200") || strings.Count(got.Stdout, " answers 200") != 3 ||
+		strings.Count(got.Stdout, "not asked (that needs curl)") != 2 {
+		t.Errorf("with wget: got %v\nwant the three TCP listeners asked, that for TLS in TLS, the others not", got)
 	}
 	sick := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) }))
 	defer sick.Close()

@@ -462,16 +462,36 @@ $problem"
 
 # Whether the service is any good.
 
-# get NAME CURL_ARGUMENTS… asks for one answer, and tells it in $answers or $problem.
-get() {
-	label=$1
-	shift
+# fetch URL OPTIONS… sets $code to the status of the answer, or to what is wrong.
+fetch() {
 	if [ "$client" = curl ]; then
 		code=$(curl -q -sS -o /dev/null -w '%{http_code}' --noproxy '*' --max-time 5 "$@" 2>&1)
 	else
-		code=$(wget --no-config -S -O /dev/null -t 1 -T 5 --no-proxy --max-redirect=0 "$1" 2>&1 |
+		code=$(wget --no-config -S -O /dev/null -t 1 -T 5 --no-proxy --max-redirect=0 "$@" 2>&1 |
 			sed -n -e 's/^ *HTTP\/[0-9.]* \([0-9][0-9][0-9]\).*/\1/p' -e 's/^.*failed: \(.*\)\.$/\1/p' | tail -n 1)
 	fi
+}
+
+# fetch_at AUTHORITY OPTIONS… fetches $health from an address of the service. One that is for TLS says
+# so with 400. Its certificate is for names, not for this address, and is not verified.
+fetch_at() {
+	authority=$1
+	shift
+	fetch "http://$authority$health" "$@"
+	[ "$code" = 400 ] || return 0
+	case $client in
+	curl) fetch "https://$authority$health" --insecure "$@" ;;
+	*) fetch "https://$authority$health" --no-check-certificate "$@" ;;
+	esac
+	case $code in
+	[1-5][0-9][0-9]) ;;
+	*) code=400 ;;
+	esac
+}
+
+# judge NAME puts the answer into $answers or $problem.
+judge() {
+	label=$1
 	case $code in
 	[1-4][0-9][0-9])
 		answers="$answers${answers:+, }$label answers $code"
@@ -491,7 +511,8 @@ healthy_once() {
 	answers='' problem=''
 	case $health in
 	*://*)
-		get "$health" "$health"
+		fetch "$health"
+		judge "$health"
 		return
 		;;
 	esac
@@ -502,7 +523,8 @@ healthy_once() {
 			if [ "$client" != curl ]; then
 				answers="$answers${answers:+, }$address not asked (that needs curl)"
 			else
-				get "$address$path" --unix-socket "${address#unix:}" "http://localhost$health" || return 1
+				fetch_at localhost --unix-socket "${address#unix:}"
+				judge "$address$path" || return 1
 			fi
 			;;
 		*)
@@ -511,7 +533,8 @@ healthy_once() {
 			'' | '*' | 0.0.0.0) at=127.0.0.1 ;;
 			'[::]') at='[::1]' ;;
 			esac
-			get "$address$path" "http://$at:$port$health" || return 1
+			fetch_at "$at:$port"
+			judge "$address$path" || return 1
 			;;
 		esac
 	done <<END
