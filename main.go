@@ -788,8 +788,12 @@ func parseFlags(flags *flag.FlagSet, args []string, strict bool) error {
 	err := ff.Parse(flags, args, ff.WithEnvVarPrefix("BATON"), ff.WithConfigFileFlag("config"),
 		ff.WithConfigFileParser(func(r io.Reader, set func(name, value string) error) error {
 			return parseFile(r, func(name, value string) error {
+				f := flags.Lookup(name)
+				if value == "" && isBool(f) {
+					value = "true" // as on the command line
+				}
 				switch {
-				case flags.Lookup(name) != nil && name != "config":
+				case f != nil && name != "config":
 					return set(name, value)
 				case strict:
 					return fmt.Errorf("unknown setting %q; baton -h lists them", name)
@@ -819,12 +823,7 @@ func knownFlags(flags *flag.FlagSet, args []string) (known []string, unknown []e
 			return append(known, args[i:]...), unknown
 		}
 		f := flags.Lookup(name)
-		isBool := false
-		if f != nil {
-			b, ok := f.Value.(interface{ IsBoolFlag() bool })
-			isBool = ok && b.IsBoolFlag()
-		}
-		takesNext := !hasValue && !isBool && name != "h" && name != "help" && i+1 < len(args)
+		takesNext := !hasValue && !isBool(f) && name != "h" && name != "help" && i+1 < len(args)
 		if f == nil && name != "h" && name != "help" {
 			unknown = append(unknown, fmt.Errorf("unknown flag -%s; baton -h lists them", name))
 			if takesNext && !strings.HasPrefix(args[i+1], "-") {
@@ -839,6 +838,14 @@ func knownFlags(flags *flag.FlagSet, args []string) (known []string, unknown []e
 		}
 	}
 	return known, unknown
+}
+
+func isBool(f *flag.Flag) bool {
+	if f == nil {
+		return false
+	}
+	b, ok := f.Value.(interface{ IsBoolFlag() bool })
+	return ok && b.IsBoolFlag()
 }
 
 // parseFile reads a configuration file to its end, so that one bad line does
