@@ -160,7 +160,7 @@ func split(listen string) (network, address string) {
 	if path, ok := strings.CutPrefix(listen, "unix:"); ok {
 		return "unix", path
 	}
-	return "tcp", listen
+	return "tcp", strings.TrimPrefix(listen, "tls:")
 }
 
 func (b *Baton) expand(s string) string {

@@ -5,6 +5,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -41,12 +43,62 @@ func webSocketEcho(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// over says how clients speak to a service: in plaintext or, where there is a configuration, over TLS.
+type over struct{ config *tls.Config }
+
+// secured makes a service one over TLS.
+func secured(t testing.TB) (option, over) {
+	t.Helper()
+	cert, key := certificate(t)
+	return func(s *setup) {
+		listen("tls:HOST:PORT")(s)
+		args("-tls-cert", cert, "-tls-key", key)(s)
+	}, over{trusting(t, []string{cert})}
+}
+
+// plainOrSecured is secured if secure is true, and else changes nothing.
+func plainOrSecured(t testing.TB, secure bool) (option, over) {
+	t.Helper()
+	if secure {
+		return secured(t)
+	}
+	return args(), over{}
+}
+
+func (o over) url(scheme string, b *Baton, path string) string {
+	if o.config != nil {
+		scheme += "s"
+	}
+	return scheme + "://" + b.Address + path
+}
+
+// webSocket connects with /ws.
+func (o over) webSocket(ctx context.Context, b *Baton) (*websocket.Conn, error) {
+	transport := &http.Transport{TLSClientConfig: o.config}
+	c, _, err := websocket.Dial(ctx, o.url("ws", b, "/ws"), &websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}})
+	return c, err
+}
+
+// dial connects.
+func (o over) dial(t testing.TB, b *Baton) *conn {
+	t.Helper()
+	c := b.Dial()
+	if o.config == nil {
+		return c
+	}
+	secure := tls.Client(c.Conn, o.config)
+	if err := secure.Handshake(); err != nil {
+		t.Fatalf("handshake: %v", err)
+	}
+	return &conn{Conn: secure, r: bufio.NewReaderSize(secure, 4096)}
+}
+
 // dialWebSocket connects, and returns a way to say something and hear it again.
-func dialWebSocket(t *testing.T, b *Baton) (c *websocket.Conn, say func(string) error) {
+func (o over) dialWebSocket(t *testing.T, b *Baton) (c *websocket.Conn, say func(string) error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	c, _, err := websocket.Dial(ctx, "ws://"+b.Address+"/ws", nil)
+	c, err := o.webSocket(ctx, b)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +124,7 @@ func dialWebSocket(t *testing.T, b *Baton) (c *websocket.Conn, say func(string) 
 func TestWebSocketThroughAnUpgrade(t *testing.T) {
 	t.Parallel()
 	b := start(t, args("-proxy", "/="+backend(t, http.HandlerFunc(webSocketEcho)), "-idle-grace", "200ms"))
-	c, say := dialWebSocket(t, b)
+	c, say := over{}.dialWebSocket(t, b)
 	pid := b.PID()
 	result := upgradeInBackground(t, b)
 	awaitDrain(t, b)
@@ -85,7 +137,7 @@ func TestWebSocketThroughAnUpgrade(t *testing.T) {
 	if !b.follow(pid).alive() {
 		t.Error("predecessor: gone under its WebSocket")
 	}
-	_, other := dialWebSocket(t, b)
+	_, other := over{}.dialWebSocket(t, b)
 	if err := other("to the successor"); err != nil {
 		t.Errorf("new WebSocket: %v", err)
 	}
@@ -162,11 +214,15 @@ func noting(ends *farewells) http.HandlerFunc {
 // Each WebSocket lives through the drain until its grace is over, and then ends with 1001 on both sides.
 // Its client finds the successor, and goes on.
 func TestWebSocketsOverUpgrades(t *testing.T) {
-	const clients, upgrades = 10, 10
-	t.Parallel()
+	t.Run("plaintext", func(t *testing.T) { t.Parallel(); webSocketsOverUpgrades(t, false, 10) })
+	t.Run("TLS", func(t *testing.T) { t.Parallel(); webSocketsOverUpgrades(t, true, 5) })
+}
+
+func webSocketsOverUpgrades(t *testing.T, secure bool, upgrades int) {
+	const clients = 10
 	var backends, seen farewells
-	b := start(t, args("-proxy", "/="+backend(t, noting(&backends)), "-websocket-grace", "300ms", "-drain-timeout", "20s"))
-	url := "ws://" + b.Address + "/ws"
+	way, clientsWay := plainOrSecured(t, secure)
+	b := start(t, way, args("-proxy", "/="+backend(t, noting(&backends)), "-websocket-grace", "300ms", "-drain-timeout", "20s"))
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	stop := make(chan struct{})
@@ -205,7 +261,7 @@ func TestWebSocketsOverUpgrades(t *testing.T) {
 	for n := range clients {
 		all.Go(func() {
 			for {
-				c, _, err := websocket.Dial(ctx, url, nil)
+				c, err := clientsWay.webSocket(ctx, b)
 				if err != nil {
 					t.Errorf("dial: %v", err)
 					return
@@ -256,21 +312,24 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 	const reading, deaf = 80, 20
 	for _, tt := range []struct {
 		name     string
+		secure   bool
 		flags    []string
 		from, to time.Duration // for the drain
 	}{
-		{"at their grace", []string{"-websocket-grace", "500ms", "-drain-timeout", "30s"}, 500 * time.Millisecond, 500*time.Millisecond + time.Second + slack},
-		{"at the deadline", []string{"-drain-timeout", "5s"}, 4500 * time.Millisecond, 5 * time.Second},
+		{"at their grace", false, []string{"-websocket-grace", "500ms", "-drain-timeout", "30s"}, 500 * time.Millisecond, 500*time.Millisecond + time.Second + slack},
+		{"at their grace over TLS", true, []string{"-websocket-grace", "500ms", "-drain-timeout", "30s"}, 500 * time.Millisecond, 500*time.Millisecond + time.Second + slack},
+		{"at the deadline", false, []string{"-drain-timeout", "5s"}, 4500 * time.Millisecond, 5 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			var backends, seen farewells
-			b := start(t, args(append(tt.flags, "-proxy", "/="+backend(t, noting(&backends)))...))
+			way, clientsWay := plainOrSecured(t, tt.secure)
+			b := start(t, way, args(append(tt.flags, "-proxy", "/="+backend(t, noting(&backends)))...))
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			var all sync.WaitGroup
 			for i := range reading + deaf {
-				c, _, err := websocket.Dial(ctx, "ws://"+b.Address+"/ws", nil)
+				c, err := clientsWay.webSocket(ctx, b)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -292,28 +351,36 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 }
 
 func TestWebSocketAtTheDrainDeadline(t *testing.T) {
+	upgrade := func(b *Baton) { b.Upgrade() }
 	tests := []struct {
-		name string
-		end  func(b *Baton)
+		name   string
+		secure bool
+		drain  time.Duration
+		grace  string
+		end    func(b *Baton)
 	}{
-		{"upgrade", func(b *Baton) { b.Upgrade() }},
-		{"stop", func(b *Baton) { b.Signal(syscall.SIGTERM) }},
+		{"upgrade", false, 2 * time.Second, "0s", upgrade},
+		{"upgrade with a longer grace", true, 2 * time.Second, "1h", upgrade},
+		{"brief", false, 400 * time.Millisecond, "0s", upgrade}, // less than what a farewell may take
+		{"stop", false, 2 * time.Second, "0s", func(b *Baton) { b.Signal(syscall.SIGTERM) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			b := start(t, args("-proxy", "/="+backend(t, http.HandlerFunc(webSocketEcho)), "-idle-grace", "200ms", "-drain-timeout", "2s"))
-			_, say := dialWebSocket(t, b)
+			way, clientsWay := plainOrSecured(t, tt.secure)
+			b := start(t, way, args("-proxy", "/="+backend(t, http.HandlerFunc(webSocketEcho)), "-idle-grace", "200ms",
+				"-drain-timeout", tt.drain.String(), "-websocket-grace", tt.grace))
+			_, say := clientsWay.dialWebSocket(t, b)
 			pid, began := b.PID(), time.Now()
 			tt.end(b)
 			var err error
 			for err == nil {
 				if err = say("until the deadline"); time.Since(began) > 8*time.Second {
-					t.Fatal("WebSocket: alive 8 s after the drain began, with a deadline of 2 s")
+					t.Fatalf("WebSocket: alive 8 s after the drain began, with a deadline of %v", tt.drain)
 				}
 			}
-			if took := time.Since(began); took < 1700*time.Millisecond {
-				t.Errorf("WebSocket ended after %v, want shortly before the deadline of 2 s", took)
+			if took := time.Since(began); took < tt.drain*85/100 {
+				t.Errorf("WebSocket ended after %v, want shortly before the deadline of %v", took, tt.drain)
 			}
 			if got := websocket.CloseStatus(err); got != websocket.StatusGoingAway {
 				t.Errorf("WebSocket ended with %v, want a close frame with status 1001", err)
@@ -327,6 +394,32 @@ func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 
 // Pages that are being watched do not hold a drain: they are told, end in order, and come back to the successor.
 func TestLivePageEndsAtTheDrain(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		t.Run(map[bool]string{false: "HTTP/2", true: "HTTP/2 over TLS"}[secure], func(t *testing.T) {
+			t.Parallel()
+			way, clientsWay := plainOrSecured(t, secure)
+			b := start(t, way)
+			page := clientsWay.http2(t, b)("/events")
+			lives := func() bool { return b.Status().Generations[0].RequestsInFlight == 1 }
+			await(t, 10*time.Second, "request", lives)
+			if secure { // the time that a client has to take an event is no bound for the stream
+				throughout(t, 3500*time.Millisecond, "stream, of which nothing is wanted yet", lives)
+			}
+			result := b.UpgradeMeanwhile()
+			await(t, 20*time.Second, "drain", func() bool { return strings.Contains(b.Log(), `"to":"draining"`) })
+			began := time.Now()
+			if end := <-page; end.err != nil || !bytes.HasSuffix(end.body, []byte("\n\n")) || end.at.Sub(began) > 100*time.Millisecond+slack {
+				t.Errorf("got %q, %v, after %v, want its end in order at once", end.body, end.err, end.at.Sub(began))
+			}
+			if p := result().Predecessor; p.RequestsFinished != 1 || p.Connections.Announced+p.Connections.Client != 1 || p.DrainSeconds > 2+slack.Seconds() {
+				t.Errorf("report of the drain: got %+v, want one request finished, and its connection closed in order and soon", p)
+			}
+		})
+	}
+	t.Run("HTTP/1.1", livePageEndsAtTheDrain)
+}
+
+func livePageEndsAtTheDrain(t *testing.T) {
 	t.Parallel()
 	b := start(t, args("-drain-timeout", "10s"))
 	pid := b.PID()
@@ -398,19 +491,22 @@ func numbers(w http.ResponseWriter, r *http.Request) {
 func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
+		secure   bool
 		flags    []string
 		stop     bool
 		from, to time.Duration
 	}{
-		{"at its grace", []string{"-stream-grace", "1s", "-drain-timeout", "20s"}, false, time.Second, 1100 * time.Millisecond},
-		{"at the deadline", []string{"-drain-timeout", "3s"}, false, 2700 * time.Millisecond, 2800 * time.Millisecond},
-		{"at a stop", []string{"-drain-timeout", "3s"}, true, 2700 * time.Millisecond, 2800 * time.Millisecond},
+		{"at its grace", false, []string{"-stream-grace", "1s", "-drain-timeout", "20s"}, false, time.Second, 1100 * time.Millisecond},
+		{"at its grace over TLS", true, []string{"-stream-grace", "1s", "-drain-timeout", "20s"}, false, time.Second, 1100 * time.Millisecond},
+		{"at the deadline", false, []string{"-drain-timeout", "3s"}, false, 2700 * time.Millisecond, 2800 * time.Millisecond},
+		{"at a stop", false, []string{"-drain-timeout", "3s"}, true, 2700 * time.Millisecond, 2800 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			b := start(t, args(append(tt.flags, "-proxy", "/="+backend(t, http.HandlerFunc(numbers)))...))
+			way, clientsWay := plainOrSecured(t, tt.secure)
+			b := start(t, way, args(append(tt.flags, "-proxy", "/="+backend(t, http.HandlerFunc(numbers)))...))
 			pid := b.PID()
-			c := b.Dial()
+			c := clientsWay.dial(t, b)
 			c.send(t, string(request("GET", "/events", nil, "Accept: text/event-stream")))
 			c.SetReadDeadline(time.Now().Add(20 * time.Second))
 			var resp response
@@ -436,6 +532,11 @@ func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
 			if took := time.Since(began); took < tt.from-200*time.Millisecond || took > tt.to+slack {
 				t.Errorf("stream ended after %v, want between %v and %v", took, tt.from, tt.to)
 			}
+			if tt.secure { // it does not move, and else its client would ask the predecessor once more
+				if end := c.awaitClose(defaultGrace / 2); end != fin {
+					t.Errorf("connection over TLS: %v, want it closed", end)
+				}
+			}
 			if !bytes.HasSuffix(resp.Body, []byte(" }\n\n")) {
 				t.Errorf("stream ended with %q, want a whole event", tail(string(resp.Body), 3))
 			}
@@ -450,6 +551,9 @@ func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
 				return
 			}
 			result()
+			if tt.secure {
+				c = clientsWay.dial(t, b)
+			}
 			c.send(t, string(request("GET", "/events", nil, "Last-Event-ID: 700")))
 			if err := c.readHead(&resp); err != nil || resp.Status != 200 {
 				t.Fatalf("the same connection: got %d, %v, want it at the successor", resp.Status, err)
@@ -462,6 +566,104 @@ func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
 					break
 				}
 			}
+		})
+	}
+}
+
+// heard is what has come of a response, and when.
+type heard struct {
+	body []byte
+	err  error // nil: it ended in order
+	at   time.Time
+}
+
+// http2 returns a client that makes requests on one connection, as long as it may.
+func (o over) http2(t testing.TB, b *Baton) (begin func(path string, fields ...string) (end <-chan heard)) {
+	t.Helper()
+	transport := &http.Transport{TLSClientConfig: o.config, Protocols: new(http.Protocols)}
+	transport.Protocols.SetHTTP2(o.config != nil)
+	transport.Protocols.SetUnencryptedHTTP2(o.config == nil)
+	t.Cleanup(transport.CloseIdleConnections)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return func(path string, fields ...string) <-chan heard {
+		t.Helper()
+		r, err := http.NewRequestWithContext(ctx, "GET", o.url("http", b, path), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := 0; i < len(fields); i += 2 {
+			r.Header.Set(fields[i], fields[i+1])
+		}
+		ended := make(chan heard, 1)
+		go func() {
+			var h heard
+			resp, err := transport.RoundTrip(r)
+			if h.err = err; err == nil {
+				h.body, h.err = io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.ProtoMajor != 2 || resp.StatusCode != 200 {
+					h.err = errors.Join(h.err, fmt.Errorf("got %s %s", resp.Proto, resp.Status))
+				}
+			}
+			h.at = time.Now()
+			ended <- h
+		}()
+		return ended
+	}
+}
+
+// Streams of one connection of HTTP/2 end each in its time and in order, while others of it go on.
+func TestStreamsOfHTTP2(t *testing.T) {
+	const grace = 500 * time.Millisecond
+	for _, secure := range []bool{false, true} {
+		t.Run(map[bool]string{false: "prior knowledge", true: "TLS"}[secure], func(t *testing.T) {
+			t.Parallel()
+			held := newGate(t)
+			way, clientsWay := plainOrSecured(t, secure)
+			b := start(t, way, args("-stream-grace", grace.String(), "-proxy", "/begun="+backend(t, held), "-proxy", "/numbers="+backend(t, http.HandlerFunc(numbers))))
+			pid := b.PID()
+			begin := clientsWay.http2(t, b)
+			waiting := begin("/begun")
+			held.await(t, 1)
+			stream := begin("/numbers")
+			await(t, 10*time.Second, "two requests on one connection", func() bool {
+				g := b.Status().Generations[0]
+				return g.RequestsInFlight == 2 && g.Connections.Active == 1 && g.Connections.New+g.Connections.Idle == 0
+			})
+			result := b.UpgradeMeanwhile()
+			await(t, 20*time.Second, "drain", func() bool { return strings.Contains(b.Log(), `"to":"draining"`) })
+			began := time.Now()
+			end := <-stream
+			if took := end.at.Sub(began); end.err != nil || took < grace-200*time.Millisecond || took > grace+100*time.Millisecond+slack {
+				t.Errorf("stream of the backend: %v after %v, want its end in order after %v", end.err, took, grace)
+			}
+			if !bytes.HasSuffix(end.body, []byte(" }\n\n")) {
+				t.Errorf("stream ended with %q, want a whole event", tail(string(end.body), 3))
+			}
+			next := bytes.Count(end.body, []byte("id: ")) + 1
+			again := begin("/numbers", "Last-Event-ID", fmt.Sprint(next-1)) // to the successor, on another connection
+			await(t, 10*time.Second, "stream of the successor", func() bool {
+				for _, g := range b.Status().Generations {
+					if g.PID != pid && g.RequestsInFlight == 1 {
+						return true
+					}
+				}
+				return false
+			})
+			throughout(t, 200*time.Millisecond, "predecessor, which has an answer to give", func() bool { return b.follow(pid).alive() })
+			held.open()
+			if end := <-waiting; end.err != nil {
+				t.Errorf("request under way: %v", end.err)
+			}
+			if p := result().Predecessor; p.RequestsFinished != 2 || p.Connections.Cut+p.Connections.Error+p.Connections.Timeout != 0 || p.Connections.Announced+p.Connections.Client != 1 {
+				t.Errorf("report of the drain: got %+v, want two requests finished, and their connection closed in order", p)
+			}
+			result = b.UpgradeMeanwhile()
+			if end := <-again; end.err != nil || !bytes.HasPrefix(end.body, fmt.Appendf(nil, "retry: 50\n\nid: %d\n", next)) {
+				t.Errorf("stream of the successor: got %.40q, %v, want it from event %d on, and its end in order", end.body, end.err, next)
+			}
+			result()
 		})
 	}
 }

@@ -38,8 +38,12 @@ func streamEvents(w http.ResponseWriter, r *http.Request, drain <-chan struct{},
 	send := func(event string) bool {
 		// Not every ResponseWriter has deadlines. Then only the drain deadline bounds the write.
 		_ = control.SetWriteDeadline(time.Now().Add(eventTimeout))
-		_, err := w.Write([]byte(event))
-		return err == nil && control.Flush() == nil
+		if _, err := w.Write([]byte(event)); err != nil || control.Flush() != nil {
+			return false
+		}
+		// It would end a stream of HTTP/2 that waits for its next event.
+		_ = control.SetWriteDeadline(time.Time{})
+		return true
 	}
 	if first == "" {
 		send("retry: 200\n\n")

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -15,6 +16,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // ProxyOptions configure Proxy.
@@ -36,8 +39,9 @@ type ProxyOptions struct {
 //
 // The backend sees the client's own Host, query and escapes, X-Forwarded-For,
 // -Host and -Proto set afresh, and the request id of Log. Responses are flushed
-// as they come, and 101 upgrades, WebSockets among them, pass. A response that
-// breaks off at the backend breaks off at the client too.
+// as they come. Upgrades that the client has asked for pass, WebSockets among them,
+// but for those to HTTP/2. A response that breaks off at the backend breaks off at
+// the client too.
 //
 // A backend that cannot be reached or answers nonsense is a 502; one that takes
 // no connection within 5 s, or sends no response header in time, a 504. A client
@@ -146,7 +150,12 @@ type writerKey struct{}
 // receive takes a backend's response. It lets it carry Baton's request id and no second one.
 func (p *proxy) receive(response *http.Response) error {
 	w := response.Request.Context().Value(writerKey{}).(http.ResponseWriter)
-	if t, ok := w.(*tunnel); ok && response.StatusCode == http.StatusSwitchingProtocols {
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		asked, got := upgradeOf(response.Request.Header), upgradeOf(response.Header)
+		t, ok := w.(*tunnel)
+		if !ok || asked == "" || !strings.EqualFold(asked, got) {
+			return fmt.Errorf("backend switches to protocol %q, asked for %q", got, asked)
+		}
 		t.upgrade(response)
 	} else {
 		p.follow(response, w)
@@ -155,6 +164,14 @@ func (p *proxy) receive(response *http.Response) error {
 		response.Header.Set(requestIDHeader, id)
 	}
 	return nil
+}
+
+// upgradeOf returns the protocol that a header asks for or switches to, "" if none.
+func upgradeOf(h http.Header) string {
+	if !httpguts.HeaderValuesContainsToken(h["Connection"], "upgrade") {
+		return ""
+	}
+	return h.Get("Upgrade")
 }
 
 // fail answers a request for which the backend has no response.

@@ -10,6 +10,8 @@ import (
 	"path"
 	"strconv"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
 
 // ProxyRule sends requests whose path the prefix covers to the target.
@@ -96,8 +98,15 @@ func (rule ProxyRule) rewrite(r *httputil.ProxyRequest) {
 		}
 	}
 	out.RawQuery = r.In.URL.RawQuery // as it is, even where Go could not parse it: Baton does not look at it
+	r.Out.Trailer = r.In.Trailer     // not a copy: its values come after the body
 	if r.Out.Body != nil {
 		r.Out.Body = &clientBody{ReadCloser: r.Out.Body}
+	}
+	if !r.In.ProtoAtLeast(1, 1) || httpguts.HeaderValuesContainsToken(r.Out.Header["Upgrade"], "h2c") {
+		// HTTP/1.0 has no upgrades (RFC 9110, 7.8). In HTTP/2 with the backend a
+		// client could ask for what no rule gives; RFC 9113, 3.1 has no such upgrade any more.
+		r.Out.Header.Del("Connection")
+		r.Out.Header.Del("Upgrade")
 	}
 	r.SetXForwarded()
 }

@@ -44,6 +44,11 @@ func (p *proxy) follow(response *http.Response, w http.ResponseWriter) {
 		encoded: encoding != "" && encoding != "identity", over: make(chan struct{})}
 	s.stop = p.farewell(response.Request.Context(), p.streamGrace, s.leave)
 	response.Body = s
+	if r := response.Request; r.TLS != nil && r.ProtoMajor == 1 {
+		// It cannot move to the successor. The reader, who asks again, would do
+		// so here, of the predecessor.
+		response.Header.Set("Connection", "close")
+	}
 }
 
 // leave ends the stream between two events or, after eventPatience, wherever it is.

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -396,4 +397,123 @@ func TestTunnelEarlyBytes(t *testing.T) {
 	}
 	io.WriteString(conn, "and late\n")
 	equal(t, "heard", <-heard, "early and late\n")
+}
+
+// A backend that switches to what nobody has asked for has no good answer, and its connection does not stay behind.
+func TestTunnelThatNobodyAskedFor(t *testing.T) {
+	const switching = "HTTP/1.1 101 Switching Protocols\r\n"
+	for name, tt := range map[string]struct{ asked, answer string }{
+		"at all":                  {"", switching + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
+		"at all, nor named":       {"", switching + "\r\n"},
+		"at all, for events":      {"", switching + "Content-Type: text/event-stream\r\n\r\n"},
+		"and another was":         {"Connection: Upgrade\r\nUpgrade: tunnel\r\n", switching + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
+		"and one was, not named":  {"Connection: Upgrade\r\nUpgrade: tunnel\r\n", switching + "\r\n"},
+		"without Connection":      {"Upgrade: tunnel\r\n", switching + "Connection: Upgrade\r\nUpgrade: tunnel\r\n\r\n"},
+		"but HTTP/2":              {"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n", switching + "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"},
+		"but HTTP/2 or something": {"Connection: Upgrade\r\nUpgrade: tunnel, H2C\r\n", switching + "Connection: Upgrade\r\nUpgrade: tunnel, H2C\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ended := make(chan error, 1)
+			server, logged, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				conn, _, _ := http.NewResponseController(w).Hijack()
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(10 * time.Second))
+				io.WriteString(conn, tt.answer)
+				_, err := conn.Read(make([]byte, 1))
+				ended <- err
+			}), ProxyOptions{Farewell: new(drain).farewell})
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: h\r\n%s\r\n", tt.asked)
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			equal(t, "status", response.StatusCode, http.StatusBadGateway)
+			if err := <-ended; err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("backend's connection: got %v, want its end", err)
+			}
+			equal(t, "backend failures", len(logged.with("backend failed")), 1)
+		})
+	}
+}
+
+// Upgrades that are ignored (RFC 9110, 7.8): to HTTP/2, past all rules, and those of HTTP/1.0.
+func TestProxyPassesNoOtherHTTP(t *testing.T) {
+	seen := make(chan http.Header, 1)
+	server, _, _ := through(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header }), ProxyOptions{})
+	for _, tt := range []struct{ line, protocol, want string }{
+		{"GET / HTTP/1.1", "tunnel", "tunnel"},
+		{"GET / HTTP/1.1", "h2c", ""},
+		{"GET / HTTP/1.1", "tunnel, H2C", ""},
+		{"GET / HTTP/1.0", "websocket", ""},
+	} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "%s\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", tt.line, tt.protocol)
+		got := <-seen
+		equal(t, "Upgrade of "+tt.line+" to "+tt.protocol, got.Get("Upgrade"), tt.want)
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || response.StatusCode != 200 {
+			t.Errorf("%s: got %v, %v, want 200", tt.line, response, err)
+		}
+		conn.Close()
+	}
+}
+
+// Whoever closes in the very moment in which the tunnel does: each side gets one close frame, and then its end.
+func TestTunnelClosesTogether(t *testing.T) {
+	own := []byte{0x88, 2, 0x03, 0xe8}
+	maskedOwn := []byte{0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8}
+	for i := range 60 {
+		d := dig(t, "websocket")
+		var peers sync.WaitGroup
+		heard := make(map[net.Conn][]byte)
+		var mu sync.Mutex
+		// answer reads to the end, and answers the first close frame if it has not sent one itself.
+		answer := func(conn net.Conn, close []byte, length int, said bool) {
+			frame := make([]byte, length)
+			n, err := io.ReadFull(conn, frame)
+			if err == nil && !said {
+				conn.Write(close)
+			}
+			rest, _ := io.ReadAll(conn)
+			conn.Close()
+			mu.Lock()
+			heard[conn] = append(frame[:n], rest...)
+			mu.Unlock()
+		}
+		first := i % 3 // the client, the backend, or both
+		if i%2 == 0 {
+			d.leave(t, 10*time.Second)
+			time.Sleep(time.Duration(i) * 5 * time.Microsecond)
+		}
+		if first != 1 {
+			d.client.Write(maskedOwn)
+		}
+		if first != 0 {
+			d.backend.Write(own)
+		}
+		if i%2 == 1 {
+			time.Sleep(time.Duration(i) * 5 * time.Microsecond)
+			d.leave(t, 10*time.Second)
+		}
+		peers.Go(func() { answer(d.client, maskedOwn, 4, first != 1) })
+		peers.Go(func() { answer(d.backend, own, 8, first != 0) })
+		peers.Wait()
+		if took := <-d.over; took > farewellTimeout/2 {
+			t.Errorf("round %d: end took %v, want it as soon as both have closed", i, took)
+		}
+		if got := heard[d.client]; len(got) != 4 || got[0] != 0x88 {
+			t.Errorf("round %d: client got %x, want one close frame", i, got)
+		}
+		if got := heard[d.backend]; len(got) != 8 || got[0] != 0x88 {
+			t.Errorf("round %d: backend got %x, want one close frame", i, got)
+		}
+	}
 }

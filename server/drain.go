@@ -137,9 +137,11 @@ func (s *Server) cut() {
 // endNow returns why a connection is closed that is left at the deadline. One that
 // is silent loses no more than the rest of its grace.
 func (c *conn) endNow() Reason {
+	h := c.http2.Load()
+	silent := h != nil && h.isSilent()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.parked && !readable(c.Conn) {
+	if (c.parked || silent && c.state == stateIdle) && !readable(c.Conn) {
 		return AfterGrace
 	}
 	return Cut

@@ -258,6 +258,13 @@ func (h *http2Conn) sendNotice() error {
 	return err
 }
 
+// isSilent tells whether the client is between two frames, and nothing more has come.
+func (h *http2Conn) isSilent() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.reading && h.received.between()
+}
+
 // end lets net/http shut the connection down.
 func (h *http2Conn) end() {
 	h.mu.Lock()

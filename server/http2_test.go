@@ -784,8 +784,8 @@ func TestHTTP2InOneStep(t *testing.T) {
 	if len(speaker.goAways) != 1 || speaker.goAways[0] != 3 {
 		t.Errorf("got GOAWAY for %d, want one for stream 3", speaker.goAways)
 	}
-	if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1, Cut: 1}) {
-		t.Errorf("got %+v, want one told to close, and the silent one cut at the deadline", d)
+	if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1, Grace: 1}) {
+		t.Errorf("got %+v, want one told to close, and the silent one closed at the deadline", d)
 	}
 }
 

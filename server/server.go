@@ -74,6 +74,14 @@ type Server struct {
 
 var _ upgrade.Adopter = (*Server)(nil)
 
+// How much a client of HTTP/2 may send before it is read: of one request's body, and
+// of all those of a connection. One that nobody reads must leave room for others,
+// which net/http's own defaults do not: they are the same for both.
+const (
+	streamWindow     = 256 << 10
+	connectionWindow = 4 << 20
+)
+
 // New returns a server that has no listener yet.
 func New(opts Options) *Server {
 	if opts.IdleGrace == 0 {
@@ -112,6 +120,7 @@ func New(opts Options) *Server {
 		ReadHeaderTimeout: opts.ReadHeaderTimeout,
 		MaxHeaderBytes:    opts.MaxHeaderBytes,
 		Protocols:         protocols,
+		HTTP2:             &http.HTTP2Config{MaxReceiveBufferPerStream: streamWindow, MaxReceiveBufferPerConnection: connectionWindow},
 		ErrorLog:          slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
 		ConnState:         func(nc net.Conn, state http.ConnState) { nc.(*conn).become(state) },
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
