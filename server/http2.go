@@ -54,6 +54,8 @@ type http2Conn struct {
 	reading  bool          // the reader may be blocked
 	woken    bool
 	deadline time.Time // for reading the frame under way
+	limited  bool      // it is for all that is to come until the next boundary
+	slow     time.Time // since when the rest of a DATA is waited for
 	ending   bool      // net/http is to be given a GOAWAY
 	put      []byte    // what it is to be given of that
 
@@ -130,21 +132,34 @@ func (h *http2Conn) Read(p []byte) (int, error) {
 	}
 }
 
-// limit sets the time for the rest of a frame, or of a header block. Between two
-// there is none; it is not taken away before it has passed.
+// limit sets the time for what is under way, if anything is. A header block, and a
+// frame of any other kind but DATA, has the time of a header for all of it. The
+// bytes of DATA may come as slowly as those of any body. Between two frames there is
+// no limit; an old one is not taken away before it has passed.
 func (h *http2Conn) limit(now time.Time) {
 	within, data := h.received.within()
-	if !within {
+	if !within || h.limited && !data {
 		return
 	}
 	limit := h.conn.server.opts.ReadHeaderTimeout
 	if data {
 		limit = h.conn.server.opts.ReadBodyTimeout
 	}
-	if left := h.deadline.Sub(now); left > limit || left < limit-limit/8 {
+	if left := h.deadline.Sub(now); !data || left > limit || left < limit-limit/8 {
 		h.deadline = now.Add(limit)
 		h.conn.Conn.SetReadDeadline(h.deadline)
 	}
+	h.limited = !data
+	if data && h.slow.IsZero() {
+		h.slow = now
+	}
+}
+
+// isSlow tells whether a DATA is under way since then or longer.
+func (h *http2Conn) isSlow(since time.Time) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.slow.IsZero() && h.slow.Before(since)
 }
 
 // afterRead notes how a Read ended, and returns what net/http is told of it.
@@ -170,6 +185,7 @@ func (h *http2Conn) afterRead(err error) error {
 
 // came notes a frame that the client has sent.
 func (h *http2Conn) came(f frame) {
+	h.limited, h.slow = h.limited && !h.received.between(), time.Time{}
 	switch {
 	case f.kind == framePing && f.flags&flagAck != 0 && string(f.payload) == drainPing && h.announced.Load():
 		h.ending = h.noticing.Swap(false) || h.ending

@@ -43,6 +43,8 @@ type http2Client struct {
 	ended    map[uint32]error // how a stream has: nil: in full
 	pings    [][8]byte        // not answered yet
 	acks     int
+	settings []http2.Setting // the server's
+	failed   http2.ErrCode   // in a GOAWAY
 }
 
 func newHTTP2Client(t *testing.T, nc net.Conn) *http2Client {
@@ -71,15 +73,21 @@ func (s *servedTLS) dialHTTP2(string) *http2Client {
 	return newHTTP2Client(s.t, s.dialTLS("h2").Conn)
 }
 
+// encode appends a request's header, with more fields, to fields.
+func (c *http2Client) encode(method, path string, more ...string) {
+	all := append([]string{":method", method, ":scheme", "https", ":authority", "x", ":path", path}, more...)
+	for i := 0; i < len(all); i += 2 {
+		c.pack.WriteField(hpack.HeaderField{Name: all[i], Value: all[i+1]})
+	}
+}
+
 // open sends a request's header.
-func (c *http2Client) open(stream uint32, method, path string, end bool) {
+func (c *http2Client) open(stream uint32, method, path string, end bool, more ...string) {
 	c.t.Helper()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.fields.Reset()
-	for _, f := range [][2]string{{":method", method}, {":scheme", "https"}, {":authority", "x"}, {":path", path}} {
-		c.pack.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]})
-	}
+	c.encode(method, path, more...)
 	err := c.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: c.fields.Bytes(), EndStream: end, EndHeaders: true})
 	if err != nil {
 		c.t.Errorf("request %d: %v", stream, err)
@@ -102,6 +110,7 @@ func (c *http2Client) step() error {
 	switch f := f.(type) {
 	case *http2.SettingsFrame:
 		if !f.IsAck() {
+			f.ForeachSetting(func(s http2.Setting) error { c.settings = append(c.settings, s); return nil })
 			return c.WriteSettingsAck()
 		}
 	case *http2.MetaHeadersFrame:
@@ -138,7 +147,7 @@ func (c *http2Client) step() error {
 			c.pings = append(c.pings, f.Data)
 		}
 	case *http2.GoAwayFrame:
-		if f.ErrCode != http2.ErrCodeNo {
+		if c.failed = f.ErrCode; f.ErrCode != http2.ErrCodeNo {
 			return fmt.Errorf("got a GOAWAY with %v", f.ErrCode)
 		}
 		c.goAways = append(c.goAways, f.LastStreamID)

@@ -19,6 +19,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	rw := &c.response
 	if h := c.http2.Load(); h != nil {
 		rw = &response{conn: c, http2: h}
+		if r.ContentLength != 0 || r.Header.Get("Content-Length") != "" { // it may be 0, and not have ended
+			rw.body = &streamBody{ReadCloser: r.Body, conn: h, timeout: s.opts.ReadBodyTimeout}
+			r.Body = rw.body
+		}
 	}
 	if c.secure != nil {
 		r.TLS = c.secure.state
@@ -50,7 +54,8 @@ type response struct {
 	http.ResponseWriter
 	conn  *conn
 	http2 *http2Conn // if it is of one, which says it in other words
-	begun bool       // the final header is written, or the connection hijacked
+	body  *streamBody
+	begun bool // the final header is written, or the connection hijacked
 }
 
 func (w *response) begin(status int) {
@@ -104,7 +109,15 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return nc, buf, err
 }
 
-// Unwrap lets http.ResponseController reach deadlines and full duplex.
+// SetReadDeadline is for a handler that knows better how long its client may take.
+func (w *response) SetReadDeadline(t time.Time) error {
+	if w.body != nil && !t.IsZero() {
+		w.body.unlimit()
+	}
+	return http.NewResponseController(w.ResponseWriter).SetReadDeadline(t)
+}
+
+// Unwrap lets http.ResponseController reach write deadlines and full duplex.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // overWriter stands in for the ResponseWriter of a request that is over.

@@ -29,7 +29,8 @@ type Options struct {
 	// header. 0 means 10 seconds.
 	ReadHeaderTimeout time.Duration
 	// ReadBodyTimeout is how long a client may pause while it sends a request's
-	// body. A handler that sets a read deadline of its own overrules it, one of
+	// body and the handler waits for it; in HTTP/2 that ends the body, not the
+	// connection. A handler that sets a read deadline of its own overrules it, one of
 	// zero aside.
 	// 0 means one minute.
 	ReadBodyTimeout time.Duration
@@ -82,6 +83,11 @@ const (
 	connectionWindow = 4 << 20
 )
 
+// maxFrame is the size of a frame that a client may send. It is the least that
+// HTTP/2 has: net/http keeps a buffer for a connection's largest one from its header
+// on to the connection's end, whether the rest ever comes or not.
+const maxFrame = 16 << 10
+
 // New returns a server that has no listener yet.
 func New(opts Options) *Server {
 	if opts.IdleGrace == 0 {
@@ -120,9 +126,13 @@ func New(opts Options) *Server {
 		ReadHeaderTimeout: opts.ReadHeaderTimeout,
 		MaxHeaderBytes:    opts.MaxHeaderBytes,
 		Protocols:         protocols,
-		HTTP2:             &http.HTTP2Config{MaxReceiveBufferPerStream: streamWindow, MaxReceiveBufferPerConnection: connectionWindow},
-		ErrorLog:          slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
-		ConnState:         func(nc net.Conn, state http.ConnState) { nc.(*conn).become(state) },
+		HTTP2: &http.HTTP2Config{
+			MaxReadFrameSize:              maxFrame,
+			MaxReceiveBufferPerStream:     streamWindow,
+			MaxReceiveBufferPerConnection: connectionWindow,
+		},
+		ErrorLog:  slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
+		ConnState: func(nc net.Conn, state http.ConnState) { nc.(*conn).become(state) },
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, nc.(*conn))
 		},

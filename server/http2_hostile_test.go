@@ -1,0 +1,500 @@
+package server_test
+
+// This file tests clients of HTTP/2 that are slow, broken or mean: what they take is
+// bounded, and they hold no drain beyond its timeouts.
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"example.com/baton/server"
+	"example.com/baton/upgrade"
+	"golang.org/x/net/http2"
+)
+
+// rawFrame returns a frame whose length is told as it is, or as another.
+func rawFrame(length int, kind http2.FrameType, flags http2.Flags, stream uint32, payload []byte) []byte {
+	p := []byte{byte(length >> 16), byte(length >> 8), byte(length), byte(kind), byte(flags)}
+	return append(binary.BigEndian.AppendUint32(p, stream), payload...)
+}
+
+// keepSending writes until that fails. Who reads may write meanwhile.
+func keepSending(c *http2Client, pause time.Duration, next func(i int) []byte) {
+	for i := 0; ; i++ {
+		if _, err := c.Conn.Write(next(i)); err != nil {
+			return
+		}
+		time.Sleep(pause)
+	}
+}
+
+// A header block has the time of a header, however it is spread over it.
+func TestHTTP2SlowHeader(t *testing.T) {
+	t.Parallel()
+	const timeout = 400 * time.Millisecond
+	empty := rawFrame(0, http2.FrameContinuation, 0, 1, nil)
+	slow := map[string]func(c *http2Client){
+		"bytes of a HEADERS": func(c *http2Client) {
+			keepSending(c, timeout/8, func(i int) []byte {
+				return append(rawFrame(1<<10, http2.FrameHeaders, 4, 1, nil), make([]byte, 1<<10)...)[i:][:1]
+			})
+		},
+		"empty CONTINUATIONs": func(c *http2Client) {
+			c.Conn.Write(rawFrame(0, http2.FrameHeaders, 0, 1, nil))
+			keepSending(c, timeout/8, func(i int) []byte { return empty })
+		},
+		"bytes of empty CONTINUATIONs": func(c *http2Client) {
+			c.Conn.Write(rawFrame(0, http2.FrameHeaders, 0, 1, nil))
+			keepSending(c, timeout/8, func(i int) []byte { return empty[i%len(empty):][:1] })
+		},
+		"a flood of empty CONTINUATIONs": func(c *http2Client) {
+			c.Conn.Write(rawFrame(0, http2.FrameHeaders, 0, 1, nil))
+			keepSending(c, 0, func(i int) []byte { return bytes.Repeat(empty, 1000) })
+		},
+		"bytes of SETTINGS": func(c *http2Client) {
+			keepSending(c, timeout/8, func(i int) []byte {
+				return append(rawFrame(600, http2.FrameSettings, 0, 0, nil), make([]byte, 600)...)[i:][:1]
+			})
+		},
+	}
+	both(t, server.Options{ReadHeaderTimeout: timeout, ReadBodyTimeout: patience, Handler: http.HandlerFunc(hello), Logger: slog.New(slog.DiscardHandler)},
+		func(t *testing.T, s *served, dial func() *http2Client) {
+			ended := make(chan string, len(slow))
+			for name, send := range slow {
+				c := dial()
+				c.await("the server's settings", func() bool { return len(c.settings) > 0 })
+				go func() { send(c); ended <- name }()
+			}
+			await(t, "the connections", func() bool { return s.Accepted() == uint64(len(slow)) })
+			begin := time.Now()
+			drained := s.drain(2*patience, all)
+			for range slow {
+				name := <-ended
+				if took := time.Since(begin); took > timeout+time.Second+slack {
+					t.Errorf("%s: ended after %v, want the time of a header, and a second for what is still sent", name, took)
+				}
+			}
+			if d := <-drained; d.Connections.Cut != 0 {
+				t.Errorf("got %+v, want none cut", d)
+			}
+		})
+}
+
+// Each header has that time anew, and the next one no less for what others took.
+func TestHTTP2HeadersInPieces(t *testing.T) {
+	t.Parallel()
+	const timeout = 500 * time.Millisecond
+	both(t, server.Options{ReadHeaderTimeout: timeout, Handler: http.HandlerFunc(hello)}, func(t *testing.T, s *served, dial func() *http2Client) {
+		c := dial()
+		for stream := uint32(1); stream <= 5; stream += 2 {
+			c.fields.Reset()
+			c.encode("GET", "/")
+			n := c.fields.Len() / 2
+			c.Conn.Write(rawFrame(n, http2.FrameHeaders, 1, stream, c.fields.Bytes()[:n]))
+			time.Sleep(timeout * 6 / 10)
+			c.Conn.Write(rawFrame(c.fields.Len()-n, http2.FrameContinuation, 4, stream, c.fields.Bytes()[n:]))
+			c.gets(stream, "hello")
+		}
+		<-s.drain(patience, all)
+	})
+}
+
+// The bytes of a body may take longer than a header, each of them, and all of them
+// longer than a body may pause.
+func TestHTTP2SlowData(t *testing.T) {
+	t.Parallel()
+	const header, pause, body = 100 * time.Millisecond, 200 * time.Millisecond, 800 * time.Millisecond
+	both(t, server.Options{ReadHeaderTimeout: header, ReadBodyTimeout: body, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(w, r.Body)
+	})}, func(t *testing.T, s *served, dial func() *http2Client) {
+		c := dial()
+		c.open(1, "POST", "/", false)
+		const text = "sure"
+		begin := time.Now()
+		c.Conn.Write(rawFrame(len(text), http2.FrameData, 1, 1, nil))
+		for _, b := range []byte(text) {
+			time.Sleep(pause + 10*time.Millisecond)
+			c.Conn.Write([]byte{b})
+		}
+		if took := time.Since(begin); took < body {
+			t.Fatalf("%v is not slow", took)
+		}
+		c.gets(1, text)
+		<-s.drain(patience, all)
+	})
+}
+
+// A client may pause in a body for the body timeout, whatever goes on in other
+// streams; unless the handler knows better.
+func TestHTTP2PauseInBody(t *testing.T) {
+	t.Parallel()
+	const timeout = 300 * time.Millisecond
+	both(t, server.Options{ReadBodyTimeout: timeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		switch r.URL.Path {
+		case "/patient":
+			control.SetReadDeadline(time.Now().Add(patience))
+		case "/none":
+			control.SetReadDeadline(time.Time{})
+		case "/impatient":
+			control.SetReadDeadline(time.Now().Add(timeout / 4))
+		case "/later":
+			r.Body.Read(make([]byte, 1))
+			time.Sleep(2 * timeout) // is not the client's pause
+		}
+		body, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %t", body, errors.Is(err, os.ErrDeadlineExceeded))
+		if err != nil {
+			if _, again := r.Body.Read(make([]byte, 1)); again == nil {
+				t.Error("a body goes on that was broken off")
+			}
+		}
+	})}, func(t *testing.T, s *served, dial func() *http2Client) {
+		c := dial()
+		write := func(stream uint32, end bool, text string) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if err := c.WriteData(stream, end, []byte(text)); err != nil {
+				t.Error(err)
+			}
+		}
+		begin := time.Now()
+		c.open(1, "POST", "/", false)
+		c.open(3, "POST", "/patient", false)
+		c.open(5, "POST", "/none", false)
+		c.open(7, "POST", "/later", false)
+		c.open(9, "POST", "/", false) // goes on
+		c.open(11, "POST", "/impatient", false)
+		for stream := uint32(1); stream <= 11; stream += 2 {
+			write(stream, stream == 7, "a")
+		}
+		for range 8 {
+			time.Sleep(timeout / 4)
+			write(9, false, "b")
+		}
+		write(9, true, "c")
+		write(3, true, "z")
+		c.gets(1, "a true")
+		c.gets(5, "a true")
+		c.gets(11, "a true")
+		c.gets(7, " false")
+		c.gets(9, "abbbbbbbbc false")
+		c.gets(3, "az false")
+		if took := time.Since(begin); took < 2*timeout || took > 2*timeout+slack+timeout {
+			t.Errorf("took %v", took)
+		}
+
+		// One that has begun to pause when the drain begins is gone a second after.
+		c.open(13, "POST", "/", false)
+		await(t, "the request", func() bool { return s.Load().Requests == 1 })
+		begin = time.Now()
+		drained := s.drain(2*patience, all)
+		c.gets(13, " true")
+		c.closes()
+		if took := time.Since(begin); took > timeout+1500*time.Millisecond {
+			t.Errorf("the drain took %v, want the body timeout and a second", took)
+		}
+		if d := <-drained; d.Connections != (upgrade.Closed{Announced: 1}) {
+			t.Errorf("got %+v, want one told to close", d)
+		}
+	})
+}
+
+// A body of no length that does not end is one as well.
+func TestHTTP2EmptyBodyThatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	both(t, server.Options{ReadBodyTimeout: 100 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%d %t", r.ContentLength, errors.Is(err, os.ErrDeadlineExceeded))
+	})}, func(t *testing.T, s *served, dial func() *http2Client) {
+		c := dial()
+		c.open(1, "POST", "/", false, "content-length", "0")
+		c.gets(1, "0 true")
+		<-s.drain(patience, all)
+	})
+}
+
+// What a single connection can make the server hold or do is bounded.
+func TestHTTP2Floods(t *testing.T) {
+	t.Parallel()
+	field := append([]byte{0x40, 1, 'x', 100}, make([]byte, 100)...) // RFC 7541, section 6.2.1
+	copy(field[4:], strings.Repeat("y", 100))
+	pings := bytes.Repeat(rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8)), 100)
+	resets := func(c *http2Client) func(i int) []byte {
+		return func(i int) []byte {
+			c.fields.Reset()
+			c.encode("GET", "/stuck")
+			id := uint32(2*i + 1)
+			return append(rawFrame(c.fields.Len(), http2.FrameHeaders, 5, id, c.fields.Bytes()), rawFrame(4, http2.FrameRSTStream, 0, id, make([]byte, 4))...)
+		}
+	}
+	tests := map[string]struct {
+		send func(c *http2Client)
+		code http2.ErrCode // that of the GOAWAY; ErrCodeNo: the client reads nothing
+	}{
+		"CONTINUATIONs": {func(c *http2Client) {
+			c.Conn.Write(rawFrame(0, http2.FrameHeaders, 0, 1, nil))
+			block := bytes.Repeat(field, 100)
+			keepSending(c, 0, func(int) []byte { return rawFrame(len(block), http2.FrameContinuation, 0, 1, block) })
+		}, http2.ErrCodeProtocol},
+		"a frame of 16 MB":                {func(c *http2Client) { c.Conn.Write(rawFrame(1<<24-1, http2.FrameHeaders, 4, 1, nil)) }, http2.ErrCodeFrameSize},
+		"a frame too large":               {func(c *http2Client) { c.Conn.Write(rawFrame(16<<10+1, http2.FrameData, 0, 1, nil)) }, http2.ErrCodeFrameSize},
+		"resets":                          {func(c *http2Client) { keepSending(c, 0, resets(c)) }, http2.ErrCodeEnhanceYourCalm},
+		"PINGs of one that does not read": {func(c *http2Client) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeNo},
+		"mistakes of one that does not read": {func(c *http2Client) { // each is answered by a RST_STREAM
+			keepSending(c, 0, func(i int) []byte {
+				var p []byte
+				for id := 200*i + 1; id < 200*(i+1); id += 2 {
+					p = append(p, rawFrame(0, http2.FrameHeaders, 5, uint32(id), nil)...)
+				}
+				return p
+			})
+		}, http2.ErrCodeNo},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var running, most atomic.Int64
+			opts := server.Options{ReadHeaderTimeout: patience, Logger: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				now := running.Add(1)
+				for was := most.Load(); now > was && !most.CompareAndSwap(was, now); was = most.Load() {
+				}
+				time.Sleep(time.Second) // not all handlers look at their context
+				running.Add(-1)
+			})}
+			run := func(t *testing.T, s *served, dial func() *http2Client) {
+				c := dial()
+				c.await("the server's settings", func() bool { return len(c.settings) > 0 })
+				sent := make(chan struct{})
+				go func() { defer close(sent); test.send(c) }()
+				if test.code != http2.ErrCodeNo {
+					if err := c.until("the end", func() bool { return false }); c.failed != test.code {
+						t.Errorf("got a GOAWAY with %v, %v, want %v", c.failed, err, test.code)
+					}
+				}
+				await(t, "the connection's end", func() bool { return s.Closed()[server.Failed] == 1 })
+				c.Close()
+				<-sent
+				if n := most.Load(); n > 250 {
+					t.Errorf("%d handlers at once", n)
+				}
+				begin := time.Now()
+				<-s.drain(2*patience, all)
+				if took := time.Since(begin); took > 1500*time.Millisecond {
+					t.Errorf("the drain took %v, want as long as a handler", took)
+				}
+			}
+			if test.code != http2.ErrCodeNo {
+				both(t, opts, run)
+			} else {
+				s := serveOn(t, smallListener{listen(t)}, opts)
+				run(t, s, s.dialHTTP2)
+			}
+		})
+	}
+}
+
+// smallListener has connections for which the kernel holds little that is to be sent.
+type smallListener struct{ net.Listener }
+
+func (l smallListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err == nil {
+		err = nc.(*net.TCPConn).SetWriteBuffer(4 << 10)
+	}
+	return nc, err
+}
+
+// hostility is what a client does that takes no notice of a drain.
+type hostility struct {
+	do   func(c *http2Client)
+	deaf bool          // it reads nothing meanwhile
+	ends server.Reason // Announced: soon; Cut: at the deadline, as with HTTP/1.1
+}
+
+var hostilities = map[string]hostility{
+	"opens streams": {do: func(c *http2Client) {
+		keepSending(c, time.Millisecond, func(i int) []byte {
+			c.fields.Reset()
+			c.encode("GET", "/")
+			return rawFrame(c.fields.Len(), http2.FrameHeaders, 5, uint32(2*i+3), c.fields.Bytes())
+		})
+	}, ends: server.Announced},
+	"opens streams and reads nothing": {deaf: true, do: func(c *http2Client) {
+		keepSending(c, time.Millisecond, func(i int) []byte {
+			c.fields.Reset()
+			c.encode("GET", "/")
+			return rawFrame(c.fields.Len(), http2.FrameHeaders, 5, uint32(2*i+3), c.fields.Bytes())
+		})
+	}, ends: server.Announced},
+	"sends PINGs": {do: func(c *http2Client) {
+		keepSending(c, time.Millisecond, func(int) []byte { return rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8)) })
+	}, ends: server.Announced},
+	"sends SETTINGS": {do: func(c *http2Client) {
+		keepSending(c, time.Millisecond, func(int) []byte { return rawFrame(0, http2.FrameSettings, 0, 0, nil) })
+	}, ends: server.Announced},
+	"sends what is unknown": {do: func(c *http2Client) {
+		unknown := bytes.Repeat(rawFrame(5, 0x77, 0xff, 9, []byte("hello")), 300)
+		keepSending(c, 100*time.Microsecond, func(int) []byte { return unknown })
+	}, ends: server.Announced},
+	"answers with a wrong PING": {do: func(c *http2Client) {
+		c.Conn.Write(rawFrame(8, http2.FramePing, 1, 0, []byte("whatever")))
+	}, ends: server.Announced},
+	"opens no window": {do: func(c *http2Client) {
+		c.Conn.Write(rawFrame(6, http2.FrameSettings, 0, 0, []byte{0, byte(http2.SettingInitialWindowSize), 0, 0, 0, 0}))
+		c.request(3, "/large")
+	}, ends: server.Cut},
+	"opens it byte by byte": {do: func(c *http2Client) {
+		c.windows = false
+		c.request(3, "/large")
+		keepSending(c, 10*time.Millisecond, func(int) []byte { return rawFrame(4, http2.FrameWindowUpdate, 0, 3, []byte{0, 0, 0, 1}) })
+	}, ends: server.Cut},
+	"reads nothing": {deaf: true, do: func(c *http2Client) {
+		c.Conn.Write(rawFrame(6, http2.FrameSettings, 0, 0, []byte{0, byte(http2.SettingInitialWindowSize), 0x7f, 0xff, 0xff, 0xff}))
+		c.Conn.Write(rawFrame(4, http2.FrameWindowUpdate, 0, 0, []byte{0x7f, 0, 0, 0}))
+		c.request(3, "/endless")
+	}, ends: server.Cut},
+	"sends a body byte by byte": {do: func(c *http2Client) {
+		c.open(3, "POST", "/", false)
+		keepSending(c, 10*time.Millisecond, func(int) []byte { return rawFrame(1, http2.FrameData, 0, 3, []byte("x")) })
+	}, ends: server.Cut},
+}
+
+func TestHTTP2HostileClientsInDrain(t *testing.T) {
+	t.Parallel()
+	const grace, deadline = 300 * time.Millisecond, 4 * time.Second
+	large := pattern(400 << 10)
+	want := upgrade.Closed{}
+	for _, hostile := range hostilities {
+		if hostile.ends == server.Cut {
+			want.Cut++
+		} else {
+			want.Announced++
+		}
+	}
+	both(t, server.Options{IdleGrace: grace, Logger: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		switch r.URL.Path {
+		case "/large":
+			io.WriteString(w, large)
+		case "/endless":
+			for {
+				if _, err := io.WriteString(w, large); err != nil {
+					return
+				}
+			}
+		}
+	})}, func(t *testing.T, s *served, dial func() *http2Client) {
+		var acting sync.WaitGroup
+		var ended sync.Map
+		var clients []*http2Client
+		for name, hostile := range hostilities {
+			c := dial()
+			c.isFrom("")
+			clients = append(clients, c)
+			acting.Go(func() { c.until("the end", func() bool { return hostile.deaf }) })
+			acting.Go(func() {
+				hostile.do(c)
+				ended.Store(name, true)
+			})
+		}
+		time.Sleep(50 * time.Millisecond) // they are busy
+		begin := time.Now()
+		drained := s.drain(deadline, all)
+		await(t, "the end of those that leave nothing under way", func() bool {
+			return s.Closed()[server.Announced] == uint64(want.Announced) || time.Since(begin) > deadline
+		})
+		// The grace, a second, and another one for what is still sent.
+		if took := time.Since(begin); took > grace+2*time.Second+2*slack {
+			var names []string
+			for name, hostile := range hostilities {
+				if _, over := ended.Load(name); hostile.ends == server.Announced && !over {
+					names = append(names, name)
+				}
+			}
+			t.Errorf("after %v there are still those of a client that %s", took, strings.Join(names, ", or "))
+		}
+		d := <-drained
+		if took := time.Since(begin); took > deadline+slack {
+			t.Errorf("took %v, want %v", took, deadline)
+		}
+		if d.Connections != want {
+			t.Errorf("got %+v, want %+v", d.Connections, want)
+		}
+		if n := s.Load(); n.Requests != 0 || n.Connections != (upgrade.Connections{}) {
+			t.Errorf("left are %+v", n)
+		}
+		for _, c := range clients {
+			c.Close()
+		}
+		acting.Wait()
+	})
+}
+
+// A client that says good-bye between the two steps has its answers, and no more.
+func TestHTTP2ClientLeavesInDrain(t *testing.T) {
+	t.Parallel()
+	both(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		w.Write(body)
+	})}, func(t *testing.T, s *served, dial func() *http2Client) {
+		c := dial()
+		c.open(1, "POST", "/", false)
+		await(t, "the request", func() bool { return s.Load().Requests == 1 })
+		drained := s.drain(2*patience, all)
+		c.toldOnce()
+		if err := c.WriteGoAway(0, http2.ErrCodeNo, nil); err != nil {
+			t.Fatal(err)
+		}
+		c.toldTwice(1)
+		c.pong() // makes no third one
+		c.WriteData(1, true, []byte("whole"))
+		c.gets(1, "whole")
+		c.closes()
+		if len(c.goAways) != 2 {
+			t.Errorf("got GOAWAY for %d, want two", c.goAways)
+		}
+		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1}) {
+			t.Errorf("got %+v", d)
+		}
+	})
+}
+
+// A client that ends its side without a word, or resets, does not hold the drain.
+func TestHTTP2ClientGoesInDrain(t *testing.T) {
+	t.Parallel()
+	both(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		<-r.Context().Done()
+		if !errors.Is(context.Cause(r.Context()), context.Canceled) {
+			t.Errorf("got %v", context.Cause(r.Context()))
+		}
+	})}, func(t *testing.T, s *served, dial func() *http2Client) {
+		for range 3 {
+			c := dial()
+			c.request(1, "/")
+			t.Cleanup(func() { c.Close() })
+		}
+		c := dial()
+		c.request(1, "/")
+		await(t, "the requests", func() bool { return s.Load().Requests == 4 })
+		drained := s.drain(time.Second, all)
+		c.toldOnce()
+		c.Close()
+		if d := <-drained; d.Requests != 0 || d.Connections != (upgrade.Closed{Announced: 1, Cut: 3}) {
+			t.Errorf("got %+v, want one gone and three cut", d)
+		}
+	})
+}
