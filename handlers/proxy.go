@@ -40,7 +40,7 @@ type ProxyOptions struct {
 // The backend sees the client's own Host, query and escapes, X-Forwarded-For,
 // -Host and -Proto set afresh, and the request id of Log. Responses are flushed
 // as they come. Upgrades that the client has asked for pass, WebSockets among them,
-// but for those to HTTP/2. A response that breaks off at the backend breaks off at
+// but for those to h2c and TLS. A response that breaks off at the backend breaks off at
 // the client too.
 //
 // A backend that cannot be reached or answers nonsense is a 502; one that takes
@@ -102,6 +102,10 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			// Clients resolve dot segments before they send (RFC 3986, 5.2.4).
 			// What still has some tries to leave the path that the rule gives.
 			WriteError(w, r, http.StatusBadRequest, "path has dot segments")
+			return
+		}
+		if unspeakable(r) {
+			WriteError(w, r, http.StatusBadRequest, "method, host or query has characters that none can have")
 			return
 		}
 		if r.ContentLength > p.maxBody {
@@ -197,6 +201,14 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	p.logger.WarnContext(ctx, "backend failed", "backend", r.URL.Host, "path", shorten(r.URL.Path), "status", code,
 		"error", err, "request_id", r.Header.Get(requestIDHeader))
 	WriteError(w, r, code, message)
+}
+
+// unspeakable reports whether HTTP/1.1, which the backends speak, has no words for a
+// request. net/http sees to that when it reads HTTP/1.1, but not HTTP/2: with a space
+// in its query a client could tell backends another version, or confuse them.
+func unspeakable(r *http.Request) bool {
+	return !httpguts.ValidHeaderFieldName(r.Method) /* a token as well */ || !httpguts.ValidHostHeader(r.Host) ||
+		strings.Contains(r.URL.RawQuery, " ")
 }
 
 // dotted reports whether path has an element `.` or `..`.

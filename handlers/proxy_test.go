@@ -2,6 +2,7 @@ package handlers
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,11 +14,14 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/coder/websocket"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // through starts backend and, as main would, a proxy in front of it with log and metrics.
@@ -401,6 +405,130 @@ func TestProxyOtherUpgrade(t *testing.T) {
 	io.WriteString(conn, "hello\n")
 	rest, _ := io.ReadAll(reader) // until the backend closes
 	equal(t, "through the tunnel", string(rest), "got hello\n")
+}
+
+// A request that asks for HTTP/2 or TLS on the connection to the backend is one as any other.
+func TestProxyKeepsProtocol(t *testing.T) {
+	for _, test := range []struct {
+		name, header string
+		want         string // Upgrade, as the backend sees it
+	}{
+		{"h2c", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n", ""},
+		{"h2c, settings not named", "Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n", ""},
+		{"settings alone", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n", ""},
+		{"upper case", "Connection: upgrade\r\nUpgrade: H2C\r\n", ""},
+		{"with a version", "Connection: upgrade\r\nUpgrade: h2c/2\r\n", ""},
+		{"not quite a token", "Connection: upgrade\r\nUpgrade: h2c;q=1\r\n", ""},
+		{"TLS", "Connection: upgrade\r\nUpgrade: TLS/1.0\r\n", ""},
+		{"both", "Connection: upgrade\r\nUpgrade: TLS/1.3 , h2c\r\n", ""},
+		{"one of many", "Connection: Upgrade\r\nUpgrade: websocket, h2c, other/1\r\n", "websocket, other/1"},
+		{"first of two", "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n", "websocket"},
+		{"none of them", "Connection: Upgrade\r\nUpgrade: h2cx, tlsx/1\r\n", "h2cx, tlsx/1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			seen := make(chan http.Header, 2)
+			server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				seen <- r.Header
+				io.WriteString(w, "answered")
+			}), ProxyOptions{})
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			reader := bufio.NewReader(conn)
+			for _, header := range []string{test.header, ""} { // the connection is kept
+				io.WriteString(conn, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n"+header+"\r\nhi")
+				response, err := http.ReadResponse(reader, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, _ := io.ReadAll(response.Body)
+				equal(t, "status and body", fmt.Sprint(response.StatusCode, string(body)), "200answered")
+			}
+			got := <-seen
+			equal(t, "Upgrade", strings.Join(got.Values("Upgrade"), "; "), test.want)
+			equal(t, "Connection", strings.Join(got.Values("Connection"), "; "), map[bool]string{true: "Upgrade"}[test.want != ""])
+			equal(t, "HTTP2-Settings", strings.Join(got.Values("HTTP2-Settings"), "; "), "")
+		})
+	}
+}
+
+// What HTTP/2 can carry and HTTP/1.1 cannot reaches no backend.
+func TestProxyUnspeakableRequests(t *testing.T) {
+	app, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	answering := make(chan struct{})
+	go func() { // answers with the line that begins a request
+		defer close(answering)
+		for {
+			conn, err := app.Accept()
+			if err != nil {
+				return
+			}
+			line, _ := bufio.NewReader(conn).ReadString('\n')
+			line = strings.TrimSpace(line)
+			fmt.Fprintf(conn, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(line), line)
+			conn.Close()
+		}
+	}()
+	t.Cleanup(func() { app.Close(); <-answering })
+	server := httptest.NewUnstartedServer(nil)
+	logged, logger := capture()
+	server.Config.Handler = Proxy(ProxyOptions{Rules: rules(t, "/=http://"+app.Addr().String()), Logger: logger})
+	server.Config.Protocols = new(http.Protocols)
+	server.Config.Protocols.SetUnencryptedHTTP2(true)
+	server.Start()
+	t.Cleanup(server.Close)
+	for _, test := range []struct{ name, method, path, host, want string }{
+		{"a version in the query", "GET", "/?a HTTP/1.1", "h", "400"},
+		{"a space in the query", "GET", "/?a b", "h", "400"},
+		{"a request line as the method", "GET /other HTTP/1.1", "/", "h", "400"},
+		{"a method that is none", "G\u00e9T", "/", "h", "400"},
+		{"a host that is none", "GET", "/", "a b", "400"},
+		{"a space in the path", "GET", "/a b", "h", "200GET /a%20b HTTP/1.1"},
+		{"odd, but possible", "ge-t", "/\u00e9?\u00e9=%20&\"<", "h:1", "200ge-t /%C3%A9?\u00e9=%20&\"< HTTP/1.1"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			var block bytes.Buffer
+			encoder := hpack.NewEncoder(&block)
+			for pair := range slices.Chunk([]string{":method", test.method, ":scheme", "http", ":authority", test.host, ":path", test.path}, 2) {
+				encoder.WriteField(hpack.HeaderField{Name: pair[0], Value: pair[1]})
+			}
+			io.WriteString(conn, http2.ClientPreface)
+			framer := http2.NewFramer(conn, conn)
+			framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+			framer.WriteSettings()
+			framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndStream: true, EndHeaders: true})
+			var got string
+			for ended := false; !ended; {
+				frame, err := framer.ReadFrame()
+				if err != nil {
+					t.Fatal(err)
+				}
+				switch frame := frame.(type) {
+				case *http2.MetaHeadersFrame:
+					got, ended = frame.PseudoValue("status"), frame.StreamEnded()
+				case *http2.DataFrame:
+					if got += string(frame.Data()); got[0] == '4' {
+						got = got[:3]
+					}
+					ended = frame.StreamEnded()
+				case *http2.RSTStreamFrame, *http2.GoAwayFrame:
+					t.Fatalf("got %v", frame)
+				}
+			}
+			equal(t, "answer", got, test.want)
+		})
+	}
+	equal(t, "warnings", len(logged.with("backend failed")), 0)
 }
 
 func TestProxyTransport(t *testing.T) {

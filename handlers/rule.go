@@ -10,8 +10,6 @@ import (
 	"path"
 	"strconv"
 	"strings"
-
-	"golang.org/x/net/http/httpguts"
 )
 
 // ProxyRule sends requests whose path the prefix covers to the target.
@@ -102,13 +100,13 @@ func (rule ProxyRule) rewrite(r *httputil.ProxyRequest) {
 	if r.Out.Body != nil {
 		r.Out.Body = &clientBody{ReadCloser: r.Out.Body}
 	}
-	if !r.In.ProtoAtLeast(1, 1) || httpguts.HeaderValuesContainsToken(r.Out.Header["Upgrade"], "h2c") {
-		// HTTP/1.0 has no upgrades (RFC 9110, 7.8). In HTTP/2 with the backend a
-		// client could ask for what no rule gives; RFC 9113, 3.1 has no such upgrade any more.
+	r.SetXForwarded()
+	if r.In.ProtoAtLeast(1, 1) {
+		keepProtocol(r.Out.Header)
+	} else { // has no upgrades: RFC 9110, section 7.8
 		r.Out.Header.Del("Connection")
 		r.Out.Header.Del("Upgrade")
 	}
-	r.SetXForwarded()
 }
 
 // skip returns escaped without its first n characters, an escape being one.
