@@ -2,6 +2,7 @@
 package e2e
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -24,6 +25,16 @@ const ourName = "e2e.test"
 // makes another pair, in a folder of its own. Without a name it is for that of the requests.
 func certificate(t testing.TB, names ...string) (certFile, keyFile string) {
 	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificateOf(t, key, names...)
+}
+
+// certificateOf does so for a key that was made already.
+func certificateOf(t testing.TB, key crypto.Signer, names ...string) (certFile, keyFile string) {
+	t.Helper()
 	if len(names) == 0 {
 		names = []string{ourName}
 	}
@@ -44,10 +55,6 @@ func certificate(t testing.TB, names ...string) (certFile, keyFile string) {
 		} else {
 			template.DNSNames = append(template.DNSNames, name)
 		}
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
 	}
 	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
