@@ -178,7 +178,7 @@ func (c *conn) Read(p []byte) (int, error) {
 			over = !c.handshake()
 		default:
 			if h := c.http2.Load(); h != nil && c.server.isDraining.Load() {
-				h.announce()
+				h.announceLater()
 			}
 			return n, err
 		}

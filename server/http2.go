@@ -246,6 +246,12 @@ func (h *http2Conn) announce() {
 	})
 }
 
+// announceLater is for a connection that begins in the drain. It has cost its client
+// a handshake, and may have one request for it, or silence for the idle grace.
+func (h *http2Conn) announceLater() {
+	time.AfterFunc(max(h.conn.server.opts.IdleGrace, 0), h.announce)
+}
+
 func (h *http2Conn) notice() {
 	h.noticing.Store(true)
 	h.tryNotice()
@@ -299,5 +305,8 @@ func (h *http2Conn) begin(header http.Header) {
 	}
 	if slices.Contains(header["Connection"], "close") {
 		h.conn.because(Announced)
+	}
+	if h.conn.server.isDraining.Load() {
+		h.announce()
 	}
 }

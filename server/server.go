@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -131,7 +132,7 @@ func New(opts Options) *Server {
 			MaxReceiveBufferPerStream:     streamWindow,
 			MaxReceiveBufferPerConnection: connectionWindow,
 		},
-		ErrorLog:  slog.NewLogLogger(opts.Logger.Handler(), slog.LevelWarn),
+		ErrorLog:  log.New(errorLog{opts.Logger}, "", 0),
 		ConnState: func(nc net.Conn, state http.ConnState) { nc.(*conn).become(state) },
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, nc.(*conn))

@@ -291,7 +291,7 @@ func (p *pausing) Write(b []byte) (int, error) {
 
 // The handoff comes while handshakes are under way.
 func TestHandshakesUnderWayAreFinished(t *testing.T) {
-	const clients = 500
+	const clients = 200
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		t.Run(protocol, func(t *testing.T) {
 			grace := map[string]time.Duration{"http/1.1": time.Second, "h2": time.Minute}[protocol]
