@@ -7,6 +7,7 @@ package e2e
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -81,7 +82,50 @@ func dial(network, address string, within time.Duration) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &conn{Conn: c, r: bufio.NewReaderSize(c, 4096)}, nil
+	return newConn(c), nil
+}
+
+func newConn(c net.Conn) *conn { return &conn{Conn: c, r: bufio.NewReaderSize(c, 4096)} }
+
+// dialTLS does the same over TLS.
+func dialTLS(network, address string, within time.Duration, config *tls.Config) (*conn, error) {
+	c, err := shake(network, address, within, config)
+	if err != nil {
+		return nil, err
+	}
+	return newConn(c), nil
+}
+
+// errNotNotified is the end of a connection over TLS that its close_notify did not precede, as if somebody in between
+// had cut it.
+var errNotNotified = errors.New("end without close_notify")
+
+// strict tells such an end from an orderly one, which crypto/tls does not.
+type strict struct{ net.Conn }
+
+func (s strict) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if err == io.EOF {
+		err = errNotNotified
+	}
+	return n, err
+}
+
+// shake connects and makes the handshake.
+func shake(network, address string, within time.Duration, config *tls.Config) (*tls.Conn, error) {
+	deadline := time.Now().Add(within)
+	plain, err := net.DialTimeout(network, address, within)
+	if err != nil {
+		return nil, err
+	}
+	c := tls.Client(strict{plain}, config)
+	c.SetDeadline(deadline)
+	if err := c.Handshake(); err != nil {
+		plain.Close()
+		return nil, err
+	}
+	c.SetDeadline(time.Time{})
+	return c, nil
 }
 
 // mustDial connects within the time a healthy server needs, and closes the connection when the test ends.
@@ -313,7 +357,7 @@ func fetch(network, address, method, path string, fields ...string) (*response, 
 // request writes out one request. A body is announced by its length.
 func request(method, path string, body []byte, fields ...string) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: e2e.test\r\n", method, path)
+	fmt.Fprintf(&b, "%s %s HTTP/1.1\r\nHost: %s\r\n", method, path, ourName)
 	for _, field := range fields {
 		b.WriteString(field + "\r\n")
 	}

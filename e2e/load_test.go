@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -28,11 +29,20 @@ const (
 	perRequestEnd              // the same with "Connection: close", so that the server must close
 	silent                     // connects, and says nothing
 	silentAfter                // makes one request, and then says nothing
+
+	// The same over HTTP/2.
+	streams        // several requests at a time, the next one as soon as an answer is there
+	streamsPausing // one at a time, and a pause between
+	streamsSilent  // every other one makes a request, and then says nothing
 	habits
 )
 
+// http2 tells whether a habit is that of a client of HTTP/2.
+func (h habit) http2() bool { return h >= streams }
+
 func (h habit) String() string {
-	return [...]string{"back-to-back", "pausing", "per request", "per request with close", "silent", "silent after one"}[h]
+	return [...]string{"back-to-back", "pausing", "per request", "per request with close", "silent", "silent after one",
+		"streams", "streams with pauses", "silent streams"}[h]
 }
 
 // failure is one way of losing a request.
@@ -45,7 +55,7 @@ const (
 	failTruncated                  // end or reset within the body
 	failStatus                     // not the status that belongs to the request, or no HTTP at all
 	failBody                       // a whole body, but the wrong one
-	failUnannounced                // a kept connection closed under a request, with no "Connection: close" before
+	failUnannounced                // a kept connection closed under a request, with no "Connection: close" or GOAWAY before
 	failures
 )
 
@@ -55,16 +65,17 @@ func (f failure) String() string {
 
 // exchange is a request and the answer that belongs to it.
 type exchange struct {
-	method string
-	keep   []byte // the request on a connection that is kept
-	end    []byte // the same with "Connection: close"
-	status int
-	body   []byte // nil: any
+	method, path string
+	upload       []byte
+	keep         []byte // the whole request on a connection that is kept
+	end          []byte // the same with "Connection: close"
+	status       int
+	body         []byte // nil: any
 }
 
 func newExchange(method, path string, body []byte, status int, want []byte) exchange {
 	return exchange{
-		method: method,
+		method: method, path: path, upload: body,
 		keep:   request(method, path, body),
 		end:    request(method, path, body, "Connection: close"),
 		status: status,
@@ -75,7 +86,8 @@ func newExchange(method, path string, body []byte, status int, want []byte) exch
 // load describes who makes which requests of whom.
 type load struct {
 	network, address string
-	exchanges        []exchange // made in turn
+	tls              *tls.Config // nil: plaintext
+	exchanges        []exchange  // made in turn
 	clients          [habits]int
 	pause            time.Duration // mean of the pausing ones; 0 means 20 ms
 	patience         time.Duration // how long an answer may take; 0 means 15 s
@@ -87,7 +99,8 @@ type load struct {
 type silence struct {
 	habit        habit
 	since, until time.Time
-	ending       ending // how the server ended it; still open if the load ended first
+	told         time.Time // when a GOAWAY came
+	ending       ending    // how the server ended it; still open if the load ended first
 }
 
 // tally is what came of a load. The counters may be read while it runs.
@@ -97,7 +110,10 @@ type tally struct {
 	connections [habits]atomic.Int64 // dialled
 	reconnects  [habits]atomic.Int64 // after a close that was announced
 	idleClosed  [habits]atomic.Int64 // closed by the server while the client was not sending: no failure
+	refused     [habits]atomic.Int64 // streams that the server says it has not touched: RFC 9113, section 8.7
+	oneStep     atomic.Int64         // connections of HTTP/2 that were not warned before a GOAWAY named a stream
 
+	clients  [habits]int
 	mu       sync.Mutex
 	details  []string
 	silences []silence
@@ -132,6 +148,14 @@ func (l *tally) Failures() (n int64) {
 	return n
 }
 
+// Refused counts the streams that were refused.
+func (l *tally) Refused() (n int64) {
+	for i := range l.refused {
+		n += l.refused[i].Load()
+	}
+	return n
+}
+
 // Silences returns a copy of what the silent connections have seen so far.
 func (l *tally) Silences() []silence {
 	l.mu.Lock()
@@ -151,6 +175,9 @@ func (l *tally) String() string {
 		if n := l.connections[h].Load(); n > 0 {
 			fmt.Fprintf(&b, "\n  %v: %d requests on %d connections, %d reconnects, %d closed while idle",
 				h, l.requests[h].Load(), n, l.reconnects[h].Load(), l.idleClosed[h].Load())
+			if h.http2() {
+				fmt.Fprintf(&b, ", %d streams refused", l.refused[h].Load())
+			}
 		}
 	}
 	for f := range failures {
@@ -171,7 +198,7 @@ func (l *tally) String() string {
 func startLoad(t testing.TB, l load) (counts *tally, stop func() *tally) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	counts = new(tally)
+	counts = &tally{clients: l.clients}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -198,7 +225,11 @@ func (l *load) run(ctx context.Context, counts *tally) {
 	for h := range habits {
 		for i := range l.clients[h] {
 			c := &client{load: l, counts: counts, habit: h, turn: i, random: rand.New(rand.NewPCG(uint64(h), uint64(i)))}
-			wg.Go(func() { c.run(ctx) })
+			if h.http2() {
+				wg.Go(func() { c.multiplex(ctx) })
+			} else {
+				wg.Go(func() { c.run(ctx) })
+			}
 		}
 	}
 	wg.Wait()
@@ -219,7 +250,7 @@ type client struct {
 func (c *client) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		c.asked = time.Now()
-		conn, err := dial(c.load.network, c.load.address, max(c.load.patience, 10*time.Second))
+		conn, err := c.dial()
 		if err != nil {
 			c.counts.fail(failDial, c.habit, 0, err)
 			c.rest(ctx)
@@ -229,6 +260,14 @@ func (c *client) run(ctx context.Context) {
 		c.converse(ctx, conn)
 		conn.Close()
 	}
+}
+
+func (c *client) dial() (*conn, error) {
+	within := max(c.load.patience, 10*time.Second)
+	if c.load.tls == nil {
+		return dial(c.load.network, c.load.address, within)
+	}
+	return dialTLS(c.load.network, c.load.address, within, c.load.tls)
 }
 
 // rest keeps a client whose server is gone from spinning.

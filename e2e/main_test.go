@@ -13,6 +13,7 @@
 package e2e
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"os"
@@ -92,6 +93,9 @@ func built(t testing.TB, version string) (path string) {
 	return path
 }
 
+// packages are those of Debian that are not called as the tool.
+var packages = map[string]string{"h2load": "nghttp2-client", "promtool": "prometheus"}
+
 // need returns the path of a tool, and skips the test where it is missing. Under BATON_STRICT=1 nothing is skipped.
 func need(t testing.TB, tool string) (path string) {
 	t.Helper()
@@ -102,7 +106,7 @@ func need(t testing.TB, tool string) (path string) {
 	if err == nil {
 		return path
 	}
-	hint := fmt.Sprintf("%s is missing: install it (on Debian: apt install %s)", tool, tool)
+	hint := fmt.Sprintf("%s is missing: install it (on Debian: apt install %s)", tool, cmp.Or(packages[tool], tool))
 	if os.Getenv("BATON_STRICT") == "1" {
 		t.Fatal(hint)
 	}

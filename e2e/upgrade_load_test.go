@@ -40,6 +40,9 @@ var crowd = [habits]int{backToBack: 8, pausing: 64, perRequest: 2, perRequestEnd
 // keeping are the habits of clients that keep their connection for as long as they may.
 var keeping = []habit{backToBack, pausing, silent, silentAfter}
 
+// http2Habits are those of clients of HTTP/2, who are told to go.
+var http2Habits = []habit{streams, streamsPausing, streamsSilent}
+
 // patient lets silent connections live longer than any test.
 func patient() option { return args("-idle-timeout", "1h", "-read-header-timeout", "1h") }
 
@@ -130,26 +133,36 @@ func awaitCrowd(t *testing.T, counts *tally, clients [habits]int) {
 	await(t, 20*time.Second, "requests of every client", func() bool {
 		return counts.requests[pausing].Load() > int64(clients[pausing]) &&
 			counts.requests[silentAfter].Load() == int64(clients[silentAfter]) &&
-			counts.connections[silent].Load() == int64(clients[silent])
+			counts.connections[silent].Load() == int64(clients[silent]) &&
+			counts.requests[streams].Load() >= int64(clients[streams]) &&
+			counts.requests[streamsPausing].Load() >= int64(clients[streamsPausing]) &&
+			counts.connections[streamsSilent].Load() == int64(clients[streamsSilent])
 	})
 }
 
 // upgradeAgainAndAgain upgrades from one version to another and back, and checks each upgrade: the right one serves, and
-// the predecessor is gone in time. Between two of them there is a distance, and requests are answered.
-func upgradeAgainAndAgain(t *testing.T, b *Baton, counts *tally, upgrades int, distance, gone time.Duration) (all []*upgraded) {
+// the predecessor is gone in time. Between two of them there is a distance, and requests of each load are answered.
+func upgradeAgainAndAgain(t *testing.T, b *Baton, counts *tally, upgrades int, distance, gone time.Duration, beside ...*tally) (all []*upgraded) {
 	t.Helper()
 	versions := []string{"v2", "v1"}
 	deploy := b.releases(versions...) // built before the clock runs
 	began := time.Now()
 	const work = 40 // requests between two upgrades
 	var readies, ends, commands []time.Duration
+	loads := append([]*tally{counts}, beside...)
+	refused := make([][]int64, len(loads)) // in each upgrade
 	for i := range upgrades {
-		before := counts.Requests()
+		var before, refusedBefore []int64
+		for _, counts := range loads {
+			before, refusedBefore = append(before, counts.Requests()), append(refusedBefore, counts.Refused())
+		}
 		tick := time.After(distance)
 		deploy(versions[i%2])
 		<-tick // the distance between upgrades belongs to the case
-		if !holds(10*time.Second, func() bool { return counts.Requests() >= before+work }) {
-			t.Fatalf("before upgrade %d: %d requests in 10 s, want %d at least\n%v", i+1, counts.Requests()-before, work, counts)
+		for j, counts := range loads {
+			if !holds(10*time.Second, func() bool { return counts.Requests() >= before[j]+work }) {
+				t.Fatalf("before upgrade %d: %d requests in 10 s, want %d at least\n%v", i+1, counts.Requests()-before[j], work, counts)
+			}
 		}
 		predecessor := b.follow(b.PID())
 		u := b.Upgrade()
@@ -166,7 +179,15 @@ func upgradeAgainAndAgain(t *testing.T, b *Baton, counts *tally, upgrades int, d
 		readies = append(readies, u.Handoff().Sub(u.Asked))
 		ends = append(ends, took)
 		commands = append(commands, u.Returned.Sub(u.Asked))
+		for j, counts := range loads {
+			refused[j] = append(refused[j], counts.Refused()-refusedBefore[j])
+		}
 		all = append(all, u)
+	}
+	for j, counts := range loads {
+		if clientsOf(counts.clients, http2Habits...) > 0 {
+			t.Logf("streams refused in each upgrade: %v", refused[j])
+		}
 	}
 	t.Logf("%d upgrades in %v; in the middle ready after %v, predecessor gone %v later, all told after %v; gone after %v at most", upgrades,
 		time.Since(began).Round(time.Second), middle(readies), middle(ends), middle(commands), slices.Max(ends))
@@ -186,7 +207,7 @@ func checkNothingLost(t *testing.T, counts *tally) {
 		t.Errorf("%d requests lost, want none", counts.Failures())
 	}
 	for h := range habits {
-		if h != silent && counts.requests[h].Load() == 0 {
+		if h != silent && counts.clients[h] > 0 && counts.requests[h].Load() == 0 {
 			t.Errorf("%v clients: no requests", h)
 		}
 	}

@@ -20,6 +20,11 @@ import (
 // preface is what a client of HTTP/2 sends first: RFC 9113, section 3.4.
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
+// afterPong is how much longer requests are taken when the client has answered.
+// Go's own client answers while another goroutine is about to send a request that
+// was begun before.
+const afterPong = 100 * time.Millisecond
+
 // drainPing is in the PING that follows on the first GOAWAY.
 const drainPing = "draining"
 
@@ -39,8 +44,9 @@ var noDeadline time.Time
 //
 // When the drain begins, the client is told in a GOAWAY that names no stream to
 // make no more requests, and asked by a PING to answer. When the answer comes, all
-// requests have come that it made before it knew; or it is not waited for any
-// longer than the idle grace. net/http is then given a GOAWAY as from the client,
+// requests have come that it made before it knew, or a moment later: clients of
+// several threads may overtake themselves. It is not waited for any longer than the
+// idle grace. net/http is then given a GOAWAY as from the client,
 // upon which it shuts the connection down: it sends a GOAWAY with the last
 // request that it has got, finishes what is under way, and closes the connection
 // a second after.
@@ -53,11 +59,13 @@ type http2Conn struct {
 	received frames        // up to what net/http has read
 	reading  bool          // the reader may be blocked
 	woken    bool
-	deadline time.Time // for reading the frame under way
-	limited  bool      // it is for all that is to come until the next boundary
-	slow     time.Time // since when the rest of a DATA is waited for
-	ending   bool      // net/http is to be given a GOAWAY
-	put      []byte    // what it is to be given of that
+	deadline time.Time     // for reading the frame under way
+	limited  bool          // it is for all that is to come until the next boundary
+	slow     time.Time     // since when the rest of a DATA is waited for
+	settle   time.Duration // from the client's answer to the second step
+	answered bool          // the client has
+	ending   bool          // net/http is to be given a GOAWAY
+	put      []byte        // what it is to be given of that
 
 	writing   sync.Mutex
 	sent      frames
@@ -188,7 +196,10 @@ func (h *http2Conn) came(f frame) {
 	h.limited, h.slow = h.limited && !h.received.between(), time.Time{}
 	switch {
 	case f.kind == framePing && f.flags&flagAck != 0 && string(f.payload) == drainPing && h.announced.Load():
-		h.ending = h.noticing.Swap(false) || h.ending
+		if !h.answered {
+			h.answered = true
+			time.AfterFunc(h.settle, h.end)
+		}
 	case f.kind == frameGoAway:
 		h.conn.because(ByClient)
 	}
@@ -241,6 +252,9 @@ func (h *http2Conn) announce() {
 		return
 	}
 	h.once.Do(func() {
+		h.mu.Lock()
+		h.settle = afterPong
+		h.mu.Unlock()
 		h.notice()
 		time.AfterFunc(max(h.conn.server.opts.IdleGrace, 0), h.end)
 	})

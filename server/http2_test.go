@@ -321,6 +321,22 @@ func TestHTTP2DrainInTwoSteps(t *testing.T) {
 	})
 }
 
+// A client of several threads may answer the PING before it sends a request that it began earlier.
+func TestHTTP2RequestThatIsOvertaken(t *testing.T) {
+	both(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: patience}, func(t *testing.T, s *served, dial func() *http2Client) {
+		c := dial()
+		c.isFrom("hello")
+		drained := s.drain(patience, all)
+		c.toldOnce()
+		c.pong()
+		c.request(3, "/")
+		c.gets(3, "hello")
+		c.toldTwice(3)
+		c.closes()
+		<-drained
+	})
+}
+
 func TestHTTP2IdleConnectionIsClosedSoon(t *testing.T) {
 	both(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 300 * time.Millisecond}, func(t *testing.T, s *served, dial func() *http2Client) {
 		answers, silent, fresh := dial(), dial(), dial()
