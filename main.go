@@ -575,14 +575,17 @@ func configure(args []string) (config, error) {
 		return upgrade.CheckAddress(l.address)
 	})
 	var certificates, keys []string
-	repeated("tls-cert", "`file` with a certificate and its chain, for the tls: addresses; repeatable, with a -tls-key for each", func(s string) error {
-		certificates = append(certificates, s)
-		return nil
-	})
-	repeated("tls-key", "`file` with the key of the -tls-cert in the same place; repeatable", func(s string) error {
-		keys = append(keys, s)
-		return nil
-	})
+	file := func(into *[]string) func(string) error {
+		return func(s string) error {
+			if s == "" {
+				return errors.New("want the path of a file")
+			}
+			*into = append(*into, s)
+			return nil
+		}
+	}
+	repeated("tls-cert", "`file` with a certificate and its chain, for the tls: addresses; repeatable, with a -tls-key for each", file(&certificates))
+	repeated("tls-key", "`file` with the key of the -tls-cert in the same place; repeatable", file(&keys))
 	flags.BoolVar(&cfg.redirectHTTPS, "redirect-https", false, "redirect requests without TLS to the tls: address")
 	setting("admin", "127.0.0.1:9180", "`address` for metrics, health and status; empty: none", func(s string) error {
 		if cfg.admin = s; s == "" {

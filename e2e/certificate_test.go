@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -25,11 +26,7 @@ const ourName = "e2e.test"
 // makes another pair, in a folder of its own. Without a name it is for that of the requests.
 func certificate(t testing.TB, names ...string) (certFile, keyFile string) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certificateOf(t, key, names...)
+	return certificateOf(t, ecdsaKey.make(t), names...)
 }
 
 // certificateOf does so for a key that was made already.
@@ -38,6 +35,54 @@ func certificateOf(t testing.TB, key crypto.Signer, names ...string) (certFile, 
 	if len(names) == 0 {
 		names = []string{ourName}
 	}
+	return pairFiles(t, key, validNow, names...)
+}
+
+type keyKind int
+
+const (
+	ecdsaKey keyKind = iota // P-256
+	rsaKey                  // 2048 bits
+)
+
+func (kind keyKind) make(t testing.TB) (key crypto.Signer) {
+	t.Helper()
+	var err error
+	if kind == rsaKey {
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	} else {
+		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// certificate makes a pair of files that is valid for a time.
+func (kind keyKind) certificate(t testing.TB, valid validity, names ...string) (certFile, keyFile string) {
+	t.Helper()
+	return pairFiles(t, kind.make(t), valid, names...)
+}
+
+func pairFiles(t testing.TB, key crypto.Signer, valid validity, names ...string) (certFile, keyFile string) {
+	t.Helper()
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	cert, secret := pair(t, key, valid, names...)
+	put(t, cert, certFile, 0o644)
+	put(t, secret, keyFile, 0o600)
+	return certFile, keyFile
+}
+
+// validity is when a certificate is valid, counted from now.
+type validity struct{ from, to time.Duration }
+
+var validNow = validity{-time.Hour, 24 * time.Hour}
+
+// pair makes a self-signed certificate of a key, and returns both in PEM.
+func pair(t testing.TB, key crypto.Signer, valid validity, names ...string) (cert, secret []byte) {
+	t.Helper()
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 64))
 	if err != nil {
 		t.Fatal(err)
@@ -45,7 +90,7 @@ func certificateOf(t testing.TB, key crypto.Signer, names ...string) (certFile, 
 	now := time.Now()
 	template := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: names[0]},
-		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		NotBefore: now.Add(valid.from), NotAfter: now.Add(valid.to),
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 		IsCA: true, BasicConstraintsValid: true,
 	}
@@ -56,19 +101,15 @@ func certificateOf(t testing.TB, key crypto.Signer, names ...string) (certFile, 
 			template.DNSNames = append(template.DNSNames, name)
 		}
 	}
-	cert, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	put(t, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}), certFile, 0o644)
-	put(t, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}), keyFile, 0o600)
-	return certFile, keyFile
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
 }
 
 // trusting returns what a client needs that asks for our name, trusts these certificates alone, and speaks these

@@ -14,11 +14,13 @@ package e2e
 
 import (
 	"cmp"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"testing"
 
@@ -61,6 +63,9 @@ var builds struct {
 // past is the version of a release that knows nothing of connections that move, nor of several predecessors.
 const past = "past"
 
+// secretive is the version of a release that does not tell its successor the keys of its session tickets.
+const secretive = "secretive"
+
 // built returns the path of the built binary of a version. It is for running commands and for copying;
 // a service runs a copy of its own.
 func built(t testing.TB, version string) (path string) {
@@ -75,6 +80,9 @@ func built(t testing.TB, version string) (path string) {
 			set += " -X example.com/baton/upgrade.protocol=1"
 		}
 		args := []string{"build", "-o", path, "-ldflags", set}
+		if version == secretive {
+			args = append(args, "-overlay", withoutTheKeys(t, builds.dir))
+		}
 		if race {
 			args = append(args, "-race")
 		}
@@ -91,6 +99,32 @@ func built(t testing.TB, version string) (path string) {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// withoutTheKeys writes an overlay for go build, in which main.go does not hand on the keys of session tickets.
+func withoutTheKeys(t testing.TB, dir string) (overlay string) {
+	t.Helper()
+	source, err := filepath.Abs("../main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := regexp.MustCompile(`(?m)^\s*Secret:.*$`)
+	if found := line.FindAll(text, -1); len(found) != 1 {
+		t.Fatalf("%s: got %d lines that hand on the keys, want 1", source, len(found))
+	}
+	changed := filepath.Join(dir, "without_the_keys.go.txt")
+	put(t, line.ReplaceAll(text, nil), changed, 0o600)
+	files, err := json.Marshal(map[string]map[string]string{"Replace": {source: changed}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	overlay = filepath.Join(dir, "overlay.json")
+	put(t, files, overlay, 0o600)
+	return overlay
 }
 
 // packages are those of Debian that are not called as the tool.
