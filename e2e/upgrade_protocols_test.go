@@ -110,7 +110,7 @@ func TestSilentConnectionsOverTLS(t *testing.T) {
 	for i := range upgrades {
 		await(t, 20*time.Second, "all connections", func() bool {
 			c := b.Status().Generations[0].Connections
-			return c.New >= crowd[silent] && c.New+c.Idle+c.Active >= clientsOf(crowd, silent, silentAfter, pausing)
+			return counts.requests[silentAfter].Load() >= int64((i+1)*crowd[silentAfter]) && c.New >= crowd[silent] && c.New+c.Idle+c.Active >= clientsOf(crowd, silent, silentAfter, pausing)
 		})
 		u := b.Upgrade()
 		if c := u.Predecessor.Connections; c.Cut+c.Timeout+c.Error > 0 || c.Grace < want || u.Predecessor.Moved != 0 {
