@@ -408,7 +408,8 @@ func TestPrometheus(t *testing.T) {
 		failing.Add(1)
 		http.Error(w, "on purpose", http.StatusBadGateway)
 	}))
-	b := start(t, proxied(t), args("-proxy", "/fails/="+fails))
+	cert, key := certificate(t)
+	b := start(t, listen("HOST:PORT", "tls:HOST:PORT"), proxied(t), args("-proxy", "/fails/="+fails, "-tls-cert", cert, "-tls-key", key))
 	p := startPrometheus(t, b)
 	l := load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: echoExchanges("")}
 	const clients, pause = 16, 20 * time.Millisecond

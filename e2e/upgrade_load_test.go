@@ -28,9 +28,9 @@ type world struct {
 func worlds() []world {
 	return []world{
 		{"tcp+files", nil, files, fileExchanges(), 100},
-		{"tcp+proxy", nil, proxied, echoExchanges(""), 34},
-		{"unix+files", []string{"unix:DIR/public.sock"}, files, fileExchanges(), 34},
-		{"unix+proxy", []string{"unix:DIR/public.sock"}, proxied, echoExchanges(""), 34},
+		{"tcp+proxy", nil, proxied, echoExchanges(""), 20},
+		{"unix+files", []string{"unix:DIR/public.sock"}, files, fileExchanges(), 20},
+		{"unix+proxy", []string{"unix:DIR/public.sock"}, proxied, echoExchanges(""), 20},
 	}
 }
 
@@ -100,7 +100,7 @@ func TestUpgradesUnderLoadWithoutMigration(t *testing.T) {
 	b := start(t, listen(w.listen...), w.handler(t), args("-migrate=false"))
 	counts, stop := startLoad(t, load{network: b.Network, address: b.Address, grace: b.grace(), exchanges: w.exchanges, clients: crowd})
 	awaitCrowd(t, counts, crowd)
-	all := upgradeAgainAndAgain(t, b, counts, 20, 500*time.Millisecond, defaultGrace+slack)
+	all := upgradeAgainAndAgain(t, b, counts, 10, 500*time.Millisecond, defaultGrace+slack)
 	stop()
 	t.Log(counts)
 

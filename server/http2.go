@@ -25,6 +25,10 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 // was begun before.
 const afterPong = 100 * time.Millisecond
 
+// firstRequest is how long a connection that begins in the drain may take for its
+// first request, without being told to end before.
+const firstRequest = time.Second
+
 // drainPing is in the PING that follows on the first GOAWAY.
 const drainPing = "draining"
 
@@ -261,9 +265,9 @@ func (h *http2Conn) announce() {
 }
 
 // announceLater is for a connection that begins in the drain. It has cost its client
-// a handshake, and may have one request for it, or silence for the idle grace.
+// a handshake, and may have a request for it, for which there is a moment.
 func (h *http2Conn) announceLater() {
-	time.AfterFunc(max(h.conn.server.opts.IdleGrace, 0), h.announce)
+	time.AfterFunc(min(max(h.conn.server.opts.IdleGrace, 0), firstRequest), h.announce)
 }
 
 func (h *http2Conn) notice() {

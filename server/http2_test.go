@@ -337,6 +337,30 @@ func TestHTTP2RequestThatIsOvertaken(t *testing.T) {
 	})
 }
 
+// Who begins in the drain is not told to go before there was time for a request.
+func TestHTTP2ConnectionThatBeginsInTheDrain(t *testing.T) {
+	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: patience})
+	busy, silent := s.dial(), s.dial()
+	await(t, "both connections", func() bool { return s.Accepted() == 2 })
+	drained := s.drain(patience, all)
+	s.awaitDraining()
+	c, other := newHTTP2Client(t, busy.Conn), newHTTP2Client(t, silent.Conn)
+	c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	for c.step() == nil {
+	}
+	if len(c.settings) == 0 || len(c.goAways) > 0 {
+		t.Errorf("before its first request: got settings %v and last streams %d, want settings alone", c.settings, c.goAways)
+	}
+	c.SetReadDeadline(time.Time{})
+	c.isFrom("hello")
+	for _, c := range []*http2Client{c, other} {
+		c.toldOnce()
+		c.pong()
+		c.closes()
+	}
+	<-drained
+}
+
 func TestHTTP2IdleConnectionIsClosedSoon(t *testing.T) {
 	both(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 300 * time.Millisecond}, func(t *testing.T, s *served, dial func() *http2Client) {
 		answers, silent, fresh := dial(), dial(), dial()
