@@ -178,6 +178,9 @@ func (h *http2Conn) isSlow(since time.Time) bool {
 func (h *http2Conn) afterRead(err error) error {
 	h.reading = false
 	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
+	if timedOut && h.conn.currentState() == stateClosed { // the deadline is that of linger
+		return err
+	}
 	late := timedOut && !h.woken && !h.received.between()
 	if h.woken || timedOut && !late {
 		h.woken, h.deadline = false, noDeadline
