@@ -52,7 +52,7 @@ func (f *frames) need() int {
 }
 
 // within returns whether bytes of a frame have come, or of a header block, and
-// whether of a header block it is, or may be.
+// whether they are of a DATA.
 func (f *frames) within() (any, data bool) {
 	return !f.between(), f.have == frameHeader && f.header[3] == frameData
 }
