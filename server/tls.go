@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 const alpnHTTP2, alpnHTTP1 = "h2", "http/1.1"
@@ -108,7 +109,7 @@ func (s *secure) speaksHTTP2() bool { return s.state.NegotiatedProtocol == alpnH
 func (s *secure) within() bool { return s != nil && s.records.have > 0 }
 
 // handshake is called when the client's hello begins to arrive. It has the time
-// that net/http gives a request's header.
+// that net/http gives a request's header. After it the client has a whole grace.
 func (c *conn) handshake() bool {
 	c.mu.Lock()
 	c.Conn.SetWriteDeadline(c.deadline)
@@ -120,6 +121,9 @@ func (c *conn) handshake() bool {
 		state := s.conn.ConnectionState()
 		s.state = &state
 		s.done.Store(true)
+		c.mu.Lock()
+		c.graceEnd = time.Time{}
+		c.mu.Unlock()
 		if !s.speaksHTTP2() || state.Version > tls.VersionTLS12 || !strings.Contains(tls.CipherSuiteName(state.CipherSuite), "_CBC_") {
 			return true
 		}

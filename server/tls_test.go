@@ -665,3 +665,22 @@ func TestTLSSaysGoodbye(t *testing.T) {
 	}
 	<-drained
 }
+
+// A client whose handshake ends when the grace of its silence before is almost over
+// has a whole one for its request.
+func TestGraceAfterHandshake(t *testing.T) {
+	const grace = time.Second
+	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace})
+	c := s.dial()
+	await(t, "the connection", func() bool { return s.Load().Connections.New == 1 })
+	drained := s.drain(patience, all)
+	time.Sleep(grace * 7 / 10)
+	over := c.shake(s.signed.trust())
+	time.Sleep(grace * 7 / 10)
+	if resp, body := over.get("/"); !resp.Close || body != "hello" {
+		t.Errorf("got close %t and %q", resp.Close, body)
+	}
+	if d := <-drained; d.Connections != (upgrade.Closed{Announced: 1}) {
+		t.Errorf("got %+v, want one told to close", d.Connections)
+	}
+}
