@@ -110,6 +110,7 @@ type conn struct {
 	rested     bool      // it was parked since it became idle
 	aheadSince time.Time // in a drain: when it first was not, because its client sends ahead
 	hijacked   bool      // also when it is closed
+	broken     bool      // a handler has given up amid its answer
 	farewells  map[*farewell]struct{}
 }
 
@@ -392,6 +393,15 @@ func (c *conn) because(why Reason) {
 	c.mu.Unlock()
 }
 
+// giveUp notes that a handler has given up: an answer of its that has begun must
+// not look like a whole one.
+func (c *conn) giveUp() {
+	c.mu.Lock()
+	c.broken = true
+	c.explain(Failed)
+	c.mu.Unlock()
+}
+
 func (c *conn) explain(why Reason) {
 	if !c.explained || why == Cut {
 		c.why, c.explained = why, true
@@ -400,7 +410,10 @@ func (c *conn) explain(why Reason) {
 
 // Close destroys the socket and ends the connection's account. Of one that has
 // moved it closes the copy. Closing twice is no error: net/http does.
-func (c *conn) Close() error {
+func (c *conn) Close() error { return c.close(true) }
+
+// close is Close. If it must not wait, the end is told of only where that takes no time.
+func (c *conn) close(mayWait bool) error {
 	c.mu.Lock()
 	if c.state == stateClosed {
 		c.mu.Unlock()
@@ -418,14 +431,14 @@ func (c *conn) Close() error {
 	}
 	c.state = stateClosed
 	c.dropFarewells()
-	why := c.why
+	why, whole := c.why, c.why != Cut && !c.broken
 	c.mu.Unlock()
 
-	if why == Announced && !moved {
+	if why == Announced && whole && !moved {
 		c.linger()
 	}
-	if why != Cut {
-		c.secure.sayGoodbye(c.Conn)
+	if whole {
+		c.secure.sayGoodbye(c.Conn, mayWait && (why == Announced || why == ByClient)) // an answer may be on its way
 	}
 	err := c.Conn.Close()
 	s := c.server
@@ -449,7 +462,7 @@ func (c *conn) linger() {
 	if !readable(c.Conn) {
 		return
 	}
-	c.secure.sayGoodbye(c.Conn)
+	c.secure.sayGoodbye(c.Conn, true)
 	if closeWrite(c.Conn) != nil {
 		return
 	}

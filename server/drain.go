@@ -130,7 +130,7 @@ func (s *Server) cut() {
 	}
 	for _, c := range s.open() {
 		c.because(c.endNow())
-		c.Close()
+		c.close(false)
 	}
 }
 

@@ -32,7 +32,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	returned := false
 	defer func() {
 		if !returned && rw.http2 == nil { // a panic: net/http closes without a word
-			c.because(Failed)
+			c.giveUp()
 		}
 		rw.ResponseWriter = overWriter{} // a silent connection should not hold the last request in memory
 		if s.isDraining.Load() && !c.wasCut() {

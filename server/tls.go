@@ -56,6 +56,7 @@ type secure struct {
 	state   *tls.ConnectionState
 	done    atomic.Bool // the handshake is
 	writing sync.Mutex  // held by a Write
+	failed  bool        // a Write has, so that nothing can follow
 }
 
 func newSecure(nc net.Conn, config *tls.Config) *secure {
@@ -96,7 +97,9 @@ func (s *secure) receive(p []byte) (int, error) {
 func (s *secure) transmit(p []byte) (int, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	return s.conn.Write(p)
+	n, err := s.conn.Write(p)
+	s.failed = s.failed || err != nil
+	return n, err
 }
 
 func (s *secure) isDone() bool { return s == nil || s.done.Load() }
@@ -153,12 +156,14 @@ func looksLikeHTTP(begin [5]byte) bool {
 	return false
 }
 
-// sayGoodbye tells the client that nothing follows, where that takes no time.
-func (s *secure) sayGoodbye(socket net.Conn) {
+// sayGoodbye tells the client that nothing follows: where that takes no time or, if
+// it may wait, when the client has read enough of what precedes it. Without it the
+// client cannot tell the end of an answer that has no length from an attack.
+func (s *secure) sayGoodbye(socket net.Conn, mayWait bool) {
 	if s != nil && s.done.Load() && s.writing.TryLock() {
 		defer s.writing.Unlock()
-		if writable(socket) {
-			s.conn.CloseWrite()
+		if !s.failed && (mayWait || writable(socket)) {
+			s.conn.CloseWrite() // waits for 5 seconds at most
 		}
 	}
 }

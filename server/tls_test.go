@@ -666,6 +666,58 @@ func TestTLSSaysGoodbye(t *testing.T) {
 	<-drained
 }
 
+// recorded keeps what comes, to tell the types of the records.
+type recorded struct {
+	net.Conn
+	got []byte
+}
+
+func (r *recorded) Read(p []byte) (int, error) {
+	n, err := r.Conn.Read(p)
+	r.got = append(r.got, p[:n]...)
+	return n, err
+}
+
+// last returns the type of the last record.
+func (r *recorded) last() (kind byte) {
+	for rest := r.got; len(rest) >= 5; {
+		kind = rest[0]
+		rest = rest[min(len(rest), 5+int(rest[3])<<8+int(rest[4])):]
+	}
+	return kind
+}
+
+// The end of a body without a length is known by the end within TLS alone: it is
+// told of after a whole one, however slowly that is read, and not after a part.
+func TestTLSEndOfBodyWithoutLength(t *testing.T) {
+	const size, alert, data = 16 << 20, 0x15, 0x17
+	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for range size >> 16 {
+			w.Write(make([]byte, 64<<10))
+		}
+		if r.URL.Path == "/part" {
+			panic(http.ErrAbortHandler)
+		}
+	})})
+	for path, want := range map[string]byte{"/whole": alert, "/part": data} {
+		config := s.signed.trust()
+		config.MaxVersion = tls.VersionTLS12 // which shows the types
+		raw := &recorded{Conn: s.dial().Conn}
+		c := (&client{t, raw, nil}).shake(config)
+		c.send("GET " + path + " HTTP/1.0\r\nHost: x\r\n\r\n")
+		got, part := 0, make([]byte, 256<<10)
+		for err := error(nil); err == nil; time.Sleep(time.Millisecond) {
+			var n int
+			n, err = io.ReadFull(c.in, part)
+			got += n
+		}
+		if kind := raw.last(); kind != want || path == "/whole" && got < size {
+			t.Errorf("%s: the last record is of type %#x, after %d bytes; want %#x", path, kind, got, want)
+		}
+	}
+	<-s.drain(patience, all)
+}
+
 // A client whose handshake ends when the grace of its silence before is almost over
 // has a whole one for its request.
 func TestGraceAfterHandshake(t *testing.T) {
