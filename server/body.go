@@ -21,6 +21,7 @@ type streamBody struct {
 	mu        sync.Mutex
 	timer     *time.Timer
 	until     time.Time // when the Read that is under way must have something; zero: none is
+	spared    bool      // a DATA was under way when the time was over, maybe of it
 	unlimited bool      // the handler has set a deadline
 	late      bool
 }
@@ -41,7 +42,7 @@ func (b *streamBody) start() {
 	if b.unlimited || b.late {
 		return
 	}
-	b.until = time.Now().Add(b.timeout)
+	b.until, b.spared = time.Now().Add(b.timeout), false
 	if b.timer == nil {
 		b.timer = time.AfterFunc(b.timeout, b.breakOff)
 	} else {
@@ -73,8 +74,9 @@ func (b *streamBody) breakOff() {
 	if b.until.IsZero() || now.Before(b.until) { // the Read has just ended
 		return
 	}
-	if again := b.timeout / 8; b.conn.isSlow(now.Add(-again)) {
-		b.until = now.Add(again)
+	again, since := b.timeout/8, b.conn.slowSince()
+	if !since.IsZero() && (!b.spared || now.Sub(since) >= again) {
+		b.until, b.spared = now.Add(again), true
 		b.timer.Reset(again)
 		return
 	}

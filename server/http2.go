@@ -167,11 +167,11 @@ func (h *http2Conn) limit(now time.Time) {
 	}
 }
 
-// isSlow tells whether a DATA is under way since then or longer.
-func (h *http2Conn) isSlow(since time.Time) bool {
+// slowSince returns since when a DATA is under way; the zero time: none is.
+func (h *http2Conn) slowSince() time.Time {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return !h.slow.IsZero() && h.slow.Before(since)
+	return h.slow
 }
 
 // afterRead notes how a Read ended, and returns what net/http is told of it.

@@ -137,6 +137,28 @@ func TestHTTP2SlowData(t *testing.T) {
 	})
 }
 
+// The pause before a frame and the time that it takes are not one pause.
+func TestHTTP2SlowDataAfterPause(t *testing.T) {
+	t.Parallel()
+	const timeout = 800 * time.Millisecond
+	both(t, server.Options{ReadBodyTimeout: timeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		fmt.Fprintf(w, "%s %v", body, err)
+	})}, func(t *testing.T, s *served, dial func() *http2Client) {
+		c := dial()
+		c.open(1, "POST", "/", false)
+		await(t, "the request", func() bool { return s.Load().Requests == 1 })
+		time.Sleep(timeout * 15 / 16)
+		c.Conn.Write(rawFrame(3, http2.FrameData, http2.FlagDataEndStream, 1, nil))
+		for _, b := range []byte("abc") {
+			time.Sleep(timeout / 8)
+			c.Conn.Write([]byte{b})
+		}
+		c.gets(1, "abc <nil>")
+		<-s.drain(patience, all)
+	})
+}
+
 // A client may pause in a body for the body timeout, whatever goes on in other
 // streams; unless the handler knows better.
 func TestHTTP2PauseInBody(t *testing.T) {
