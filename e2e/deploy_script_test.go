@@ -614,12 +614,19 @@ func TestDeployScriptTools(t *testing.T) {
 	if got := d.Run("--health", sick.URL, d.release("v2")); got.Code != 1 || !strings.Contains(got.Stderr, "does not answer: Connection refused\n") {
 		t.Errorf("with wget, nobody there: got %v", got)
 	}
+	d.onlyTools("wget", "curl")
+	curl := need(t, "curl")
+	put(t, []byte("#!/bin/sh\ncase $* in *https://*) echo 'curl: (35) no handshake' >&2; printf 000; exit 35 ;; esac\nexec "+curl+" \"$@\"\n"),
+		filepath.Join(d.Path, "curl"), 0o755)
+	if got := d.Run(d.release("v2")); got.Code != 1 || !strings.Contains(got.Stderr, " does not answer: curl: (35) no handshake\n") {
+		t.Errorf("with TLS that is broken: got %v", got)
+	}
 	d.onlyTools("curl", "wget")
 	if got := d.Run(d.release("v2")); got.Code != 1 || !strings.HasPrefix(got.Stderr, "deploy: neither curl nor wget is here") {
 		t.Errorf("with neither: got %v", got)
 	}
 	d.check("v1", "v2")
-	d.checkRuns("v1", 7)
+	d.checkRuns("v1", 9)
 }
 
 func TestDeployScriptTwoAtOnce(t *testing.T) {

@@ -23,7 +23,8 @@ usage: deploy.sh [flags] NEW_BINARY   deploys it
   --force         deploys the version that runs already, too
   --start         starts the service if it is stopped
   --health WHAT   a path, asked for at every public address (default: /), or a whole URL,
-                  asked for instead of them. The answer must be below 500
+                  asked for instead of them. The answer must be below 500. An address for TLS
+                  is asked in TLS, and its certificate verified only if it is that of a URL
   --host HOST     deploys there, over ssh; repeatable: one host after the other, stopping at
                   the first that fails, with a summary of what runs where. A host that runs
                   the new version already is passed over
@@ -473,19 +474,25 @@ fetch() {
 }
 
 # fetch_at AUTHORITY OPTIONS… fetches $health from an address of the service. One that is for TLS says
-# so with 400. Its certificate is for names, not for this address, and is not verified.
+# so with 400, and in words. Its certificate is for names, not for this address, and is not verified.
 fetch_at() {
 	authority=$1
 	shift
 	fetch "http://$authority$health" "$@"
 	[ "$code" = 400 ] || return 0
 	case $client in
-	curl) fetch "https://$authority$health" --insecure "$@" ;;
-	*) fetch "https://$authority$health" --no-check-certificate "$@" ;;
+	curl)
+		said=$(curl -q -s --noproxy '*' --max-time 5 "http://$authority$health" "$@" | head -c 200 | tr -d '\000')
+		set -- --insecure "$@"
+		;;
+	*)
+		said=$(wget --no-config -q -O - --content-on-error -t 1 -T 5 --no-proxy "http://$authority$health" "$@" | head -c 200 | tr -d '\000')
+		set -- --no-check-certificate "$@"
+		;;
 	esac
-	case $code in
-	[1-5][0-9][0-9]) ;;
-	*) code=400 ;;
+	case $said in
+	*'HTTP request to an HTTPS server'*) fetch "https://$authority$health" "$@" ;;
+	*) ;; # the application's own
 	esac
 }
 
