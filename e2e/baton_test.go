@@ -461,7 +461,7 @@ func run(t testing.TB, path string, env []string, args ...string) (code int, std
 
 // connections counts connections of a drain by how they ended.
 type connections struct {
-	Client, Announced, Grace, Cut, Timeout, Error, Stopped, Hijacked int
+	Client, Announced, Grace, Cut, Timeout, Error, Hijacked int
 }
 
 // upgraded is what `baton upgrade -json` prints, and how the command ended.

@@ -2,8 +2,6 @@
 package e2e
 
 import (
-	"crypto/rand"
-	"crypto/rsa"
 	"encoding/xml"
 	"os/exec"
 	"regexp"
@@ -24,11 +22,7 @@ func TestTLSScan(t *testing.T) {
 	t.Parallel()
 	sslscan := need(t, "sslscan")
 	cert, key := certificate(t)
-	secret, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certRSA, keyRSA := certificateOf(t, secret) // for which there are weaker suites
+	certRSA, keyRSA := rsaKey.certificate(t, validNow, ourName) // for which there are weaker suites
 	b := start(t, listen("tls:HOST:PORT"), args("-tls-cert", cert, "-tls-key", key, "-tls-cert", certRSA, "-tls-key", keyRSA))
 	address := strings.TrimPrefix(b.setup.listen[0], "tls:")
 	cmd := exec.Command(sslscan, "--no-colour", "--xml=-", "--sni-name="+ourName, address)

@@ -1,8 +1,7 @@
-// Visitors over TLS: a client that connects, makes its handshake, asks once, and tells what it was given.
+// Services for TLS and their visitors: a client that connects, makes its handshake, asks once, and tells what it was given.
 package e2e
 
 import (
-	"bufio"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -47,7 +46,7 @@ func overSocket(nc net.Conn, config *tls.Config) (*conn, *tls.Conn, error) {
 		nc.Close()
 		return nil, nil, fmt.Errorf("handshake: %w", err)
 	}
-	return &conn{Conn: secure, r: bufio.NewReaderSize(secure, 4096)}, secure, nil
+	return newConn(secure), secure, nil
 }
 
 // mustConnect is a connection over TLS on which one request was answered, and that is kept.
