@@ -49,6 +49,7 @@ func TestBadUsageOfTLS(t *testing.T) {
 			[]string{"-redirect-https: want -listen tls:"}, 1},
 		{"an address twice", []string{"-listen", secure, "-listen", "tls:" + secure, "-tls-cert", cert, "-tls-key", key}, []string{secure}, 1},
 		{"no port", []string{"-listen", "tls:" + host, "-tls-cert", cert, "-tls-key", key}, []string{host}, 1},
+		{"a URL", []string{"-listen", "tls://" + secure, "-tls-cert", cert, "-tls-key", key}, []string{"//" + host + "\" is not a host"}, 1},
 		{"another scheme", []string{"-listen", "TLS:" + secure, "-tls-cert", cert, "-tls-key", key}, []string{"TLS:" + secure, "want -listen tls:"}, 2},
 		{"the admin listener", []string{"-admin", "tls:" + secure}, []string{"-admin"}, 1},
 		{"all at once", []string{"-listen", "nonsense", "-listen", plain, "-tls-cert", missing, "-tls-key", otherKey, "-tls-cert", garbage, "-tls-key", key, "-redirect-https", "-log-level", "loud"},

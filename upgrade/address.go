@@ -83,6 +83,9 @@ func splitAddress(s string) (path, host string, port uint16, err error) {
 		}
 		return "", "", 0, wrong(err.Error())
 	}
+	if strings.ContainsAny(host, "/ \t") { // of a URL, say
+		return "", "", 0, wrong(fmt.Sprintf("%q is not a host", host))
+	}
 	n, err := strconv.ParseUint(service, 10, 16)
 	if err != nil {
 		named, lookErr := net.LookupPort("tcp", service)

@@ -34,6 +34,8 @@ func TestCheckAddress(t *testing.T) {
 		"host:":                             `"" is not a port`,
 		":70000":                            `"70000" is not a port`,
 		":-1":                               `"-1" is not a port`,
+		"//host:80":                         `"//host" is not a host`,
+		" host:80":                          `" host" is not a host`,
 		"unix:":                             "no path",
 		"unix:@a":                           "abstract",
 		"unix:/" + strings.Repeat("a", 107): "longer than 107 bytes",
