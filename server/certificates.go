@@ -41,9 +41,19 @@ type fileStamp struct {
 	inode    uint64
 }
 
+// ableClient can do all that there is. A key that it has no use for, as one on the
+// curve P-224, nobody has.
+var ableClient = &tls.ClientHelloInfo{
+	SupportedVersions: []uint16{tls.VersionTLS13},
+	SignatureSchemes: []tls.SignatureScheme{
+		tls.PSSWithSHA256, tls.PSSWithSHA384, tls.PSSWithSHA512, tls.Ed25519,
+		tls.ECDSAWithP256AndSHA256, tls.ECDSAWithP384AndSHA384, tls.ECDSAWithP521AndSHA512,
+	},
+}
+
 // LoadCertificates reads certificates. The error tells of each file that cannot
-// be read, each key that does not belong to its certificate, and of a chain that
-// is not one. A certificate that has expired is no error: [Certificates.Invalid] tells.
+// be read, each key that does not belong to its certificate or is of no use for TLS,
+// and of a chain that is not one. A certificate that has expired is no error: [Certificates.Invalid] tells.
 func LoadCertificates(files []CertificateFiles, log *slog.Logger) (*Certificates, error) {
 	c := &Certificates{files: files, log: log}
 	var (
@@ -75,6 +85,9 @@ func (f CertificateFiles) load() (loadedCertificate, error) {
 		if certificate.Leaf, err = x509.ParseCertificate(certificate.Certificate[0]); err != nil {
 			return wrong(err)
 		}
+	}
+	if err := ableClient.SupportsCertificate(&certificate); err != nil {
+		return wrong(err)
 	}
 	return loadedCertificate{Certificate: &certificate, stamps: stamps}, nil
 }

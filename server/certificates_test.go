@@ -5,6 +5,7 @@ package server_test
 
 import (
 	"bytes"
+	"crypto/elliptic"
 	"crypto/tls"
 	"crypto/x509"
 	"log/slog"
@@ -90,6 +91,9 @@ func TestCertificatesThatCannotBeLoaded(t *testing.T) {
 	good, other := sign(t, soon(), "good.example"), sign(t, soon(), "other.example")
 	c := loadPairs(t, good, other)
 	c.put("empty.pem", nil)
+	useless := signOn(t, elliptic.P224(), soon(), "useless.example")
+	c.put("useless.pem", useless.certificate)
+	c.put("useless.key", useless.key)
 	file := func(certificate, key string) server.CertificateFiles {
 		return server.CertificateFiles{Certificate: c.path(certificate), Key: c.path(key)}
 	}
@@ -100,6 +104,7 @@ func TestCertificatesThatCannotBeLoaded(t *testing.T) {
 		"missing":    {[]server.CertificateFiles{file("none.pem", "a.key"), file("a.pem", "none.key")}, []string{"none.pem", "none.key"}},
 		"mismatched": {[]server.CertificateFiles{file("a.pem", "b.key")}, []string{"a.pem", "b.key", "does not match"}},
 		"no chain":   {[]server.CertificateFiles{file("a.pem", "a.key"), file("empty.pem", "b.key")}, []string{"empty.pem"}},
+		"useless":    {[]server.CertificateFiles{file("useless.pem", "useless.key")}, []string{"useless.pem", "curve"}},
 		"swapped":    {[]server.CertificateFiles{file("a.key", "a.pem")}, []string{"a.key"}},
 	} {
 		_, err := server.LoadCertificates(test.files, slog.New(slog.DiscardHandler))

@@ -41,7 +41,13 @@ type signed struct {
 // sign makes a certificate for names that is good until then.
 func sign(t testing.TB, until time.Time, names ...string) signed {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	return signOn(t, elliptic.P256(), until, names...)
+}
+
+// signOn does so with a key on a curve.
+func signOn(t testing.TB, curve elliptic.Curve, until time.Time, names ...string) signed {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(curve, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
