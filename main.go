@@ -568,6 +568,18 @@ func configure(args []string) (config, error) {
 		})
 	}
 
+	toggle := func(name string, into *bool, help string) {
+		flags.BoolFunc(name, help, func(s string) error {
+			on, err := strconv.ParseBool(s)
+			if err != nil {
+				wrong(fmt.Errorf("-%s: %q is not one of true, false", name, s))
+				return nil
+			}
+			*into = on
+			return nil
+		})
+	}
+
 	flags.String("config", "", "`file` with a setting in each line: name value")
 	repeated("listen", "`address` to serve on: host:port, :port or unix:PATH, with tls: before it for TLS; repeatable (default :8080)", func(s string) error {
 		l := parseListen(s)
@@ -586,7 +598,7 @@ func configure(args []string) (config, error) {
 	}
 	repeated("tls-cert", "`file` with a certificate and its chain, for the tls: addresses; repeatable, with a -tls-key for each", file(&certificates))
 	repeated("tls-key", "`file` with the key of the -tls-cert in the same place; repeatable", file(&keys))
-	flags.BoolVar(&cfg.redirectHTTPS, "redirect-https", false, "redirect requests without TLS to the tls: address")
+	toggle("redirect-https", &cfg.redirectHTTPS, "redirect requests without TLS to the tls: address")
 	setting("admin", "127.0.0.1:9180", "`address` for metrics, health and status; empty: none", func(s string) error {
 		if cfg.admin = s; s == "" {
 			return nil
@@ -634,7 +646,8 @@ func configure(args []string) (config, error) {
 	duration("idle-grace", &cfg.idleGrace, time.Second, 0, "`time` that a silent connection that does not move stays in a drain")
 	duration("websocket-grace", &cfg.webSocketGrace, 0, 0, "`time` that WebSockets and other upgraded connections stay in a drain; 0: the drain timeout")
 	duration("stream-grace", &cfg.streamGrace, 0, 0, "`time` that event streams through the proxy go on in a drain; 0: the drain timeout")
-	flags.BoolVar(&cfg.migrate, "migrate", true, "in a drain, move keep-alive connections to the successor; false: close them")
+	cfg.migrate = true
+	toggle("migrate", &cfg.migrate, "in a drain, move keep-alive connections to the successor; false: close them (default true)")
 	setting("max-draining", "4", "`number` of predecessors that may still drain when an upgrade begins", func(s string) error {
 		n, err := strconv.Atoi(s)
 		if err != nil || n < 0 {

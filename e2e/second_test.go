@@ -92,6 +92,8 @@ func TestBadUsage(t *testing.T) {
 		{name: "value that is no duration", args: []string{"-drain-timeout", "soon"}, want: []string{"soon", "drain-timeout"}},
 		{name: "negative duration", args: []string{"-drain-timeout", "-3s"}, want: []string{"drain-timeout"}},
 		{name: "unknown command", args: []string{"upgarde"}, want: []string{"upgarde"}},
+		{name: "switch, and what follows it", args: []string{"-migrate=maybe", "-log-level", "loud"}, want: []string{`-migrate: "maybe" is not one of true, false`, "loud"}},
+		{name: "switch in the environment", env: []string{"BATON_REDIRECT_HTTPS=si"}, want: []string{`-redirect-https: "si" is not`}},
 		{name: "environment", env: []string{"BATON_DRAIN_TIMEOUT=soon"}, want: []string{"soon"}},
 		{name: "configuration file", args: []string{"-config", conf}, want: []string{"never"}},
 		{name: "missing configuration file", args: []string{"-config", conf + "x"}, want: []string{conf + "x"}},

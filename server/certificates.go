@@ -4,6 +4,7 @@ package server
 // again when these change.
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -53,7 +54,8 @@ var ableClient = &tls.ClientHelloInfo{
 
 // LoadCertificates reads certificates. The error tells of each file that cannot
 // be read, each key that does not belong to its certificate or is of no use for TLS,
-// and of a chain that is not one. A certificate that has expired is no error: [Certificates.Invalid] tells.
+// and of a chain that is not one. A certificate that has expired is no error:
+// [Certificates.Invalid] tells.
 func LoadCertificates(files []CertificateFiles, log *slog.Logger) (*Certificates, error) {
 	c := &Certificates{files: files, log: log}
 	var (
@@ -78,6 +80,9 @@ func (f CertificateFiles) load() (loadedCertificate, error) {
 		return wrong(err)
 	}
 	certificate, err := tls.LoadX509KeyPair(f.Certificate, f.Key)
+	if key, _ := os.ReadFile(f.Key); err != nil && bytes.Contains(key, []byte("ENCRYPTED")) {
+		err = errors.New("the key is encrypted; want one without a passphrase")
+	}
 	if err != nil {
 		return wrong(err)
 	}
@@ -120,8 +125,8 @@ func (c *Certificates) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 
 // Refresh reads again what has changed; it is to be called now and then, by one
 // goroutine. A pair that is no good, as one is between the replacement of its two
-// files, or that has expired where the old one has not, leaves the old one in
-// use. If it is still the same the second time, there is a warning.
+// files, or that is not valid yet or any more where the old one is, leaves the old
+// one in use. If it is still the same the second time, there is a warning.
 func (c *Certificates) Refresh() {
 	loaded := slices.Clone(*c.loaded.Load())
 	for i, f := range c.files {
@@ -131,8 +136,8 @@ func (c *Certificates) Refresh() {
 			continue
 		}
 		fresh, err := f.load()
-		if now := time.Now(); err == nil && now.After(fresh.Leaf.NotAfter) && now.Before(loaded[i].Leaf.NotAfter) {
-			err = fmt.Errorf("certificate %s has expired", f.Certificate)
+		if now := time.Now(); err == nil && f.invalid(loaded[i].Leaf, now) == nil {
+			err = f.invalid(fresh.Leaf, now)
 		}
 		if old := &loaded[i]; err != nil {
 			if old.badness == 0 || old.bad != stamps {
@@ -152,13 +157,21 @@ func (c *Certificates) Refresh() {
 // Invalid tells of each certificate that is not valid at a time.
 func (c *Certificates) Invalid(at time.Time) (why []error) {
 	for i, certificate := range *c.loaded.Load() {
-		if leaf := certificate.Leaf; at.After(leaf.NotAfter) {
-			why = append(why, fmt.Errorf("certificate %s has expired at %s", c.files[i].Certificate, leaf.NotAfter.Format(time.RFC3339)))
-		} else if at.Before(leaf.NotBefore) {
-			why = append(why, fmt.Errorf("certificate %s is not valid before %s", c.files[i].Certificate, leaf.NotBefore.Format(time.RFC3339)))
+		if err := c.files[i].invalid(certificate.Leaf, at); err != nil {
+			why = append(why, err)
 		}
 	}
 	return why
+}
+
+func (f CertificateFiles) invalid(leaf *x509.Certificate, at time.Time) error {
+	switch {
+	case at.After(leaf.NotAfter):
+		return fmt.Errorf("certificate %s has expired at %s", f.Certificate, leaf.NotAfter.Format(time.RFC3339))
+	case at.Before(leaf.NotBefore):
+		return fmt.Errorf("certificate %s is not valid before %s", f.Certificate, leaf.NotBefore.Format(time.RFC3339))
+	}
+	return nil
 }
 
 // Expiry returns when each certificate expires, by its first name.

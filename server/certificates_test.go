@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -91,6 +92,7 @@ func TestCertificatesThatCannotBeLoaded(t *testing.T) {
 	good, other := sign(t, soon(), "good.example"), sign(t, soon(), "other.example")
 	c := loadPairs(t, good, other)
 	c.put("empty.pem", nil)
+	c.put("encrypted.key", pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte("x")}))
 	useless := signOn(t, elliptic.P224(), soon(), "useless.example")
 	c.put("useless.pem", useless.certificate)
 	c.put("useless.key", useless.key)
@@ -105,6 +107,7 @@ func TestCertificatesThatCannotBeLoaded(t *testing.T) {
 		"mismatched": {[]server.CertificateFiles{file("a.pem", "b.key")}, []string{"a.pem", "b.key", "does not match"}},
 		"no chain":   {[]server.CertificateFiles{file("a.pem", "a.key"), file("empty.pem", "b.key")}, []string{"empty.pem"}},
 		"useless":    {[]server.CertificateFiles{file("useless.pem", "useless.key")}, []string{"useless.pem", "curve"}},
+		"encrypted":  {[]server.CertificateFiles{file("a.pem", "encrypted.key")}, []string{"a.pem", "want one without a passphrase"}},
 		"swapped":    {[]server.CertificateFiles{file("a.key", "a.pem")}, []string{"a.key"}},
 	} {
 		_, err := server.LoadCertificates(test.files, slog.New(slog.DiscardHandler))
@@ -187,6 +190,7 @@ func TestRefresh(t *testing.T) {
 		"garbage":          {func(c *certified) { c.put("a.pem", []byte("garbage")) }, false, true},
 		"gone":             {func(c *certified) { os.Remove(c.path("a.key")) }, false, true},
 		"expired":          {func(c *certified) { c.putPair("a", sign(t, time.Now().Add(-time.Hour), "example.com")) }, false, true},
+		"not valid yet":    {func(c *certified) { c.putPair("a", sign(t, time.Now().Add(31*24*time.Hour), "example.com")) }, false, true},
 		"one, then the other": {func(c *certified) {
 			c.put("a.pem", fresh.certificate)
 			c.Refresh()

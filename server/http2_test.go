@@ -846,7 +846,13 @@ func TestWithoutHTTP2(t *testing.T) {
 	m := newMovers(t, names("first"))
 	<-m.first.drain(patience, all)
 	over := listen(t)
-	m.first = newServed(t, listen(t), server.Options{Handler: names("first"), Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet {
+			t.Errorf("the handler got %s %s", r.Method, r.RequestURI)
+		}
+		names("first").ServeHTTP(w, r)
+	})
+	m.first = newServed(t, listen(t), server.Options{Handler: handler, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 	m.first.AddTLS(over, &tls.Config{Certificates: []tls.Certificate{certificate.pair(t)}})
 	if err := m.first.Check(t.Context()); err != nil {
 		t.Fatal(err)

@@ -15,6 +15,10 @@ import (
 // serve is the handler that net/http calls.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(connKey{}).(*conn)
+	if r.Method == "PRI" && r.RequestURI == "*" { // the preface of HTTP/2, where that is turned off
+		w.WriteHeader(http.StatusHTTPVersionNotSupported)
+		return
+	}
 	c.handle(r)
 	rw := &c.response
 	if h := c.http2.Load(); h != nil {
