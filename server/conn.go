@@ -108,7 +108,8 @@ type conn struct {
 	adopted    bool      // come from the predecessor, and silent since: deadline is for that
 	stays      bool      // the successor has not taken it
 	rested     bool      // it was parked since it became idle
-	aheadSince time.Time // in a drain: when it first was not, because its client sends ahead
+	ahead      int       // in a drain: how often it was not, because its client sent ahead
+	aheadSince time.Time // when that was first
 	hijacked   bool      // also when it is closed
 	broken     bool      // a handler has given up amid its answer
 	farewells  map[*farewell]struct{}
@@ -146,8 +147,10 @@ func (c *conn) become(state http.ConnState) {
 	case http.StateActive:
 		c.state = stateActive
 		c.handled, c.graceEnd = false, time.Time{}
-		if !c.rested && c.aheadSince.IsZero() && c.server.isDraining.Load() {
-			c.aheadSince = time.Now()
+		if !c.rested && c.server.isDraining.Load() {
+			if c.ahead++; c.ahead == 1 {
+				c.aheadSince = time.Now()
+			}
 		}
 	case http.StateIdle:
 		c.state = stateIdle

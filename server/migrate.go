@@ -25,6 +25,9 @@ const (
 	// moveWorkers is how many batches are under way at once. With one more than the
 	// window fills, those that come from a request do not wait for silent ones.
 	moveWorkers = moveWindow/moveBatch + 1
+	// aheadBoundaries is how many boundaries have to be unsafe before a client is
+	// thought to send ahead always.
+	aheadBoundaries = 3
 	// moveStall is how long a batch may be without an answer. From then on nothing is
 	// offered until one comes: others should not wait as well.
 	moveStall = 2 * time.Second
@@ -287,12 +290,14 @@ func (s *Server) mover() *mover {
 
 // willMove tells whether the connection is expected to move after the present
 // response. One whose client sends ahead, so that it comes to no safe point, has
-// the idle grace for that from the first boundary that was none.
+// the idle grace for that from the first boundary that was none, and a few more
+// boundaries: a client that does not send ahead may still look so once, if its
+// next request comes before net/http has seen to the end of the last.
 func (c *conn) willMove(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	ahead := !c.aheadSince.IsZero() && now.Sub(c.aheadSince) >= c.server.opts.IdleGrace
-	return c.mayMove() && !ahead
+	sendsAhead := c.ahead >= aheadBoundaries && now.Sub(c.aheadSince) >= c.server.opts.IdleGrace
+	return c.mayMove() && !sendsAhead
 }
 
 // wakeToMove wakes the Read of a parked connection, so that it offers itself, and

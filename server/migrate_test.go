@@ -376,6 +376,30 @@ func TestPipelinedBytesDoNotMove(t *testing.T) {
 	m.end()
 }
 
+// One that was not at a safe point once moves later, however long the next answer takes.
+func TestClientThatSendsAheadOnceMoves(t *testing.T) {
+	asked := make(chan struct{}, 2)
+	m := newMovers(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		time.Sleep(250 * time.Millisecond) // more than the grace
+		io.WriteString(w, "first")
+	}))
+	c := m.first.dial()
+	c.send(strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 2))
+	<-asked
+	drained := m.handOff(patience)
+	for range 2 {
+		if resp, body := c.answer(); resp.Close || body != "first" {
+			t.Errorf("got close %t and %q, want first", resp.Close, body)
+		}
+	}
+	c.movesOn()
+	if d := <-drained; d.Moved != 1 {
+		t.Errorf("got %+v, want one moved", d)
+	}
+	m.end()
+}
+
 // One that is never at a safe point is told to close when the grace has passed.
 func TestClientThatSendsAheadIsAnnounced(t *testing.T) {
 	m := newMovers(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
