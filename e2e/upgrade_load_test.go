@@ -28,9 +28,9 @@ type world struct {
 func worlds() []world {
 	return []world{
 		{"tcp+files", nil, files, fileExchanges(), 100},
-		{"tcp+proxy", nil, proxied, echoExchanges(""), 20},
-		{"unix+files", []string{"unix:DIR/public.sock"}, files, fileExchanges(), 20},
-		{"unix+proxy", []string{"unix:DIR/public.sock"}, proxied, echoExchanges(""), 20},
+		{"tcp+proxy", nil, proxied, echoExchanges(""), 10},
+		{"unix+files", []string{"unix:DIR/public.sock"}, files, fileExchanges(), 10},
+		{"unix+proxy", []string{"unix:DIR/public.sock"}, proxied, echoExchanges(""), 10},
 	}
 }
 

@@ -18,7 +18,7 @@
 //
 // For a connection that cannot move, since there is no such successor, it refuses,
 // or its client sends ahead of the answers so that no safe point comes within the
-// idle grace:
+// idle grace and a few answers:
 //
 //   - A response whose header is written from then on carries
 //     "Connection: close", also when its request came before.

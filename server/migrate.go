@@ -27,7 +27,7 @@ const (
 	moveWorkers = moveWindow/moveBatch + 1
 	// aheadBoundaries is how many boundaries have to be unsafe before a client is
 	// thought to send ahead always.
-	aheadBoundaries = 3
+	aheadBoundaries = 5
 	// moveStall is how long a batch may be without an answer. From then on nothing is
 	// offered until one comes: others should not wait as well.
 	moveStall = 2 * time.Second
