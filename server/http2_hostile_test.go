@@ -498,8 +498,10 @@ func TestHTTP2ClientLeavesInDrain(t *testing.T) {
 // A client that ends its side without a word, or resets, does not hold the drain.
 func TestHTTP2ClientGoesInDrain(t *testing.T) {
 	t.Parallel()
+	gone := make(chan struct{}, 4) // for each handler: the first connection is
 	both(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
+		<-gone
 		if !errors.Is(context.Cause(r.Context()), context.Canceled) {
 			t.Errorf("got %v", context.Cause(r.Context()))
 		}
@@ -515,6 +517,10 @@ func TestHTTP2ClientGoesInDrain(t *testing.T) {
 		drained := s.drain(time.Second, all)
 		c.toldOnce()
 		c.Close()
+		await(t, "its connection's end", func() bool { return s.Load().Connections == upgrade.Connections{Active: 3} })
+		for range 4 {
+			gone <- struct{}{}
+		}
 		if d := <-drained; d.Requests != 0 || d.Connections != (upgrade.Closed{Announced: 1, Cut: 3}) {
 			t.Errorf("got %+v, want one gone and three cut", d)
 		}
