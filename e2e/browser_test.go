@@ -331,14 +331,7 @@ func eventsOfLivePage(t *testing.T, secure bool, upgrades int) {
 
 func eventsOfBackend(t *testing.T, secure bool, upgrades int) {
 	way, clientsWay := plainOrSecured(t, secure)
-	b := start(t, way, args("-stream-grace", "300ms", "-proxy", "/="+backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/events" {
-			numbers(w, r)
-			return
-		}
-		w.Header().Set("Content-Type", "text/html")
-		fmt.Fprint(w, `<!doctype html><link rel="icon" href="data:,"><h1>numbers</h1>`)
-	}))))
+	b := start(t, way, args("-stream-grace", "300ms", "-proxy", "/="+backend(t, pageWith("/events", numbers))))
 	p := clientsWay.open(t, b)
 	eval[int](p, noteEvents)
 	for n := range upgrades {
@@ -369,19 +362,24 @@ func eventsOfBackend(t *testing.T, secure bool, upgrades int) {
 	}
 }
 
+// pageWith is a page, and what it lives on at a path.
+func pageWith(path string, rest http.HandlerFunc) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == path {
+			rest(w, r)
+			return
+		}
+		w.Header().Set("Content-Type", "text/html")
+		fmt.Fprint(w, `<!doctype html><link rel="icon" href="data:,"><h1>page</h1>`)
+	})
+}
+
 // A browser on a page that came in HTTP/2 opens its WebSockets in HTTP/1.1. Each is closed with 1001, which is clean.
 func TestWebSocketInBrowser(t *testing.T) {
 	t.Parallel()
 	const upgrades = 3
 	way, clientsWay := secured(t)
-	b := start(t, way, args("-websocket-grace", "200ms", "-proxy", "/="+backend(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/ws" {
-			webSocketEcho(w, r)
-			return
-		}
-		w.Header().Set("Content-Type", "text/html")
-		fmt.Fprint(w, `<!doctype html><link rel="icon" href="data:,"><h1>echo</h1>`)
-	}))))
+	b := start(t, way, args("-websocket-grace", "200ms", "-proxy", "/="+backend(t, pageWith("/ws", webSocketEcho))))
 	p := clientsWay.open(t, b)
 	eval[int](p, `(() => {
 		window.sent = 0; window.came = 0; window.opened = 0; window.ends = [];

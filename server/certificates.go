@@ -80,10 +80,10 @@ func (f CertificateFiles) load() (loadedCertificate, error) {
 		return wrong(err)
 	}
 	certificate, err := tls.LoadX509KeyPair(f.Certificate, f.Key)
-	if key, _ := os.ReadFile(f.Key); err != nil && bytes.Contains(key, []byte("ENCRYPTED")) {
-		err = errors.New("the key is encrypted; want one without a passphrase")
-	}
 	if err != nil {
+		if key, _ := os.ReadFile(f.Key); bytes.Contains(key, []byte("ENCRYPTED")) {
+			err = errors.New("the key is encrypted; want one without a passphrase")
+		}
 		return wrong(err)
 	}
 	if certificate.Leaf == nil {

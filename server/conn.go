@@ -513,9 +513,7 @@ var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
 // CloseWrite lets net/http and proxied WebSockets end one direction only.
 func (c *conn) CloseWrite() error {
-	if c.secure.isDone() {
-		c.secure.closeWrite()
-	}
+	c.secure.closeWrite()
 	return closeWrite(c.Conn)
 }
 

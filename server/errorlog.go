@@ -5,6 +5,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 )
 
@@ -22,10 +23,8 @@ var causedByClients = []string{
 
 func (l errorLog) Write(line []byte) (int, error) {
 	text, level := strings.TrimSuffix(string(line), "\n"), slog.LevelWarn
-	for _, begin := range causedByClients {
-		if strings.HasPrefix(text, begin) {
-			level = slog.LevelDebug
-		}
+	if slices.ContainsFunc(causedByClients, func(begin string) bool { return strings.HasPrefix(text, begin) }) {
+		level = slog.LevelDebug
 	}
 	l.log.Log(context.Background(), level, text)
 	return len(line), nil

@@ -321,13 +321,13 @@ func (h *http2Conn) end() {
 
 // begin is called when the header of a response is about to be written.
 func (h *http2Conn) begin(header http.Header) {
-	if h.conn.server.isDraining.Load() && !h.conn.server.http2().drains {
-		header.Set("Connection", "close") // net/http makes a GOAWAY of it
+	if h.conn.server.isDraining.Load() {
+		if !h.conn.server.http2().drains {
+			header.Set("Connection", "close") // net/http makes a GOAWAY of it
+		}
+		h.announce()
 	}
 	if slices.Contains(header["Connection"], "close") {
 		h.conn.because(Announced)
-	}
-	if h.conn.server.isDraining.Load() {
-		h.announce()
 	}
 }

@@ -168,13 +168,13 @@ func (s *secure) sayGoodbye(socket net.Conn, mayWait bool) {
 	}
 }
 
-func (s *secure) closeWrite() error {
+func (s *secure) closeWrite() {
 	if s == nil || !s.done.Load() {
-		return nil
+		return
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	return s.conn.CloseWrite() // waits for 5 seconds at most
+	s.conn.CloseWrite() // waits for 5 seconds at most
 }
 
 // records follows the records of TLS that come from a client.
