@@ -14,9 +14,10 @@
 //  3. On SIGHUP, or when asked over the control socket, it executes its
 //     successor and hands it the sockets, together with a link: a socketpair
 //     over which the two talk from then on.
-//  4. When the successor serves, it stops accepting, drains, reports to the
-//     successor over the link, and exits. In the drain connections can move over
-//     the link to the successor: see [Handoff] and [Adopter].
+//  4. When the successor serves, it stops accepting, drains, runs its hooks
+//     ([Generation.OnExit]), reports to the successor over the link, and exits. In
+//     the drain connections can move over the link to the successor: see [Handoff]
+//     and [Adopter].
 //
 // A trigger that comes while an upgrade runs, or while more than
 // [Options.MaxDraining] predecessors still drain, is kept, together with all

@@ -35,6 +35,9 @@ type Options struct {
 	// DrainTimeout is how long a drain may take before what remains is cut.
 	// 0 means 30 seconds.
 	DrainTimeout time.Duration
+	// HookTimeout is how long the hooks of [Generation.OnExit] and
+	// [Generation.OnStop] may take together. 0 means 10 seconds.
+	HookTimeout time.Duration
 	// MaxDraining is how many predecessors may still drain when an upgrade begins;
 	// with more of them it waits. 0 means 4, a negative value none.
 	MaxDraining int
@@ -160,6 +163,9 @@ func New(opts Options) (*Generation, error) {
 	}
 	if opts.DrainTimeout <= 0 {
 		opts.DrainTimeout = 30 * time.Second
+	}
+	if opts.HookTimeout <= 0 {
+		opts.HookTimeout = hookTimeout
 	}
 	if opts.MaxDraining == 0 {
 		opts.MaxDraining = 4
@@ -345,8 +351,8 @@ func (g *Generation) Results() map[Result]uint64 {
 // Predecessors returns how many predecessors still live.
 func (g *Generation) Predecessors() int { return len(g.living()) }
 
-// PredecessorDrain returns how long the drain of any predecessor that lives may
-// take at most, 0 without one.
+// PredecessorDrain returns how long the drain and the hooks of any predecessor that
+// lives may take at most, 0 without one.
 func (g *Generation) PredecessorDrain() (longest time.Duration) {
 	for _, p := range g.living() {
 		longest = max(longest, p.Drain)

@@ -125,7 +125,7 @@ func (r *run) prepare(a *attempt) error {
 	defer theirs.Close()
 	h := r.introduction()
 	h.Trigger, h.Asked, h.Begun, h.Deadline = a.by, a.at, a.begun, a.begun.Add(r.opts.UpgradeTimeout)
-	h.Drain = max(r.opts.DrainTimeout, r.PredecessorDrain()) // those may come to be waited for
+	h.Drain = max(r.opts.DrainTimeout+r.exitTime(), r.PredecessorDrain()) // those may come to be waited for
 	for _, c := range r.claims {
 		h.Claims = append(h.Claims, c)
 	}

@@ -50,21 +50,23 @@ func TestMain(m *testing.M) {
 
 // plan is what the next generation does. It is read afresh by each.
 type plan struct {
-	Listen   []string
-	Control  string
-	PIDFile  string
-	Timeout  time.Duration // of its upgrades
-	Drain    time.Duration // how long its drain takes
-	Cut      time.Duration // when that is cut; 0: late
-	Drained  string        // what it does at the end of its drain
-	Answer   time.Duration // how long an answer takes
-	Delay    time.Duration // of a stop
-	Start    string        // what it does before anything else
-	Check    string        // what it does last before it is ready
-	Hooks    bool
-	Draining int    // predecessors that may drain when it is upgraded; 0: as many as usual
-	Protocol string // version of the link; empty: that of this release
-	Keeper   bool   // there is one, which has descriptor 3 for the first generation
+	Listen      []string
+	Control     string
+	PIDFile     string
+	Timeout     time.Duration // of its upgrades
+	Drain       time.Duration // how long its drain takes
+	Cut         time.Duration // when that is cut; 0: late
+	Drained     string        // what it does at the end of its drain
+	Answer      time.Duration // how long an answer takes
+	Delay       time.Duration // of a stop
+	Start       string        // what it does before anything else
+	Check       string        // what it does last before it is ready
+	Hooks       bool          // some are registered, of which some fail
+	Exit        string        // what the last hook of its end does
+	HookTimeout time.Duration
+	Draining    int    // predecessors that may drain when it is upgraded; 0: as many as usual
+	Protocol    string // version of the link; empty: that of this release
+	Keeper      bool   // there is one, which has descriptor 3 for the first generation
 }
 
 func generation(path string) error {
@@ -87,8 +89,9 @@ func generation(path string) error {
 		Counts:  func() upgrade.Counts { return upgrade.Counts{"answers": float64(s.answered.Load())} },
 		Version: "v", Control: p.Control, PIDFile: p.PIDFile, Logger: log,
 		UpgradeTimeout: p.Timeout, DrainTimeout: cmp.Or(p.Cut, patience), ShutdownDelay: p.Delay, MaxDraining: p.Draining,
-		Check:  func(ctx context.Context) error { return misbehave(ctx, p.Check) },
-		Secret: func() []byte { return append(s.gen.Secret(), confidence(s.number)...) },
+		HookTimeout: p.HookTimeout,
+		Check:       func(ctx context.Context) error { return misbehave(ctx, p.Check) },
+		Secret:      func() []byte { return append(s.gen.Secret(), confidence(s.number)...) },
 	})
 	if err != nil {
 		return err
@@ -102,19 +105,8 @@ func generation(path string) error {
 		s.listeners = append(s.listeners, ln)
 	}
 	if p.Hooks {
-		for _, name := range []string{"first", "second", "third"} {
-			gen.OnStop(name, func(ctx context.Context) error {
-				deadline, _ := ctx.Deadline()
-				log.Info("hook ran", "name", name, "has_deadline", time.Until(deadline) > 0)
-				switch name {
-				case "second":
-					return errors.New("broken hook")
-				case "third":
-					panic("wild hook")
-				}
-				return nil
-			})
-		}
+		log.Info("began", "predecessor_drain", gen.PredecessorDrain().String())
+		registerHooks(gen, log, p)
 	}
 	return gen.Run(s, signals)
 }

@@ -88,7 +88,7 @@ type hello struct {
 	Asked    time.Time     `json:"asked,omitzero"`    // when that was
 	Begun    time.Time     `json:"begun,omitzero"`    // when the successor was started
 	Deadline time.Time     `json:"deadline,omitzero"` // when a successor that is not ready is killed
-	Drain    time.Duration `json:"drain,omitempty"`   // how long the drain may take
+	Drain    time.Duration `json:"drain,omitempty"`   // how long the drain may take, hooks included
 	Claims   []claim       `json:"claims,omitempty"`
 	PIDFile  string        `json:"pid_file,omitempty"`
 	Upgrades []Upgrade     `json:"upgrades,omitempty"`

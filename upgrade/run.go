@@ -38,6 +38,8 @@ type run struct {
 	waiting bool         // for predecessors, with the result
 	cut     context.CancelFunc
 
+	hooksEnded <-chan struct{} // nil before they run
+
 	reportTick <-chan time.Time // while a successor is there
 }
 
@@ -58,9 +60,10 @@ const (
 // nil when nothing is left to do but to exit. It ends when a successor serves
 // and everything under way here has ended, or when SIGTERM or SIGINT come in:
 // then State becomes Draining at once, the service goes on for the shutdown
-// delay, drains, and the hooks of [Generation.OnStop] run. A further such signal
-// cuts the drain. SIGHUP asks for an upgrade. An error means that the
-// generation never became ready.
+// delay, and drains. A further such signal cuts the drain. Last of all the hooks of
+// [Generation.OnExit] run and, if the service stops, those of [Generation.OnStop].
+// SIGHUP asks for an upgrade. An error means that the generation never became
+// ready; the hooks of OnExit have run then too.
 func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 	r := &run{Generation: g, service: service, cut: func() {}}
 	defer close(g.done)
@@ -76,6 +79,7 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 	slices.Sort(g.addresses)
 	g.mu.Unlock()
 	if err := r.becomeReady(signals); err != nil {
+		g.runHooks(false)
 		g.giveUp()
 		return err
 	}
@@ -125,9 +129,12 @@ func (r *run) loop(signals <-chan os.Signal) {
 		case <-r.pulse:
 		case d := <-r.drained:
 			r.result = &d
-		}
-		if r.result != nil && !r.waitsForPredecessors() {
+		case <-r.hooksEnded:
 			r.finish(*r.result)
+			continue
+		}
+		if r.result != nil && r.hooksEnded == nil && !r.waitsForPredecessors() {
+			r.end(*r.result)
 		}
 	}
 }

@@ -1,12 +1,10 @@
 package upgrade
 
-// This file holds the end: the stop of the service, the drain that every
-// generation ends in, and the hooks.
+// This file holds the end: the stop of the service, and the drain that every
+// generation ends in.
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"time"
@@ -103,8 +101,9 @@ func (r *run) waitsForPredecessors() bool {
 	return true
 }
 
-// finish is the end of this generation.
-func (r *run) finish(d Drained) {
+// end runs the hooks, now that the drain is over. Meanwhile the loop goes on: a
+// trigger still has to be passed on, for example.
+func (r *run) end(d Drained) {
 	r.cut()
 	c := d.Connections
 	level := r.log.Info
@@ -114,14 +113,21 @@ func (r *run) finish(d Drained) {
 	level("drained", "seconds", d.Seconds, "requests_finished", d.Requests, "connections_moved", d.Moved, "closed_by_client", c.Client,
 		"told_to_close", c.Announced, "closed_after_grace", c.Grace, "timed_out", c.Timeout, "failed", c.Error,
 		"closed_by_handler", c.Hijacked, "cut", c.Cut)
+	ended, atStop := make(chan struct{}), r.stopping
+	r.hooksEnded = ended
+	go func() {
+		r.runHooks(atStop)
+		close(ended)
+	}()
+}
+
+// finish is what remains to be done before this process exits.
+func (r *run) finish(d Drained) {
 	if r.handedOver {
 		if r.attempt.link != nil {
 			r.report(r.attempt.link, message{Type: msgDrained, Drained: &d}, 0)
 		}
 		r.tell(r.attempt.waiters, reply{Final: true, Outcome: r.succeeded(&d)})
-	}
-	if r.stopping {
-		r.runHooks()
 	}
 	if c, ok := r.claims[r.control.listener]; ok && !r.handedOver {
 		c.unlink() // while the socket is open its inode can be no other's
@@ -139,51 +145,5 @@ func (r *run) finish(d Drained) {
 func (r *run) tell(waiters []*waiter, reply reply) {
 	for _, w := range waiters {
 		w.tell(reply)
-	}
-}
-
-type hook struct {
-	name string
-	run  func(context.Context) error
-}
-
-// hookTimeout is how long all hooks may take together.
-const hookTimeout = 10 * time.Second
-
-// OnStop registers a function that runs when the service stops, after the
-// drain: not when a successor takes over. Hooks run in reverse order of
-// registration, each of them even if another fails or panics, and share ten
-// seconds, which the context tells. Errors are joined and logged.
-func (g *Generation) OnStop(name string, run func(context.Context) error) {
-	g.hooks = append(g.hooks, hook{name, run})
-}
-
-func (r *run) runHooks() {
-	ctx, cancel := context.WithTimeout(context.Background(), hookTimeout)
-	defer cancel()
-	var errs []error
-	for i := len(r.hooks) - 1; i >= 0; i-- {
-		h := r.hooks[i]
-		ended := make(chan error, 1)
-		go func() {
-			defer func() {
-				if p := recover(); p != nil {
-					ended <- fmt.Errorf("panic: %v", p)
-				}
-			}()
-			ended <- h.run(ctx)
-		}()
-		var err error
-		select {
-		case err = <-ended:
-		case <-ctx.Done():
-			err = fmt.Errorf("not done after %s", hookTimeout)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("hook %s: %w", h.name, err))
-		}
-	}
-	if err := errors.Join(errs...); err != nil {
-		r.log.Error("shutdown hooks failed", "error", err)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -141,19 +140,7 @@ func TestStop(t *testing.T) {
 	if err := l.first.Wait(); err != nil {
 		t.Errorf("got %v, want exit 0", err)
 	}
-	out := l.printed()
-	var at []int
-	for _, name := range []string{"third", "second", "first"} {
-		at = append(at, strings.Index(out, `msg="hook ran"`+" pid="+strconv.Itoa(l.first.Process.Pid)+" name="+name+" has_deadline=true"))
-	}
-	if at[0] < 0 || !slices.IsSorted(at) {
-		t.Errorf("hooks are logged at %v, want each, in reverse order of registration", at)
-	}
-	for _, want := range []string{"hook second: broken hook", "hook third: panic: wild hook"} {
-		if !strings.Contains(out, want) {
-			t.Errorf("%q is not in the log", want)
-		}
-	}
+	l.checkHooks(l.first.Process.Pid, "third", "stop", "second", "first")
 }
 
 // Whoever has started the first process may wait for the whole service: the
