@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -43,23 +44,61 @@ func TestEmbedding(t *testing.T) {
 		t.Error("the example of package server is not the program in README")
 	}
 
-	// It listens where README says; here that may be taken.
+	address, serving := startEmbedded(t, "testdata/embed")
+	first := serving.pid
+	await(t, 10*time.Second, "answer", func() bool { return greeter(address) == first })
+
+	counts, stop := startLoad(t, load{network: "tcp", address: address,
+		exchanges: []exchange{newExchange("GET", "/", nil, 200, nil), newExchange("POST", "/", []byte("x"), 200, nil)},
+		clients:   [habits]int{backToBack: 4, pausing: 16, perRequest: 2, perRequestEnd: 2}})
+	for range 5 {
+		before := counts.Requests()
+		await(t, 10*time.Second, "load", func() bool { return counts.Requests() > before+500 })
+		serving = upgradeEmbedded(t, address, serving)
+	}
+	stop()
+	if counts.Failures() != 0 {
+		t.Errorf("requests were lost: %v", counts)
+	}
+	if n := counts.connections[backToBack].Load() + counts.connections[pausing].Load(); n != 4+16 {
+		t.Errorf("connections of clients that keep theirs: got %d for %d clients: %v", n, 4+16, counts)
+	}
+	stopEmbedded(t, serving)
+}
+
+var readmeAddress = regexp.MustCompile(`127\.0\.0\.1:80\d\d`)
+
+// startEmbedded builds the program in a folder, with an address that is free in the place of the one in it, and starts it.
+func startEmbedded(t *testing.T, dir string, env ...string) (address string, serving *process) {
+	t.Helper()
 	host := loopback()
-	address := net.JoinHostPort(host, freePort(t, host))
-	source := filepath.Join(t.TempDir(), "main.go")
-	put(t, []byte(strings.Replace(program, "127.0.0.1:8081", address, 1)), source, 0o644)
-	bin := filepath.Join(t.TempDir(), "service")
-	build := []string{"build", "-o", bin}
+	address = net.JoinHostPort(host, freePort(t, host))
+	temp := t.TempDir()
+	build := []string{"build", "-o", filepath.Join(temp, "service")}
 	if race {
 		build = append(build, "-race")
 	}
-	if out, err := exec.Command("go", append(build, source)...).CombinedOutput(); err != nil {
+	sources, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, source := range sources {
+		text, err := os.ReadFile(source)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copied := filepath.Join(temp, filepath.Base(source))
+		put(t, readmeAddress.ReplaceAll(text, []byte(address)), copied, 0o644)
+		build = append(build, copied)
+	}
+	if out, err := exec.Command("go", build...).CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 
-	service := exec.Command(bin)
+	service := exec.Command(filepath.Join(temp, "service"))
+	service.Env = append(os.Environ(), env...)
 	// A pipe instead of a file would keep Wait from returning while successors live.
-	stderr, err := os.CreateTemp(t.TempDir(), "stderr")
+	stderr, err := os.Create(filepath.Join(temp, "stderr"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,50 +113,116 @@ func TestEmbedding(t *testing.T) {
 			t.Logf("stderr:\n%s", out)
 		}
 	})
-	serving, err := follow(service.Process.Pid)
+	return address, followEmbedded(t, service.Process.Pid)
+}
+
+// followEmbedded follows a generation, which is gone at the end of the test.
+func followEmbedded(t *testing.T, pid int) *process {
+	t.Helper()
+	p, err := follow(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { unix.Kill(serving.pid, syscall.SIGKILL); serving.within(5 * time.Second) })
-	await(t, 10*time.Second, "answer", func() bool { return greeter(address) == service.Process.Pid })
+	t.Cleanup(func() {
+		if p.alive() {
+			unix.Kill(p.pid, syscall.SIGKILL)
+			p.within(5 * time.Second)
+		}
+	})
+	return p
+}
 
-	counts, stop := startLoad(t, load{network: "tcp", address: address,
-		exchanges: []exchange{newExchange("GET", "/", nil, 200, nil), newExchange("POST", "/", []byte("x"), 200, nil)},
-		clients:   [habits]int{backToBack: 4, pausing: 16, perRequest: 2, perRequestEnd: 2}})
-	for i := range 5 {
-		before := counts.Requests()
-		await(t, 10*time.Second, "load", func() bool { return counts.Requests() > before+500 })
-		predecessor := serving
-		if err := unix.Kill(predecessor.pid, syscall.SIGHUP); err != nil {
-			t.Fatal(err)
-		}
-		successor := 0 // for a moment both accept, so that one who asks again may meet either
-		await(t, 10*time.Second, "successor", func() bool {
-			successor = greeter(address)
-			return successor != 0 && successor != predecessor.pid
-		})
-		if serving, err = follow(successor); err != nil {
-			t.Fatal(err)
-		}
-		if !predecessor.within(5 * time.Second) {
-			t.Fatalf("upgrade %d: the predecessor is still there after 5 s", i+1)
-		}
-		if predecessor.known && predecessor.status.ExitStatus() != 0 {
-			t.Errorf("upgrade %d: predecessor: got %s, want exit status 0", i+1, predecessor.outcome())
-		}
+// upgradeEmbedded upgrades, and awaits the end of the predecessor.
+func upgradeEmbedded(t *testing.T, address string, predecessor *process) (serving *process) {
+	t.Helper()
+	if err := unix.Kill(predecessor.pid, syscall.SIGHUP); err != nil {
+		t.Fatal(err)
 	}
-	stop()
-	if counts.Failures() != 0 {
-		t.Errorf("requests were lost: %v", counts)
+	successor := 0 // for a moment both accept, so that one who asks again may meet either
+	await(t, 20*time.Second, "successor", func() bool {
+		successor = greeter(address)
+		return successor != 0 && successor != predecessor.pid
+	})
+	serving = followEmbedded(t, successor)
+	if !predecessor.within(20 * time.Second) {
+		t.Fatal("upgrade: the predecessor is still there after 20 s")
 	}
-	if n := counts.connections[backToBack].Load() + counts.connections[pausing].Load(); n != 4+16 {
-		t.Errorf("connections of clients that keep theirs: got %d for %d clients: %v", n, 4+16, counts)
+	if predecessor.known && predecessor.status.ExitStatus() != 0 {
+		t.Errorf("upgrade: predecessor: got %s, want exit status 0", predecessor.outcome())
 	}
+	return serving
+}
+
+// stopEmbedded stops the service, and checks that it ends well.
+func stopEmbedded(t *testing.T, serving *process) {
+	t.Helper()
 	if err := unix.Kill(serving.pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if !serving.within(5*time.Second) || serving.known && serving.status.ExitStatus() != 0 {
+	if !serving.within(20*time.Second) || serving.known && serving.status.ExitStatus() != 0 {
 		t.Errorf("stop: got %s, want exit status 0", serving.outcome())
+	}
+}
+
+// What a generation has buffered for a database is there after upgrades and a stop, and what the service does last is
+// done once.
+func TestEmbeddingWithDatabase(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile("testdata/database/main.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := strings.Split(string(readme), "```go\n")
+	if len(blocks) < 3 {
+		t.Fatal("README shows no hooks")
+	}
+	if hooks, _, _ := strings.Cut(blocks[2], "```"); !strings.Contains(string(program), hooks) {
+		t.Error("the hooks in README are not those in testdata/database")
+	}
+
+	table := filepath.Join(t.TempDir(), "table")
+	address, serving := startEmbedded(t, "testdata/database", "DATABASE_URL="+table)
+	await(t, 20*time.Second, "answer", func() bool { return greeter(address) != 0 })
+	counts, stop := startLoad(t, load{network: "tcp", address: address,
+		exchanges: []exchange{newExchange("GET", "/hit", nil, 200, nil)}, clients: [habits]int{backToBack: 2, pausing: 8, perRequest: 2}})
+	for range 3 {
+		before := counts.Requests()
+		await(t, 20*time.Second, "load", func() bool { return counts.Requests() > before+500 })
+		serving = upgradeEmbedded(t, address, serving)
+	}
+	if stop(); counts.Failures() != 0 {
+		t.Errorf("requests were lost: %v", counts)
+	}
+	last := serving.pid
+	stopEmbedded(t, serving)
+
+	text, err := os.ReadFile(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, generations, deleted := 0, make(map[string]bool), ""
+	for line := range strings.Lines(string(text)) {
+		pid, statement, _ := strings.Cut(line, " ")
+		switch {
+		case strings.HasPrefix(statement, "DELETE"):
+			deleted += pid + " "
+		case strings.HasSuffix(statement, " /hit\n"):
+			rows++
+			generations[pid] = true
+		}
+	}
+	if int64(rows) != counts.Requests() {
+		t.Errorf("got %d rows of %d requests that were answered", rows, counts.Requests())
+	}
+	if len(generations) != 4 {
+		t.Errorf("got rows of %d generations, want 4", len(generations))
+	}
+	if want := fmt.Sprint(last, " "); deleted != want {
+		t.Errorf("deregistered by %q, want once, by the last generation %q", deleted, want)
 	}
 }
 
