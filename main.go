@@ -340,7 +340,14 @@ func snapshot(gen *upgrade.Generation, public *server.Server, certificates *serv
 		Closed:           make(map[string]uint64),
 		Migrated:         make(map[string]uint64),
 		RequestsInFlight: load.Requests,
-		Certificates:     certificates.Expiry(),
+		Certificates:     make(map[string]handlers.Validity),
+		LastUpgrade:      make(map[string]time.Time),
+	}
+	for name, valid := range certificates.Validity() {
+		s.Certificates[name] = handlers.Validity(valid)
+	}
+	for _, u := range status.Upgrades { // oldest first
+		s.LastUpgrade[string(u.Result)] = u.Time
 	}
 	s.Predecessors = gen.Predecessors()
 	for result, n := range gen.Results() {

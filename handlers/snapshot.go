@@ -17,13 +17,17 @@ type Snapshot struct {
 	State            string               // starting, serving, upgrading, draining or exited
 	Predecessors     int                  // that still drain
 	Upgrades         map[string]uint64    // that this generation has tried, by result: succeeded, failed, refused
+	LastUpgrade      map[string]time.Time // the last one of all generations that ended so, by result
 	Connections      map[string]int       // by state: new, active, idle, hijacked; of all living generations
 	Accepted         uint64               // connections, by this generation
 	Closed           map[string]uint64    // connections of this generation by reason: client, announced, grace, cut, timeout, error, hijacked
 	Migrated         map[string]uint64    // connections that have come to this generation and gone from it: in, out
 	RequestsInFlight int                  // of all living generations
-	Certificates     map[string]time.Time // when each expires, by name
+	Certificates     map[string]Validity  // by name
 }
+
+// Validity is the time in which a certificate is valid.
+type Validity struct{ NotBefore, NotAfter time.Time }
 
 // snapshots turns what its function returns into metrics, at each scrape. Every
 // label value is always there, so that a rate over it has a beginning.
@@ -40,12 +44,14 @@ var (
 	stateDesc        = describe("baton_state", "State of the generation that answers: 1 for the one it is in.", "state")
 	predecessorsDesc = describe("baton_predecessors", "Predecessors that still drain.")
 	resultsDesc      = describe("baton_upgrades_total", "Upgrades tried by all generations so far, by result.", "result")
+	lastUpgradeDesc  = describe("baton_last_upgrade_timestamp_seconds", "Time at which the last upgrade with that result began, among the last ten; 0 if there is none.", "result")
 	connectionsDesc  = describe("baton_connections", "Connections open now in all living generations, by state.", "state")
 	acceptedDesc     = describe("baton_connections_accepted_total", "Connections accepted by all generations so far.")
 	closedDesc       = describe("baton_connections_closed_total", "Connections closed by all generations so far, by reason.", "reason")
 	migratedDesc     = describe("baton_connections_migrated_total", "Connections moved between generations so far: out of a predecessor, in to its successor.", "direction")
 	inFlightDesc     = describe("baton_http_requests_in_flight", "Requests being answered now by all living generations.")
-	certificateDesc  = describe("baton_tls_certificate_expires_in_seconds", "Time until a certificate that is in use expires; below 0 if it has.", "name")
+	notAfterDesc     = describe("baton_tls_certificate_not_after_timestamp_seconds", "Time at which a certificate that is in use expires.", "name")
+	notBeforeDesc    = describe("baton_tls_certificate_not_before_timestamp_seconds", "Time from which a certificate that is in use is valid.", "name")
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -53,8 +59,8 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 func (source snapshots) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc,
-		connectionsDesc, acceptedDesc, closedDesc, migratedDesc, inFlightDesc, certificateDesc} {
+	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc, lastUpgradeDesc,
+		connectionsDesc, acceptedDesc, closedDesc, migratedDesc, inFlightDesc, notAfterDesc, notBeforeDesc} {
 		descs <- d
 	}
 }
@@ -81,6 +87,7 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	}
 	for _, result := range resultLabels {
 		counter(resultsDesc, now.Upgrades[result], result)
+		precise(lastUpgradeDesc, timestamp(now.LastUpgrade[result]), result)
 	}
 	for _, state := range connectionLabels {
 		gauge(connectionsDesc, now.Connections[state], state)
@@ -91,7 +98,16 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	for _, direction := range directionLabels {
 		counter(migratedDesc, now.Migrated[direction], direction)
 	}
-	for name, expires := range now.Certificates {
-		precise(certificateDesc, time.Until(expires).Seconds(), name)
+	for name, valid := range now.Certificates {
+		precise(notAfterDesc, timestamp(valid.NotAfter), name)
+		precise(notBeforeDesc, timestamp(valid.NotBefore), name)
 	}
+}
+
+// timestamp returns a time in seconds since 1970, 0 for the zero time.
+func timestamp(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.Unix()) + float64(t.Nanosecond())/1e9
 }

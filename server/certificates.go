@@ -174,20 +174,25 @@ func (f CertificateFiles) invalid(leaf *x509.Certificate, at time.Time) error {
 	return nil
 }
 
-// Expiry returns when each certificate expires, by its first name.
-func (c *Certificates) Expiry() map[string]time.Time {
-	expiry := make(map[string]time.Time)
+// Validity is the time in which a certificate is valid.
+type Validity struct{ NotBefore, NotAfter time.Time }
+
+// Validity returns when each certificate is valid, by its first name. Of several with
+// the same name it is that of the one that expires first.
+func (c *Certificates) Validity() map[string]Validity {
+	validity := make(map[string]Validity)
 	for _, certificate := range *c.loaded.Load() {
-		name := certificate.Leaf.Subject.CommonName
-		if names := certificate.Leaf.DNSNames; len(names) > 0 {
-			name = names[0]
-		} else if addresses := certificate.Leaf.IPAddresses; name == "" && len(addresses) > 0 {
-			name = addresses[0].String()
+		leaf := certificate.Leaf
+		name := leaf.Subject.CommonName
+		if len(leaf.DNSNames) > 0 {
+			name = leaf.DNSNames[0]
+		} else if len(leaf.IPAddresses) > 0 && name == "" {
+			name = leaf.IPAddresses[0].String()
 		}
 		name = strings.ToValidUTF8(name, "?")
-		if other, ok := expiry[name]; !ok || certificate.Leaf.NotAfter.Before(other) {
-			expiry[name] = certificate.Leaf.NotAfter
+		if other, ok := validity[name]; !ok || leaf.NotAfter.Before(other.NotAfter) {
+			validity[name] = Validity{leaf.NotBefore, leaf.NotAfter}
 		}
 	}
-	return expiry
+	return validity
 }

@@ -123,16 +123,16 @@ func TestCertificatesThatCannotBeLoaded(t *testing.T) {
 	}
 }
 
-func TestCertificateExpiry(t *testing.T) {
+func TestCertificateValidity(t *testing.T) {
 	past, near, far := time.Now().Add(-time.Hour).Truncate(time.Second), soon().Truncate(time.Second), soon().Add(time.Hour).Truncate(time.Second)
 	c := loadPairs(t, sign(t, past, "past.example"), sign(t, far, "same.example", "more.example"), sign(t, near, "same.example"))
-	got := c.Expiry()
+	got := c.Validity()
 	want := map[string]time.Time{"past.example": past, "same.example": near}
 	if len(got) != len(want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
 	for name, at := range want {
-		if !got[name].Equal(at) {
+		if !got[name].NotAfter.Equal(at) || !got[name].NotBefore.Before(at) {
 			t.Errorf("%s: got %v, want %v", name, got[name], at)
 		}
 	}
