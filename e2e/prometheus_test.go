@@ -545,6 +545,36 @@ func checkDashboard(t *testing.T, p *prometheus) {
 	t.Logf("%d expressions with %d selectors", len(expressions), len(found))
 }
 
+// Each panel says in which unit its values are, and shows them without the recording rules too. What has none is a number
+// or a word that is no quantity.
+func TestDashboard(t *testing.T) {
+	text, err := os.ReadFile("../handlers/dashboard/grafana.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var board struct {
+		Panels []struct {
+			Title, Type string
+			FieldConfig struct{ Defaults struct{ Unit string } }
+		}
+	}
+	if err := json.Unmarshal(text, &board); err != nil {
+		t.Fatal(err)
+	}
+	without := []string{"Generation", "Version", "State"}
+	for _, panel := range board.Panels {
+		unit := panel.FieldConfig.Defaults.Unit
+		if panel.Type != "row" && (unit == "" || unit == "none") && !slices.Contains(without, panel.Title) {
+			t.Errorf("panel %s: got unit %q, want one", panel.Title, unit)
+		}
+	}
+	for where, expression := range dashboard(t) {
+		if strings.Contains(expression, "instance:") {
+			t.Errorf("%s: %s takes the recording rules", where, expression)
+		}
+	}
+}
+
 // dashboard returns the expressions of the dashboard, with its variables replaced.
 func dashboard(t *testing.T) map[string]string {
 	t.Helper()
