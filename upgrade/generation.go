@@ -209,6 +209,9 @@ func New(opts Options) (*Generation, error) {
 		g.giveUp()
 		return nil, err
 	}
+	if !tf.HasParent() && endsUnit() {
+		g.log.Warn("systemd will stop this service at its first upgrade: set Type=notify and NotifyAccess=all in the unit, and notify systemd of each generation as package systemd does")
+	}
 	return g, nil
 }
 
