@@ -292,9 +292,15 @@ var otherMachine = map[bool]string{true: "amd64", false: "arm64"}[runtime.GOARCH
 // builtForOther builds for that one.
 func builtForOther(t testing.TB) []byte {
 	t.Helper()
+	return builtEmbedded(t, "GOOS=linux", "GOARCH="+otherMachine, "CGO_ENABLED=0")
+}
+
+// builtEmbedded builds a program that embeds Baton's packages.
+func builtEmbedded(t testing.TB, env ...string) []byte {
+	t.Helper()
 	path := filepath.Join(t.TempDir(), "baton")
 	cmd := exec.Command("go", "build", "-o", path, "example.com/baton/e2e/testdata/embed")
-	cmd.Env = append(os.Environ(), "GOOS=linux", "GOARCH="+otherMachine, "CGO_ENABLED=0")
+	cmd.Env = append(os.Environ(), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
@@ -348,8 +354,10 @@ func badReleases(real string) []badRelease {
 		{name: "truncated in the middle", content: cut(func(n int) int { return n / 2 }), want: `it is truncated: its tables tell of more than its \d+ bytes`},
 		{name: "truncated at the end", content: cut(func(n int) int { return n - 100 }), want: `it is truncated`},
 		{name: "truncated header", content: cut(func(n int) int { return 100 }), want: `it is truncated`},
-		{name: "version exits 0", content: text("#!/bin/sh\nexit 0\n"), want: `its version command fails \(exit code 0\): it prints nothing`},
-		{name: "version exits 1", content: text("#!/bin/sh\necho lost >&2\nexit 1\n"), want: `its version command fails \(exit code 1\): lost`},
+		{name: "another program", content: func(t testing.TB) []byte { return builtEmbedded(t) }, want: `is no good: it is not baton, which baton.service runs\n`},
+		{name: "another script", content: text("#!/bin/sh\nexec sleep 60\n"), want: `is no good: it is not baton`},
+		{name: "version exits 0", content: text("#!/bin/sh\n# baton 2 (commit none)\nexit 0\n"), want: `its version command fails \(exit code 0\): it prints nothing`},
+		{name: "version exits 1", content: text("#!/bin/sh\n# baton 2 (commit none)\necho lost >&2\nexit 1\n"), want: `its version command fails \(exit code 1\): lost`},
 		{name: "same version", content: func(t testing.TB) []byte { return contentOf(t, "v1") }, want: `v1 \(\w+\) runs already; --force deploys it all the same`},
 		{name: "exits 0", content: serves("exit 0"), late: true, want: `reload of baton.service failed:\ndeploy: baton: upgrade failed: .* exited\ndeploy: v1 `},
 		{name: "exits 1", content: serves("echo some reason >&2; exit 1"), late: true, want: `baton: upgrade failed: .*exit status 1\ndeploy:   \| some reason\n`},

@@ -42,6 +42,10 @@ put back, and serves. A service that is stopped is refused unless --start is giv
 failed, or is in a loop of restarts, is started with the new binary: that may be the cure.
 Its arguments are not known then, so its configuration is not checked before.
 
+A service of another program that embeds Baton's packages is deployed too, and its binaries are
+never run here: they have no commands for that. Its version is what it reports on its control
+socket, which a baton beside this script or on the PATH asks.
+
 Exit codes: 0 the new version serves; 1 it does not: stderr says why, and what serves instead;
 2 bad usage; 128 + N interrupted by signal N.
 END
@@ -229,11 +233,60 @@ exec "\$@" </dev/null
 END
 }
 
-# ask asks BINARY's status command which generation serves.
+# known FILE says whether FILE is baton, without running it: a Go program has the path of its main
+# package in it, and a script that stands for baton the line that its version command prints. Whatever
+# else embeds Baton's packages may take "version" for nothing, and start to serve.
+known() {
+	case $(head -c 2 "$1" 2>/dev/null | tr -d '\000') in
+	'#!') mark='baton .*(commit ' ;;
+	*) mark='path	example\.com\/baton$' ;;
+	esac
+	[ -n "$(sed -n "/$mark/{s/.*/x/p;q;}" "$1" 2>/dev/null)" ]
+}
+
+# find_client sets $client_baton to a baton that can ask on the control socket.
+find_client() {
+	for client_baton in "$target" "$(readlink -f "${0%/*}")/baton" "$(command -v baton)"; do
+		if [ -x "$client_baton" ] && known "$client_baton"; then
+			return 0
+		fi
+	done
+	status="there is no baton to ask with; install one beside this script or on the PATH"
+	return 1
+}
+
+# control_sockets prints the unix sockets on which the main process listens that only its user may use.
+control_sockets() {
+	sockets=$(find "/proc/$pid/fd" -lname 'socket:*' -printf '%l\n' 2>/dev/null)
+	while read -r _ _ _ flags _ _ inode socket; do
+		case $flags:$socket:$newline$sockets$newline in
+		00010000:/*:*"${newline}socket:[$inode]$newline"*)
+			[ "$(stat -c %a "/proc/$pid/root$socket" 2>/dev/null)" != 600 ] || printf '%s\n' "$socket"
+			;;
+		esac
+	done <"/proc/$pid/net/unix"
+}
+
+# ask asks on the control socket which generation serves.
 ask() {
+	find_client || return 1
+	if [ -z "$embedded" ]; then
+		eval "ask_at $control"
+		return
+	fi
+	status="pid $pid has none"
+	while IFS= read -r socket; do
+		[ -z "$socket" ] || ! ask_at -control "$socket" || return 0
+	done <<END
+$(control_sockets)
+END
+	return 1
+}
+
+# ask_at FLAGS… asks with the flags that name the control socket.
+ask_at() {
 	generation='' serving='' serves='' state='' listen='' within=''
-	eval "set -- \"\$1\" status -json -timeout 10s $control"
-	status=$(as_service "$@" 2>&1) || return 1
+	status=$(as_service "$client_baton" status -json -timeout 10s "$@" 2>&1) || return 1
 	while IFS= read -r line; do
 		value=${line#*: } value=${value%,} value=${value#\"} value=${value%\"}
 		case $line in
@@ -275,9 +328,20 @@ version_of() {
 	return 1
 }
 
+# name_of FILE sets $name and $build of a binary that need not run now.
+name_of() {
+	if known "$1"; then
+		version_of timeout --foreground -k 2 20 "$1" </dev/null
+		return
+	fi
+	name=$1 build='' # what it is not known to understand, it is not told
+}
+
 # running sets $name and $version of what runs: as its file tells them, if that is in place.
 running() {
-	if [ -z "$runs" ] || [ "$runs" = "$(stat -c %d:%i "$target")" ]; then
+	if [ -n "$embedded" ]; then
+		:
+	elif [ -z "$runs" ] || [ "$runs" = "$(stat -c %d:%i "$target")" ]; then
 		version_of as_service "$target" && return 0
 	fi
 	version=$serves name=$serves build=''
@@ -441,6 +505,14 @@ check_new() {
 		problem="it is truncated: its tables tell of more than its $size bytes"
 		return 1
 	}
+	if [ -n "$embedded" ]; then
+		name='the new binary' version='' build=''
+		problem="it is baton, and $unit runs another program"
+		! known "$new"
+		return
+	fi
+	problem="it is not baton, which $unit runs"
+	known "$new" || return 1
 	set -- timeout --foreground -k 2 20
 	[ "$pid" = 0 ] || set -- as_service
 	if ! version_of "$@" "$new" </dev/null; then
@@ -573,13 +645,14 @@ serves_well() {
 			return 1
 		elif [ "$pid" = 0 ] || ! learn; then
 			problem="$unit is $active ($sub), and has no main process"
-		elif ! ask "$target"; then
+		elif ! ask; then
 			problem="nobody answers on the control socket: $status"
 		elif [ "$serving" != "$pid" ]; then
 			problem="pid $serving serves, but systemd has $pid for the main process"
 		elif [ -n "$runs" ] && [ "$runs" != "$(stat -c %d:%i "$target")" ]; then
 			problem="generation $generation (pid $pid, version $serves) serves, which is not the binary in place"
 			[ -z "$restoring" ] || return 1 # it will not go by itself
+			[ "$state" != upgrading ] || begin_wait=$now # a reload that does not wait; the service does not for ever
 		else
 			case $state in
 			serving | upgrading) return 0 ;;
@@ -715,8 +788,17 @@ locate() {
 	*) program=$start ;; # where execve found it, then
 	esac
 	target=$(readlink -f "$program")
-	[ -f "$target" ] ||
-		die "$program, which $unit runs, is not there; put a binary in its place, as with: cp /proc/$pid/exe $program"
+	if [ ! -f "$target" ]; then
+		hint=''
+		[ "$alive" = no ] || hint=", as with: cp /proc/$pid/exe $program"
+		die "$program, which $unit runs, is not there; put a binary in its place$hint"
+	fi
+	embedded=''
+	if [ "$alive" = yes ]; then
+		known "/proc/$pid/exe" || embedded=yes
+	else
+		known "$target" || embedded=yes
+	fi
 	folder=${target%/*}
 	[ -n "$folder" ] || folder=/
 	previous=$target.previous older=$target.deploy-older lock=$target.deploy-lock
@@ -748,13 +830,13 @@ deploy_locked() {
 	begin
 	if [ "$alive" = yes ]; then
 		problem="pid $pid ended"
-		if ! learn || ! ask "$target"; then
+		if ! learn || ! ask; then
 			die "nobody answers on the control socket of $unit, so it could not be seen what serves: ${status:-$problem}; nothing was replaced"
 		fi
 		[ "$serving" = "$pid" ] || die "pid $serving answers on the control socket, but systemd has $pid for the main process of $unit; nothing was replaced"
 		running
 	else
-		version_of timeout --foreground -k 2 20 "$target" </dev/null || name="the binary before" build=''
+		name_of "$target" || name="the binary before" build=''
 	fi
 	was=$pid was_name=$name was_build=$build
 
@@ -780,7 +862,13 @@ deploy_locked() {
 	check_new || die "$binary is no good: $problem
 nothing was replaced; $was_name goes on serving"
 	new_name=$name new_version=$version
-	if [ "$build" = "$was_build" ] && [ -z "$force$rollback" ] && [ "$alive" = yes ]; then
+	same=''
+	if [ -n "$embedded" ]; then
+		[ "$(sha256sum <"$new")" != "$(sha256sum <"$target")" ] || same=yes
+	elif [ "$build" = "$was_build" ]; then
+		same=yes
+	fi
+	if [ -n "$same" ] && [ -z "$force$rollback" ] && [ "$alive" = yes ]; then
 		# Where there are several hosts, one may have been done before.
 		if [ -n "$called" ] && [ "$runs" = "$(stat -c %d:%i "$target")" ]; then
 			healthy || die "$new_name runs here already, and is not healthy: $problem"
@@ -790,7 +878,9 @@ nothing was replaced; $was_name goes on serving"
 		fi
 		die "$new_name runs already; --force deploys it all the same"
 	fi
-	if [ "$alive" = yes ]; then
+	if [ -n "$embedded" ]; then
+		did checked "$new_name is a whole program for this machine"
+	elif [ "$alive" = yes ]; then
 		did checked "$new_name is good for today's configuration"
 	else
 		did checked "$new_name; its configuration only the start can check, for $unit is $active"
@@ -822,7 +912,11 @@ ${said:-$output}"
 	fi
 	serves_well 500 || restore "$new_name does not serve: $problem"
 	[ "$pid" != "$was" ] || restore "$unit did not upgrade: pid $pid serves still"
-	[ "$serves" = "$new_version" ] || restore "$serves serves, not $new_version"
+	if [ -n "$embedded" ]; then
+		new_name=$serves
+	else
+		[ "$serves" = "$new_version" ] || restore "$serves serves, not $new_version"
+	fi
 	drained=$(printf '%s\n' "$said" | sed -n 's/^generation .*\(; generation .*\)/\1/p' | tail -n 1)
 	if [ "$alive" = yes ]; then
 		did reloaded "generation $generation serves$drained"
@@ -842,15 +936,15 @@ ${said:-$output}"
 # report tells what serves.
 report() {
 	before=''
-	if [ -f "$previous" ] && version_of timeout --foreground -k 2 20 "$previous" </dev/null; then
+	if [ -f "$previous" ] && name_of "$previous"; then
 		before="; before it: $name"
 	fi
 	if [ "$alive" = no ]; then
-		version_of timeout --foreground -k 2 20 "$target" </dev/null || name="a binary that does not run"
+		name_of "$target" || name="a binary that does not run"
 		wrong "$unit is $active; in place is $name$before"
 		exit 1
 	fi
-	if ! ask "$target"; then
+	if ! ask; then
 		wrong "nobody answers on the control socket of $unit: $status"
 		exit 1
 	fi
@@ -957,7 +1051,7 @@ END
 # The command line.
 
 unit=baton force='' may_start='' rollback='' verb='' health=/ hosts='' ssh=ssh sudo='' called='' binary=''
-learned='' locked='' locking='' phase='' new='' folder='' status='' restoring='' settled=''
+learned='' locked='' locking='' phase='' new='' folder='' status='' restoring='' settled='' embedded=''
 flags=yes
 while [ $# -gt 0 ]; do
 	if [ -n "$flags" ]; then

@@ -11,12 +11,17 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// A service that systemd is told of, and whose listeners survive a crash.
+var version string // set by the linker: -ldflags "-X main.version=1.4.0"
+
+// A service that systemd is notified of, and whose listeners survive a crash. README
+// has a unit for it.
 func Example() {
 	manager := systemd.New()
 	signals := upgrade.Signals()
 	gen, err := upgrade.New(upgrade.Options{
-		Keeper: manager,
+		Version: version,
+		Control: "/run/shop/control.sock",
+		Keeper:  manager,
 		OnState: func(from, to upgrade.State) {
 			if to == upgrade.Serving {
 				manager.Ready()

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"log"
+	"net/http"
+	"time"
+
+	"example.com/baton/server"
+	"example.com/baton/systemd"
+	"example.com/baton/upgrade"
+)
+
+var version string // set by the linker: -ldflags "-X main.version=1.4.0"
+
+func main() {
+	manager := systemd.New()
+	signals := upgrade.Signals()
+	gen, err := upgrade.New(upgrade.Options{
+		Version: version,
+		Control: "/run/shop/control.sock",
+		Keeper:  manager,
+		OnState: func(from, to upgrade.State) {
+			if to == upgrade.Serving {
+				manager.Ready()
+			}
+		},
+	})
+	if err != nil {
+		log.Fatal(err)
+	}
+	ln, err := gen.Listen(":8080")
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv := server.New(server.Options{Handler: http.FileServer(http.Dir("/srv/www"))})
+	srv.Add(ln)
+	if err := gen.Run(srv, signals); err != nil {
+		log.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	manager.Barrier(ctx) // before the exit, systemd has to know of the successor
+}
