@@ -677,7 +677,7 @@ reload() {
 		journalctl --sync >/dev/null 2>&1
 		said=$(journalctl -q -u "$unit" -o cat --after-cursor "$since" 2>/dev/null)
 	fi
-	said=$(printf '%s\n%s\n' "$said" "$output" | tr -d '\000-\010\013-\037\177' | sed -n -e '/^baton: /p' -e '/^  | /p' -e '/^generation [0-9]* (pid /p' | head -n 30)
+	said=$(printf '%s\n%s\n' "$said" "$output" | tr -d '\000-\010\013-\037\177' | sed -n -e '/^baton: /p' -e '/^  | /p' -e '/^generation [0-9]* (pid /p' | sed -n 1,30p)
 	return "$code"
 }
 
@@ -978,7 +978,8 @@ send() {
 	shift 2
 	set -- --unit "$unit" --called "$host" "$@"
 	if [ "$what" = new ]; then
-		cat "$self" "$binary" | over "$host" "$size" "$sum" "$host" "$sudo" new "$@"
+		# A host that cannot be reached does not read it, which is not worth a word of cat.
+		cat "$self" "$binary" 2>/dev/null | over "$host" "$size" "$sum" "$host" "$sudo" new "$@"
 	else
 		over "$host" "$size" "$self_sum" "$host" "$sudo" none "$@" <"$self"
 	fi

@@ -12,8 +12,9 @@
 #	/etc/baton/baton.conf        an example, if there is none yet
 #	/srv/baton                   files to serve, with a first page if it is empty
 #
-# and the system user baton. PREFIX is /usr/local unless given. Nothing is started, and
-# a service that runs goes on with what it has until it is reloaded.
+# and the system user baton. PREFIX is /usr/local unless given, and for --uninstall the one
+# that is installed. Nothing is started, and a service that runs goes on with what it has
+# until it is reloaded.
 #
 # The files to serve are in /srv, the place for what a system serves (FHS 3.17), and not
 # below /var/lib: that would be the service's own, and it has no business writing them.
@@ -25,7 +26,7 @@
 set -eu
 umask 022
 
-prefix=/usr/local
+prefix=
 uninstall=
 binary=
 destdir=${DESTDIR:-}
@@ -65,6 +66,12 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
+units=${DESTDIR:-}/etc/systemd/system
+installed=$(sed -n 's|^ExecStart=\(/.*\)/bin/baton .*|\1|p; s|^ExecStart=/bin/baton .*|/|p' "$units/baton.service" 2>/dev/null) || :
+if [ -z "$prefix" ]; then
+	prefix=/usr/local
+	[ -z "$uninstall" ] || [ -z "$installed" ] || prefix=$installed
+fi
 [ "$prefix" = / ] || prefix=${prefix%/}
 case $prefix in
 /*) ;;
@@ -82,8 +89,10 @@ if [ -z "$destdir" ] && [ "$(id -u)" != 0 ]; then
 	fail 'this takes root; run it with sudo, or set DESTDIR to a folder to install below'
 fi
 
+if [ -n "$uninstall" ] && [ -n "$installed" ] && [ "${installed%/}" != "$prefix" ]; then
+	fail "baton.service runs $installed/bin/baton: want --prefix $installed, or none"
+fi
 bin=$destdir$prefix/bin
-units=$destdir/etc/systemd/system
 settings=$destdir/etc/baton
 content=$destdir/srv/baton
 
@@ -127,6 +136,16 @@ remove() {
 			say "removed $path"
 		fi
 	done
+}
+
+# known FILE says whether FILE is baton, without running it: another program may take
+# "version" for nothing, and start to serve.
+known() {
+	case $(head -c 2 "$1" | tr -d '\000') in
+	'#!') mark='baton .*(commit ' ;;
+	*) mark='path	example\.com\/baton$' ;;
+	esac
+	[ -n "$(LC_ALL=C sed -n "/$mark/{s/.*/x/p;q;}" "$1")" ]
 }
 
 ours() { getent passwd "$user" | cut -d: -f5 | grep -qx "$comment"; }
@@ -188,6 +207,7 @@ if [ -z "$destdir" ]; then # a package may be for another architecture
 	"$(printf '\177ELF')" | '#!'*) ;;
 	*) fail "$binary is no program" ;;
 	esac
+	known "$temporary" || fail "$binary is no baton"
 	said=$("$temporary" version 2>&1) || fail "$binary does not run: $said"
 	case $said in
 	'baton '*) ;;
@@ -202,6 +222,9 @@ if [ -z "$destdir" ] && ! getent passwd "$user" >/dev/null; then
 	useradd --system --user-group --no-create-home --home-dir /nonexistent --shell "$nologin" --comment "$comment" "$user" ||
 		fail "user $user cannot be made"
 	say "made user $user"
+fi
+if [ -n "$installed" ] && [ "${installed%/}" != "$prefix" ] && [ -e "$destdir${installed%/}/bin/baton" ]; then
+	say "left $installed/bin/baton, which an earlier installation has put there"
 fi
 place "$binary" "$bin/baton" 0755
 if [ -f "$here/deploy.sh" ]; then
