@@ -112,7 +112,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 		OnState:        func(from, to upgrade.State) { tell.state(gen, both, from, to) },
 		OnOrphaned:     tell.orphaned,
 		OnReady:        func(took time.Duration) { metrics.ObserveUpgrade(took) },
-		OnDrained: func(d upgrade.Drained) {
+		OnPredecessorDrained: func(d upgrade.Drained) {
 			metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
 		},
 	})

@@ -58,14 +58,15 @@ type Options struct {
 	Logger *slog.Logger
 	// Check is the last step before the generation is ready. An error ends it.
 	Check func(context.Context) error
-	// OnState is called at each change of state, OnReady once with the time
-	// from the trigger of the upgrade to readiness, OnDrained with the report of
-	// a predecessor, and OnOrphaned when a successor that has taken over dies
-	// while this generation drains: nobody accepts any more. They must not block.
-	OnState    func(from, to State)
-	OnReady    func(took time.Duration)
-	OnDrained  func(Drained)
-	OnOrphaned func()
+	// OnState is called at each change of state, OnReady once in a successor, with
+	// the time from the trigger of the upgrade to readiness, OnPredecessorDrained with
+	// the report of a predecessor, and OnOrphaned when a successor that has taken over
+	// dies while this generation drains: nobody accepts any more. They must not block.
+	// What a generation does at its end is for [Generation.OnExit].
+	OnState              func(from, to State)
+	OnReady              func(took time.Duration)
+	OnPredecessorDrained func(Drained)
+	OnOrphaned           func()
 }
 
 // Generation is the running process as one in a line of generations.

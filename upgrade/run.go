@@ -184,8 +184,8 @@ func (r *run) hear(p *member, m *message) {
 		r.mu.Lock()
 		p.reported, p.load = true, Load{}
 		r.mu.Unlock()
-		if r.opts.OnDrained != nil {
-			r.opts.OnDrained(d)
+		if r.opts.OnPredecessorDrained != nil {
+			r.opts.OnPredecessorDrained(d)
 		}
 	case msgUpgrade:
 		if conn := m.takeConn(); conn != nil {
