@@ -102,7 +102,7 @@ func TestSystemdDeployEmbedded(t *testing.T) {
 	check("--status after it", u.deploy(0, "--unit", "shop", "--status"),
 		`^v2 serves: generation 2, pid \d+; before it: /usr/local/bin/shop.previous\n$`, 0)
 	check("the same again", u.deploy(1, "--unit", "shop", v2), `runs already; --force deploys it all the same`, 0)
-	check("baton instead", u.deploy(1, "--unit", "shop", u.release("v1")), `is no good: it is baton, and shop.service runs another program`, 0)
+	check("baton instead", u.deploy(1, "--unit", "shop", u.release("v1")), `is no good: it is baton, and shop.service runs another program; --force deploys it all the same\n`, 0)
 
 	bad := filepath.Join(u.Shared, "bad")
 	put(t, []byte("#!/bin/sh\necho even worse >&2\nexit 1\n"), bad, 0o755)

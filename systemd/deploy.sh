@@ -507,8 +507,8 @@ check_new() {
 	}
 	if [ -n "$embedded" ]; then
 		name='the new binary' version='' build=''
-		problem="it is baton, and $unit runs another program"
-		! known "$new"
+		problem="it is baton, and $unit runs another program; --force deploys it all the same"
+		[ -n "$force" ] || ! known "$new"
 		return
 	fi
 	problem="it is not baton, which $unit runs"
