@@ -91,8 +91,9 @@ type conn struct {
 	mu         sync.Mutex
 	state      connState
 	parked     bool
-	handled    bool // the request has reached its handler
-	reading    bool // in the midst of a request's body
+	handled    bool      // the request has reached its handler
+	reading    bool      // in the midst of a request's body
+	discardEnd time.Time // until when the rest of the body is read, if nobody wants it
 	why        Reason
 	explained  bool      // why is known already
 	deadline   time.Time // for reading, as net/http or the handler wants it
@@ -112,6 +113,8 @@ type conn struct {
 	aheadSince time.Time // when that was first
 	hijacked   bool      // also when it is closed
 	broken     bool      // a handler has given up amid its answer
+	unread     bool      // the handler has not read the request's body to its end
+	abandoned  bool      // nor does anybody else: nothing is read any more
 	farewells  map[*farewell]struct{}
 }
 
@@ -230,9 +233,31 @@ func (c *conn) beforeRead(buffer int) (quiet, parked, over bool) {
 		// to see that its header timeout should run.
 		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadHeaderTimeout))
 	case c.reading && buffer > 1: // one byte: net/http watches for the client's end meanwhile
-		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadBodyTimeout))
+		c.Conn.SetReadDeadline(c.bodyDeadline(time.Now()))
 	}
-	return quiet, false, c.state == stateMoved || c.refused
+	return quiet, false, c.state == stateMoved || c.refused || c.abandoned
+}
+
+// bodyDeadline returns when a Read of a request's body has to have something.
+func (c *conn) bodyDeadline(now time.Time) time.Time {
+	pause := now.Add(c.server.opts.ReadBodyTimeout)
+	if !c.discardEnd.IsZero() && c.discardEnd.Before(pause) {
+		return c.discardEnd
+	}
+	return pause
+}
+
+// limitDiscard notes that the rest of a request's body is only read to be discarded: by a
+// Read that is under way, too, if underWay is set.
+func (c *conn) limitDiscard(underWay bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	c.discardEnd, c.unread = now.Add(discardTime), true
+	if underWay {
+		c.reading = true
+		c.Conn.SetReadDeadline(c.bodyDeadline(now))
+	}
 }
 
 // park parks the connection for a Read. In a drain it is offered to the successor
@@ -375,6 +400,7 @@ func (c *conn) handle(r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.handled = true
+	c.discardEnd, c.unread = time.Time{}, false
 	c.reading = r.ContentLength != 0
 	if r.Close {
 		c.explain(ByClient)
@@ -402,6 +428,14 @@ func (c *conn) giveUp() {
 	c.mu.Lock()
 	c.broken = true
 	c.explain(Failed)
+	c.mu.Unlock()
+}
+
+// abandonBody notes that nobody reads the rest of a request's body. The connection ends
+// with the response that is under way.
+func (c *conn) abandonBody() {
+	c.mu.Lock()
+	c.unread, c.abandoned = true, true
 	c.mu.Unlock()
 }
 
@@ -434,11 +468,15 @@ func (c *conn) close(mayWait bool) error {
 	}
 	c.state = stateClosed
 	c.dropFarewells()
-	why, whole := c.why, c.why != Cut && !c.broken
+	why, whole, unread := c.why, c.why != Cut && !c.broken, c.abandoned || c.unread && c.why == TimedOut
 	c.mu.Unlock()
 
-	if why == Announced && whole && !moved {
-		c.linger()
+	switch {
+	case !whole || moved:
+	case unread:
+		c.linger(lingerBodyTime)
+	case why == Announced && readable(c.Conn):
+		c.linger(lingerTime)
 	}
 	if whole {
 		c.secure.sayGoodbye(c.Conn, mayWait && (why == Announced || why == ByClient)) // an answer may be on its way
@@ -457,20 +495,32 @@ func (c *conn) close(mayWait bool) error {
 	return err
 }
 
-// linger lets the response get through to a client that has sent more, which
-// nobody will answer: closing a socket with unread bytes resets the connection,
-// and takes along what is still on its way (RFC 9112, section 9.6).
-func (c *conn) linger() {
-	const most, longest = 256 << 10, time.Second
-	if !readable(c.Conn) {
-		return
-	}
+// How long a connection lingers whose client goes on to send: after a response, with the
+// rest of a body, and when nothing more comes.
+const (
+	lingerTime     = time.Second
+	lingerBodyTime = 5 * time.Second
+	lingerPause    = time.Second
+)
+
+// linger lets the response get through to a client that has sent more, or is about
+// to, which nobody will answer: closing a socket with unread bytes resets the connection,
+// and discards what is still on its way (RFC 9112, section 9.6). Many clients send the
+// whole of a body before they look for a response.
+func (c *conn) linger(longest time.Duration) {
 	c.secure.sayGoodbye(c.Conn, true)
 	if closeWrite(c.Conn) != nil {
 		return
 	}
-	c.Conn.SetReadDeadline(time.Now().Add(longest))
-	io.Copy(io.Discard, io.LimitReader(struct{ io.Reader }{c.Conn}, most))
+	buffer := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buffer)
+	end := time.Now().Add(longest)
+	for now := time.Now(); now.Before(end); now = time.Now() {
+		c.Conn.SetReadDeadline(now.Add(min(lingerPause, end.Sub(now))))
+		if _, err := c.Conn.Read(buffer[:]); err != nil {
+			return
+		}
+	}
 }
 
 // startGrace gives a parked connection until the end of the idle grace, once.

@@ -142,7 +142,9 @@ func (c *conn) handshake() bool {
 	c.mu.Unlock()
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && looksLikeHTTP(plain.RecordHeader) {
 		io.WriteString(c.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
-		c.linger()
+		if readable(c.Conn) {
+			c.linger(lingerTime)
+		}
 	}
 	c.server.opts.Logger.Debug("TLS handshake failed", "client", c.RemoteAddr().String(), "error", err)
 	return false
