@@ -4,7 +4,6 @@ package server
 // anything could be lost by closing it now, and why it was closed.
 
 import (
-	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -87,10 +86,13 @@ type conn struct {
 	answer   chan bool                 // whether the successor has taken it; of the reader and the mover
 	secure   *secure                   // TLS; nil: plaintext
 	http2    atomic.Pointer[http2Conn] // since HTTP/2's preface has come
+	isCheck  bool                      // the server's own; no handler gets its requests
 
 	mu         sync.Mutex
 	state      connState
 	parked     bool
+	requests   requests  // HTTP/1\'s, as they come
+	number     int       // of the request that has reached its handler last
 	handled    bool      // the request has reached its handler
 	reading    bool      // in the midst of a request's body
 	discardEnd time.Time // until when the rest of the body is read, if nobody wants it
@@ -175,10 +177,11 @@ func (c *conn) Read(p []byte) (int, error) {
 			return 0, io.EOF // any other error makes net/http write to the successor's client
 		}
 		n, err := c.receive(p)
-		if !quiet && err == nil {
+		n, skipped := c.follow(p[:n])
+		if !quiet && err == nil && !skipped {
 			return n, nil
 		}
-		n, err, again := c.afterRead(p[:n], err, quiet)
+		n, err, again := c.afterRead(p[:n], err, quiet, skipped)
 		switch {
 		case again:
 		case err == nil && !c.secure.isDone():
@@ -190,6 +193,18 @@ func (c *conn) Read(p []byte) (int, error) {
 			return n, err
 		}
 	}
+}
+
+// follow follows the requests of HTTP/1 in what has come, and removes empty lines before
+// them. It returns what is left, and whether nothing is of what was something.
+func (c *conn) follow(got []byte) (n int, skipped bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == stateHijacked || len(got) == 0 {
+		return len(got), false
+	}
+	n = c.requests.follow(got)
+	return n, n == 0
 }
 
 // receive reads what is for net/http from the socket, through TLS if need be.
@@ -286,7 +301,7 @@ func (c *conn) park() (moved bool) {
 // afterRead notes how a Read ended, and decides on a connection that was woken:
 // only here is it certain whether something has come. It returns what net/http
 // is told, and whether to read again instead.
-func (c *conn) afterRead(got []byte, err error, quiet bool) (n int, told error, again bool) {
+func (c *conn) afterRead(got []byte, err error, quiet, skipped bool) (n int, told error, again bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.parked = false
@@ -323,30 +338,21 @@ func (c *conn) afterRead(got []byte, err error, quiet bool) (n int, told error, 
 		c.explain(TimedOut)
 	}
 	if n = len(got); n > 0 && c.adopted {
-		n = c.firstBytes(got)
-		again = n == 0
+		c.firstBytes()
 	}
 	if quiet && (c.fullBuffer == 0 || !c.http1) && !c.recognize(got[:n]) {
 		c.refused = true
 		c.explain(Failed)
 		return 0, io.EOF, false
 	}
-	return n, err, again
+	return n, err, skipped && err == nil
 }
 
 // firstBytes notes that an adopted connection has spoken: from now on it has the
-// time of a header. Line ends that precede one are skipped and count for
-// nothing, as net/http has it after a POST, of which it does not know here.
-func (c *conn) firstBytes(got []byte) (n int) {
-	n = len(got)
-	if c.state == stateIdle {
-		n = copy(got, bytes.TrimLeft(got, "\r\n"))
-	}
-	if n > 0 {
-		c.adopted, c.deadline = false, time.Now().Add(c.server.opts.ReadHeaderTimeout)
-		c.Conn.SetReadDeadline(c.deadline)
-	}
-	return n
+// time of a header.
+func (c *conn) firstBytes() {
+	c.adopted, c.deadline = false, time.Now().Add(c.server.opts.ReadHeaderTimeout)
+	c.Conn.SetReadDeadline(c.deadline)
 }
 
 // holdsNothing tells whether net/http has no byte of a request when it calls
@@ -400,6 +406,7 @@ func (c *conn) handle(r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.handled = true
+	c.number++
 	c.discardEnd, c.unread = time.Time{}, false
 	c.reading = r.ContentLength != 0
 	if r.Close {

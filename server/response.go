@@ -19,7 +19,16 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusHTTPVersionNotSupported)
 		return
 	}
+	if c.isCheck {
+		return
+	}
 	c.handle(r)
+	if c.http2.Load() == nil && c.isMalformed() {
+		c.abandonBody()
+		w.Header().Set("Connection", "close")
+		http.Error(w, "400 Bad Request: Transfer-Encoding beside Content-Length, or in HTTP/1.0", http.StatusBadRequest)
+		return
+	}
 	rw := &c.response
 	rw.request, rw.fullDuplex = nil, false
 	if h := c.http2.Load(); h != nil {
@@ -94,7 +103,7 @@ func (w *response) begin(status int) {
 
 // isLast tells whether the connection must end with this response.
 func (w *response) isLast() bool {
-	if w.conn.server.isDraining.Load() && !w.conn.willMove(time.Now()) {
+	if w.conn.isUnknown() || w.conn.server.isDraining.Load() && !w.conn.willMove(time.Now()) && !w.conn.hasMore() {
 		return true
 	}
 	return w.leavesBody() && !w.request.discard()
