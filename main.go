@@ -152,7 +152,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 		handler = handlers.RedirectHTTPS(cfg.httpsPort(listeners), handler)
 	}
 	options := server.Options{
-		Handler:           handlers.Log(metrics.Count(handler), logger),
+		Handler:           handlers.Log(metrics.Count(handlers.Resources(handler)), logger),
 		IdleGrace:         cfg.idleGrace,
 		DisableMigration:  !cfg.migrate,
 		IdleTimeout:       cfg.idleTimeout,

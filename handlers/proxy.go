@@ -183,6 +183,9 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	ctx := r.Context()
 	body, _ := r.Body.(*clientBody)
 	failed := body.failure()
+	if body != nil {
+		body.Close() // nobody wants the rest
+	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(failed, &tooLarge) {
 		WriteError(w, r, http.StatusRequestEntityTooLarge, "request body is too large")

@@ -49,7 +49,7 @@ func (c *conn) awaitFirstByte() {
 		var err error
 		again := false
 		if !moved {
-			_, err, again = c.afterRead(nil, awaitReadable(c.Conn), true)
+			_, err, again = c.afterRead(nil, awaitReadable(c.Conn), true, false)
 		}
 		switch {
 		case again:

@@ -16,7 +16,7 @@ import (
 )
 
 // Check proves that the server answers, before it has accepted anything: a
-// request that net/http answers by itself goes through a connection in memory.
+// request that no handler gets goes through a connection in memory.
 // Neither the handler nor the counts see it.
 func (s *Server) Check(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
@@ -30,7 +30,7 @@ func (s *Server) Check(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { client.Close() })
 	defer stop()
 
-	c := &conn{Conn: far, server: s}
+	c := &conn{Conn: far, server: s, isCheck: true}
 	c.response.conn = c
 	served := make(chan error, 1)
 	go func() { served <- s.http.Serve(&oneConn{conn: c}) }()
@@ -75,7 +75,7 @@ func (s *Server) testSafePoint() bool {
 	return err == nil
 }
 
-// request is one that net/http answers by itself.
+// request is one that any server could get.
 const request = "OPTIONS * HTTP/1.1\r\nHost: check\r\n\r\n"
 
 // probe has a conversation with net/http, which is to end at a safe point, or
@@ -88,7 +88,7 @@ func (s *Server) probe(converse func(*probe) error) error {
 	client.SetDeadline(deadline)
 	p := &probe{Conn: far, client: client, in: bufio.NewReader(client),
 		reads: make(chan bool, 1), over: make(chan struct{}), closed: make(chan struct{}), late: late.Done()}
-	p.conn = &conn{Conn: p, server: s}
+	p.conn = &conn{Conn: p, server: s, isCheck: true}
 	p.conn.response.conn = p.conn
 	err := s.http.Serve(&oneConn{conn: p.conn})
 	if isClosed(err) {

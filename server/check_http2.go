@@ -26,7 +26,7 @@ func (s *Server) testHTTP2() http2Support {
 	client, far := net.Pipe()
 	deadline, _ := late.Deadline()
 	client.SetDeadline(deadline)
-	c := &conn{Conn: far, server: s}
+	c := &conn{Conn: far, server: s, isCheck: true}
 	c.response.conn = c
 	err := s.http.Serve(&oneConn{conn: c})
 	if isClosed(err) {
@@ -78,7 +78,7 @@ func (t *http2Talk) listen() {
 	}
 }
 
-// ask sends a request that net/http answers by itself: OPTIONS *.
+// ask sends a request: OPTIONS *.
 func (t *http2Talk) ask(stream uint32) error {
 	fields := []byte("\x02\x07OPTIONS\x04\x01*\x86\x01\x05check") // RFC 7541: plain literals, and a scheme of http
 	_, err := t.Write(appendStreamFrame(nil, frameHeaders, flagEndHeaders|flagEndStream, stream, fields))

@@ -4,7 +4,6 @@ package server
 // anything could be lost by closing it now, and why it was closed.
 
 import (
-	"bytes"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -87,12 +86,16 @@ type conn struct {
 	answer   chan bool                 // whether the successor has taken it; of the reader and the mover
 	secure   *secure                   // TLS; nil: plaintext
 	http2    atomic.Pointer[http2Conn] // since HTTP/2's preface has come
+	isCheck  bool                      // the server's own; no handler gets its requests
 
 	mu         sync.Mutex
 	state      connState
 	parked     bool
-	handled    bool // the request has reached its handler
-	reading    bool // in the midst of a request's body
+	requests   requests  // HTTP/1\'s, as they come
+	number     int       // of the request that has reached its handler last
+	handled    bool      // the request has reached its handler
+	reading    bool      // in the midst of a request's body
+	discardEnd time.Time // until when the rest of the body is read, if nobody wants it
 	why        Reason
 	explained  bool      // why is known already
 	deadline   time.Time // for reading, as net/http or the handler wants it
@@ -112,6 +115,8 @@ type conn struct {
 	aheadSince time.Time // when that was first
 	hijacked   bool      // also when it is closed
 	broken     bool      // a handler has given up amid its answer
+	unread     bool      // the handler has not read the request's body to its end
+	abandoned  bool      // nor does anybody else: nothing is read any more
 	farewells  map[*farewell]struct{}
 }
 
@@ -172,10 +177,11 @@ func (c *conn) Read(p []byte) (int, error) {
 			return 0, io.EOF // any other error makes net/http write to the successor's client
 		}
 		n, err := c.receive(p)
-		if !quiet && err == nil {
+		n, skipped := c.follow(p[:n])
+		if !quiet && err == nil && !skipped {
 			return n, nil
 		}
-		n, err, again := c.afterRead(p[:n], err, quiet)
+		n, err, again := c.afterRead(p[:n], err, quiet, skipped)
 		switch {
 		case again:
 		case err == nil && !c.secure.isDone():
@@ -187,6 +193,18 @@ func (c *conn) Read(p []byte) (int, error) {
 			return n, err
 		}
 	}
+}
+
+// follow follows the requests of HTTP/1 in what has come, and removes empty lines before
+// them. It returns what is left, and whether nothing is of what was something.
+func (c *conn) follow(got []byte) (n int, skipped bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state == stateHijacked || len(got) == 0 {
+		return len(got), false
+	}
+	n = c.requests.follow(got)
+	return n, n == 0
 }
 
 // receive reads what is for net/http from the socket, through TLS if need be.
@@ -230,9 +248,31 @@ func (c *conn) beforeRead(buffer int) (quiet, parked, over bool) {
 		// to see that its header timeout should run.
 		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadHeaderTimeout))
 	case c.reading && buffer > 1: // one byte: net/http watches for the client's end meanwhile
-		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadBodyTimeout))
+		c.Conn.SetReadDeadline(c.bodyDeadline(time.Now()))
 	}
-	return quiet, false, c.state == stateMoved || c.refused
+	return quiet, false, c.state == stateMoved || c.refused || c.abandoned
+}
+
+// bodyDeadline returns when a Read of a request's body has to have something.
+func (c *conn) bodyDeadline(now time.Time) time.Time {
+	pause := now.Add(c.server.opts.ReadBodyTimeout)
+	if !c.discardEnd.IsZero() && c.discardEnd.Before(pause) {
+		return c.discardEnd
+	}
+	return pause
+}
+
+// limitDiscard notes that the rest of a request's body is only read to be discarded: by a
+// Read that is under way, too, if underWay is set.
+func (c *conn) limitDiscard(underWay bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	c.discardEnd, c.unread = now.Add(discardTime), true
+	if underWay {
+		c.reading = true
+		c.Conn.SetReadDeadline(c.bodyDeadline(now))
+	}
 }
 
 // park parks the connection for a Read. In a drain it is offered to the successor
@@ -261,7 +301,7 @@ func (c *conn) park() (moved bool) {
 // afterRead notes how a Read ended, and decides on a connection that was woken:
 // only here is it certain whether something has come. It returns what net/http
 // is told, and whether to read again instead.
-func (c *conn) afterRead(got []byte, err error, quiet bool) (n int, told error, again bool) {
+func (c *conn) afterRead(got []byte, err error, quiet, skipped bool) (n int, told error, again bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.parked = false
@@ -298,30 +338,21 @@ func (c *conn) afterRead(got []byte, err error, quiet bool) (n int, told error, 
 		c.explain(TimedOut)
 	}
 	if n = len(got); n > 0 && c.adopted {
-		n = c.firstBytes(got)
-		again = n == 0
+		c.firstBytes()
 	}
 	if quiet && (c.fullBuffer == 0 || !c.http1) && !c.recognize(got[:n]) {
 		c.refused = true
 		c.explain(Failed)
 		return 0, io.EOF, false
 	}
-	return n, err, again
+	return n, err, skipped && err == nil
 }
 
 // firstBytes notes that an adopted connection has spoken: from now on it has the
-// time of a header. Line ends that precede one are skipped and count for
-// nothing, as net/http has it after a POST, of which it does not know here.
-func (c *conn) firstBytes(got []byte) (n int) {
-	n = len(got)
-	if c.state == stateIdle {
-		n = copy(got, bytes.TrimLeft(got, "\r\n"))
-	}
-	if n > 0 {
-		c.adopted, c.deadline = false, time.Now().Add(c.server.opts.ReadHeaderTimeout)
-		c.Conn.SetReadDeadline(c.deadline)
-	}
-	return n
+// time of a header.
+func (c *conn) firstBytes() {
+	c.adopted, c.deadline = false, time.Now().Add(c.server.opts.ReadHeaderTimeout)
+	c.Conn.SetReadDeadline(c.deadline)
 }
 
 // holdsNothing tells whether net/http has no byte of a request when it calls
@@ -375,6 +406,8 @@ func (c *conn) handle(r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.handled = true
+	c.number++
+	c.discardEnd, c.unread = time.Time{}, false
 	c.reading = r.ContentLength != 0
 	if r.Close {
 		c.explain(ByClient)
@@ -402,6 +435,14 @@ func (c *conn) giveUp() {
 	c.mu.Lock()
 	c.broken = true
 	c.explain(Failed)
+	c.mu.Unlock()
+}
+
+// abandonBody notes that nobody reads the rest of a request's body. The connection ends
+// with the response that is under way.
+func (c *conn) abandonBody() {
+	c.mu.Lock()
+	c.unread, c.abandoned = true, true
 	c.mu.Unlock()
 }
 
@@ -434,11 +475,15 @@ func (c *conn) close(mayWait bool) error {
 	}
 	c.state = stateClosed
 	c.dropFarewells()
-	why, whole := c.why, c.why != Cut && !c.broken
+	why, whole, unread := c.why, c.why != Cut && !c.broken, c.abandoned || c.unread && c.why == TimedOut
 	c.mu.Unlock()
 
-	if why == Announced && whole && !moved {
-		c.linger()
+	switch {
+	case !whole || moved:
+	case unread:
+		c.linger(lingerBodyTime)
+	case why == Announced && readable(c.Conn):
+		c.linger(lingerTime)
 	}
 	if whole {
 		c.secure.sayGoodbye(c.Conn, mayWait && (why == Announced || why == ByClient)) // an answer may be on its way
@@ -457,20 +502,32 @@ func (c *conn) close(mayWait bool) error {
 	return err
 }
 
-// linger lets the response get through to a client that has sent more, which
-// nobody will answer: closing a socket with unread bytes resets the connection,
-// and takes along what is still on its way (RFC 9112, section 9.6).
-func (c *conn) linger() {
-	const most, longest = 256 << 10, time.Second
-	if !readable(c.Conn) {
-		return
-	}
+// How long a connection lingers whose client goes on to send: after a response, with the
+// rest of a body, and when nothing more comes.
+const (
+	lingerTime     = time.Second
+	lingerBodyTime = 5 * time.Second
+	lingerPause    = time.Second
+)
+
+// linger lets the response get through to a client that has sent more, or is about
+// to, which nobody will answer: closing a socket with unread bytes resets the connection,
+// and discards what is still on its way (RFC 9112, section 9.6). Many clients send the
+// whole of a body before they look for a response.
+func (c *conn) linger(longest time.Duration) {
 	c.secure.sayGoodbye(c.Conn, true)
 	if closeWrite(c.Conn) != nil {
 		return
 	}
-	c.Conn.SetReadDeadline(time.Now().Add(longest))
-	io.Copy(io.Discard, io.LimitReader(struct{ io.Reader }{c.Conn}, most))
+	buffer := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buffer)
+	end := time.Now().Add(longest)
+	for now := time.Now(); now.Before(end); now = time.Now() {
+		c.Conn.SetReadDeadline(now.Add(min(lingerPause, end.Sub(now))))
+		if _, err := c.Conn.Read(buffer[:]); err != nil {
+			return
+		}
+	}
 }
 
 // startGrace gives a parked connection until the end of the idle grace, once.

@@ -19,14 +19,28 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusHTTPVersionNotSupported)
 		return
 	}
+	if c.isCheck {
+		return
+	}
 	c.handle(r)
+	if c.http2.Load() == nil && c.isMalformed() {
+		c.abandonBody()
+		w.Header().Set("Connection", "close")
+		http.Error(w, "400 Bad Request: Transfer-Encoding beside Content-Length, or in HTTP/1.0", http.StatusBadRequest)
+		return
+	}
 	rw := &c.response
+	rw.request, rw.fullDuplex = nil, false
 	if h := c.http2.Load(); h != nil {
 		rw = &response{conn: c, http2: h}
 		if r.ContentLength != 0 || r.Header.Get("Content-Length") != "" { // it may be 0, and not have ended
 			rw.body = &streamBody{ReadCloser: r.Body, conn: h, timeout: s.opts.ReadBodyTimeout}
 			r.Body = rw.body
 		}
+	} else if r.ContentLength != 0 {
+		own := r
+		r, rw.request = newRequestBody(c, r)
+		defer func() { own.MultipartForm = r.MultipartForm }() // net/http removes its files
 	}
 	if c.secure != nil {
 		r.TLS = c.secure.state
@@ -38,6 +52,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		if !returned && rw.http2 == nil { // a panic: net/http closes without a word
 			c.giveUp()
 		}
+		if rw.request != nil {
+			rw.request.end(rw.fullDuplex || !returned)
+			rw.request = nil
+		}
 		rw.ResponseWriter = overWriter{} // a silent connection should not hold the last request in memory
 		if s.isDraining.Load() && !c.wasCut() {
 			s.finished.Add(1)
@@ -46,6 +64,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.noteEnd()
 	}()
 	s.opts.Handler.ServeHTTP(rw, r)
+	if rw.request != nil {
+		rw.request.Close()
+	}
 	rw.begin(http.StatusOK) // a handler that wrote nothing is answered for by net/http
 	returned = true
 }
@@ -60,6 +81,9 @@ type response struct {
 	http2 *http2Conn // if it is of one, which says it in other words
 	body  *streamBody
 	begun bool // the final header is written, or the connection hijacked
+
+	request    *requestBody // HTTP/1's, if there is one
+	fullDuplex bool         // the body may be read, and left unread, while the response is written
 }
 
 func (w *response) begin(status int) {
@@ -71,10 +95,24 @@ func (w *response) begin(status int) {
 		w.http2.begin(w.Header())
 		return
 	}
-	if status != http.StatusSwitchingProtocols && w.conn.server.isDraining.Load() && !w.conn.willMove(time.Now()) {
+	if status != http.StatusSwitchingProtocols && w.isLast() {
 		w.Header().Set("Connection", "close")
 		w.conn.because(Announced)
 	}
+}
+
+// isLast tells whether the connection must end with this response.
+func (w *response) isLast() bool {
+	if w.conn.isUnknown() || w.conn.server.isDraining.Load() && !w.conn.willMove(time.Now()) && !w.conn.hasMore() {
+		return true
+	}
+	return w.leavesBody() && !w.request.discard()
+}
+
+// leavesBody tells whether a part of the body may be left when the handler returns, of
+// which net/http would take no account.
+func (w *response) leavesBody() bool {
+	return w.fullDuplex && w.request != nil && !w.request.whole.Load()
 }
 
 func (w *response) WriteHeader(status int) {
@@ -94,6 +132,9 @@ func (w *response) WriteString(s string) (int, error) {
 
 // ReadFrom keeps sendfile working.
 func (w *response) ReadFrom(r io.Reader) (int64, error) {
+	if !w.begun && w.leavesBody() { // r may read it: look at its end before the response begins
+		return io.Copy(struct{ io.Writer }{w}, r)
+	}
 	w.begin(http.StatusOK)
 	return io.Copy(w.ResponseWriter, r) // net/http's has ReadFrom
 }
@@ -106,9 +147,12 @@ func (w *response) FlushError() error {
 }
 
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if w.leavesBody() { // somebody may read it, and would take what follows for it
+		return nil, nil, errUnread
+	}
 	nc, buf, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {
-		w.begun = true
+		w.begun, w.request = true, nil
 	}
 	return nc, buf, err
 }
@@ -121,7 +165,26 @@ func (w *response) SetReadDeadline(t time.Time) error {
 	return http.NewResponseController(w.ResponseWriter).SetReadDeadline(t)
 }
 
-// Unwrap lets http.ResponseController reach write deadlines and full duplex.
+var (
+	errUnread = errors.New("hijack connection: request body is not read to its end")
+	errLate   = errors.New("enable full duplex: response has begun")
+)
+
+// EnableFullDuplex lets the handler read the request's body while it writes the response.
+// If the body has not been read to its end when the response begins, the response
+// carries "Connection: close".
+func (w *response) EnableFullDuplex() error {
+	if w.begun && w.request != nil && !w.request.whole.Load() {
+		return errLate
+	}
+	if err := http.NewResponseController(w.ResponseWriter).EnableFullDuplex(); err != nil {
+		return err
+	}
+	w.fullDuplex = true
+	return nil
+}
+
+// Unwrap lets http.ResponseController reach write deadlines.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // overWriter stands in for the ResponseWriter of a request that is over.

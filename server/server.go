@@ -15,6 +15,7 @@ import (
 
 // Options says how connections are served. Only Handler must be set.
 type Options struct {
+	// Handler also gets OPTIONS *, which net/http would answer by itself.
 	Handler http.Handler
 
 	// IdleGrace is how long a silent connection that does not move stays in a
@@ -127,6 +128,8 @@ func New(opts Options) *Server {
 		ReadHeaderTimeout: opts.ReadHeaderTimeout,
 		MaxHeaderBytes:    opts.MaxHeaderBytes,
 		Protocols:         protocols,
+		// OPTIONS * counts as any other request, and ends its connection in a drain.
+		DisableGeneralOptionsHandler: true,
 		HTTP2: &http.HTTP2Config{
 			MaxReadFrameSize:              maxFrame,
 			MaxReceiveBufferPerStream:     streamWindow,

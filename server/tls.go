@@ -51,6 +51,7 @@ func (s *Server) completeTLS() {
 type secure struct {
 	conn    *tls.Conn
 	records records
+	arrived arrived
 	hello   [5]byte // room for first
 	first   []byte  // what the client's hello begins with, until crypto/tls takes it
 	state   *tls.ConnectionState
@@ -78,7 +79,7 @@ func (r recorded) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	n, err := r.Conn.Read(p)
-	r.secure.records.follow(p[:n])
+	r.secure.arrived.add(r.secure.records.follow(p[:n]), r.secure.records.have > 0)
 	return n, err
 }
 
@@ -86,7 +87,9 @@ func (r recorded) Read(p []byte) (int, error) {
 // client's hello only: crypto/tls allows nobody to wake a handshake.
 func (s *secure) receive(p []byte) (int, error) {
 	if s.done.Load() {
-		return s.conn.Read(p)
+		n, err := s.conn.Read(p)
+		s.arrived.noteRead(n, len(p))
+		return n, err
 	}
 	raw := recorded{s.conn.NetConn().(recorded).Conn, s}
 	n, err := raw.Read(s.hello[:])
@@ -142,7 +145,9 @@ func (c *conn) handshake() bool {
 	c.mu.Unlock()
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && looksLikeHTTP(plain.RecordHeader) {
 		io.WriteString(c.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
-		c.linger()
+		if readable(c.Conn) {
+			c.linger(lingerTime)
+		}
 	}
 	c.server.opts.Logger.Debug("TLS handshake failed", "client", c.RemoteAddr().String(), "error", err)
 	return false
@@ -177,6 +182,56 @@ func (s *secure) closeWrite() {
 	s.conn.CloseWrite() // waits for 5 seconds at most
 }
 
+// arrived tells whether more has come from a client than net/http has read. crypto/tls
+// reads ahead, and does not say how far.
+type arrived struct {
+	mu     sync.Mutex
+	whole  int  // records of application data that have come; in TLS 1.3 those at a handshake's end look like them
+	read   int  // records that were read, one of them in part if rest is true
+	rest   bool // the last Read filled its buffer: there may be more of its record
+	within bool // a part of a record has come
+}
+
+func (a *arrived) add(records int, within bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.whole += records
+	a.within = within
+}
+
+// noteRead notes a Read. None is of two records.
+func (a *arrived) noteRead(n, buffer int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n > 0 {
+		if !a.rest {
+			a.read++
+		}
+		a.rest = n == buffer
+	}
+}
+
+// pending returns how many bytes may have come for net/http, besides those that the
+// kernel has: an upper bound, 0 if there are certainly none.
+func (s *secure) pending() int64 {
+	if s == nil {
+		return 0
+	}
+	a := &s.arrived
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n := int64(a.whole - a.read)
+	if s.state.Version >= tls.VersionTLS13 {
+		n-- // the client's Finished
+	}
+	if a.rest || a.within {
+		n = max(n, 0) + 1
+	}
+	return max(n, 0) * maxPlaintext
+}
+
+const maxPlaintext = 16 << 10 // of a record: RFC 8446, section 5.1
+
 // records follows the records of TLS that come from a client.
 type records struct {
 	header [5]byte // RFC 8446, section 5.1
@@ -184,14 +239,15 @@ type records struct {
 	left   int     // bytes of its content that are to come, when its header is whole
 }
 
-func (r *records) follow(p []byte) {
+// follow returns how many records of application data have come to their end.
+func (r *records) follow(p []byte) (whole int) {
 	for len(p) > 0 {
 		if r.have < len(r.header) {
 			n := copy(r.header[r.have:], p)
 			r.have += n
 			p = p[n:]
 			if r.have < len(r.header) {
-				return
+				return whole
 			}
 			r.left = int(r.header[3])<<8 | int(r.header[4])
 		}
@@ -200,6 +256,10 @@ func (r *records) follow(p []byte) {
 		p = p[n:]
 		if r.left == 0 {
 			r.have = 0
+			if r.header[0] == 23 { // RFC 8446, section 5.1
+				whole++
+			}
 		}
 	}
+	return whole
 }

@@ -1,0 +1,66 @@
+package handlers
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"example.com/baton/server"
+	"example.com/baton/upgrade"
+)
+
+// serveRaw serves h as Baton does, and returns a connection to it.
+func serveRaw(t *testing.T, h http.Handler) net.Conn {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := server.New(server.Options{Handler: h})
+	s.Add(ln)
+	s.Serve()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		s.Drain(ctx, upgrade.Handoff{Kept: func(net.Listener) bool { return false }})
+	})
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func TestRequestsForNoResource(t *testing.T) {
+	log, logger := capture()
+	metrics := NewMetrics(MetricsOptions{Source: func() Snapshot { return Snapshot{} }})
+	h := RedirectHTTPS(443, http.NotFoundHandler())
+	conn := serveRaw(t, Log(metrics.Count(Resources(h)), logger))
+	in := bufio.NewReader(conn)
+	requests := []struct {
+		line, allow string
+		status      int
+	}{
+		{"OPTIONS * HTTP/1.1", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", http.StatusNoContent},
+		{"OPTIONS / HTTP/1.1", "", http.StatusPermanentRedirect},
+		{"GET * HTTP/1.1", "", http.StatusBadRequest},
+		{"CONNECT example.com:443 HTTP/1.1", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", http.StatusMethodNotAllowed},
+		{"CONNECT /path HTTP/1.1", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", http.StatusMethodNotAllowed},
+	}
+	for _, request := range requests {
+		io.WriteString(conn, request.line+"\r\nHost: example.com\r\n\r\n")
+		response, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatalf("%s: %v", request.line, err)
+		}
+		io.Copy(io.Discard, response.Body)
+		equal(t, request.line+": status", response.StatusCode, request.status)
+		equal(t, request.line+": Allow", response.Header.Get("Allow"), request.allow)
+	}
+	log.awaitAll(t, "request", len(requests))
+}
