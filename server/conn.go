@@ -112,6 +112,7 @@ type conn struct {
 	aheadSince time.Time // when that was first
 	hijacked   bool      // also when it is closed
 	broken     bool      // a handler has given up amid its answer
+	excessive  bool      // its client has been refused, and may be sending yet
 	farewells  map[*farewell]struct{}
 }
 
@@ -434,10 +435,10 @@ func (c *conn) close(mayWait bool) error {
 	}
 	c.state = stateClosed
 	c.dropFarewells()
-	why, whole := c.why, c.why != Cut && !c.broken
+	why, whole, excessive := c.why, c.why != Cut && !c.broken, c.excessive
 	c.mu.Unlock()
 
-	if why == Announced && whole && !moved {
+	if (why == Announced || excessive) && whole && !moved {
 		c.linger()
 	}
 	if whole {
