@@ -1,7 +1,10 @@
 package handlers
 
 import (
+	"net"
+	"net/http"
 	"net/netip"
+	"os"
 	"strconv"
 	"strings"
 )
@@ -39,4 +42,41 @@ func isHostName(host string) bool {
 		}
 	}
 	return true
+}
+
+// knownHosts answers 421 to requests for a name that is not one of this machine: a web
+// page can have its own name lead to this address, and then read what it likes through
+// the browser of whoever visits it (DNS rebinding). It cannot do so with an IP address,
+// with localhost, or with a name without dots.
+//
+// Scrapers and probes use names that nobody knows here. /healthz and /readyz, in which
+// there is nothing to read, may be asked for by any, and /metrics by any but at a
+// loopback address, to which other machines cannot connect.
+func knownHosts(configured string, next http.Handler) http.Handler {
+	machine, _ := os.Hostname() // none: it is not asked for by that
+	isKnown := func(host string) bool {
+		host = strings.ToLower(strings.TrimSuffix(host, "."))
+		if _, err := netip.ParseAddr(host); err == nil {
+			return true
+		}
+		return !strings.Contains(host, ".") || strings.HasSuffix(host, ".localhost") ||
+			host == strings.ToLower(machine) || host == strings.ToLower(configured)
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		local, _ := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr)
+		if r.Host == "" || local == nil { // as no browser sends it, and where none is
+			next.ServeHTTP(w, r)
+			return
+		}
+		host, _, ok := splitHost(r.Host)
+		switch {
+		case !ok:
+			WriteError(w, r, http.StatusBadRequest, "invalid host")
+		case isKnown(host), r.URL.Path == "/healthz", r.URL.Path == "/readyz",
+			r.URL.Path == "/metrics" && !local.IP.IsLoopback():
+			next.ServeHTTP(w, r)
+		default:
+			WriteError(w, r, http.StatusMisdirectedRequest, "this host name is not known here: use the IP address, localhost, or the name that -admin NAME:PORT gives")
+		}
+	})
 }
