@@ -164,6 +164,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 		Metrics:  metrics,
 		Ready:    gen.TakesRequests,
 		Status:   func() any { return gen.Status() },
+		Host:     cfg.adminHost(),
 		Draining: server.Draining,
 	})
 	admin = server.New(options)
@@ -743,6 +744,12 @@ func (cfg config) loadCertificates(logger *slog.Logger) (*server.Certificates, e
 func (cfg config) httpsPort(listeners []net.Listener) int {
 	at := slices.IndexFunc(cfg.listen, listen.isHTTPS)
 	return listeners[at].Addr().(*net.TCPAddr).Port
+}
+
+// adminHost returns the host that -admin names.
+func (cfg config) adminHost() string {
+	host, _, _ := net.SplitHostPort(cfg.admin) // fails for a unix socket, which has none
+	return host
 }
 
 // handler is what the public listeners serve.

@@ -260,6 +260,35 @@ func TestLivePageInBrowser(t *testing.T) {
 	p.check()
 }
 
+// A page for whose events there is no place says so, and goes on as soon as there is.
+func TestRefusedPagesInBrowser(t *testing.T) {
+	t.Parallel()
+	b := start(t)
+	for _, place := range []struct {
+		network, address, live string
+		clients                int
+	}{
+		{b.Network, b.Address, "connected", 100},
+		{"tcp", b.Admin, "live", 32},
+	} {
+		var held []*conn
+		for range place.clients {
+			c := mustDial(t, place.network, place.address)
+			c.send(t, "GET /events HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+			if err := c.readHead(new(response)); err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, c)
+		}
+		p := browse(t, "http://"+place.address)
+		p.awaitText("link", func(text string) bool { return strings.Contains(text, "too many") })
+		for _, c := range held {
+			c.Close()
+		}
+		p.awaitText("link", func(text string) bool { return text == place.live })
+	}
+}
+
 // The event streams of a browser go on over upgrades: what each generation says of itself comes once, and
 // of what a backend numbers nothing is lost and nothing comes twice.
 func TestEventSourceInBrowser(t *testing.T) {

@@ -19,8 +19,9 @@ import (
 	"time"
 )
 
-// ourName is what every request names as its host, and most certificates are for.
-const ourName = "e2e.test"
+// ourName is what every request names as its host, and most certificates are for. The admin listener answers
+// to it as well.
+const ourName = "e2e.localhost"
 
 // certificate makes a self-signed pair for names, which may be addresses, and returns its files. Each call
 // makes another pair, in a folder of its own. Without a name it is for that of the requests.

@@ -12,11 +12,14 @@ import (
 //go:embed status.html
 var statusHTML string
 
-// AdminOptions configure Admin. All but Draining must be set.
+// AdminOptions configure Admin. All but Host and Draining must be set.
 type AdminOptions struct {
 	Metrics *Metrics
 	Ready   func() bool // whether this service takes requests
 	Status  func() any  // marshalled to JSON; called several times a second while somebody watches
+
+	// Host is a name by which the admin listener is known, besides those of the machine.
+	Host string
 
 	// Draining returns a channel that is closed when the server of the request
 	// with that context begins to drain. Nil: it never does.
@@ -29,11 +32,13 @@ type AdminOptions struct {
 // the status and the totals of the line of generations, one a second and one at
 // once when a generation or an upgrade changes. At most 32 can watch at a time.
 // The stream ends with the drain, so that the browser reconnects to the
-// successor. Admin answers only GET and HEAD.
+// successor. Admin answers only GET and HEAD, and 421 to a host name with dots that is
+// neither Host nor the machine's, so that no web page can read it by DNS rebinding. Any
+// name will do for /healthz and /readyz, and for /metrics except at a loopback address.
 func Admin(options AdminOptions) http.Handler {
 	page := document(statusHTML)
 	metrics, events := options.Metrics.Handler(), &watch{options: options}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return knownHosts(options.Host, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Server", "baton")
 		if !readOnly(w, r) {
 			return
@@ -63,7 +68,7 @@ func Admin(options AdminOptions) http.Handler {
 		default:
 			WriteError(w, r, http.StatusNotFound, "not found")
 		}
-	})
+	}))
 }
 
 // writeFresh answers what is true now and must not be stored.

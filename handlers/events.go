@@ -4,12 +4,29 @@ package handlers
 
 import (
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
 // eventTimeout bounds the writing of one event to a client that has long not read.
 // The end of a drain waits for it.
 const eventTimeout = 3 * time.Second
+
+// audience counts the clients that follow a stream of events. Each is a goroutine and a
+// connection for as long as it likes.
+type audience struct{ now atomic.Int32 }
+
+// admit takes one more client, until leave, or answers 503 if there are that many already.
+func (a *audience) admit(w http.ResponseWriter, r *http.Request, most int32) (leave func(), ok bool) {
+	leave = func() { a.now.Add(-1) }
+	if a.now.Add(1) > most {
+		leave()
+		w.Header().Set("Retry-After", "5") // the page says why, and waits for so long
+		WriteError(w, r, http.StatusServiceUnavailable, "too many clients follow these events")
+		return nil, false
+	}
+	return leave, true
+}
 
 // streamEvents sends first at once, and then what next returns for each interval;
 // "" is not sent. The stream ends when drain is closed, and the browser then

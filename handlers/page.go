@@ -21,18 +21,22 @@ type Identity struct {
 	Version    string `json:"version"`
 }
 
-const pingEvery = 5 * time.Second
+const (
+	pingEvery   = 5 * time.Second
+	pageClients = 100 // of /events, at a time
+)
 
 // Page serves at / a page that shows id and stays current while generations
 // change, and at /events what it lives on: server-sent events, the first with
 // id as JSON unless the browser has had that already, then pings. The stream ends when the channel that draining
 // returns for the request's context is closed, so that the browser reconnects
-// to the successor; a nil draining never does.
+// to the successor; a nil draining never does. At most 100 clients follow it at a time.
 func Page(id Identity, draining func(context.Context) <-chan struct{}) http.Handler {
 	identity, _ := json.Marshal(id) // numbers and a string always marshal
 	eventID := fmt.Sprintf("%d-%d", id.Generation, id.PID)
 	identityEvent := fmt.Sprintf("id: %s\nevent: identity\ndata: %s\n\n", eventID, identity)
 	page := document(pageHTML)
+	var followers audience
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/":
@@ -41,6 +45,11 @@ func Page(id Identity, draining func(context.Context) <-chan struct{}) http.Hand
 			}
 		case "/events":
 			if readOnly(w, r) {
+				leave, ok := followers.admit(w, r, pageClients)
+				if !ok {
+					return
+				}
+				defer leave()
 				var drain <-chan struct{}
 				if draining != nil {
 					drain = draining(r.Context())

@@ -120,6 +120,35 @@ func TestPageEventsEndWithTheDrain(t *testing.T) {
 	equal(t, "stream of a draining generation", body, "retry: 200\n\n")
 }
 
+// Whoever opens more streams than there are places takes nothing but those.
+func TestPageEventsAreForSoMany(t *testing.T) {
+	server := serve(t, Page(identity, nil))
+	var leave []context.CancelFunc
+	for range pageClients {
+		ctx, cancel := context.WithCancel(t.Context())
+		leave = append(leave, cancel)
+		events(t, server, ctx)
+	}
+	for _, method := range []string{"GET", "HEAD"} {
+		response, body := do(t, server, method, "/events")
+		equal(t, method+" of one more", response.StatusCode, http.StatusServiceUnavailable)
+		equal(t, "Retry-After", response.Header.Get("Retry-After"), "5")
+		equal(t, "says why", method == "HEAD" || strings.Contains(body, "too many clients"), true)
+	}
+	response, _ := do(t, server, "GET", "/")
+	equal(t, "the page", response.StatusCode, http.StatusOK)
+	leave[0]()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		response, _ = do(t, server, "HEAD", "/events")
+		if response.StatusCode == http.StatusOK {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the place of one who left stays taken")
+		}
+	}
+}
+
 func TestPageEventsPing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())

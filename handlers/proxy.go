@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -189,6 +190,10 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	var tooLarge *http.MaxBytesError
 	if errors.As(failed, &tooLarge) {
 		WriteError(w, r, http.StatusRequestEntityTooLarge, "request body is too large")
+		return
+	}
+	if failed != nil && r.ProtoMajor == 2 && ctx.Err() == nil && !errors.Is(failed, os.ErrDeadlineExceeded) {
+		WriteError(w, r, http.StatusBadRequest, "request body is not as long as declared") // RFC 9113, section 8.1.1
 		return
 	}
 	if errors.Is(ctx.Err(), context.Canceled) || failed != nil {

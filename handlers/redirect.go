@@ -5,7 +5,6 @@ package handlers
 import (
 	"net"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 )
@@ -20,10 +19,11 @@ func RedirectHTTPS(port int, next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		at := url.URL{Host: r.Host}
-		host, path := at.Hostname(), r.URL.RequestURI()
-		if host == "" || !strings.HasPrefix(path, "/") {
-			WriteError(w, r, http.StatusBadRequest, "this server speaks HTTPS only, and the request does not say where to")
+		// What the client sends is copied to where the browser takes it for an address.
+		host, _, ok := splitHost(r.Host)
+		path := r.URL.RequestURI()
+		if !ok || !strings.HasPrefix(path, "/") || strings.ContainsAny(path, " #") {
+			WriteError(w, r, http.StatusBadRequest, "this server speaks HTTPS only, and the request does not name a valid host and path")
 			return
 		}
 		if port != 443 {

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net/http"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -24,7 +23,7 @@ const (
 // a second at most, and not at all if nobody does.
 type watch struct {
 	options  AdminOptions
-	watchers atomic.Int32
+	audience audience
 
 	mu     sync.Mutex
 	seen   sight
@@ -63,12 +62,11 @@ type totals struct {
 }
 
 func (l *watch) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	defer l.watchers.Add(-1)
-	if l.watchers.Add(1) > watchers {
-		w.Header().Set("Retry-After", "5")
-		WriteError(w, r, http.StatusServiceUnavailable, "too many watch already")
+	leave, ok := l.audience.admit(w, r, watchers)
+	if !ok {
 		return
 	}
+	defer leave()
 	var drain <-chan struct{}
 	if l.options.Draining != nil {
 		drain = l.options.Draining(r.Context())

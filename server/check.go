@@ -17,7 +17,8 @@ import (
 
 // Check proves that the server answers, before it has accepted anything: a
 // request that no handler gets goes through a connection in memory.
-// Neither the handler nor the counts see it.
+// Neither the handler nor the counts see it: a server whose handlers are all stuck
+// passes, since they might as well have much to do.
 func (s *Server) Check(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("check the server: %w", err)

@@ -30,7 +30,7 @@ func (s *Server) testHTTP2() http2Support {
 	c.response.conn = c
 	err := s.http.Serve(&oneConn{conn: c})
 	if isClosed(err) {
-		t := &http2Talk{Conn: client, frames: make(chan talkFrame, 100)}
+		t := &http2Talk{Conn: client, frames: make(chan frame, 100)}
 		heard := make(chan struct{})
 		go func() { defer close(heard); t.listen() }()
 		if err = t.begin(); err == nil {
@@ -54,12 +54,7 @@ func (s *Server) testHTTP2() http2Support {
 // http2Talk is the client of such a conversation.
 type http2Talk struct {
 	net.Conn
-	frames chan talkFrame
-}
-
-type talkFrame struct {
-	frame
-	stream uint32
+	frames chan frame
 }
 
 // listen notes the frames that come.
@@ -74,7 +69,7 @@ func (t *http2Talk) listen() {
 		if _, err := io.ReadFull(t, payload); err != nil {
 			return
 		}
-		t.frames <- talkFrame{frame{header[3], header[4], payload}, binary.BigEndian.Uint32(header[5:])}
+		t.frames <- frame{header[3], header[4], binary.BigEndian.Uint32(header[5:]), len(payload), payload}
 	}
 }
 
@@ -90,7 +85,7 @@ func (t *http2Talk) ask(stream uint32) error {
 func (t *http2Talk) await(kind byte, stream uint32, most uint32) (frame, error) {
 	for f := range t.frames {
 		if f.kind == kind && f.stream == stream {
-			return f.frame, nil
+			return f, nil
 		}
 		if f.stream > most {
 			return frame{}, fmt.Errorf("a request is answered that was not expected to be: stream %d", f.stream)

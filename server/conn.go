@@ -91,7 +91,7 @@ type conn struct {
 	mu         sync.Mutex
 	state      connState
 	parked     bool
-	requests   requests  // HTTP/1\'s, as they come
+	requests   requests  // HTTP/1's, as they come
 	number     int       // of the request that has reached its handler last
 	handled    bool      // the request has reached its handler
 	reading    bool      // in the midst of a request's body
@@ -117,6 +117,7 @@ type conn struct {
 	broken     bool      // a handler has given up amid its answer
 	unread     bool      // the handler has not read the request's body to its end
 	abandoned  bool      // nor does anybody else: nothing is read any more
+	excessive  bool      // its client has been refused, and may be sending yet
 	farewells  map[*farewell]struct{}
 }
 
@@ -476,13 +477,14 @@ func (c *conn) close(mayWait bool) error {
 	c.state = stateClosed
 	c.dropFarewells()
 	why, whole, unread := c.why, c.why != Cut && !c.broken, c.abandoned || c.unread && c.why == TimedOut
+	excessive := c.excessive
 	c.mu.Unlock()
 
 	switch {
 	case !whole || moved:
 	case unread:
 		c.linger(lingerBodyTime)
-	case why == Announced && readable(c.Conn):
+	case (why == Announced || excessive) && readable(c.Conn):
 		c.linger(lingerTime)
 	}
 	if whole {

@@ -10,6 +10,7 @@ const (
 
 	frameData         = 0x0
 	frameHeaders      = 0x1
+	frameRSTStream    = 0x3
 	frameSettings     = 0x4
 	framePushPromise  = 0x5
 	framePing         = 0x6
@@ -19,6 +20,15 @@ const (
 	flagAck        = 0x1
 	flagEndStream  = 0x1
 	flagEndHeaders = 0x4
+	flagPadded     = 0x8
+)
+
+// RFC 9113, section 7.
+const (
+	codeNo              = 0x0
+	codeInternal        = 0x2
+	codeCancel          = 0x8
+	codeEnhanceYourCalm = 0xb
 )
 
 // frames follows the frames in one direction of a connection, as they pass. It
@@ -27,6 +37,7 @@ type frames struct {
 	header  [frameHeader]byte
 	have    int     // bytes of the header
 	left    int     // bytes of the payload that are to come, when the header is whole
+	length  int     // of the payload, then
 	payload [8]byte // what it begins with
 	held    int
 	block   bool // a header block goes on in the next frame
@@ -36,7 +47,41 @@ type frames struct {
 // frame is one that has passed.
 type frame struct {
 	kind, flags byte
+	stream      uint32
+	length      int    // of the payload
 	payload     []byte // at most 8 bytes of it
+}
+
+// carried returns how many bytes of a header block or a body the frame has.
+func (f frame) carried() int {
+	switch f.kind {
+	case frameData, frameHeaders:
+		if f.flags&flagPadded != 0 && len(f.payload) > 0 {
+			return max(f.length-1-int(f.payload[0]), 0)
+		}
+		return f.length
+	case frameContinuation:
+		return f.length
+	}
+	return 0
+}
+
+// completes reports whether a frame of the server's ends a response.
+func (f frame) completes() bool {
+	return (f.kind == frameData || f.kind == frameHeaders) && f.flags&flagEndStream != 0
+}
+
+// refuses reports whether a frame of the server's resets a stream because of what the
+// client has sent. The other codes tell that a handler has returned early, or failed.
+func (f frame) refuses() bool {
+	if f.kind != frameRSTStream || len(f.payload) < 4 {
+		return false
+	}
+	switch binary.BigEndian.Uint32(f.payload) {
+	case codeNo, codeInternal, codeCancel:
+		return false
+	}
+	return true
 }
 
 // between tells whether another frame can be put in: not within one, nor within
@@ -68,8 +113,8 @@ func (f *frames) follow(p []byte, each func(frame)) {
 			if f.have < frameHeader {
 				return
 			}
-			f.left = int(f.header[0])<<16 | int(binary.BigEndian.Uint16(f.header[1:]))
-			f.held = 0
+			f.length = int(f.header[0])<<16 | int(binary.BigEndian.Uint16(f.header[1:]))
+			f.left, f.held = f.length, 0
 		}
 		n := min(f.left, len(p))
 		f.held += copy(f.payload[f.held:], p[:n])
@@ -79,7 +124,7 @@ func (f *frames) follow(p []byte, each func(frame)) {
 			return
 		}
 		f.have, f.seen = 0, true
-		whole := frame{kind: f.header[3], flags: f.header[4], payload: f.payload[:f.held]}
+		whole := frame{f.header[3], f.header[4], binary.BigEndian.Uint32(f.header[5:]), f.length, f.payload[:f.held]}
 		switch whole.kind {
 		case frameHeaders, framePushPromise, frameContinuation:
 			f.block = whole.flags&flagEndHeaders == 0

@@ -200,8 +200,7 @@ func FuzzPutIn(f *testing.F) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		sent := randomFrames(random)
 		socket := new(passing)
-		h := &http2Conn{conn: &conn{Conn: socket, server: s}}
-		h.in = bufio.NewReader(receiver{h.conn})
+		h := newHTTP2Conn(&conn{Conn: socket, server: s})
 		from, at := random.IntN(len(sent)), 0
 		begun := -1
 		for _, piece := range split(sent, seed) {
@@ -220,9 +219,35 @@ func FuzzPutIn(f *testing.F) {
 		}
 		putIn(t, socket.written.Bytes(), sent, drainNotice, begun)
 
+		// A refusal is put in as well, and nothing follows on it.
+		socket = new(passing)
+		h = newHTTP2Conn(&conn{Conn: socket, server: s})
+		r := &refusal{goAway: []byte("a GOAWAY"), sent: make(chan struct{})}
+		at, begun = 0, -1
+		var err error
+		for _, piece := range split(sent, seed) {
+			if begun < 0 && at >= from {
+				begun = at
+				h.refusal.Store(r)
+				h.tryInterject()
+			}
+			if _, err = h.Write(piece); err != nil {
+				break
+			}
+			at += len(piece)
+		}
+		if err != nil || begun >= 0 && h.sent.between() {
+			<-r.sent
+			passed, over := bytes.CutSuffix(socket.written.Bytes(), r.goAway)
+			if !over || !bytes.HasPrefix(sent, passed) {
+				t.Fatal("what passed is not what was sent, with a refusal at its end")
+			}
+			putIn(t, append(socket.written.Bytes(), sent[len(passed):]...), sent, r.goAway, begun)
+		}
+
 		came := randomFrames(random)
 		socket = &passing{pieces: split(came, seed)}
-		h = &http2Conn{conn: &conn{Conn: socket, server: s}}
+		h = newHTTP2Conn(&conn{Conn: socket, server: s})
 		h.in = bufio.NewReaderSize(receiver{h.conn}, 16)
 		h.noticing.Store(true)
 		from, begun = random.IntN(len(came)), -1

@@ -44,6 +44,9 @@ var (
 
 var noDeadline time.Time
 
+// errExcess is what net/http gets instead of more frames.
+var errExcess = errors.New("client asks for too much")
+
 // http2Conn is what passes of a connection that speaks HTTP/2.
 //
 // When the drain begins, the client is told in a GOAWAY that names no stream to
@@ -60,6 +63,8 @@ type http2Conn struct {
 
 	mu       sync.Mutex
 	in       *bufio.Reader // used by the reader, without the lock
+	last     uint32        // the latest stream that the client has opened
+	excess   string        // what the client has sent too many of
 	received frames        // up to what net/http has read
 	reading  bool          // the reader may be blocked
 	woken    bool
@@ -71,11 +76,20 @@ type http2Conn struct {
 	ending   bool          // net/http is to be given a GOAWAY
 	put      []byte        // what it is to be given of that
 
+	resets, overhead *budget
+
 	writing   sync.Mutex
 	sent      frames
-	saidLast  bool        // net/http has sent a GOAWAY
+	saidLast  atomic.Bool // a GOAWAY that names a stream is sent
 	noticing  atomic.Bool // in the first step of a drain
 	announced atomic.Bool // the notice is sent
+	refusal   atomic.Pointer[refusal]
+}
+
+// refusal is for a client that asks for too much.
+type refusal struct {
+	goAway []byte
+	sent   chan struct{} // closed when no frame is under way any more
 }
 
 // recognize looks for the preface of HTTP/2 in the first bytes of a connection,
@@ -98,12 +112,20 @@ func (c *conn) recognize(got []byte) bool {
 	if c.secure != nil && !c.secure.speaksHTTP2() {
 		return false
 	}
-	h := &http2Conn{conn: c}
-	h.in = bufio.NewReader(receiver{c})
-	h.received.follow(got[n:], func(frame) {})
+	h := newHTTP2Conn(c)
+	h.received.follow(got[n:], h.charge)
 	c.parked, c.stays = false, true
 	c.http2.Store(h)
 	return true
+}
+
+func newHTTP2Conn(c *conn) *http2Conn {
+	return &http2Conn{
+		conn:     c,
+		in:       bufio.NewReader(receiver{c}),
+		resets:   newBudget(resetsAtOnce, resetsPerSecond),
+		overhead: newBudget(overheadAtOnce, overheadPerSecond),
+	}
 }
 
 // receiver reads what comes from the client.
@@ -137,7 +159,12 @@ func (h *http2Conn) Read(p []byte) (int, error) {
 		h.mu.Lock()
 		err = h.afterRead(err)
 		h.received.follow(p[:n], h.came)
+		excess := h.excess
 		h.mu.Unlock()
+		if excess != "" {
+			h.refuse(excess)
+			return 0, errExcess
+		}
 		if n > 0 || err != nil {
 			return n, err
 		}
@@ -201,6 +228,7 @@ func (h *http2Conn) afterRead(err error) error {
 // came notes a frame that the client has sent.
 func (h *http2Conn) came(f frame) {
 	h.limited, h.slow = h.limited && !h.received.between(), time.Time{}
+	h.charge(f)
 	switch {
 	case f.kind == framePing && f.flags&flagAck != 0 && string(f.payload) == drainPing && h.announced.Load():
 		if !h.answered {
@@ -212,16 +240,56 @@ func (h *http2Conn) came(f frame) {
 	}
 }
 
-// Write sends what net/http writes, and the drain's notice as soon as a frame ends.
+// charge counts what the client has less use of than the server has work with.
+func (h *http2Conn) charge(f frame) {
+	resets := 0
+	switch f.kind {
+	case frameHeaders:
+		h.last = max(h.last, f.stream)
+	case frameRSTStream:
+		resets = 1
+	}
+	if !h.resets.spend(resets) { // with 0: the server may have reset streams meanwhile
+		h.excess = "reset streams"
+	}
+	if !h.overhead.spend(frameHeader + f.length - carriedPays*f.carried()) {
+		h.excess = "frames that carry nothing"
+	}
+}
+
+// refuse sends the client a GOAWAY with ENHANCE_YOUR_CALM, if it reads what precedes that.
+// The reader then lets net/http close the connection.
+func (h *http2Conn) refuse(excess string) {
+	c := h.conn
+	c.mu.Lock()
+	c.explain(Failed)
+	c.excessive = true
+	c.mu.Unlock()
+	c.server.opts.Logger.Debug("HTTP/2 connection is refused", "client", c.RemoteAddr().String(), "error", "too many "+excess)
+
+	payload := binary.BigEndian.AppendUint32(nil, h.last)
+	payload = binary.BigEndian.AppendUint32(payload, codeEnhanceYourCalm)
+	r := &refusal{appendFrame(nil, frameGoAway, 0, append(payload, "too many "+excess...)), make(chan struct{})}
+	h.refusal.Store(r)
+	const longest = time.Second
+	c.Conn.SetWriteDeadline(time.Now().Add(longest))
+	h.tryInterject()
+	select {
+	case <-r.sent:
+	case <-time.After(longest):
+	}
+}
+
+// Write sends what net/http writes, and what is to be put in as soon as a frame ends.
 func (h *http2Conn) Write(p []byte) (n int, err error) {
 	h.writing.Lock()
 	for err == nil && n < len(p) {
 		part := p[n:]
-		if h.noticing.Load() && !h.announced.Load() && !h.saidLast {
-			if err = h.sendNotice(); err != nil {
+		if h.interjects() {
+			if err = h.interject(); err != nil {
 				break
 			}
-			if !h.announced.Load() {
+			if h.interjects() {
 				part = part[:min(len(part), h.sent.need())]
 			}
 		}
@@ -232,17 +300,26 @@ func (h *http2Conn) Write(p []byte) (n int, err error) {
 	}
 	h.writing.Unlock()
 	if err == nil {
-		h.tryNotice()
+		h.tryInterject()
 	}
 	return n, err
 }
 
 // went notes a frame that net/http has sent.
 func (h *http2Conn) went(f frame) {
+	if n := f.carried(); n > 0 {
+		h.overhead.spend(-carriedPays * n)
+	}
+	switch { // the reader sees what is left
+	case f.completes():
+		h.resets.spend(-1)
+	case f.refuses():
+		h.resets.spend(1)
+	}
 	if f.kind != frameGoAway {
 		return
 	}
-	h.saidLast = true
+	h.saidLast.Store(true)
 	switch {
 	case len(f.payload) < 8 || binary.BigEndian.Uint32(f.payload[4:]) != 0:
 		h.conn.because(Failed)
@@ -275,24 +352,44 @@ func (h *http2Conn) announceLater() {
 
 func (h *http2Conn) notice() {
 	h.noticing.Store(true)
-	h.tryNotice()
+	h.tryInterject()
 }
 
-// tryNotice sends the notice, unless somebody writes, who then does. If the client
+// interjects reports whether something is to be put in that net/http does not send.
+func (h *http2Conn) interjects() bool {
+	return h.refusal.Load() != nil || h.noticing.Load() && !h.announced.Load() && !h.saidLast.Load()
+}
+
+// tryInterject puts it in, unless somebody writes, who then does. If the client
 // does not read, it waits for the next Write.
-func (h *http2Conn) tryNotice() {
-	if h.noticing.Load() && !h.announced.Load() && h.writing.TryLock() {
+func (h *http2Conn) tryInterject() {
+	if h.interjects() && h.writing.TryLock() {
 		if writable(h.conn.Conn) {
-			h.sendNotice()
+			h.interject()
 		}
 		h.writing.Unlock()
 	}
 }
 
-// sendNotice sends the notice if no frame is under way, and net/http's first one
-// was sent. It must not follow on a GOAWAY that names a stream.
-func (h *http2Conn) sendNotice() error {
-	if !h.sent.seen || !h.sent.between() || h.saidLast || h.announced.Load() {
+// interject sends a refusal, after which nothing follows, or the drain's notice, if no
+// frame is under way, and net/http's first one was sent. Neither must follow on a GOAWAY
+// that names a stream.
+func (h *http2Conn) interject() error {
+	if !h.sent.seen || !h.sent.between() {
+		return nil
+	}
+	if r := h.refusal.Load(); r != nil {
+		if !h.saidLast.Swap(true) {
+			h.conn.transmit(r.goAway)
+		}
+		select {
+		case <-r.sent:
+		default:
+			close(r.sent)
+		}
+		return errExcess
+	}
+	if !h.interjects() {
 		return nil
 	}
 	h.announced.Store(true)

@@ -32,6 +32,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	rw := &c.response
 	rw.request, rw.fullDuplex = nil, false
 	if h := c.http2.Load(); h != nil {
+		if why := malformed(r); why != "" {
+			http.Error(w, "400 Bad Request: "+why, http.StatusBadRequest)
+			return
+		}
 		rw = &response{conn: c, http2: h}
 		if r.ContentLength != 0 || r.Header.Get("Content-Length") != "" { // it may be 0, and not have ended
 			rw.body = &streamBody{ReadCloser: r.Body, conn: h, timeout: s.opts.ReadBodyTimeout}

@@ -304,3 +304,27 @@ func TestCheck(t *testing.T) {
 		t.Error("with an ended context: got success, want an error")
 	}
 }
+
+// Handlers that are stuck cannot be told from those that have much to do, so that the
+// watchdog, which asks this, does not end the requests of either.
+func TestCheckWhileHandlersAreStuck(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	s := serve(t, server.Options{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release })})
+	const clients = 50
+	for range clients {
+		s.dial().send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+	}
+	c := s.dialHTTP2()
+	for i := range uint32(clients) {
+		c.request(2*i+1, "/")
+	}
+	await(t, "the requests", func() bool { return s.Load().Requests == 2*clients })
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := s.Check(ctx); err != nil {
+		t.Error(err)
+	}
+	close(release)
+	<-s.drain(patience, all)
+}

@@ -17,6 +17,11 @@ const statusInterval = time.Second
 // Attend tells systemd how the service is, and, if the unit has a watchdog, that
 // it is alive as long as alive returns no error within a third of the watchdog's
 // time. It returns when ctx ends.
+//
+// A service that is not alive is killed, and loses the requests that it has. So alive
+// should ask for what must work whatever else is slow, such as
+// [example.com/baton/upgrade.Generation.Alive] and [example.com/baton/server.Server.Check],
+// and for nothing that depends on a database or another service.
 func (m *Manager) Attend(ctx context.Context, log *slog.Logger, alive func(context.Context) error, status func() string) {
 	if m.socket == "" {
 		return
