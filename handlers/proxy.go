@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -35,7 +36,10 @@ type ProxyOptions struct {
 	StreamGrace    time.Duration // how long event streams do; 0 as well
 }
 
-// Proxy passes requests on by the rule with the longest prefix.
+// Proxy passes requests on by the rule with the longest prefix. A path that a backend
+// might resolve to one that this rule does not cover, or another rule does, is answered
+// 400: see readings. What a rule covers differs in upper and lower case, also for
+// backends to which both are the same.
 //
 // The backend sees the client's own Host, query and escapes, X-Forwarded-For,
 // -Host and -Proto set afresh, and the request id of Log. Responses are flushed
@@ -68,6 +72,8 @@ func Proxy(options ProxyOptions) http.Handler {
 	transport := newTransport(cmp.Or(options.HeaderTimeout, time.Minute))
 	errorLog := slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
 	for _, rule := range rules {
+		bases, _ := readings(rule.base())
+		p.bases = append(p.bases, bases)
 		p.backends = append(p.backends, &httputil.ReverseProxy{
 			Rewrite:        rule.rewrite,
 			ModifyResponse: p.receive,
@@ -83,6 +89,7 @@ func Proxy(options ProxyOptions) http.Handler {
 
 type proxy struct {
 	rules    []ProxyRule // longest prefix first
+	bases    [][]string  // the readings of what replaces their prefixes
 	backends []*httputil.ReverseProxy
 	maxBody  int64
 	logger   *slog.Logger
@@ -94,14 +101,9 @@ type proxy struct {
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
-	for i, rule := range p.rules {
-		if !rule.covers(path) {
-			continue
-		}
-		if rule.Target.Path != "" && dotted(path) {
-			// Clients resolve dot segments before they send (RFC 3986, 5.2.4).
-			// What still has some tries to leave the path that the rule gives.
-			WriteError(w, r, http.StatusBadRequest, "path has dot segments")
+	if i := p.covering(path); i >= 0 {
+		if !p.keeps(i, r.URL) {
+			WriteError(w, r, http.StatusBadRequest, "path is ambiguous: it may lead elsewhere")
 			return
 		}
 		if unspeakable(r) {
@@ -146,6 +148,36 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	p.next.ServeHTTP(w, r)
+}
+
+// keeps reports whether a path that the rule i covers is still covered after the
+// backend has resolved it, whatever it makes of dots, escapes and the like.
+// Otherwise a client could reach what another rule, or none, is for.
+func (p *proxy) keeps(i int, u *url.URL) bool {
+	rule := p.rules[i]
+	if len(p.rules) == 1 && rule.Prefix == "/" && rule.Target.Path == "" {
+		return true // there is nowhere else
+	}
+	rest := rule.rest(u)
+	if isLiteral(rest) {
+		return true
+	}
+	paths, ok := readings(join((&url.URL{Path: rule.Prefix}).EscapedPath(), rest))
+	if !ok || slices.ContainsFunc(paths, func(path string) bool { return p.covering(decodeInElements(path)) != i }) {
+		return false
+	}
+	if rule.Target.Path == "" {
+		return true
+	}
+	paths, ok = readings(join(rule.base(), rest))
+	return ok && !slices.ContainsFunc(paths, func(path string) bool {
+		return !slices.ContainsFunc(p.bases[i], func(base string) bool { return covers(base, path) })
+	})
+}
+
+// covering returns the index of the rule that covers path, -1 if none does.
+func (p *proxy) covering(path string) int {
+	return slices.IndexFunc(p.rules, func(rule ProxyRule) bool { return rule.covers(path) })
 }
 
 // writerKey is that of the ResponseWriter in the context of the request to a backend.
