@@ -110,6 +110,12 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			WriteError(w, r, http.StatusBadRequest, "method, host or query has characters that none can have")
 			return
 		}
+		if !r.ProtoAtLeast(1, 1) {
+			r.Header.Del("Upgrade") // to be ignored: RFC 9110, section 7.8
+		} else if upgradeOf(r.Header) != "" && !validUpgrade(r.Header["Upgrade"]) {
+			WriteError(w, r, http.StatusBadRequest, "Upgrade is not a list of protocols")
+			return
+		}
 		if r.ContentLength > p.maxBody {
 			WriteError(w, r, http.StatusRequestEntityTooLarge, "request body is too large")
 			return
@@ -125,7 +131,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			// protocols than HTTP/1 need no such thing.
 			_ = http.NewResponseController(w).EnableFullDuplex()
 		}
-		if r.Header.Get("Upgrade") != "" {
+		if upgradeOf(r.Header) != "" {
 			t := p.newTunnel(w, r)
 			defer t.end()
 			w = t

@@ -133,12 +133,7 @@ func (rule ProxyRule) rewrite(r *httputil.ProxyRequest) {
 		r.Out.Body = &clientBody{ReadCloser: r.Out.Body}
 	}
 	r.SetXForwarded()
-	if r.In.ProtoAtLeast(1, 1) {
-		keepProtocol(r.Out.Header)
-	} else { // has no upgrades: RFC 9110, section 7.8
-		r.Out.Header.Del("Connection")
-		r.Out.Header.Del("Upgrade")
-	}
+	keepProtocol(r.Out.Header)
 }
 
 // skip returns escaped without its first n characters, an escape being one.
