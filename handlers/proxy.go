@@ -189,9 +189,13 @@ func (p *proxy) covering(path string) int {
 // writerKey is that of the ResponseWriter in the context of the request to a backend.
 type writerKey struct{}
 
-// receive takes a backend's response. It lets it carry Baton's request id and no second one.
+// receive takes a backend's response. It lets it carry Baton's request id and no second
+// one, and nothing else that the backend has not sent.
 func (p *proxy) receive(response *http.Response) error {
 	w := response.Request.Context().Value(writerKey{}).(http.ResponseWriter)
+	if code := response.StatusCode; code < 100 || code > 599 { // RFC 9110, section 15: invalid
+		return fmt.Errorf("backend answers with status code %03d", code)
+	}
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		asked, got := upgradeOf(response.Request.Header), upgradeOf(response.Header)
 		t, ok := w.(*tunnel)
@@ -201,6 +205,13 @@ func (p *proxy) receive(response *http.Response) error {
 		t.upgrade(response)
 	} else {
 		p.follow(response, w)
+		// As net/http would for a handler, who is the origin of what it writes. A
+		// name without values keeps it from adding any.
+		for _, name := range []string{"Content-Type", "Content-Length", "Date"} {
+			if _, sent := response.Header[name]; !sent {
+				w.Header()[name] = nil
+			}
+		}
 	}
 	if id := response.Request.Header.Get(requestIDHeader); id != "" {
 		response.Header.Set(requestIDHeader, id)
