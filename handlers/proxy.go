@@ -131,12 +131,13 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			// protocols than HTTP/1 need no such thing.
 			_ = http.NewResponseController(w).EnableFullDuplex()
 		}
+		w = newInterimWriter(w, r)
 		if upgradeOf(r.Header) != "" {
 			t := p.newTunnel(w, r)
 			defer t.end()
 			w = t
 		}
-		p.backends[i].ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), writerKey{}, w)))
+		p.backends[i].ServeHTTP(w, r.WithContext(context.WithValue(boundInterim(r.Context()), writerKey{}, w)))
 		return
 	}
 	for _, rule := range p.rules {

@@ -133,7 +133,11 @@ func (rule ProxyRule) rewrite(r *httputil.ProxyRequest) {
 		r.Out.Body = &clientBody{ReadCloser: r.Out.Body}
 	}
 	r.SetXForwarded()
-	keepProtocol(r.Out.Header)
+	if r.In.ProtoAtLeast(1, 1) {
+		keepProtocol(r.Out.Header)
+	} else {
+		r.Out.Header.Del("Expect") // to be ignored: RFC 9110, section 10.1.1
+	}
 }
 
 // skip returns escaped without its first n characters, an escape being one.
