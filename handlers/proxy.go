@@ -203,8 +203,12 @@ func (p *proxy) receive(response *http.Response) error {
 		if !ok || asked == "" || !strings.EqualFold(asked, got) {
 			return fmt.Errorf("backend switches to protocol %q, asked for %q", got, asked)
 		}
+		protocol := response.Header["Upgrade"]
+		removeHopByHop(response.Header)
+		response.Header["Connection"], response.Header["Upgrade"] = []string{"Upgrade"}, protocol
 		t.upgrade(response)
 	} else {
+		removeTrailers(response)
 		p.follow(response, w)
 		// As net/http would for a handler, who is the origin of what it writes. A
 		// name without values keeps it from adding any.

@@ -128,11 +128,16 @@ func (rule ProxyRule) rewrite(r *httputil.ProxyRequest) {
 	out.RawPath = join(rule.base(), rule.rest(r.In.URL))
 	out.Path, _ = url.PathUnescape(out.RawPath) // both parts have been parsed before
 	out.RawQuery = r.In.URL.RawQuery            // as it is, even where Go could not parse it: Baton does not look at it
-	r.Out.Trailer = r.In.Trailer                // not a copy: its values come after the body
+	passTrailers(r.Out, r.In)
 	if r.Out.Body != nil {
 		r.Out.Body = &clientBody{ReadCloser: r.Out.Body}
 	}
+	removeAmbiguous(r.Out.Header)
+	// What Baton sets stays, whatever the client's Connection names.
 	r.SetXForwarded()
+	if id, ok := r.In.Header[requestIDHeader]; ok {
+		r.Out.Header[requestIDHeader] = id
+	}
 	if r.In.ProtoAtLeast(1, 1) {
 		keepProtocol(r.Out.Header)
 	} else {
