@@ -40,7 +40,7 @@ func readings(escaped string) (all []string, ok bool) {
 // steps each return a path that begins with a slash, shorter or with fewer
 // backslashes than the one that they get, or that one.
 var steps = []func(string) string{decode, decodeInElements, removeParameters, slashes, mergeSlashes,
-	resolveDots, clean, removeAuthority, truncate, removeControls, decodeOverlong}
+	resolveDots, clean, removeAuthority, truncate, removeControls, decodeOverlong, narrow.Replace}
 
 // isLiteral reports whether none of steps changes anything in an escaped path.
 func isLiteral(escaped string) bool {
@@ -190,6 +190,9 @@ func decodeOverlong(path string) string {
 	}
 	return b.String()
 }
+
+// narrow does what Windows and Unicode's compatibility forms do to other dots and slashes.
+var narrow = strings.NewReplacer("\uff0e", ".", "\u2024", ".", "\uff0f", "/", "\uff3c", `\`, "\uff1b", ";", "\uff05", "%")
 
 // sentPath returns the path of u, as a client has sent it, with its own escapes. As
 // (*url.URL).EscapedPath it escapes what must be, but nothing else.

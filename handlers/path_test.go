@@ -302,7 +302,7 @@ func TestProxyPathStaysInRule(t *testing.T) {
 		"/public%2f..%2fadmin", "/public/.%2e/", "/public/%2e./admin", "/public/..", "/public/%2E%2E", "/public/x/../..", "/public/..;/admin",
 		"/public/..;x=1/admin", "/public/..%3b/admin", `/public/..\admin`, "/public/..%5cadmin", "/public/%252e%252e/admin",
 		"/public/..%252fadmin", "/public/%25252e%25252e/admin", "/public/..%00/admin", "/public/.%09./admin", "/public/.%0a./admin",
-		"/public/..%20/admin", "/public/%c0%ae%c0%ae/admin", "/public/..%c0%afadmin", "/public/%e0%80%ae%e0%80%ae/admin", "/public/./../admin",
+		"/public/..%20/admin", "/public/%c0%ae%c0%ae/admin", "/public/..%c0%afadmin", "/public/%e0%80%ae%e0%80%ae/admin", "/public/\uff0e\uff0e/admin", "/public/..%ef%bc%8fadmin", "/public/./../admin",
 		"/public/;/../admin", "/public/a%2Fb/../../../admin", "/public/a%2Fb/../../x", "/public/../public/../admin", "http://h/public/../admin",
 		"http://h/public/%2e%2e/admin", "/public/x/../../publicx/y", "/public/../../../public/../admin", "/public/..?x", "/public/..%3fx",
 		"/public/%" + strings.Repeat("25", 20000) + "2e", "/public/" + strings.Repeat("x/", 3000) + strings.Repeat("..%2f", 3001) + "admin"}

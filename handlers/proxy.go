@@ -42,10 +42,13 @@ type ProxyOptions struct {
 // backends to which both are the same.
 //
 // The backend sees the client's own Host, query and escapes, X-Forwarded-For,
-// -Host and -Proto set afresh, and the request id of Log. Responses are flushed
-// as they come. Upgrades that the client has asked for pass, WebSockets among them,
-// but for those to HTTP/2 and TLS. A response that breaks off at the backend breaks
-// off at the client too.
+// -Host and -Proto set afresh, and the request id of Log. Fields whose names have
+// other characters than letters, digits and hyphens are dropped, as nginx does, and
+// so are trailers that were not declared or must not be trailers. To responses
+// nothing is added but the request id, not even a Date. They are flushed as they
+// come. Upgrades that the client has asked for pass, WebSockets among them, but for
+// those to HTTP/2 and TLS. A response that breaks off at the backend breaks off at
+// the client too.
 //
 // A backend that cannot be reached or answers nonsense is a 502; one that takes
 // no connection within 5 s, or sends no response header in time, a 504. A client

@@ -140,6 +140,9 @@ func TestProxyPaths(t *testing.T) {
 		{"/b/", "/b", "308 /b/"},
 		{"/b/", "/b?c=d", "308 /b/?c=d"},
 		{"/b/", "/%62", "308 /%62/"},
+		{"/b/", "//b", "404"}, // or the address after // would be that of another host
+		{"/b/", "/%2Fb", "404"},
+		{"/b/", "/%5Cb", "404"},
 	} {
 		t.Run(test.rule+" "+test.path, func(t *testing.T) {
 			prefix, path, _ := strings.Cut(test.rule, " ")
