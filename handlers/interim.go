@@ -3,15 +3,12 @@
 package handlers
 
 import (
-	"context"
-	"errors"
 	"maps"
 	"net/http"
-	"net/http/httptrace"
-	"net/textproto"
 )
 
-// maxInterim bounds the interim responses to one request, which net/http leaves to us.
+// maxInterim bounds the interim responses to one request that a client gets. net/http
+// has no bound where they are passed on; until the final one there is the header timeout.
 const maxInterim = 100
 
 // interimWriter writes the interim responses that httputil passes on, which does
@@ -19,13 +16,17 @@ const maxInterim = 100
 // section 15.2.
 type interimWriter struct {
 	http.ResponseWriter
-	understood bool
-	header     http.Header // as it was before httputil cleared it after an interim response
-	cleared    bool
+	left    int         // interim responses that the client may still get
+	header  http.Header // as it was before httputil cleared it after an interim response
+	cleared bool
 }
 
 func newInterimWriter(w http.ResponseWriter, r *http.Request) *interimWriter {
-	return &interimWriter{ResponseWriter: w, understood: r.ProtoAtLeast(1, 1), header: w.Header().Clone()}
+	left := 0
+	if r.ProtoAtLeast(1, 1) {
+		left = maxInterim
+	}
+	return &interimWriter{ResponseWriter: w, left: left, header: w.Header().Clone()}
 }
 
 // Header returns the header of the response to come.
@@ -44,9 +45,10 @@ func (w *interimWriter) WriteHeader(status int) {
 		return
 	}
 	w.cleared = true
-	if !w.understood {
+	if w.left == 0 {
 		return
 	}
+	w.left--
 	h := w.ResponseWriter.Header()
 	removeHopByHop(h)
 	h.Del(requestIDHeader)
@@ -55,15 +57,3 @@ func (w *interimWriter) WriteHeader(status int) {
 
 // Unwrap lets http.ResponseController reach what the writer does not change.
 func (w *interimWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
-
-// boundInterim returns a context for a request to a backend, which fails when that
-// does not stop to send interim responses.
-func boundInterim(ctx context.Context) context.Context {
-	n := 0
-	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: func(int, textproto.MIMEHeader) error {
-		if n++; n > maxInterim {
-			return errors.New("read response: too many interim responses")
-		}
-		return nil
-	}})
-}

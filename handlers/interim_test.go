@@ -27,7 +27,7 @@ func TestProxyInterimResponses(t *testing.T) {
 		{"one", interim + final, 200, 1},
 		{"some of all kinds", "HTTP/1.1 100 Continue\r\nConnection: close\r\n\r\n" + "HTTP/1.1 102 Processing\r\n\r\n" + interim + "HTTP/1.1 199 Odd\r\n\r\n" + final, 200, 4},
 		{"as many as may be", strings.Repeat(interim, maxInterim) + final, 200, maxInterim},
-		{"too many", strings.Repeat(interim, maxInterim+1) + final, 502, maxInterim + 1},
+		{"more than may be", strings.Repeat(interim, maxInterim+10) + final, 200, maxInterim},
 		{"a large header", "HTTP/1.1 103 Early Hints\r\nLink: " + strings.Repeat("x", 2<<20) + "\r\n\r\n" + final, 502, 0},
 		{"a broken header", "HTTP/1.1 103 Early Hints\r\nno field\r\n\r\n" + final, 502, 0},
 	} {

@@ -140,7 +140,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			defer t.end()
 			w = t
 		}
-		p.backends[i].ServeHTTP(w, r.WithContext(context.WithValue(boundInterim(r.Context()), writerKey{}, w)))
+		p.backends[i].ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), writerKey{}, w)))
 		return
 	}
 	for _, rule := range p.rules {
