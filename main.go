@@ -86,6 +86,9 @@ func serve(signals <-chan os.Signal, args []string) int {
 		}
 	}
 	logger := cfg.logger()
+	// net/http, for one, reports through package log what no other logger was given for.
+	slog.SetLogLoggerLevel(slog.LevelWarn)
+	slog.SetDefault(logger)
 	v, revision := build()
 
 	var (
@@ -826,7 +829,7 @@ func parseFlags(flags *flag.FlagSet, args []string, strict bool) error {
 				case f != nil && name != "config":
 					return set(name, value)
 				case strict:
-					return fmt.Errorf("unknown setting %q; baton -h lists them", name)
+					return fmt.Errorf("unknown setting %q; baton -h lists them", withoutValue(name))
 				}
 				return nil
 			})
@@ -838,7 +841,7 @@ func parseFlags(flags *flag.FlagSet, args []string, strict bool) error {
 		os.Exit(done)
 	}
 	if flags.NArg() > 0 {
-		unknown = append(unknown, fmt.Errorf("unexpected argument %q", flags.Arg(0)))
+		unknown = append(unknown, fmt.Errorf("unexpected argument %q", withoutValue(flags.Arg(0))))
 	}
 	return errors.Join(append(unknown, err)...)
 }
@@ -868,6 +871,15 @@ func knownFlags(flags *flag.FlagSet, args []string) (known []string, unknown []e
 		}
 	}
 	return known, unknown
+}
+
+// withoutValue shortens what was not understood to where a value may begin, which
+// may hold a password.
+func withoutValue(s string) string {
+	if end := strings.IndexAny(s, "=:@"); end >= 0 {
+		return s[:end] + "…"
+	}
+	return s
 }
 
 func isBool(f *flag.Flag) bool {

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -123,4 +124,32 @@ func (l *lines) awaitAll(t *testing.T, message string, n int) []map[string]any {
 		case <-time.After(time.Millisecond):
 		}
 	}
+}
+
+// says is a backend that answers each request with these bytes and closes.
+func says(raw string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		conn, _, _ := w.(http.Hijacker).Hijack()
+		_, _ = io.WriteString(conn, raw)
+		conn.Close()
+	}
+}
+
+// exchange sends bytes to the server at address, and returns all that come until it
+// closes the connection.
+func exchange(t *testing.T, address, raw string) string {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	_, _ = io.WriteString(conn, raw)
+	got, err := io.ReadAll(conn)
+	if err != nil {
+		t.Fatalf("got %q, %v", got, err)
+	}
+	return string(got)
 }

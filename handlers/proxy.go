@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"os"
+	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -36,13 +37,19 @@ type ProxyOptions struct {
 	StreamGrace    time.Duration // how long event streams do; 0 as well
 }
 
-// Proxy passes requests on by the rule with the longest prefix.
+// Proxy passes requests on by the rule with the longest prefix. A path that a backend
+// might resolve to one that this rule does not cover, or another rule does, is answered
+// 400: see readings. What a rule covers differs in upper and lower case, also for
+// backends to which both are the same.
 //
 // The backend sees the client's own Host, query and escapes, X-Forwarded-For,
-// -Host and -Proto set afresh, and the request id of Log. Responses are flushed
-// as they come. Upgrades that the client has asked for pass, WebSockets among them,
-// but for those to HTTP/2 and TLS. A response that breaks off at the backend breaks
-// off at the client too.
+// -Host and -Proto set afresh, and the request id of Log. Fields whose names have
+// other characters than letters, digits and hyphens are dropped, as nginx does, and
+// so are trailers that were not declared or must not be trailers. To responses
+// nothing is added but the request id, not even a Date. They are flushed as they
+// come. Upgrades that the client has asked for pass, WebSockets among them, but for
+// those to HTTP/2 and TLS. A response that breaks off at the backend breaks off at
+// the client too.
 //
 // A backend that cannot be reached or answers nonsense is a 502; one that takes
 // no connection within 5 s, or sends no response header in time, a 504. A client
@@ -69,6 +76,8 @@ func Proxy(options ProxyOptions) http.Handler {
 	transport := newTransport(cmp.Or(options.HeaderTimeout, time.Minute))
 	errorLog := slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
 	for _, rule := range rules {
+		bases, _ := readings(rule.base())
+		p.bases = append(p.bases, bases)
 		p.backends = append(p.backends, &httputil.ReverseProxy{
 			Rewrite:        rule.rewrite,
 			ModifyResponse: p.receive,
@@ -84,6 +93,7 @@ func Proxy(options ProxyOptions) http.Handler {
 
 type proxy struct {
 	rules    []ProxyRule // longest prefix first
+	bases    [][]string  // the readings of what replaces their prefixes
 	backends []*httputil.ReverseProxy
 	maxBody  int64
 	logger   *slog.Logger
@@ -95,18 +105,19 @@ type proxy struct {
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
-	for i, rule := range p.rules {
-		if !rule.covers(path) {
-			continue
-		}
-		if rule.Target.Path != "" && dotted(path) {
-			// Clients resolve dot segments before they send (RFC 3986, 5.2.4).
-			// What still has some tries to leave the path that the rule gives.
-			WriteError(w, r, http.StatusBadRequest, "path has dot segments")
+	if i := p.covering(path); i >= 0 {
+		if !p.keeps(i, r.URL) {
+			WriteError(w, r, http.StatusBadRequest, "path is ambiguous: it may lead elsewhere")
 			return
 		}
 		if unspeakable(r) {
 			WriteError(w, r, http.StatusBadRequest, "method, host or query has characters that none can have")
+			return
+		}
+		if !r.ProtoAtLeast(1, 1) {
+			r.Header.Del("Upgrade") // to be ignored: RFC 9110, section 7.8
+		} else if upgradeOf(r.Header) != "" && !validUpgrade(r.Header["Upgrade"]) {
+			WriteError(w, r, http.StatusBadRequest, "Upgrade is not a list of protocols")
 			return
 		}
 		if r.ContentLength > p.maxBody {
@@ -124,7 +135,8 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			// protocols than HTTP/1 need no such thing.
 			_ = http.NewResponseController(w).EnableFullDuplex()
 		}
-		if r.Header.Get("Upgrade") != "" {
+		w = newInterimWriter(w, r)
+		if upgradeOf(r.Header) != "" {
 			t := p.newTunnel(w, r)
 			defer t.end()
 			w = t
@@ -149,21 +161,66 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.next.ServeHTTP(w, r)
 }
 
+// keeps reports whether a path that the rule i covers is still covered after the
+// backend has resolved it, whatever it makes of dots, escapes and the like.
+// Otherwise a client could reach what another rule, or none, is for.
+func (p *proxy) keeps(i int, u *url.URL) bool {
+	rule := p.rules[i]
+	if len(p.rules) == 1 && rule.Prefix == "/" && rule.Target.Path == "" {
+		return true // there is nowhere else
+	}
+	rest := rule.rest(u)
+	if isLiteral(rest) {
+		return true
+	}
+	paths, ok := readings(join((&url.URL{Path: rule.Prefix}).EscapedPath(), rest))
+	if !ok || slices.ContainsFunc(paths, func(path string) bool { return p.covering(decodeInElements(path)) != i }) {
+		return false
+	}
+	if rule.Target.Path == "" {
+		return true
+	}
+	paths, ok = readings(join(rule.base(), rest))
+	return ok && !slices.ContainsFunc(paths, func(path string) bool {
+		return !slices.ContainsFunc(p.bases[i], func(base string) bool { return covers(base, path) })
+	})
+}
+
+// covering returns the index of the rule that covers path, -1 if none does.
+func (p *proxy) covering(path string) int {
+	return slices.IndexFunc(p.rules, func(rule ProxyRule) bool { return rule.covers(path) })
+}
+
 // writerKey is that of the ResponseWriter in the context of the request to a backend.
 type writerKey struct{}
 
-// receive takes a backend's response. It lets it carry Baton's request id and no second one.
+// receive takes a backend's response. It lets it carry Baton's request id and no second
+// one, and nothing else that the backend has not sent.
 func (p *proxy) receive(response *http.Response) error {
 	w := response.Request.Context().Value(writerKey{}).(http.ResponseWriter)
+	if code := response.StatusCode; code < 100 || code > 599 { // RFC 9110, section 15: invalid
+		return fmt.Errorf("backend answers with status code %03d", code)
+	}
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		asked, got := upgradeOf(response.Request.Header), upgradeOf(response.Header)
 		t, ok := w.(*tunnel)
 		if !ok || asked == "" || !strings.EqualFold(asked, got) {
 			return fmt.Errorf("backend switches to protocol %q, asked for %q", got, asked)
 		}
+		protocol := response.Header["Upgrade"]
+		removeHopByHop(response.Header)
+		response.Header["Connection"], response.Header["Upgrade"] = []string{"Upgrade"}, protocol
 		t.upgrade(response)
 	} else {
+		removeTrailers(response)
 		p.follow(response, w)
+		// As net/http would for a handler, who is the origin of what it writes. A
+		// name without values keeps it from adding any.
+		for _, name := range []string{"Content-Type", "Content-Length", "Date"} {
+			if _, sent := response.Header[name]; !sent {
+				w.Header()[name] = nil
+			}
+		}
 	}
 	if id := response.Request.Header.Get(requestIDHeader); id != "" {
 		response.Header.Set(requestIDHeader, id)

@@ -16,8 +16,8 @@ import (
 //
 // `/b/` covers all paths that begin with it, and redirects `/b`; `/b` covers
 // itself and what is below, but not `/bc`. A target without a path leaves the
-// path as it is; one with a path puts that in place of the prefix, with exactly
-// one slash between the two.
+// path as it is, but for escapes in the prefix that need not be; one with a path
+// puts that in place of the prefix, with exactly one slash between the two.
 type ProxyRule struct {
 	Prefix string
 	Target *url.URL
@@ -25,20 +25,26 @@ type ProxyRule struct {
 
 // ParseProxyRule reads PREFIX=URL. The prefix is a path in plain text, without
 // escapes; the URL is http or https and has no more than host, port and path.
+//
+// An error names the prefix, but nothing of the URL: there may be a password in it,
+// also where none belongs.
 func ParseProxyRule(s string) (ProxyRule, error) {
 	prefix, target, found := strings.Cut(s, "=")
 	if !found {
-		return ProxyRule{}, fmt.Errorf("parse proxy rule %q: no '=': expected PREFIX=URL, such as /api/=http://127.0.0.1:3000", s)
+		return ProxyRule{}, errors.New("parse proxy rule: no '=': expected PREFIX=URL, such as /api/=http://127.0.0.1:3000")
 	}
 	if err := checkPrefix(prefix); err != nil {
-		return ProxyRule{}, fmt.Errorf("parse proxy rule %q: prefix %q: %w", s, prefix, err)
+		if strings.Contains(prefix, "@") { // it is part of the URL
+			prefix = "…"
+		}
+		return ProxyRule{}, fmt.Errorf("parse proxy rule: prefix %q %w", prefix, err)
 	}
 	u, err := url.Parse(target)
-	if err != nil {
-		return ProxyRule{}, fmt.Errorf("parse proxy rule %q: %w", s, err)
+	if err != nil { // quotes it
+		return ProxyRule{}, fmt.Errorf("parse proxy rule for %q: URL is invalid: expected such as http://127.0.0.1:3000", prefix)
 	}
 	if err := checkTarget(u); err != nil {
-		return ProxyRule{}, fmt.Errorf("parse proxy rule %q: URL %q: %w", s, u.Redacted(), err)
+		return ProxyRule{}, fmt.Errorf("parse proxy rule for %q: URL %w", prefix, err)
 	}
 	return ProxyRule{prefix, u}, nil
 }
@@ -50,7 +56,10 @@ func checkPrefix(prefix string) error {
 	case strings.ContainsAny(prefix, "?#%"):
 		return errors.New("is more than a path in plain text: expected no '?', '#' or '%'")
 	case prefix != "/" && path.Clean(prefix) != strings.TrimSuffix(prefix, "/"):
-		return fmt.Errorf("has empty or dot elements: expected %q", path.Clean(prefix))
+		return errors.New("has empty or dot elements")
+	}
+	if paths, _ := readings(prefix); len(paths) != 1 {
+		return errors.New("has ';', '\\' or control characters, which servers read in different ways")
 	}
 	return nil
 }
@@ -72,40 +81,67 @@ func checkTarget(u *url.URL) error {
 	}
 	if port := u.Port(); port != "" || strings.HasSuffix(u.Host, ":") {
 		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-			return fmt.Errorf("has port %q: expected 1 to 65535", port)
+			return errors.New("has an invalid port: expected 1 to 65535")
 		}
 	}
 	return nil
 }
 
-func (rule ProxyRule) covers(path string) bool {
-	rest, found := strings.CutPrefix(path, rule.Prefix)
-	return found && (rest == "" || rest[0] == '/' || strings.HasSuffix(rule.Prefix, "/"))
+func (rule ProxyRule) covers(path string) bool { return covers(rule.Prefix, path) }
+
+func covers(prefix, path string) bool {
+	rest, found := strings.CutPrefix(path, prefix)
+	return found && (rest == "" || rest[0] == '/' || strings.HasSuffix(prefix, "/"))
+}
+
+// rest returns what follows the prefix in the path of u, which rule covers: nothing,
+// or a slash and more. It is escaped as the client has sent it.
+func (rule ProxyRule) rest(u *url.URL) string {
+	cut := len(strings.TrimSuffix(rule.Prefix, "/"))
+	if len(u.Path) == cut {
+		return ""
+	}
+	return "/" + skip(sentPath(u), cut+1)
+}
+
+// base returns what a backend gets in place of the prefix, escaped. Without a path
+// in the target that is the prefix itself, and not what the client has sent for it,
+// such as /%70ublic: some backends do not decode paths.
+func (rule ProxyRule) base() string {
+	if rule.Target.Path != "" {
+		return rule.Target.EscapedPath()
+	}
+	return (&url.URL{Path: rule.Prefix}).EscapedPath()
+}
+
+// join returns base and rest with one slash between them.
+func join(base, rest string) string {
+	if rest == "" {
+		return base
+	}
+	return strings.TrimSuffix(base, "/") + rest
 }
 
 func (rule ProxyRule) rewrite(r *httputil.ProxyRequest) {
 	out := r.Out.URL
 	out.Scheme, out.Host = rule.Target.Scheme, rule.Target.Host
-	if rule.Target.Path != "" {
-		// Decoded and escaped path alike, so that what is %2F stays %2F.
-		cut := len(strings.TrimSuffix(rule.Prefix, "/"))
-		out.Path, out.RawPath = rule.Target.Path, rule.Target.EscapedPath()
-		if len(r.In.URL.Path) > cut {
-			out.Path = strings.TrimSuffix(out.Path, "/") + "/" + r.In.URL.Path[cut+1:]
-			out.RawPath = strings.TrimSuffix(out.RawPath, "/") + "/" + skip(r.In.URL.EscapedPath(), cut+1)
-		}
-	}
-	out.RawQuery = r.In.URL.RawQuery // as it is, even where Go could not parse it: Baton does not look at it
-	r.Out.Trailer = r.In.Trailer     // not a copy: its values come after the body
+	out.RawPath = join(rule.base(), rule.rest(r.In.URL))
+	out.Path, _ = url.PathUnescape(out.RawPath) // both parts have been parsed before
+	out.RawQuery = r.In.URL.RawQuery            // as it is, even where Go could not parse it: Baton does not look at it
+	passTrailers(r.Out, r.In)
 	if r.Out.Body != nil {
 		r.Out.Body = &clientBody{ReadCloser: r.Out.Body}
 	}
+	removeAmbiguous(r.Out.Header)
+	// What Baton sets stays, whatever the client's Connection names.
 	r.SetXForwarded()
+	if id, ok := r.In.Header[requestIDHeader]; ok {
+		r.Out.Header[requestIDHeader] = id
+	}
 	if r.In.ProtoAtLeast(1, 1) {
 		keepProtocol(r.Out.Header)
-	} else { // has no upgrades: RFC 9110, section 7.8
-		r.Out.Header.Del("Connection")
-		r.Out.Header.Del("Upgrade")
+	} else {
+		r.Out.Header.Del("Expect") // to be ignored: RFC 9110, section 10.1.1
 	}
 }
 

@@ -20,17 +20,21 @@ func TestParseProxyRule(t *testing.T) {
 		{"relative prefix", "api=http://h", "does not begin with '/'"},
 		{"escaped prefix", "/a%20b=http://h", "plain text"},
 		{"prefix with query", "/a?b=http://h", "plain text"},
-		{"double slash", "//a=http://h", `expected "/a"`},
-		{"dots in prefix", "/a/../b=http://h", `expected "/b"`},
+		{"double slash", "//a=http://h", "empty or dot elements"},
+		{"dots in prefix", "/a/../b=http://h", "empty or dot elements"},
+		{"parameters in prefix", "/a;b/=http://h", "different ways"},
+		{"backslash in prefix", `/a\b/=http://h`, "different ways"},
+		{"control character in prefix", "/a\tb/=http://h", "different ways"},
+		{"odd, but possible", "/@x:y/a b/\u00e9=http://h", ""},
 		{"no URL", "/=", "neither http nor https"},
-		{"bare address", "/=127.0.0.1:3000", "first path segment"},
+		{"bare address", "/=127.0.0.1:3000", "URL is invalid"},
 		{"host and port", "/=localhost:3000", "neither http nor https"},
 		{"other scheme", "/=ftp://h", "neither http nor https"},
 		{"no host", "/=http:///x", "has no host"},
 		{"only a port", "/=http://:3000", "has no host"},
 		{"port out of range", "/=http://h:70000", "1 to 65535"},
 		{"empty port", "/=http://h:", "1 to 65535"},
-		{"port no number", "/=http://h:x", "invalid port"},
+		{"port no number", "/=http://h:x", "URL is invalid"},
 		{"user", "/=http://me:hunter2@h", "has a user"},
 		{"query", "/=http://h/?a=b", "has a query"},
 		{"empty query", "/=http://h/?", "has a query"},
@@ -49,6 +53,35 @@ func TestParseProxyRule(t *testing.T) {
 				t.Errorf("got %v, want an error with %q", err, test.problem)
 			}
 		})
+	}
+}
+
+// Whatever is wrong with a rule, nothing of a password is in the error.
+func TestParseProxyRuleHidesPasswords(t *testing.T) {
+	for _, rule := range []string{
+		"/=http://me:hunter2@h",
+		"/=http://me:hunter2@h:x",
+		"/=http://me:hunter2@h:70000",
+		"/=http://me:hunter2@",
+		"/=http://me:hun/ter2@h",
+		"/=http://me:hunter2%zz@h",
+		"/=http://me:hunter2 x@h",
+		"/=http://me:hunter2", // what is left of one with a comma
+		"/=http://h/?password=hunter2",
+		"/=me:hunter2@h",
+		"/=ftp://me:hunter2@h",
+		"/=http://hunter2@h",
+		"/a%20b=http://me:hunter2@h",
+		"/api/:http://me:hunter2@h",
+		"http://me:hunter2@h/",
+		"http://me:hunter2@h/=/api/",
+		"/api/http://me:hunter2@h/?a=b",
+		"/api/http://me:hunter2@h=/",
+	} {
+		_, err := ParseProxyRule(rule)
+		if err == nil || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "hun") {
+			t.Errorf("%s: got %v, want an error without the password", rule, err)
+		}
 	}
 }
 
@@ -107,6 +140,9 @@ func TestProxyPaths(t *testing.T) {
 		{"/b/", "/b", "308 /b/"},
 		{"/b/", "/b?c=d", "308 /b/?c=d"},
 		{"/b/", "/%62", "308 /%62/"},
+		{"/b/", "//b", "404"}, // or the address after // would be that of another host
+		{"/b/", "/%2Fb", "404"},
+		{"/b/", "/%5Cb", "404"},
 	} {
 		t.Run(test.rule+" "+test.path, func(t *testing.T) {
 			prefix, path, _ := strings.Cut(test.rule, " ")

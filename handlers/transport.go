@@ -22,10 +22,11 @@ func newTransport(headerTimeout time.Duration) *http.Transport {
 			}
 			return &backendConn{conn.(*net.TCPConn), headerTimeout}, nil
 		},
-		TLSHandshakeTimeout:   5 * time.Second,
-		ResponseHeaderTimeout: headerTimeout,
-		ExpectContinueTimeout: time.Second,
-		MaxIdleConnsPerHost:   256,
+		TLSHandshakeTimeout:    5 * time.Second,
+		ResponseHeaderTimeout:  headerTimeout,
+		ExpectContinueTimeout:  time.Second,
+		MaxResponseHeaderBytes: 1 << 20, // of each interim response as well
+		MaxIdleConnsPerHost:    256,
 		// Below what usual backends allow (Node.js: 5 s), so that it is not
 		// they who close a connection just when the next request goes out.
 		IdleConnTimeout:    4 * time.Second,

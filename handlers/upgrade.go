@@ -4,8 +4,27 @@ package handlers
 
 import (
 	"net/http"
+	"net/textproto"
 	"strings"
+
+	"golang.org/x/net/http/httpguts"
 )
+
+// validUpgrade reports whether the values of Upgrade are lists of protocols, each with
+// or without a version: RFC 9110, section 7.8.
+func validUpgrade(values []string) bool {
+	isToken := httpguts.ValidHeaderFieldName // they have the same syntax
+	for _, value := range values {
+		for protocol := range strings.SplitSeq(value, ",") {
+			protocol = textproto.TrimString(protocol)
+			name, version, hasVersion := strings.Cut(protocol, "/")
+			if protocol != "" && !isToken(name) || hasVersion && !isToken(version) {
+				return false
+			}
+		}
+	}
+	return true
+}
 
 // keepProtocol takes out of a request to a backend what asks it for HTTP/2 (h2c) or
 // TLS on this connection. That is for Baton to ask. A backend that agreed would get
