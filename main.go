@@ -484,6 +484,7 @@ type config struct {
 	control           string
 	pidFile           string
 	root              string
+	listing           bool
 	proxy             []handlers.ProxyRule
 	proxyTimeout      time.Duration
 	maxBody           int64
@@ -624,6 +625,7 @@ func configure(args []string) (config, error) {
 		cfg.root = s
 		return nil
 	})
+	toggle("listing", &cfg.listing, "list directories that have no index.html; false: answer them 403")
 	repeated("proxy", "`PREFIX=URL` to pass requests on to; repeatable", func(s string) error {
 		rule, err := handlers.ParseProxyRule(s)
 		if slices.ContainsFunc(cfg.proxy, func(r handlers.ProxyRule) bool { return err == nil && r.Prefix == rule.Prefix }) {
@@ -713,7 +715,7 @@ func configure(args []string) (config, error) {
 		cfg.maxDraining = -1
 	}
 	if cfg.root != "" {
-		if _, err := handlers.Files(cfg.root); err != nil {
+		if _, err := handlers.Files(handlers.FilesOptions{Root: cfg.root}); err != nil {
 			wrong(fmt.Errorf("-root: %w", err))
 		}
 	}
@@ -742,7 +744,7 @@ func (cfg config) httpsPort(listeners []net.Listener) int {
 func (cfg config) handler(gen *upgrade.Generation, version string, logger *slog.Logger) (http.Handler, error) {
 	var next http.Handler
 	if cfg.root != "" {
-		files, err := handlers.Files(cfg.root)
+		files, err := handlers.Files(handlers.FilesOptions{Root: cfg.root, Listing: cfg.listing, Logger: logger})
 		if err != nil {
 			return nil, err
 		}
