@@ -35,9 +35,8 @@ type claim struct {
 	// KeptAs is the name under which the keeper has it, whatever has become of Asked since.
 	KeptAs string `json:"kept_as,omitempty"`
 
-	fresh     bool         // bound by this generation
-	continues bool         // the predecessor listens at this address
-	listener  net.Listener // of a keeper, until it is inherited
+	fresh    bool         // bound by this generation
+	listener net.Listener // of a keeper, until it is inherited
 }
 
 // Listen claims a listener at "host:port", ":port" or "unix:PATH". A successor
@@ -55,12 +54,18 @@ func (g *Generation) Listen(addr string) (net.Listener, error) {
 	return ln, nil
 }
 
-// CheckContinuity fails if a successor has none of these listeners at an address at which its
-// predecessor listens, so that an upgrade would take the service from all its clients.
-// That is what a configuration does that was lost.
-func (g *Generation) CheckContinuity(listeners ...net.Listener) error {
-	if g.predecessor == nil || slices.ContainsFunc(listeners, func(ln net.Listener) bool { return g.claims[ln].continues }) {
+// CheckContinuity fails if a successor that listens at these addresses has none of its
+// predecessor's, so that an upgrade would take the service from all its clients. That is
+// what a configuration does that was lost. It is for a program to call before Listen.
+func (g *Generation) CheckContinuity(addrs ...string) error {
+	if g.predecessor == nil {
 		return nil
+	}
+	for _, addr := range addrs {
+		asked, err := resolveAddress(addr)
+		if err != nil || slices.ContainsFunc(g.offered, func(c claim) bool { return c.matches(asked) }) {
+			return nil
+		}
 	}
 	g.giveUp()
 	return errors.New("the upgrade would drop every listener of the running server; keep one of them in this upgrade, or restart the service")
@@ -76,7 +81,6 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 			return nil, claim{}, errors.New("the address is given twice")
 		}
 	}
-	continues := slices.ContainsFunc(g.offered, func(c claim) bool { return c.matches(asked) })
 	if c, ok := g.takeOffered(asked); ok {
 		ln, err := g.inherit(c)
 		if err != nil {
@@ -87,13 +91,11 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 				g.log.Warn("listener goes on as it was bound; a restart would bind it anew",
 					"address", addr, "bound", ln.Addr().String())
 			}
-			c.Asked, c.listener, c.continues = asked.String(), nil, continues
+			c.Asked, c.listener = asked.String(), nil
 			return ln, c, nil
 		}
 	}
-	ln, c, err := g.bind(asked)
-	c.continues = continues
-	return ln, c, err
+	return g.bind(asked)
 }
 
 // isWider tells whether a listener takes IPv6 connections although only IPv4 was asked
