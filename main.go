@@ -698,10 +698,11 @@ func configure(args []string, become func(user string) error) (config, error) {
 		if cfg.pidFile = s; s == "" {
 			return nil
 		}
-		if folder, err := os.Stat(filepath.Dir(s)); err != nil || !folder.IsDir() {
-			return fmt.Errorf("%s is not a folder", filepath.Dir(s))
+		dir, err := os.Stat(filepath.Dir(s))
+		if err == nil && !dir.IsDir() {
+			err = fmt.Errorf("%s is not a directory", filepath.Dir(s))
 		}
-		return nil
+		return err
 	})
 	setting("root", "", "`folder` whose files are served at /", func(s string) error {
 		cfg.root = s
