@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -15,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/user"
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
@@ -24,6 +26,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"example.com/baton/handlers"
 	"example.com/baton/server"
@@ -49,7 +53,7 @@ func main() { os.Exit(command(os.Args[1:])) }
 
 func command(args []string) int {
 	name := ""
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+	if len(args) > 0 && (!strings.HasPrefix(args[0], "-") || slices.Contains([]string{"-version", "--version"}, args[0])) {
 		name, args = args[0], args[1:]
 	}
 	switch name {
@@ -66,7 +70,7 @@ func command(args []string) int {
 		return askStatus(args)
 	case "check":
 		return check(args)
-	case "version":
+	case "version", "-version", "--version":
 		v, revision := build()
 		fmt.Printf("baton %s (commit %s, %s)\n", v, revision, runtime.Version())
 		return done
@@ -76,7 +80,7 @@ func command(args []string) int {
 
 // serve is the life of one generation.
 func serve(signals <-chan os.Signal, args []string) int {
-	cfg, err := configure(args)
+	cfg, err := configure(args, nil)
 	if err != nil {
 		return complain(badUsage, err)
 	}
@@ -134,6 +138,9 @@ func serve(signals <-chan os.Signal, args []string) int {
 		Source: func() handlers.Snapshot { return snapshot(gen, public, certificates) },
 		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
 	})
+	if err := gen.CheckContinuity(cfg.addresses()...); err != nil {
+		return complain(badUsage, err)
+	}
 	var listeners []net.Listener
 	for _, addr := range cfg.listen {
 		ln, err := gen.Listen(addr.address)
@@ -439,7 +446,8 @@ func askFailed(err error) int {
 
 // check validates a configuration and binds nothing.
 func check(args []string) int {
-	cfg, err := configure(args)
+	own, control := defaultControl(), serverControl()
+	cfg, err := configure(args, become)
 	if err != nil {
 		return complain(badUsage, err)
 	}
@@ -451,8 +459,78 @@ func check(args []string) int {
 	for _, addr := range cfg.listen {
 		listens = append(listens, addr.String())
 	}
+	if cfg.control != own {
+		control = cfg.control
+	}
+	if control != "" {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		status, err := upgrade.AskStatus(ctx, control)
+		switch {
+		case err == nil && status.DropsAll(cfg.addresses()...):
+			return complain(badUsage, fmt.Errorf("an upgrade to this configuration would drop every listener of the running server, %q; keep one of them in this upgrade, or restart the service", status.Listen))
+		case err != nil && !errors.Is(err, upgrade.ErrNoServer):
+			complain(done, fmt.Errorf("warning: it is unknown whether the running server could be upgraded to it: %w", err))
+		}
+	}
 	fmt.Printf("the configuration is good: listens at %s\n", strings.Join(listens, ", "))
 	return done
+}
+
+// serviceUser returns the user that the service runs as, if this is root, who may read
+// what that user may not: the one that owns the control socket of the running service,
+// or else the one that systemd/install.sh makes.
+func serviceUser() string {
+	if os.Geteuid() != 0 {
+		return ""
+	}
+	if info, err := os.Stat(serverControl()); err == nil {
+		return fmt.Sprint(info.Sys().(*syscall.Stat_t).Uid)
+	}
+	if baton, err := user.Lookup("baton"); err == nil {
+		return baton.Username
+	}
+	return ""
+}
+
+// become makes this process one of another user.
+func become(name string) error {
+	if name == "" {
+		return nil
+	}
+	u, err := user.Lookup(name)
+	if _, isUID := strconv.Atoi(name); err != nil && isUID == nil {
+		if u, err = user.LookupId(name); err != nil { // that of a container may have no account
+			u, err = &user.User{Uid: name, Gid: name}, nil
+		}
+	}
+	if err != nil {
+		return err
+	}
+	var groups []int
+	if u.Username != "" {
+		ids, err := u.GroupIds()
+		if err != nil {
+			return fmt.Errorf("learn the groups of user %s: %w", name, err)
+		}
+		for _, id := range ids {
+			if gid, err := strconv.Atoi(id); err == nil {
+				groups = append(groups, gid)
+			}
+		}
+	}
+	uid, err := strconv.Atoi(u.Uid)
+	if err != nil || uid == os.Geteuid() {
+		return err
+	}
+	gid, err := strconv.Atoi(u.Gid)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(syscall.Setgroups(groups), syscall.Setgid(gid), syscall.Setuid(uid)); err != nil {
+		return fmt.Errorf("check as user %s: %w; run it as root, or as that user", name, err)
+	}
+	return nil
 }
 
 // ask is what `upgrade` and `status` are told.
@@ -495,6 +573,7 @@ type config struct {
 	control           string
 	pidFile           string
 	root              string
+	listing           bool
 	proxy             []handlers.ProxyRule
 	proxyTimeout      time.Duration
 	maxBody           int64
@@ -535,8 +614,9 @@ func (l listen) String() string {
 	return l.address
 }
 
-// configure reads flags, environment and file. The error tells all that is wrong.
-func configure(args []string) (config, error) {
+// configure reads flags, environment and file. With become, it does what else it reads as
+// the user that -user names. The error tells all that is wrong.
+func configure(args []string, become func(user string) error) (config, error) {
 	var (
 		cfg      config
 		problems []error
@@ -592,6 +672,9 @@ func configure(args []string) (config, error) {
 	}
 
 	flags.String("config", "", "`file` with a setting in each line: name value")
+	if become != nil {
+		setting("user", serviceUser(), "`name` of the user that the service runs as, for root to check as", become)
+	}
 	repeated("listen", "`address` to serve on: host:port, :port or unix:PATH, with tls: before it for TLS; repeatable (default :8080)", func(s string) error {
 		l := parseListen(s)
 		cfg.listen = append(cfg.listen, l)
@@ -626,15 +709,17 @@ func configure(args []string) (config, error) {
 		if cfg.pidFile = s; s == "" {
 			return nil
 		}
-		if folder, err := os.Stat(filepath.Dir(s)); err != nil || !folder.IsDir() {
-			return fmt.Errorf("%s is not a folder", filepath.Dir(s))
+		dir, err := os.Stat(filepath.Dir(s))
+		if err == nil && !dir.IsDir() {
+			err = fmt.Errorf("%s is not a directory", filepath.Dir(s))
 		}
-		return nil
+		return err
 	})
 	setting("root", "", "`folder` whose files are served at /", func(s string) error {
 		cfg.root = s
 		return nil
 	})
+	toggle("listing", &cfg.listing, "list directories that have no index.html; false: answer them 403")
 	repeated("proxy", "`PREFIX=URL` to pass requests on to; repeatable", func(s string) error {
 		rule, err := handlers.ParseProxyRule(s)
 		if slices.ContainsFunc(cfg.proxy, func(r handlers.ProxyRule) bool { return err == nil && r.Prefix == rule.Prefix }) {
@@ -692,11 +777,7 @@ func configure(args []string) (config, error) {
 	if len(cfg.listen) == 0 {
 		cfg.listen = []listen{{address: ":8080"}}
 	}
-	addresses := []string{cfg.admin}
-	for _, l := range cfg.listen {
-		addresses = append(addresses, l.address)
-	}
-	if err := upgrade.CheckDistinct(addresses...); err != nil {
+	if err := upgrade.CheckDistinct(append(cfg.addresses(), cfg.admin)...); err != nil {
 		wrong(err)
 	}
 	isTLS := func(l listen) bool { return l.tls }
@@ -724,7 +805,7 @@ func configure(args []string) (config, error) {
 		cfg.maxDraining = -1
 	}
 	if cfg.root != "" {
-		if _, err := handlers.Files(cfg.root); err != nil {
+		if _, err := handlers.Files(handlers.FilesOptions{Root: cfg.root}); err != nil {
 			wrong(fmt.Errorf("-root: %w", err))
 		}
 	}
@@ -743,6 +824,14 @@ func (cfg config) loadCertificates(logger *slog.Logger) (*server.Certificates, e
 	return certificates, nil
 }
 
+// addresses returns those of the public listeners.
+func (cfg config) addresses() (addresses []string) {
+	for _, l := range cfg.listen {
+		addresses = append(addresses, l.address)
+	}
+	return addresses
+}
+
 // httpsPort returns the port of the first address for TLS that has one.
 func (cfg config) httpsPort(listeners []net.Listener) int {
 	at := slices.IndexFunc(cfg.listen, listen.isHTTPS)
@@ -759,7 +848,7 @@ func (cfg config) adminHost() string {
 func (cfg config) handler(gen *upgrade.Generation, version string, logger *slog.Logger) (http.Handler, error) {
 	var next http.Handler
 	if cfg.root != "" {
-		files, err := handlers.Files(cfg.root)
+		files, err := handlers.Files(handlers.FilesOptions{Root: cfg.root, Listing: cfg.listing, Logger: logger})
 		if err != nil {
 			return nil, err
 		}
@@ -820,19 +909,26 @@ func parseFlags(flags *flag.FlagSet, args []string, strict bool) error {
 	})
 	err := ff.Parse(flags, args, ff.WithEnvVarPrefix("BATON"), ff.WithConfigFileFlag("config"),
 		ff.WithConfigFileParser(func(r io.Reader, set func(name, value string) error) error {
-			return parseFile(r, func(name, value string) error {
+			settings := 0
+			err := parseFile(r, func(name, value string) error {
+				settings++
 				f := flags.Lookup(name)
 				if value == "" && isBool(f) {
 					value = "true" // as on the command line
 				}
 				switch {
-				case f != nil && name != "config":
+				case f != nil && name != "config" && name != "user":
 					return set(name, value)
 				case strict:
 					return fmt.Errorf("unknown setting %q; baton -h lists them", withoutValue(name))
 				}
 				return nil
 			})
+			if err == nil && settings == 0 && strict {
+				// It was lost, say on a full disk: the defaults are not what anybody wants then.
+				err = fmt.Errorf("configuration file %s sets nothing; restore it, or leave -config out to have the defaults", flags.Lookup("config").Value)
+			}
+			return err
 		}))
 	if errors.Is(err, flag.ErrHelp) {
 		fmt.Print(usage)
@@ -901,11 +997,19 @@ func parseFile(r io.Reader, set func(name, value string) error) error {
 	if len(text) == limit {
 		return fmt.Errorf("configuration file is larger than %d bytes", limit)
 	}
+	text = bytes.TrimPrefix(text, []byte("\ufeff")) // of some editors
 	var problems []error
 	number := 0
 	for line := range strings.Lines(string(text)) {
 		number++
-		line, _, _ = strings.Cut(" "+line, " #")
+		line = strings.TrimRight(line, "\r\n")
+		if i := strings.IndexFunc(line, isNoText); i >= 0 {
+			problems = append(problems, fmt.Errorf("configuration file, line %d: %q is not text; want UTF-8 without control characters", number, fmt.Sprintf("%.20s", line[i:])))
+			continue
+		}
+		if i := commentAt(line); i >= 0 {
+			line = line[:i]
+		}
 		fields := strings.Fields(line)
 		if len(fields) == 0 {
 			continue
@@ -921,6 +1025,23 @@ func parseFile(r io.Reader, set func(name, value string) error) error {
 	return errors.Join(problems...)
 }
 
+// isNoText tells what no line of a configuration file has: bytes of another encoding, or
+// of a file that was not written to its end.
+func isNoText(r rune) bool { return r == utf8.RuneError || unicode.IsControl(r) && r != '\t' }
+
+// commentAt returns where a comment begins: at a # at the beginning or after white space;
+// -1 without one.
+func commentAt(line string) int {
+	space := true
+	for i, r := range line {
+		if r == '#' && space {
+			return i
+		}
+		space = unicode.IsSpace(r)
+	}
+	return -1
+}
+
 // defaultControl is a path that only this user can write to.
 func defaultControl() string {
 	if folders := os.Getenv("RUNTIME_DIRECTORY"); folders != "" {
@@ -932,14 +1053,17 @@ func defaultControl() string {
 
 // serverControl is where a server is asked that may run as another user: at the
 // path that it would have here or, if nothing is there, at that of the service
-// that systemd runs.
+// that systemd runs, which has none while it is stopped.
 func serverControl() string {
 	const service = "/run/baton/control.sock"
 	path := defaultControl()
-	if _, err := os.Lstat(path); err != nil {
-		if _, err := os.Stat(service); err == nil {
-			return service
-		}
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return path
+	}
+	_, err := os.Stat(service)
+	_, noUnit := os.Stat("/etc/systemd/system/baton.service")
+	if err == nil || os.Getuid() == 0 && noUnit == nil {
+		return service
 	}
 	return path
 }
@@ -1002,7 +1126,7 @@ func printJSON(v any) {
 const usage = `baton [flags]     serves until SIGTERM or SIGINT; SIGHUP upgrades
 baton upgrade     upgrades to the program that is in place now, and waits
 baton status      tells which generations live, and how upgrades went
-baton check       validates flags, environment and configuration file
+baton check       validates flags, environment and configuration file, as root for -user
 baton version     tells version, commit and Go version
 
 Flags may also be given as BATON_FLAG_NAME in the environment, or as lines

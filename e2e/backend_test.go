@@ -38,7 +38,8 @@ func backend(t testing.TB, h http.Handler) (url string) {
 	return "http://" + ln.Addr().String()
 }
 
-// folder makes a folder of files whose content is known: N.bin holds pattern(N).
+// folder makes a folder of files whose content is known: N.bin holds pattern(N). It has an index, so
+// that "/" is answered 200.
 func folder(t testing.TB) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
@@ -46,6 +47,9 @@ func folder(t testing.TB) (dir string) {
 		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.bin", n)), pattern(n), 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "index.html"), []byte("index\n"), 0o644); err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }

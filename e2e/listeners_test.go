@@ -40,6 +40,8 @@ func TestListenersComeAndGo(t *testing.T) {
 		t.Errorf("dropped listener %s: got a connection, want it refused", gone)
 	}
 
+	b.Configure(fmt.Sprintf("listen ADDRESS\nlisten %s\n", added))
+	b.Upgrade()
 	b.Configure("listen ADDRESS\n")
 	b.Upgrade()
 	if !answers("tcp", gone) {

@@ -122,9 +122,19 @@ func TestInstalledExampleIsGood(t *testing.T) {
 	t.Parallel()
 	m := boot(t)
 	m.Must(m.installer(), m.Share(built(t, "v1")))
+	// Root finds the socket of a service that is stopped, too: no other is meant.
+	if out, code := m.Run("/usr/local/bin/baton", "status"); code != 3 || !strings.Contains(out, "/run/baton/control.sock") {
+		t.Errorf("status of the stopped service: got exit code %d, %s, want 3 and the path of its control socket", code, out)
+	}
 	m.Must("mkdir", "/run/baton") // as systemd makes it for the service
 	if out := m.Must("/usr/local/bin/baton", "check", "-config", "/etc/baton/baton.conf"); !strings.Contains(out, "listens at :80") {
 		t.Errorf("check: got %s", out)
+	}
+	// Root may read what the service's user may not.
+	m.Put("/etc/baton/root.conf", "root /srv/secret\n", 0o600)
+	m.Must("install", "-d", "-m", "700", "/srv/secret")
+	if out, code := m.Run("/usr/local/bin/baton", "check", "-config", "/etc/baton/root.conf"); code != 2 || !strings.Contains(out, "permission denied") {
+		t.Errorf("check of a root that only root may read: got exit code %d, %s, want 2", code, out)
 	}
 }
 

@@ -1,6 +1,6 @@
 // Package handlers is what Baton serves.
 //
-// On the public listener that is Files, a folder; Proxy, the applications
+// On the public listener that is Files, a directory; Proxy, the applications
 // behind Baton; or Page, which shows live which generation answers. Two
 // wrappers go around them: Log gives each request its id, writes the access
 // log and catches panics; Metrics.Count counts. Both share one wrapper of the

@@ -1,128 +1,328 @@
-// Static files from one folder that no path leads out of.
+// Static files of one directory that no path leads out of.
 
 package handlers
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"log/slog"
 	"mime"
 	"net/http"
+	"net/url"
 	"os"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/klauspost/compress/gzhttp"
+	"golang.org/x/sys/unix"
 )
 
 // Below this size a gzipped file saves no packet.
 const gzipMinSize = 1024
 
-// Files serves the folder dir: index.html or a listing for a folder, ranges,
-// conditional requests by time and by ETag, and gzip for text and the like.
+// FilesOptions says what Files serves.
+type FilesOptions struct {
+	// Root is the directory whose files are served.
+	Root string
+	// Listing lists directories without an index; otherwise they are answered 403.
+	Listing bool
+	// Logger gets a line for each file that the server fails to read. Nil means
+	// slog.Default().
+	Logger *slog.Logger
+}
+
+// Files serves a directory: its index.html for a directory, ranges, conditional
+// requests by time and by ETag, and gzip for text and the like.
 //
-// Nothing leads out of the folder, neither `..` nor a symlink, and files and
-// folders whose name begins with a dot are neither listed nor served, except
-// .well-known (RFC 8615). Whatever is no regular file or folder is not there.
+// Nothing leads out of the root, neither `..` nor a symbolic link, and files and
+// directories whose name begins with a dot are neither listed nor served, except
+// .well-known (RFC 8615). Whatever is no regular file or directory is not there.
 //
-// The folder is opened once, by this call. If it is replaced by another of the
+// The root is opened once, by this call. If it is replaced by another of the
 // same name, as a deploy by symlink swap does, the old one is served on until
 // the next generation calls Files anew.
 //
-// The ETag is made of size and modification time, as in nginx: two files of
-// the same length written in the same tick of the clock are not told apart.
-func Files(dir string) (http.Handler, error) {
-	root, err := os.OpenRoot(dir)
+// The ETag is made of the content for files of up to 1 MiB, and of size and
+// modification time above. Times that are the same for all files of a reproducible
+// build make neither an ETag nor Last-Modified. Of a large file, two versions of the
+// same length and time are not told apart.
+func Files(o FilesOptions) (http.Handler, error) {
+	root, err := openRoot(o.Root)
 	if err != nil {
-		return nil, fmt.Errorf("open root folder: %w", err)
+		return nil, fmt.Errorf("open root directory: %w", err)
 	}
 	compress, err := gzhttp.NewWrapper(gzhttp.EnableZstd(false), gzhttp.MinSize(gzipMinSize))
 	if err != nil {
 		return nil, fmt.Errorf("set up gzip: %w", err)
 	}
-	folder := rootFS{root}
-	return &files{folder, http.FileServer(folder), compress}, nil
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return &files{root: root, listing: o.Listing, log: o.Logger, compress: compress,
+		validators: validators{known: make(map[version]string)}}, nil
 }
 
 type files struct {
-	folder   rootFS
-	folders  http.Handler // redirects a folder to its slash, and lists it
-	compress func(http.Handler) http.HandlerFunc
+	root       *root
+	listing    bool
+	log        *slog.Logger
+	compress   func(http.Handler) http.HandlerFunc
+	validators validators
 }
 
 func (f *files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !readOnly(w, r) {
 		return
 	}
-	file, info, err := f.find(r.URL.Path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		WriteError(w, r, http.StatusNotFound, "not found")
-		return
-	case errors.Is(err, fs.ErrPermission):
-		WriteError(w, r, http.StatusForbidden, "forbidden")
-		return
-	case err != nil:
-		WriteError(w, r, http.StatusInternalServerError, "file cannot be read")
-		return
+	if err := f.answer(w, r); err != nil {
+		f.fail(w, r, err)
 	}
-	defer file.Close()
-	if info.IsDir() {
-		f.folders.ServeHTTP(w, r)
-		return
-	}
-	f.serve(w, r, file, info)
 }
 
-// find opens what urlPath names: a file, or a folder without an index.
-func (f *files) find(urlPath string) (http.File, fs.FileInfo, error) {
-	file, info, err := f.folder.open(urlPath)
-	if err != nil || !strings.HasSuffix(urlPath, "/") {
-		return file, info, err
+// errIsDirectory is the error of a path that leads to a directory and lacks the slash
+// at its end.
+var errIsDirectory = errors.New("is a directory")
+
+// answer answers a request. An error means that nothing was written.
+func (f *files) answer(w http.ResponseWriter, r *http.Request) error {
+	name := r.URL.Path
+	if hidden(name) {
+		return fs.ErrNotExist
 	}
-	if !info.IsDir() {
-		file.Close()
-		return nil, nil, fs.ErrNotExist
+	if strings.HasSuffix(name, "/") {
+		return f.answerDirectory(w, r, name)
 	}
-	index, indexInfo, err := f.folder.open(urlPath + "index.html")
+	file, info, err := f.open(name)
+	if err == errIsDirectory {
+		to := url.URL{Path: path.Base(name) + "/", RawQuery: r.URL.RawQuery}
+		w.Header().Set("Location", to.String())
+		w.WriteHeader(http.StatusMovedPermanently)
+		return nil
+	} else if err != nil {
+		return err
+	}
+	defer file.Close()
+	return f.serve(w, r, file, info)
+}
+
+// answerDirectory answers with the index of a directory, or what there is without one.
+func (f *files) answerDirectory(w http.ResponseWriter, r *http.Request, name string) error {
+	const index = "index.html"
+	file, info, failure := f.open(name + index)
+	if failure == nil {
+		defer file.Close()
+		return f.serve(w, r, file, info)
+	}
+	if failure != errIsDirectory && statusOf(failure) != http.StatusNotFound {
+		return failure
+	}
+	dir, err := f.root.open(name, unix.O_PATH|unix.O_DIRECTORY)
 	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	// An index that is there and cannot be served, a link out of the root say, is not
+	// to be replaced by a list.
+	var there unix.Stat_t
+	err = unix.Fstatat(int(dir.Fd()), index, &there, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case err == nil && failure != errIsDirectory:
+		return failure
+	case err != nil && err != unix.ENOENT:
+		return &fs.PathError{Op: "stat", Path: name + index, Err: err}
+	case !f.listing:
+		return fs.ErrPermission
+	}
+	readable, err := f.root.open(name, unix.O_RDONLY|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer readable.Close()
+	return list(w, r, readable)
+}
+
+// open opens a regular file.
+func (f *files) open(name string) (*os.File, fs.FileInfo, error) {
+	// Without O_NONBLOCK, opening a FIFO waits for its writer.
+	file, err := f.root.open(name, unix.O_RDONLY|unix.O_NONBLOCK)
+	if errors.Is(err, fs.ErrPermission) {
+		// To find a directory it need not be readable.
+		if dir, notDirectory := f.root.open(name, unix.O_PATH|unix.O_DIRECTORY); notDirectory == nil {
+			dir.Close()
+			return nil, nil, errIsDirectory
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	info, err := file.Stat()
+	switch {
+	case err != nil:
+		err = fmt.Errorf("stat opened file: %w", err)
+	case info.IsDir():
+		err = errIsDirectory
+	case !info.Mode().IsRegular():
+		err = fs.ErrNotExist
+	default:
 		return file, info, nil
 	}
 	file.Close()
-	return index, indexInfo, nil
+	return nil, nil, err
 }
 
-func (f *files) serve(w http.ResponseWriter, r *http.Request, file http.File, info fs.FileInfo) {
-	h := w.Header()
-	etag := fmt.Sprintf(`"%x-%x"`, info.ModTime().UnixNano(), info.Size())
-	content := func(w http.ResponseWriter, r *http.Request) {
-		http.ServeContent(w, r, info.Name(), info.ModTime(), file)
+// fail answers a request whose file cannot be served.
+func (f *files) fail(w http.ResponseWriter, r *http.Request, err error) {
+	status := statusOf(err)
+	if status >= 500 {
+		f.log.Error("file cannot be read", "path", shorten(r.URL.Path), "error", err)
 	}
+	switch status {
+	case http.StatusNotFound:
+		WriteError(w, r, status, "not found")
+	case http.StatusForbidden:
+		WriteError(w, r, status, "forbidden")
+	case http.StatusServiceUnavailable:
+		w.Header().Set("Retry-After", "1")
+		WriteError(w, r, status, "the server is short of resources; try again")
+	default:
+		WriteError(w, r, status, "file cannot be read")
+	}
+}
+
+// statusOf returns the status code for an error: only one that says that there can be no
+// such file means 404.
+func statusOf(err error) int {
+	var number syscall.Errno
+	errors.As(err, &number)
+	switch number {
+	case unix.EINVAL, unix.ELOOP, unix.ENAMETOOLONG, unix.ENOTDIR, unix.ENXIO, unix.ENODEV:
+		return http.StatusNotFound
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return http.StatusNotFound
+	case errors.Is(err, fs.ErrPermission):
+		return http.StatusForbidden
+	case isShortage(err):
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
+
+// serve answers with a file. An error means that nothing was written.
+func (f *files) serve(w http.ResponseWriter, r *http.Request, file *os.File, info fs.FileInfo) error {
+	etag, modified, err := f.validators.of(file, info)
+	if err != nil {
+		return err
+	}
+	ignoreRange(r)
+	h := w.Header()
 	if info.Size() < gzipMinSize || !compressible(info.Name()) {
-		h.Set("Etag", etag)
-		content(w, r)
-		return
+		setETag(h, etag)
+		servePlain(w, r, file, info, modified)
+		return nil
 	}
 	if r.Header.Get("Range") != "" || !acceptsGzip(r.Header["Accept-Encoding"]) {
 		h.Add("Vary", "Accept-Encoding")
-		h.Set("Etag", etag)
-		content(w, r)
-		return
+		setETag(h, etag)
+		servePlain(w, r, file, info, modified)
+		return nil
 	}
 	// The same content in other bytes: a weak ETag still confirms a copy
 	// (If-None-Match), but never lets a range be glued to it (If-Range).
-	h.Set("Etag", "W/"+etag)
+	if etag != "" {
+		setETag(h, "W/"+etag)
+	}
 	if r.Method == http.MethodHead {
 		// What GET would say. ServeContent then leaves out the length.
 		h.Add("Vary", "Accept-Encoding")
 		h.Set("Content-Encoding", "gzip")
-		content(w, r)
+		http.ServeContent(w, r, info.Name(), modified, file)
+		return nil
+	}
+	out := &breakable{ResponseWriter: w}
+	f.compress(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		in := &watched{File: file}
+		http.ServeContent(w, r, info.Name(), modified, in)
+		out.broken = in.failed
+	})).ServeHTTP(out, r) // adds Vary itself
+	if out.broken {
+		panic(http.ErrAbortHandler)
+	}
+	return nil
+}
+
+// servePlain serves a file as it is, and aborts a response that is shorter than it says:
+// HTTP/2 would end it in order.
+func servePlain(w http.ResponseWriter, r *http.Request, file *os.File, info fs.FileInfo, modified time.Time) {
+	rec := record(w)
+	before := rec.bytes
+	http.ServeContent(rec, r, info.Name(), modified, file)
+	length, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
+	if r.Method == http.MethodGet && err == nil && rec.bytes-before < length {
+		panic(http.ErrAbortHandler)
+	}
+}
+
+func setETag(h http.Header, etag string) {
+	if etag != "" {
+		h.Set("Etag", etag)
+	}
+}
+
+// maxRanges bounds the ranges of a request: RFC 9110, 17.15.
+const maxRanges = 100
+
+// ignoreRange removes a Range field that is to be ignored (RFC 9110, 14.2): one of a
+// unit other than bytes, or of a method other than GET, or with more ranges than a
+// reader asks for.
+func ignoreRange(r *http.Request) {
+	fields := r.Header["Range"]
+	if len(fields) == 0 {
 		return
 	}
-	f.compress(http.HandlerFunc(content)).ServeHTTP(w, r) // adds Vary itself
+	unit, ranges, found := strings.Cut(fields[0], "=")
+	if r.Method != http.MethodGet || len(fields) > 1 || !found || !strings.EqualFold(unit, "bytes") || strings.Count(ranges, ",") >= maxRanges {
+		r.Header.Del("Range")
+		return
+	}
+	r.Header.Set("Range", "bytes="+ranges) // net/http knows this spelling alone
 }
+
+// watched is a file that notes when it ends before it should: ServeContent reads no
+// more than the length that the file had.
+type watched struct {
+	*os.File
+	failed bool
+}
+
+func (f *watched) Read(p []byte) (int, error) {
+	n, err := f.File.Read(p)
+	f.failed = f.failed || err != nil
+	return n, err
+}
+
+// breakable takes nothing more once broken is set, so that a gzip stream that is not
+// whole does not get the end of one.
+type breakable struct {
+	http.ResponseWriter
+	broken bool
+}
+
+func (w *breakable) Write(p []byte) (int, error) {
+	if w.broken {
+		return 0, io.ErrUnexpectedEOF
+	}
+	return w.ResponseWriter.Write(p)
+}
+
+func (w *breakable) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // compressible decides by the name alone, so that a file that does not
 // compress never meets a wrapped ResponseWriter.
@@ -137,56 +337,6 @@ func compressible(name string) bool {
 			"image/vnd.microsoft.icon"}, media)
 }
 
-// rootFS is an http.FileSystem that hands out the *os.File itself. What
-// http.FS returns hides its file descriptor, and with it sendfile(2).
-type rootFS struct{ root *os.Root }
-
-func (r rootFS) Open(name string) (http.File, error) {
-	file, _, err := r.open(name)
-	return file, err
-}
-
-func (r rootFS) open(name string) (http.File, fs.FileInfo, error) {
-	if hidden(name) {
-		return nil, nil, fs.ErrNotExist
-	}
-	relative := strings.Trim(path.Clean("/"+name), "/")
-	if relative == "" {
-		relative = "."
-	}
-	// Without O_NONBLOCK, opening a FIFO waits for its writer.
-	file, err := r.root.OpenFile(relative, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, absent(err)
-	}
-	info, err := file.Stat()
-	switch {
-	case err != nil:
-		file.Close()
-		return nil, nil, fmt.Errorf("stat opened file: %w", err)
-	case info.IsDir():
-		return listing{file}, info, nil
-	case !info.Mode().IsRegular():
-		file.Close()
-		return nil, nil, fs.ErrNotExist
-	}
-	return file, info, nil
-}
-
-// absent turns errors that say that the name can be no file of this folder
-// into fs.ErrNotExist. What is left is trouble of the server's own.
-func absent(err error) error {
-	var number syscall.Errno
-	if !errors.As(err, &number) {
-		return fs.ErrNotExist // os.Root's own verdict: the path escapes
-	}
-	switch number {
-	case syscall.EINVAL, syscall.ELOOP, syscall.ENAMETOOLONG, syscall.ENOTDIR, syscall.ENXIO, syscall.ENODEV:
-		return fs.ErrNotExist
-	}
-	return err
-}
-
 // hidden reports whether an element of name begins with a dot, `.` and `..` included.
 func hidden(name string) bool {
 	for element := range strings.SplitSeq(name, "/") {
@@ -195,13 +345,4 @@ func hidden(name string) bool {
 		}
 	}
 	return false
-}
-
-// listing is a folder that does not list what is hidden.
-type listing struct{ *os.File }
-
-// ReadDir is what http.FileServer lists a folder with.
-func (l listing) ReadDir(n int) ([]fs.DirEntry, error) {
-	entries, err := l.File.ReadDir(n)
-	return slices.DeleteFunc(entries, func(entry fs.DirEntry) bool { return hidden(entry.Name()) }), err
 }

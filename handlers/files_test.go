@@ -61,7 +61,7 @@ func folder(t *testing.T) string {
 
 func newFiles(t *testing.T) http.Handler {
 	t.Helper()
-	files, err := Files(folder(t))
+	files, err := Files(FilesOptions{Root: folder(t), Listing: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestFiles(t *testing.T) {
 		{"index by name", "GET", "/sub/index.html", 200, "index"},
 		{"folder without slash", "GET", "/sub", 301, ""},
 		{"listing", "GET", "/list/", 200, "b.txt"},
-		{"folder called index.html", "GET", "/odd/", 200, "x"},
+		{"folder called index.html", "GET", "/odd/", 200, `<a href="index.html/">`},
 		{"symlink inside", "GET", "/inside", 200, "hello"},
 		{"missing", "GET", "/missing", 404, "not found"},
 		{"file with slash", "GET", "/a.txt/", 404, "not found"},
@@ -128,7 +128,7 @@ func TestFilesListsNothingHidden(t *testing.T) {
 }
 
 func TestFilesWithoutRoot(t *testing.T) {
-	if _, err := Files(filepath.Join(t.TempDir(), "missing")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Files(FilesOptions{Root: filepath.Join(t.TempDir(), "missing")}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v, want an error that the folder does not exist", err)
 	}
 }
@@ -253,13 +253,4 @@ func TestFilesKeepSendfile(t *testing.T) {
 		})
 	}
 	equal(t, "bytes logged", logged.with("request")[0]["bytes"], any(float64(len(text))))
-}
-
-// Tests run as root, whom no permission stops: so these errors come by hand.
-func TestFilesTroubleIsNotAbsence(t *testing.T) {
-	for _, number := range []syscall.Errno{syscall.EACCES, syscall.EMFILE, syscall.EIO} {
-		got := absent(&os.PathError{Op: "openat", Path: "x", Err: number})
-		equal(t, number.Error()+" stays", errors.Is(got, number), true)
-		equal(t, number.Error()+" means absent", errors.Is(got, fs.ErrNotExist), false)
-	}
 }

@@ -35,11 +35,12 @@ type loadedCertificate struct {
 	badness int          // how often these have been seen
 }
 
-// fileStamp changes whenever a file is written or replaced.
+// fileStamp changes whenever a file is written or replaced. Of the two times only that of
+// the last change is the kernel's own: tools may preserve or make up the other.
 type fileStamp struct {
-	modified time.Time
-	size     int64
-	inode    uint64
+	modified, changed syscall.Timespec
+	size              int64
+	inode             uint64
 }
 
 // ableClient can do all that there is. A key that it has no use for, as one on the
@@ -103,7 +104,8 @@ func (f CertificateFiles) stamps() (stamps [2]fileStamp, err error) {
 		if err != nil {
 			return stamps, err
 		}
-		stamps[i] = fileStamp{info.ModTime(), info.Size(), info.Sys().(*syscall.Stat_t).Ino}
+		stat := info.Sys().(*syscall.Stat_t)
+		stamps[i] = fileStamp{stat.Mtim, stat.Ctim, stat.Size, stat.Ino}
 	}
 	return stamps, nil
 }

@@ -12,7 +12,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -223,6 +225,22 @@ func TestRefresh(t *testing.T) {
 			os.WriteFile(c.path("a.key"), fresh.key, 0o600)
 			os.Chtimes(c.path("a.pem"), time.Time{}, time.Now().Add(time.Second))
 		}, true, false},
+		"in place, with nothing but the content changed": {func(c *certified) {
+			long := func(pem []byte) []byte {
+				return append(slices.Clone(pem), bytes.Repeat([]byte("\n"), 4096-len(pem))...)
+			}
+			for name, pair := range map[string][2][]byte{"a.pem": {old.certificate, fresh.certificate}, "a.key": {old.key, fresh.key}} {
+				c.put(name, long(pair[0]))
+				os.Chtimes(c.path(name), time.Unix(1, 0), time.Unix(1, 0))
+			}
+			c.Refresh()
+			for name, content := range map[string][]byte{"a.pem": fresh.certificate, "a.key": fresh.key} {
+				for before := changed(c.path(name)); changed(c.path(name)) == before; { // not in the same tick of the clock
+					os.WriteFile(c.path(name), long(content), 0o600)
+					os.Chtimes(c.path(name), time.Unix(1, 0), time.Unix(1, 0))
+				}
+			}
+		}, true, false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -246,6 +264,15 @@ func TestRefresh(t *testing.T) {
 			}
 		})
 	}
+}
+
+// changed returns the time of the last change of a file, which no program can set.
+func changed(path string) syscall.Timespec {
+	info, err := os.Stat(path)
+	if err != nil {
+		return syscall.Timespec{}
+	}
+	return info.Sys().(*syscall.Stat_t).Ctim
 }
 
 // Certificates in use by a server are replaced under its connections.

@@ -26,14 +26,13 @@ func CheckAddress(s string) error {
 	return err
 }
 
-// CheckDistinct fails if two of the addresses are one, or if one of them stands
-// for all addresses of the machine and so includes another. Those that are empty or
+// CheckDistinct fails if two of the addresses are one, or if one of them stands for
+// all addresses of the machine, or all that are IPv4, and so includes another. Those that are empty or
 // cannot be understood are passed over, and so is port 0, which stands for
 // another port each time.
 func CheckDistinct(addrs ...string) error {
 	seen := make(map[string]string)
-	ports := make(map[uint16][]string) // addresses by port
-	wild := make(map[uint16]string)    // that of all addresses
+	var resolved []address
 	for _, s := range addrs {
 		a, err := resolveAddress(s)
 		if s == "" || err != nil || a.unix == "" && a.tcp.Port() == 0 {
@@ -43,19 +42,14 @@ func CheckDistinct(addrs ...string) error {
 			return fmt.Errorf("addresses %s and %s are one; give each listener its own", before, s)
 		}
 		seen[a.String()] = s
-		if a.unix == "" {
-			ports[a.tcp.Port()] = append(ports[a.tcp.Port()], s)
-			if a.tcp.Addr().IsUnspecified() {
-				wild[a.tcp.Port()] = s
+		for _, b := range resolved {
+			if a.includes(b) {
+				return fmt.Errorf("address %s includes %s; give each listener its own", s, seen[b.String()])
+			} else if b.includes(a) {
+				return fmt.Errorf("address %s includes %s; give each listener its own", seen[b.String()], s)
 			}
 		}
-	}
-	for port, all := range wild {
-		for _, s := range ports[port] {
-			if s != all {
-				return fmt.Errorf("address %s includes %s; give each listener its own", all, s)
-			}
-		}
+		resolved = append(resolved, a)
 	}
 	return nil
 }
@@ -122,13 +116,16 @@ func resolveAddress(s string) (address, error) {
 	return address{tcp: netip.AddrPortFrom(ip, port)}, nil
 }
 
-// network returns the address as net.Listen wants it.
+// network returns the address as net.Listen wants it, to which "tcp" and 0.0.0.0 mean IPv6
+// as well.
 func (a address) network() (network, addr string) {
 	switch {
 	case a.unix != "":
 		return "unix", a.unix
 	case a.tcp.Addr() == netip.IPv6Unspecified():
 		return "tcp", fmt.Sprintf(":%d", a.tcp.Port())
+	case a.tcp.Addr().Is4():
+		return "tcp4", a.tcp.String()
 	default:
 		return "tcp", a.tcp.String()
 	}
@@ -142,7 +139,17 @@ func (a address) String() string {
 	return a.tcp.String()
 }
 
-// sameWildcard tells whether both mean every address of the machine on one port.
+// includes tells whether a stands for several addresses on one port, of which b is one.
+func (a address) includes(b address) bool {
+	if a == b || a.unix != "" || b.unix != "" || a.tcp.Port() != b.tcp.Port() {
+		return false
+	}
+	all := a.tcp.Addr()
+	return all == netip.IPv6Unspecified() || all == netip.IPv4Unspecified() && b.tcp.Addr().Is4()
+}
+
+// sameWildcard tells whether both mean every address of the machine, or all that are
+// IPv4, on one port.
 func (a address) sameWildcard(b address) bool {
 	return a.unix == "" && b.unix == "" && a.tcp.Port() == b.tcp.Port() &&
 		a.tcp.Addr().IsUnspecified() && b.tcp.Addr().IsUnspecified()

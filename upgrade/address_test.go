@@ -1,6 +1,7 @@
 package upgrade
 
 import (
+	"net"
 	"strings"
 	"testing"
 )
@@ -58,7 +59,12 @@ func TestCheckDistinct(t *testing.T) {
 	}{
 		{[]string{":80", ":81", "127.0.0.1:82", "127.0.0.2:82", "unix:/a", "unix:/b"}, true},
 		{[]string{":80", "127.0.0.1:80"}, false},
-		{[]string{"[::1]:80", "0.0.0.0:80"}, false},
+		{[]string{"[::1]:80", "0.0.0.0:80"}, true},
+		{[]string{"0.0.0.0:80", "[::1]:80"}, true},
+		{[]string{"0.0.0.0:80", "127.0.0.1:80"}, false},
+		{[]string{"0.0.0.0:80", "[::]:80"}, false},
+		{[]string{"0.0.0.0:80", ":80"}, false},
+		{[]string{"[::1]:80", ":80"}, false},
 		{[]string{":0", ":0", "", ""}, true},
 		{[]string{":80", "[::]:80"}, false},
 		{[]string{"localhost:80", "127.0.0.1:80"}, false},
@@ -67,5 +73,32 @@ func TestCheckDistinct(t *testing.T) {
 		if err := CheckDistinct(test.addrs...); (err == nil) != test.good {
 			t.Errorf("%q: got %v, want good %v", test.addrs, err, test.good)
 		}
+	}
+}
+
+// What releases handed over that listened at 0.0.0.0 on IPv6 too goes on, with a warning.
+func TestIsWider(t *testing.T) {
+	for _, test := range []struct {
+		network, bound, asked string
+		want                  bool
+	}{
+		{"tcp", "0.0.0.0:0", "0.0.0.0:80", true},
+		{"tcp4", "0.0.0.0:0", "0.0.0.0:80", false},
+		{"tcp4", "0.0.0.0:0", ":80", false},
+		{"tcp", ":0", ":80", false},
+		{"tcp4", "127.0.0.1:0", "127.0.0.1:80", false},
+	} {
+		asked, err := resolveAddress(test.asked)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ln, err := net.Listen(test.network, test.bound)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := isWider(ln, asked); got != test.want {
+			t.Errorf("%s %s for %s: got %v, want %v", test.network, test.bound, test.asked, got, test.want)
+		}
+		ln.Close()
 	}
 }

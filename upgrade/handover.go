@@ -287,7 +287,8 @@ func (r *run) handOver() {
 		r.after.state = max(r.after.state, Serving) // it may have said already that it stops
 	}
 	r.mu.Unlock()
-	r.record(Upgrade{Time: a.at, Trigger: a.by, From: r.number, To: r.number + 1, Result: Succeeded, Seconds: a.ready.Seconds()})
+	r.record(Upgrade{Time: a.at, Trigger: a.by, From: r.number, To: r.number + 1, Result: Succeeded, Seconds: a.ready.Seconds(),
+		FromVersion: r.opts.Version, ToVersion: a.next.Version})
 	r.log.Info("upgrade succeeded", "took", a.ready.Round(time.Millisecond).String())
 	r.control.stop()
 	if r.stopping { // it was ready before it heard of that; it will
@@ -416,7 +417,8 @@ func (r *run) failed(reason string) {
 	lines := r.abandon()
 	r.log.Error("upgrade failed; this generation goes on serving", "by", a.by, "reason", reason, "stderr", strings.Join(lines, "\n"))
 	r.record(Upgrade{Time: a.at, Trigger: a.by, From: r.number, To: r.number + 1, Result: Failed,
-		Reason: withLastWords(reason, lines), Seconds: time.Since(a.at).Seconds()})
+		Reason: withLastWords(reason, lines), Seconds: time.Since(a.at).Seconds(),
+		FromVersion: r.opts.Version, ToVersion: a.next.Version})
 	r.count(Failed)
 	r.tell(a.waiters, reply{Final: true, Outcome: &Outcome{Result: Failed, Reason: reason, Stderr: lines,
 		Generation: r.number, PID: r.introduction().PID, Version: r.opts.Version}})
@@ -445,7 +447,8 @@ func withLastWords(reason string, lines []string) string {
 func (r *run) refuse(t *trigger) {
 	o := refusal()
 	r.log.Warn("upgrade refused", "by", t.by, "reason", o.Reason)
-	r.record(Upgrade{Time: t.at, Trigger: t.by, From: r.number, To: r.number + 1, Result: Refused, Reason: o.Reason})
+	r.record(Upgrade{Time: t.at, Trigger: t.by, From: r.number, To: r.number + 1, Result: Refused, Reason: o.Reason,
+		FromVersion: r.opts.Version})
 	r.count(Refused)
 	r.tell(t.waiters, reply{Final: true, Outcome: o})
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -53,6 +54,23 @@ func (g *Generation) Listen(addr string) (net.Listener, error) {
 	return ln, nil
 }
 
+// CheckContinuity fails if a successor that listens at these addresses has none of its
+// predecessor's, so that an upgrade would take the service from all its clients. That is
+// what a configuration does that was lost. It is for a program to call before Listen.
+func (g *Generation) CheckContinuity(addrs ...string) error {
+	if g.predecessor == nil {
+		return nil
+	}
+	for _, addr := range addrs {
+		asked, err := resolveAddress(addr)
+		if err != nil || slices.ContainsFunc(g.offered, func(c claim) bool { return c.matches(asked) }) {
+			return nil
+		}
+	}
+	g.giveUp()
+	return errors.New("the upgrade would drop every listener of the running server; keep one of them in this upgrade, or restart the service")
+}
+
 func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 	asked, err := resolveAddress(addr)
 	if err != nil {
@@ -69,9 +87,9 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 			return nil, claim{}, err
 		}
 		if ln != nil {
-			if c.Asked != asked.String() {
+			if c.Asked != asked.String() || isWider(ln, asked) {
 				g.log.Warn("listener goes on as it was bound; a restart would bind it anew",
-					"address", addr, "bound", c.Bound)
+					"address", addr, "bound", ln.Addr().String())
 			}
 			c.Asked, c.listener = asked.String(), nil
 			return ln, c, nil
@@ -80,20 +98,33 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 	return g.bind(asked)
 }
 
+// isWider tells whether a listener takes IPv6 connections although only IPv4 was asked
+// for, as releases have bound 0.0.0.0 that did not tell the two apart.
+func isWider(ln net.Listener, asked address) bool {
+	bound, ok := ln.Addr().(*net.TCPAddr)
+	return ok && asked.tcp.Addr() == netip.IPv4Unspecified() && bound.IP.To4() == nil
+}
+
+// matches are the ways in which a listener is one for an address, best first.
+var matches = []func(c claim, asked address) bool{
+	func(c claim, asked address) bool { return c.Asked == asked.String() },
+	func(c claim, asked address) bool { return c.Bound == asked.String() },
+	func(c claim, asked address) bool {
+		bound, err := netip.ParseAddrPort(c.Bound)
+		return err == nil && asked.sameWildcard(address{tcp: bound})
+	},
+}
+
+func (c claim) matches(asked address) bool {
+	return slices.ContainsFunc(matches, func(match func(claim, address) bool) bool { return match(c, asked) })
+}
+
 // takeOffered takes from the predecessor's listeners the one for an address.
 func (g *Generation) takeOffered(asked address) (claim, bool) {
-	matches := []func(c claim) bool{
-		func(c claim) bool { return c.Asked == asked.String() },
-		func(c claim) bool { return c.Bound == asked.String() },
-		func(c claim) bool {
-			bound, err := netip.ParseAddrPort(c.Bound)
-			return err == nil && asked.sameWildcard(address{tcp: bound})
-		},
-	}
 	for _, match := range matches {
 		i := slices.IndexFunc(g.offered, func(c claim) bool {
 			// A unix socket whose path is gone, or leads elsewhere, is of no use.
-			return match(c) && (asked.unix == "" || inode(asked.unix) == c.Inode)
+			return match(c, asked) && (asked.unix == "" || inode(asked.unix) == c.Inode)
 		})
 		if i >= 0 {
 			c := g.offered[i]
@@ -176,8 +207,8 @@ func (g *Generation) explainBind(asked address, err error) error {
 	}
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		for _, c := range g.offered {
-			if bound, parseErr := netip.ParseAddrPort(c.Bound); parseErr == nil && bound.Port() == asked.tcp.Port() {
+		for _, c := range slices.AppendSeq(slices.Clone(g.offered), maps.Values(g.claims)) {
+			if bound, parseErr := netip.ParseAddrPort(c.Bound); parseErr == nil && asked.unix == "" && !c.fresh && bound.Port() == asked.tcp.Port() {
 				return fmt.Errorf("%w: the running server has the port at %s; such a change needs a restart", err, c.Bound)
 			}
 		}

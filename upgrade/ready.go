@@ -62,7 +62,8 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	r.stderr.restore()
 	if p := r.predecessor; p != nil {
 		took := time.Since(p.Asked)
-		r.record(Upgrade{Time: p.Asked, Trigger: p.Trigger, From: p.Generation, To: r.number, Result: Succeeded, Seconds: took.Seconds()})
+		r.record(Upgrade{Time: p.Asked, Trigger: p.Trigger, From: p.Generation, To: r.number, Result: Succeeded, Seconds: took.Seconds(),
+			FromVersion: p.Version, ToVersion: r.opts.Version})
 		r.count(Succeeded)
 		if r.opts.OnReady != nil {
 			r.opts.OnReady(took)

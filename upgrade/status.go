@@ -4,6 +4,7 @@ package upgrade
 // upgrades so far, and how a person reads that.
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -57,6 +58,9 @@ type Upgrade struct {
 	Result  Result    `json:"result"`
 	Reason  string    `json:"reason"` // empty if it succeeded
 	Seconds float64   `json:"seconds"`
+	// The versions of the two; empty where it was never known.
+	FromVersion string `json:"from_version"`
+	ToVersion   string `json:"to_version"`
 }
 
 // Outcome is the answer to who asked for an upgrade.
@@ -141,6 +145,22 @@ func (o Outcome) String() string {
 	return line
 }
 
+// DropsAll tells whether a successor that listens at these addresses alone would drop
+// every listener that the service has: [Generation.CheckContinuity] refuses that. An
+// address that cannot be known before, such as port 0, counts as one that stays.
+func (s Status) DropsAll(addrs ...string) bool {
+	for _, addr := range addrs {
+		asked, err := resolveAddress(addr)
+		if err != nil || asked.unix == "" && asked.tcp.Port() == 0 {
+			return false
+		}
+		if slices.ContainsFunc(s.Listen, func(bound string) bool { return claim{Bound: bound}.matches(asked) }) {
+			return false
+		}
+	}
+	return len(s.Listen) > 0
+}
+
 // Load returns what all generations that are alive have in hand together.
 func (s Status) Load() Load {
 	var sum Load
@@ -189,10 +209,10 @@ func (s Status) WriteTo(w io.Writer) (int64, error) {
 	t.Flush()
 	if len(s.Upgrades) > 0 {
 		fmt.Fprintln(t)
-		fmt.Fprintln(t, "UPGRADE\tAT\tBY\tRESULT\tAFTER\tREASON")
+		fmt.Fprintln(t, "UPGRADE\tVERSIONS\tAT\tBY\tRESULT\tAFTER\tREASON")
 		for _, u := range s.Upgrades {
-			fmt.Fprintf(t, "%d to %d\t%s\t%s\t%s\t%s\t%s\n", u.From, u.To,
-				u.Time.Local().Format(time.DateTime), u.Trigger, u.Result, span(u.Seconds), u.Reason)
+			fmt.Fprintf(t, "%d to %d\t%s to %s\t%s\t%s\t%s\t%s\t%s\n", u.From, u.To,
+				cmp.Or(u.FromVersion, "?"), cmp.Or(u.ToVersion, "?"), u.Time.Local().Format(time.DateTime), u.Trigger, u.Result, span(u.Seconds), u.Reason)
 		}
 		t.Flush()
 	}

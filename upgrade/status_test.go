@@ -54,16 +54,38 @@ func TestStatusTable(t *testing.T) {
 			{Generation: 1, PID: 10, Version: "1.0", State: "draining", Age: 3723, Load: Load{Requests: 2, Connections: Connections{Active: 2, Idle: 5, Hijacked: 3}}},
 			{Generation: 2, PID: 20, Version: "1.1", State: "serving", Age: 0.25},
 		},
-		Upgrades: []Upgrade{{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Trigger: "control", From: 1, To: 2, Result: Succeeded, Seconds: 0.041}},
+		Upgrades: []Upgrade{{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Trigger: "control", From: 1, To: 2, Result: Succeeded, Seconds: 0.041, FromVersion: "1.0", ToVersion: "1.1"},
+			{Time: time.Date(2026, 1, 2, 3, 4, 6, 0, time.Local), Trigger: "signal", From: 2, To: 3, Result: Failed, Seconds: 0.005, FromVersion: "1.1", Reason: "exit status 1"}},
 	}.WriteTo(&b)
 	want := `GENERATION  PID  VERSION  STATE     AGE     REQUESTS  NEW  ACTIVE  IDLE  HIJACKED
 1           10   1.0      draining  1h2m3s  2         0    2       5     3
 2           20   1.1      serving   250 ms  0         0    0       0     0
 
-UPGRADE  AT                   BY       RESULT     AFTER  REASON
-1 to 2   2026-01-02 03:04:05  control  succeeded  41 ms  
+UPGRADE  VERSIONS    AT                   BY       RESULT     AFTER  REASON
+1 to 2   1.0 to 1.1  2026-01-02 03:04:05  control  succeeded  41 ms  
+2 to 3   1.1 to ?    2026-01-02 03:04:06  signal   failed     5 ms   exit status 1
 `
 	if b.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", b.String(), want)
+	}
+}
+
+func TestStatusDropsAll(t *testing.T) {
+	s := Status{Listen: []string{"127.0.0.1:80", "[::]:81", "unix:/a"}}
+	for _, test := range []struct {
+		addrs []string
+		want  bool
+	}{
+		{[]string{":8080"}, true},
+		{[]string{"127.0.0.1:81"}, true}, // of the one at all addresses
+		{[]string{"unix:/b", "127.0.0.2:80"}, true},
+		{[]string{":8080", "localhost:80"}, false},
+		{[]string{"0.0.0.0:81"}, false},
+		{[]string{"unix:/b/../a"}, false},
+		{[]string{"127.0.0.1:0"}, false},
+	} {
+		if got := s.DropsAll(test.addrs...); got != test.want {
+			t.Errorf("%q: got %v, want %v", test.addrs, got, test.want)
+		}
 	}
 }
