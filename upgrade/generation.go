@@ -277,7 +277,7 @@ func (g *Generation) meetPredecessor() error {
 	h := m.Hello
 	g.secret, h.Secret = h.Secret, nil
 	g.predecessor, g.number, g.offered, g.upgrades = h, h.Generation+1, h.Claims, h.Upgrades
-	g.predecessors = []*member{{hello: *h, link: g.link, state: Upgrading, counts: h.Counts}}
+	g.predecessors = []*member{{hello: *h, link: g.link, process: openProcess(h.PID), state: Upgrading, counts: h.Counts}}
 	if err := g.greet(g.link); err != nil { // it died; the sockets are here, so go on
 		g.log.Warn("predecessor does not listen", "error", err)
 	}

@@ -93,7 +93,7 @@ func (g *Generation) move(ctx context.Context, l *link, conns []Connection) []bo
 		select {
 		case refused = <-answer:
 		default:
-			if !l.malformed.Load() { // it is gone, and its copies with it
+			if !l.broken.Load() { // it is gone, and its copies with it
 				return taken
 			}
 		}

@@ -103,6 +103,7 @@ func (r *run) check(signals <-chan os.Signal) error {
 		defer stop()
 	}
 	checked := make(chan error, 1)
+	var passed, ended bool // the checks; the link, and not known why
 	go func() {
 		err := r.service.Check(ctx)
 		if err == nil && r.opts.Check != nil {
@@ -113,20 +114,32 @@ func (r *run) check(signals <-chan os.Signal) error {
 	for {
 		select {
 		case err := <-checked:
-			return err
+			if err != nil {
+				return err
+			}
+			passed = true
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
 				r.ask(trigger{by: bySignal, signal: true})
-				continue
+				break
 			}
 			return fmt.Errorf("stopped by %v before it was ready", sig)
 		case h := <-r.heard:
-			if h.end { // nobody reads the pipe any more
+			switch {
+			case h.end:
+				ended = true
+			case h.exited: // nobody reads the pipe any more
+				ended = false
 				r.stderr.restore()
-			} else if h.Type == msgStop {
+			case h.lost: // it serves, and nobody could tell it to stop
+				return errors.New("the link to the predecessor is lost, and that serves on")
+			case h.Type == msgStop:
 				return errors.New("stopped by the predecessor before it was ready")
 			}
 			r.listen(&h)
+		}
+		if passed && !ended {
+			return nil
 		}
 	}
 }

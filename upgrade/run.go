@@ -88,11 +88,12 @@ func (r *run) loop(signals <-chan os.Signal) {
 	r.goOn()
 	for r.State() != Exited {
 		var (
-			ended chan error
-			late  <-chan time.Time
+			ended  chan error
+			late   <-chan time.Time
+			exited chan string
 		)
 		if a := r.attempt; a != nil {
-			ended, late = a.ended, a.late
+			ended, late, exited = a.ended, a.late, a.exited
 		}
 		select {
 		case sig := <-signals:
@@ -109,7 +110,10 @@ func (r *run) loop(signals <-chan os.Signal) {
 		case h := <-r.heard:
 			r.listen(&h)
 		case <-late:
-			r.killSuccessor()
+			r.successorIsLate()
+		case reason := <-exited:
+			r.attempt.dismissed, r.attempt.exited = reason, nil
+			r.concludeDismissal()
 		case <-r.gate:
 			r.gate, r.opened = nil, time.Now()
 			r.goOn()
@@ -148,14 +152,18 @@ func (g *Generation) Alive(ctx context.Context) error {
 func (r *run) listen(h *heard) {
 	defer h.close()
 	if a := r.attempt; a != nil && a.link == h.from {
-		r.hearSuccessor(h.message, !h.end)
+		r.hearSuccessor(h)
 		return
 	}
 	for _, p := range r.living() {
 		switch {
 		case p.link != h.from:
-		case h.end:
+		case h.exited, h.end && p.reported: // it was about to exit
 			r.predecessorIsGone(p)
+		case h.lost:
+			r.predecessorIsLost(p)
+		case h.end:
+			r.watchEnd(p.link, p.process)
 		default:
 			r.hear(p, &h.message)
 		}
