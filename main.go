@@ -910,7 +910,11 @@ func defaultControl() string {
 func serverControl() string {
 	const service = "/run/baton/control.sock"
 	path := defaultControl()
-	if _, err := os.Lstat(path); err != nil {
+	_, err := os.Lstat(path)
+	if err == nil && path == temporaryControl() { // where anybody can make the directory
+		err = ownFolder(filepath.Dir(path))
+	}
+	if err != nil {
 		if _, err := os.Stat(service); err == nil {
 			return service
 		}

@@ -6,8 +6,10 @@ import (
 	"encoding/gob"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"syscall"
@@ -22,12 +24,16 @@ import (
 const (
 	successorVariable = "E2E_SUCCESSOR" // steps, separated by spaces
 	refusedVariable   = "E2E_REFUSED"   // the program to execute without pidfds
+	strangerVariable  = "E2E_STRANGER"  // a step and what it is for
 )
 
 // impersonate does not return if the test binary was executed as another program.
 func impersonate() {
 	if steps := os.Getenv(successorVariable); steps != "" {
 		succeed(strings.Fields(steps))
+	}
+	if step := os.Getenv(strangerVariable); step != "" {
+		beStrange(step)
 	}
 	if program := os.Getenv(refusedVariable); program != "" {
 		os.Unsetenv(refusedVariable)
@@ -104,6 +110,52 @@ func succeed(steps []string) {
 		}
 	}
 	time.Sleep(time.Hour)
+}
+
+// beStrange does something that every user may do, prints a line, and stays.
+func beStrange(step string) {
+	step, rest, _ := strings.Cut(step, " ")
+	switch step {
+	case "serve": // PATH REPLY
+		path, reply, _ := strings.Cut(rest, " ")
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			panic(err)
+		}
+		go serveReply(path, reply)
+		for _, err := os.Stat(path); err != nil; _, err = os.Stat(path) {
+			time.Sleep(2 * time.Millisecond)
+		}
+	case "lock": // FILE…
+		for _, path := range strings.Fields(rest) {
+			fd, err := unix.Open(path, unix.O_RDONLY, 0)
+			if err == nil {
+				err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+			}
+			if err != nil {
+				panic(fmt.Sprint(path, ": ", err))
+			}
+			read := unix.Flock_t{Type: unix.F_RDLCK}
+			unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &read)
+		}
+	}
+	fmt.Println("done")
+	time.Sleep(time.Hour)
+}
+
+// serveReply answers whatever is asked on a unix socket with one line.
+func serveReply(path, reply string) {
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		panic(err)
+	}
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		fmt.Fprintln(nc, reply)
+		nc.Close()
+	}
 }
 
 // refusePidfd makes pidfd_open and pidfd_send_signal fail with ENOSYS from now on, here and in what is executed.
