@@ -125,10 +125,10 @@ func beStrange(step string) {
 		for _, err := os.Stat(path); err != nil; _, err = os.Stat(path) {
 			time.Sleep(2 * time.Millisecond)
 		}
-	case "lock": // FILE…
+	case "lock", "read": // FILE…: so that nobody else has the lock, or can write it
 		for _, path := range strings.Fields(rest) {
 			fd, err := unix.Open(path, unix.O_RDONLY, 0)
-			if err == nil {
+			if err == nil && step == "lock" {
 				err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
 			}
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -129,4 +130,60 @@ func TestEscapesInReplies(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Another user can lock what all can read. None of that is a lock of the service.
+func TestStrangersLocks(t *testing.T) {
+	asStranger(t)
+	t.Parallel()
+	b := prepare(t, files(t), args("-idle-grace", "100ms"))
+	if err := os.Chmod(b.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	put(t, []byte("4194304\n"), b.PIDFile, 0o644) // as a crash leaves them
+	put(t, nil, b.PIDFile+".next", 0o644)
+	strangers(t, "lock "+b.Dir+" "+b.PIDFile+" "+b.PIDFile+".next")
+	b.launch()
+	b.awaitReady()
+	for generation := 2; generation <= 3; generation++ {
+		put(t, nil, b.PIDFile+".next", 0o644)
+		strangers(t, "read "+b.PIDFile+" "+b.PIDFile+".next")
+		b.Upgrade()
+		checkServes(t, b, generation, b.PID())
+	}
+	b.Stop()
+	for _, path := range glob(t, b.Dir+"/*.lock") {
+		t.Errorf("a lock is left behind: %s", path)
+	}
+	b.launch()
+	b.awaitReady()
+}
+
+// The PID file is one server's alone, through upgrades and until its end.
+func TestPIDFileIsOneServers(t *testing.T) {
+	t.Parallel()
+	b := start(t, files(t), args("-idle-grace", "100ms"))
+	second := func() (code int, stderr string) {
+		code, _, stderr = b.run("-listen", b.Host+":0", "-admin", "", "-control", "", "-pid-file", b.PIDFile)
+		return code, stderr
+	}
+	for range 3 {
+		pid := b.PID()
+		if code, stderr := second(); code != 1 || !strings.Contains(stderr, "belongs to a running server (pid "+strconv.Itoa(pid)+")") {
+			t.Errorf("second server: got exit code %d, %s, want 1 and the pid %d", code, stderr, pid)
+		}
+		b.Upgrade()
+	}
+	// A predecessor that still drains holds nobody up who comes after a crash.
+	c := b.Dial()
+	c.send(t, "GET /100.bin HTTP/1.1\r\nHost: x\r\n")
+	predecessor := b.PID()
+	b.UpgradeMeanwhile()
+	await(t, 10*time.Second, "another generation", func() bool { return b.readPID() != predecessor })
+	await(t, 10*time.Second, "the drain", func() bool { s, err := b.TryStatus(); return err == nil && s.Generations[0].State == "draining" })
+	b.Kill(b.PID(), syscall.SIGKILL)
+	await(t, 10*time.Second, "the end of the serving generation", func() bool { return len(b.Alive()) == 1 })
+	b.launch()
+	b.awaitReady()
+	c.Close()
 }

@@ -226,8 +226,9 @@ func absoluteProgram() error {
 
 // Names of files that a predecessor hands over beside the sockets.
 const (
-	fileLink   = "link"
-	fileStderr = "stderr"
+	fileLink    = "link"
+	fileStderr  = "stderr"
+	filePIDLock = "pid-lock"
 )
 
 // meetPredecessor takes what a predecessor hands over and greets it.
@@ -317,12 +318,20 @@ func (g *Generation) claimNames() error {
 		if err != nil {
 			return fmt.Errorf("claim PID file: %w", err)
 		}
-		if p := g.predecessor; !g.tf.HasParent() || p != nil && p.PIDFile != abs {
-			if err := pidFileInUse(abs); err != nil {
-				return err
+		var passed *os.File
+		if p := g.predecessor; p != nil && p.PIDFile == abs { // one that is not, is closed when this generation is ready
+			if passed, err = g.tf.File(filePIDLock); err != nil {
+				return fmt.Errorf("claim PID file: %w", err)
 			}
 		}
-		g.pidFile = &pidFile{path: abs}
+		if g.pidFile, err = claimPIDFile(abs, passed); err != nil {
+			return err
+		}
+		if passed == nil {
+			if err := g.tf.AddFile(filePIDLock, g.pidFile.lock); err != nil {
+				return fmt.Errorf("claim PID file: %w", err)
+			}
+		}
 	}
 	return nil
 }

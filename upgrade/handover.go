@@ -341,6 +341,9 @@ func (r *run) handOver() {
 	r.record(Upgrade{Time: a.at, Trigger: a.by, From: r.number, To: r.number + 1, Result: Succeeded, Seconds: a.ready.Seconds()})
 	r.log.Info("upgrade succeeded", "took", a.ready.Round(time.Millisecond).String())
 	r.control.stop()
+	if r.pidFile != nil {
+		r.pidFile.handOver()
+	}
 	if r.stopping { // it was ready before it heard of that; it will
 		r.stopping, r.delay, r.impatience = false, nil, nil
 	} else {

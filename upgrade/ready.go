@@ -22,11 +22,11 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		return fmt.Errorf("generation %d is no good: %w", r.number, err)
 	}
 	if r.pidFile != nil {
-		prepare := r.pidFile.prepare
-		if !r.tf.HasParent() {
-			prepare = r.pidFile.publishFirst
+		err := r.pidFile.prepare()
+		if err == nil && !r.tf.HasParent() {
+			err = r.pidFile.publish()
 		}
-		if err := prepare(); err != nil {
+		if err != nil {
 			return err
 		}
 	}
