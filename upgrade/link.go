@@ -59,6 +59,9 @@ type message struct {
 	Refused  []int     `json:"refused,omitempty"` // which of them, from 0
 	Due      time.Time `json:"due,omitzero"`      // when the predecessor that is passed on should be gone
 
+	Sent  time.Time     `json:"sent,omitzero"`   // by the wall clock, to which all other times are relative
+	Clock time.Duration `json:"clock,omitempty"` // the same moment as clock has it; 0: a release that does not say
+
 	fds    []int // descriptors that came along; they belong to whoever has the message
 	spare  int   // how many of them this process has room for
 	sender int   // pid, as the kernel knows it; 0: unknown
@@ -161,7 +164,7 @@ func linkOn(conn *net.UnixConn) *link {
 // the other side does not read, but never without having tried: a deadline would
 // pass on a busy machine before the first attempt.
 func (l *link) send(m message, with ...syscall.Conn) error {
-	packet, err := json.Marshal(m)
+	packet, err := json.Marshal(m.stamp())
 	if err != nil {
 		return err
 	}
@@ -241,6 +244,7 @@ func (l *link) receive(buf *receiveBuffer) (message, error) {
 	if err = json.Unmarshal(buf.packet[:n], &m); err == nil && flags&unix.MSG_TRUNC != 0 {
 		err = errors.New("it is too long")
 	}
+	m.unstamp()
 	m.fds, m.spare, m.sender = fds, spare, sender
 	if err != nil {
 		m.close()
