@@ -239,6 +239,13 @@ func (g *Generation) takeReport(l *link, r *report) {
 			m.state = State(state)
 		}
 	}
+	if l == g.link && m.state >= Draining {
+		select {
+		case <-g.relieved:
+		default:
+			close(g.relieved)
+		}
+	}
 }
 
 // load returns what this generation has in hand. The caller holds g.mu.

@@ -89,6 +89,8 @@ type Generation struct {
 	done   chan struct{} // closed when Run ends
 	pulse  chan struct{} // taken from as long as Run does not hang
 
+	relieved chan struct{} // closed when the predecessor drains: it answers on the control socket no more
+
 	mu         sync.Mutex // guards what Status reads
 	state      State
 	isStopping bool    // a stop was asked for
@@ -184,6 +186,9 @@ func New(opts Options) (*Generation, error) {
 		number:  1,
 		done:    make(chan struct{}),
 		pulse:   make(chan struct{}),
+
+		relieved: make(chan struct{}),
+
 		heard:   make(chan heard),
 		results: map[Result]uint64{Succeeded: 0, Failed: 0, Refused: 0},
 	}

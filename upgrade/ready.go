@@ -46,7 +46,7 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	r.adoption.Lock()
 	r.adopter, _ = r.service.(Adopter)
 	r.adoption.Unlock()
-	r.control.serve()
+	r.serveControl()
 	r.keepListeners()
 	if r.pidFile != nil && r.tf.HasParent() {
 		if err := r.pidFile.publish(); err != nil {
@@ -91,6 +91,30 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		}()
 	}
 	return nil
+}
+
+// relief is how long a predecessor that does not say that it drains keeps the control
+// socket to itself.
+const relief = 2 * time.Second
+
+// serveControl begins to accept on the control socket, where the predecessor does as
+// well until it drains: whoever has heard of this generation is not to hear from that
+// one afterwards.
+func (r *run) serveControl() {
+	if r.link == nil {
+		r.control.serve()
+		return
+	}
+	alone := make(chan struct{})
+	r.alone = alone
+	go func() {
+		defer close(alone)
+		select {
+		case <-r.relieved:
+		case <-r.link.ended:
+		case <-time.After(relief):
+		}
+	}()
 }
 
 // check runs the checks that precede readiness. A stop ends them.

@@ -21,6 +21,7 @@ type run struct {
 	gate    <-chan struct{}  // closed when tableflip allows an upgrade, nil since then
 	opened  time.Time        // when that was
 	overdue <-chan time.Time // when a predecessor should have been gone
+	alone   <-chan struct{}  // closed when nobody else answers on the control socket, nil since then
 
 	pending *trigger // waits for the predecessor's end or that of the upgrade
 	attempt *attempt // the upgrade under way, or the one that succeeded
@@ -119,6 +120,9 @@ func (r *run) loop(signals <-chan os.Signal) {
 			r.goOn()
 		case <-r.overdue:
 			r.killOverdue()
+		case <-r.alone:
+			r.alone = nil
+			r.control.serve()
 		case <-r.delay:
 			r.delay, r.mayDrain = nil, true
 			r.drainForStop()
