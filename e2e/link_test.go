@@ -175,10 +175,10 @@ func TestPredecessorCannotReceive(t *testing.T) {
 	}
 }
 
-// A successor that cannot receive from its predecessor leaves the service to it, or takes it over.
-func TestSuccessorCannotReceive(t *testing.T) {
+// A successor that cannot talk to its predecessor leaves the service to it, or takes it over.
+func TestSuccessorCannotTalk(t *testing.T) {
 	strace := need(t, "strace")
-	for _, inject := range []string{"recvmsg:error=ENOMEM:when=1", "recvmsg:error=ENOMEM", "recvmsg:error=EIO:when=1", "recvmsg:error=EIO:when=2+", "sendmsg:error=ENOBUFS", "sendmsg:error=EIO:when=2+"} {
+	for _, inject := range []string{"recvmsg:error=ENOMEM:when=1", "recvmsg:error=ENOMEM", "recvmsg:error=EIO:when=1", "recvmsg:error=EIO:when=2+", "sendmsg:error=ENOBUFS:when=1", "sendmsg:error=ENOBUFS", "sendmsg:error=EIO:when=2+"} {
 		t.Run(inject, func(t *testing.T) {
 			t.Parallel()
 			b := start(t, files(t), args("-idle-grace", "100ms", "-drain-timeout", "2s", "-upgrade-timeout", "5s"))

@@ -174,7 +174,7 @@ func (l *link) send(m message, with ...syscall.Conn) error {
 	for patience := time.Now().Add(sendTimeout); ; time.Sleep(sendTimeout / 10) {
 		err = l.trySend(packet, with)
 		// Too many references: too many descriptors are under way, of all links of this user.
-		if again := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ETOOMANYREFS); !again || time.Now().After(patience) {
+		if again := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ETOOMANYREFS) || isTransient(err); !again || time.Now().After(patience) {
 			return err
 		}
 	}
@@ -253,8 +253,8 @@ func (l *link) receive(buf *receiveBuffer) (message, error) {
 	return m, nil
 }
 
-// isTransient reports whether a receive failed for lack of memory, which says
-// nothing of the link, and has left the message where it is.
+// isTransient reports whether a message was not received or sent for lack of memory,
+// which says nothing of the link, and has left the message where it was.
 func isTransient(err error) bool {
 	return errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EINTR)
 }

@@ -4,6 +4,7 @@ package upgrade
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -29,6 +30,10 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		if err != nil {
 			return err
 		}
+	}
+	// A predecessor that is not told that this generation serves would kill it.
+	if claims, err := json.Marshal(r.allClaims()); err != nil || len(claims) > messageSize-1<<10 {
+		return fmt.Errorf("generation %d has %d listeners, and there is no room for them in a message to the predecessor; use fewer", r.number, len(r.claims))
 	}
 	// Close to its deadline the predecessor may kill this process in the very
 	// moment in which it hears that it is ready.
@@ -67,14 +72,7 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		if r.opts.OnReady != nil {
 			r.opts.OnReady(took)
 		}
-		var claims []claim
-		for _, c := range r.claims {
-			claims = append(claims, c)
-		}
-		serving := message{Type: msgServing, Claims: claims, Adopts: r.adopter != nil, Pipe: r.pipe}
-		if err := r.link.send(serving); err != nil {
-			r.log.Warn("predecessor does not listen", "error", err)
-		}
+		r.sendServing(message{Type: msgServing, Claims: r.allClaims(), Adopts: r.adopter != nil, Pipe: r.pipe})
 		for _, m := range r.living() {
 			if m.due.IsZero() && p.Drain > 0 {
 				m.due = time.Now().Add(p.Drain + overstay)
@@ -91,6 +89,35 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		}()
 	}
 	return nil
+}
+
+func (g *Generation) allClaims() (claims []claim) {
+	for _, c := range g.claims {
+		claims = append(claims, c)
+	}
+	return claims
+}
+
+// sendServing tells the predecessor that this generation serves. One that does not
+// read now should hear it later, or it would give this generation up.
+func (r *run) sendServing(m message) {
+	err := r.link.send(m)
+	if err == nil {
+		return
+	}
+	r.log.Warn("predecessor does not listen", "error", err)
+	go func() {
+		for err != nil {
+			select {
+			case <-time.After(sendTimeout):
+				err = r.link.send(m)
+			case <-r.link.ended:
+				return
+			case <-r.done:
+				return
+			}
+		}
+	}()
 }
 
 // relief is how long a predecessor that does not say that it drains keeps the control
