@@ -1057,10 +1057,15 @@ func defaultControl() string {
 func serverControl() string {
 	const service = "/run/baton/control.sock"
 	path := defaultControl()
-	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+	_, err := os.Lstat(path)
+	isOwn := true
+	if err == nil && path == temporaryControl() { // where anybody can make the directory
+		isOwn = ownFolder(filepath.Dir(path)) == nil
+	}
+	if isOwn && !errors.Is(err, fs.ErrNotExist) {
 		return path
 	}
-	_, err := os.Stat(service)
+	_, err = os.Stat(service)
 	_, noUnit := os.Stat("/etc/systemd/system/baton.service")
 	if err == nil || os.Getuid() == 0 && noUnit == nil {
 		return service

@@ -32,6 +32,7 @@ var soak = flag.Int("soak", 0, "number of `upgrades` that TestSoak makes; 0 skip
 var others = flag.Int("others", 0, "number of `upgrades` that TestOthers makes of each server; 0 skips it")
 
 func TestMain(m *testing.M) {
+	impersonate()
 	// Most tests wait most of the time; those that measure a load do not run in parallel with others.
 	flag.Set("test.parallel", "3")
 	flag.Parse()

@@ -400,7 +400,7 @@ is_the_lock() { [ "$(stat -c %d:%i "$lock" 2>/dev/null)" = "$(stat -L -c %d:%i /
 # take_lock waits for nobody.
 take_lock() {
 	while :; do
-		problem=$( (: >>"$lock") 2>&1) || die "cannot write to $folder: ${problem##*: }; nothing was replaced"
+		problem=$( (umask 077; : >>"$lock") 2>&1) || die "cannot write to $folder: ${problem##*: }; nothing was replaced"
 		exec 9>>"$lock"
 		locking=yes
 		flock -n 9 || die "another deploy of $target runs (pid $(cat "$lock" 2>/dev/null)); nothing was replaced"

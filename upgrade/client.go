@@ -78,6 +78,9 @@ func converse(ctx context.Context, control string, req request, on func(reply)) 
 	defer nc.Close()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
+	if err := trustServer(nc, control); err != nil {
+		return err
+	}
 
 	line, err := json.Marshal(req)
 	if err != nil {
@@ -90,8 +93,8 @@ func converse(ctx context.Context, control string, req request, on func(reply)) 
 	replies.Buffer(nil, 1<<20) // 20 lines of a successor's output, each byte of them escaped
 	for replies.Scan() {
 		var r reply
-		if err := json.Unmarshal(replies.Bytes(), &r); err != nil {
-			return fmt.Errorf("%w: its reply is malformed: %w", ErrLost, err)
+		if err := unmarshalPrintable(replies.Bytes(), &r); err != nil {
+			return fmt.Errorf("%w: its reply is malformed: %s", ErrLost, printable(err.Error()))
 		}
 		if r.Error != "" {
 			return fmt.Errorf("%w: %s", ErrRefused, r.Error)
@@ -100,6 +103,9 @@ func converse(ctx context.Context, control string, req request, on func(reply)) 
 		if r.Final {
 			return nil
 		}
+	}
+	if errors.Is(replies.Err(), bufio.ErrTooLong) {
+		return fmt.Errorf("%w: its reply is longer than 1 MiB", ErrLost)
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("wait for the server's answer: %w", context.Cause(ctx))

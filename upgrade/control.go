@@ -14,8 +14,6 @@ import (
 	"os"
 	"sync"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -208,22 +206,9 @@ func writeReply(nc net.Conn, r reply) error {
 
 // mayControl lets in the user that the server runs as, and root.
 func mayControl(nc net.Conn) error {
-	uc, ok := nc.(*net.UnixConn)
-	if !ok {
-		return errors.New("not a unix socket")
-	}
-	raw, err := uc.SyscallConn()
+	peer, err := peerOf(nc)
 	if err != nil {
 		return err
-	}
-	var peer *unix.Ucred
-	if ctlErr := raw.Control(func(fd uintptr) {
-		peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); ctlErr != nil {
-		err = ctlErr
-	}
-	if err != nil {
-		return fmt.Errorf("learn who asks: %w", err)
 	}
 	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
 		return fmt.Errorf("user %d may not control this server; ask as user %d or root", peer.Uid, os.Geteuid())

@@ -153,7 +153,7 @@ func (g *Generation) exchange(l *link, fromPredecessor bool) func(*message) bool
 	return func(m *message) bool {
 		switch {
 		case m.Hello != nil && m.Type == msgHello && !fromPredecessor:
-			g.meetSuccessor(l, m.Hello)
+			g.meetSuccessor(l, m)
 		case m.Type == msgQuestion:
 			g.report(l, message{Type: msgReport}, m.Question)
 		case m.Type == msgOffer && fromPredecessor:
@@ -202,12 +202,15 @@ func (g *Generation) currentReport(to *link) *report {
 // meetSuccessor notes who is at the other end of the link, if that is still
 // the one of the upgrade under way. It may be another one later: the generation
 // that serves then.
-func (g *Generation) meetSuccessor(l *link, h *hello) {
+func (g *Generation) meetSuccessor(l *link, m *message) {
 	g.mu.Lock()
-	if g.ahead == l {
-		another := g.after != nil
-		g.after = &member{hello: *h, link: l, state: Starting}
-		g.after.Generation = max(h.Generation, g.number+1)
+	another := g.after != nil
+	if g.ahead == l && !(another && g.after.state < Serving) {
+		if another {
+			g.after.process.close()
+		}
+		g.after = &member{hello: *m.Hello, link: l, process: openProcess(m.sender), state: Starting}
+		g.after.Generation = max(m.Hello.Generation, g.number+1)
 		if another {
 			g.after.state = Serving
 			defer g.report(l, message{Type: msgReport}, 0)
@@ -234,6 +237,13 @@ func (g *Generation) takeReport(l *link, r *report) {
 	for state, name := range stateNames {
 		if name == r.State {
 			m.state = State(state)
+		}
+	}
+	if l == g.link && m.state >= Draining {
+		select {
+		case <-g.relieved:
+		default:
+			close(g.relieved)
 		}
 	}
 }

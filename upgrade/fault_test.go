@@ -60,7 +60,7 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 		"is not executable":   {sabotage: replaceBy("#!/bin/sh\n", 0o644), reason: "permission denied"},
 		"is no program":       {sabotage: replaceBy("nonsense", 0o755), reason: "exec format error"},
 		"cannot write its PID": {plan: func(p *plan) { p.PIDFile = filepath.Join(filepath.Dir(p.PIDFile), "no", "pid") },
-			reason: "exit status 1", stderr: "write PID file"},
+			reason: "exit status 1", stderr: "claim PID file"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -93,6 +93,8 @@ type Generation struct {
 	done   chan struct{} // closed when Run ends
 	pulse  chan struct{} // taken from as long as Run does not hang
 
+	relieved chan struct{} // closed when the predecessor drains: it answers on the control socket no more
+
 	mu         sync.Mutex // guards what Status reads
 	state      State
 	isStopping bool    // a stop was asked for
@@ -191,6 +193,9 @@ func New(opts Options) (*Generation, error) {
 		number:  1,
 		done:    make(chan struct{}),
 		pulse:   make(chan struct{}),
+
+		relieved: make(chan struct{}),
+
 		heard:   make(chan heard),
 		results: map[Result]uint64{Succeeded: 0, Failed: 0, Refused: 0},
 	}
@@ -236,8 +241,9 @@ func absoluteProgram() error {
 
 // Names of files that a predecessor hands over beside the sockets.
 const (
-	fileLink   = "link"
-	fileStderr = "stderr"
+	fileLink    = "link"
+	fileStderr  = "stderr"
+	filePIDLock = "pid-lock"
 )
 
 // meetPredecessor takes what a predecessor hands over and greets it.
@@ -287,7 +293,7 @@ func (g *Generation) meetPredecessor() error {
 	h := m.Hello
 	g.secret, h.Secret = h.Secret, nil
 	g.predecessor, g.number, g.offered, g.upgrades = h, h.Generation+1, h.Claims, h.Upgrades
-	g.predecessors = []*member{{hello: *h, link: g.link, state: Upgrading, counts: h.Counts}}
+	g.predecessors = []*member{{hello: *h, link: g.link, process: openProcess(h.PID), state: Upgrading, counts: h.Counts}}
 	if err := g.greet(g.link); err != nil { // it died; the sockets are here, so go on
 		g.log.Warn("predecessor does not listen", "error", err)
 	}
@@ -327,12 +333,20 @@ func (g *Generation) claimNames() error {
 		if err != nil {
 			return fmt.Errorf("claim PID file: %w", err)
 		}
-		if p := g.predecessor; !g.tf.HasParent() || p != nil && p.PIDFile != abs {
-			if err := pidFileInUse(abs); err != nil {
-				return err
+		var passed *os.File
+		if p := g.predecessor; p != nil && p.PIDFile == abs { // one that is not, is closed when this generation is ready
+			if passed, err = g.tf.File(filePIDLock); err != nil {
+				return fmt.Errorf("claim PID file: %w", err)
 			}
 		}
-		g.pidFile = &pidFile{path: abs}
+		if g.pidFile, err = claimPIDFile(abs, passed); err != nil {
+			return err
+		}
+		if passed == nil {
+			if err := g.tf.AddFile(filePIDLock, g.pidFile.lock); err != nil {
+				return fmt.Errorf("claim PID file: %w", err)
+			}
+		}
 	}
 	return nil
 }

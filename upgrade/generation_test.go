@@ -5,6 +5,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -148,4 +149,39 @@ func TestStatusDuringUpgrade(t *testing.T) {
 		s, err := l.status()
 		return err == nil && s.Generation == 2 && len(s.Generations) == 1
 	})
+}
+
+// Who has heard from a generation that serves does not hear from its predecessor afterwards.
+func TestStatusNeverGoesBack(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	l.launch()
+	stop := make(chan struct{})
+	var askers sync.WaitGroup
+	for range 3 {
+		askers.Go(func() {
+			last := 0
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				s, err := l.status()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if s.Generation < last {
+					t.Errorf("got status of generation %d after that of %d", s.Generation, last)
+				}
+				last = s.Generation
+			}
+		})
+	}
+	for range 20 {
+		l.upgrade()
+	}
+	close(stop)
+	askers.Wait()
 }

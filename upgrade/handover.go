@@ -12,8 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -37,13 +35,18 @@ type attempt struct {
 	begun    time.Time
 	ready    time.Duration
 
-	process int              // pidfd of the successor since it said hello, else -1
+	process process          // the successor, since it said hello
 	late    <-chan time.Time // once accepted: when it must serve
+
+	dismissed string      // why the successor was given up; empty: it was not
+	exited    chan string // cap 1: gets the reason when one that was given up has exited
+	returned  bool        // tableflip says no more
 
 	accepted bool // tableflip has passed the point of no return
 	greeted  bool // the successor said hello
 	serving  bool // and that it serves
 	gone     bool // the link has ended
+	lost     bool // although the successor lives
 
 	pipe   uint64 // see closeAllBut
 	adopts bool   // connections can move there
@@ -96,7 +99,7 @@ func (r *run) goOn() {
 // begin executes the successor.
 func (r *run) begin(t trigger) {
 	r.enter(Upgrading)
-	a := &attempt{trigger: t, ended: make(chan error, 1), over: make(chan struct{}), begun: time.Now(), process: -1}
+	a := &attempt{trigger: t, ended: make(chan error, 1), over: make(chan struct{}), begun: time.Now()}
 	r.attempt = a
 	r.log.Info("upgrade begins", "by", t.by)
 	r.tell(t.waiters, reply{Progress: fmt.Sprintf("generation %d starts", r.number+1)})
@@ -160,56 +163,115 @@ func (r *run) prepare(a *attempt) error {
 // upgradeEnded takes tableflip's word on the attempt.
 func (r *run) upgradeEnded(err error) {
 	a := r.attempt
+	a.returned = true
 	r.stderr.release()
 	switch {
-	case err != nil && r.stopping:
-		r.abandonForStop()
-	case err != nil && time.Since(a.begun) >= r.opts.UpgradeTimeout:
-		r.failed(fmt.Sprintf("successor was not ready within %s and was killed", r.opts.UpgradeTimeout))
-	case err != nil:
-		r.failed(fmt.Sprintf("successor is no good: %v", err))
-	default:
+	case err == nil:
 		a.accepted = true
-		a.late = time.After(r.opts.UpgradeTimeout - time.Since(a.begun))
+		if a.dismissed == "" {
+			a.late = time.After(r.opts.UpgradeTimeout - time.Since(a.begun))
+		}
 		r.commit()
+	case time.Since(a.begun) >= r.opts.UpgradeTimeout:
+		r.dismiss(fmt.Sprintf("successor was not ready within %s and was killed", r.opts.UpgradeTimeout), 0)
+	default:
+		r.dismiss(fmt.Sprintf("successor is no good: %v", err), 0)
 	}
+	r.concludeDismissal()
 }
 
-// killSuccessor ends one that said ready but does not serve in time; tableflip
-// does so only before that.
-func (r *run) killSuccessor() {
+// dismiss gives up a successor. Whatever has become of the link to it, one generation
+// is left: after the grace the successor is killed, and the attempt is over when it
+// has exited.
+func (r *run) dismiss(reason string, grace time.Duration) {
 	a := r.attempt
-	a.late = nil
-	if r.handedOver || a.process < 0 {
+	if a.dismissed != "" {
 		return
 	}
-	r.log.Warn("successor said that it is ready but does not serve; kills it")
-	if err := unix.PidfdSendSignal(a.process, unix.SIGKILL, nil, 0); err != nil {
-		r.log.Error("successor cannot be killed", "error", err)
+	a.dismissed, a.late = reason, nil
+	if a.process.ended() {
+		return
+	}
+	a.exited = make(chan string, 1)
+	process, exited := a.process, a.exited
+	go func() {
+		if grace > 0 && process.endsWithin(grace) {
+			exited <- "successor died as it became ready"
+			return
+		}
+		if err := process.kill(); err != nil {
+			r.log.Error("successor cannot be killed", "successor_pid", process.pid, "error", err)
+		}
+		if !process.endsWithin(linkEnds) {
+			r.log.Warn("successor was killed and has not exited yet; waits for that", "successor_pid", process.pid)
+		}
+		if process.awaitEnd(r.done) {
+			exited <- reason
+		}
+	}()
+}
+
+// concludeDismissal ends the attempt if its successor was given up and has exited.
+func (r *run) concludeDismissal() {
+	switch a := r.attempt; {
+	case a == nil || a.dismissed == "" || a.exited != nil || !a.returned:
+	case r.stopping:
+		r.abandonForStop()
+	default:
+		r.failed(a.dismissed)
 	}
 }
 
-// hearSuccessor takes what the successor says; ok is false when it is gone.
-func (r *run) hearSuccessor(m message, ok bool) {
+// successorIsLate gives up a successor that said ready but does not serve in time;
+// tableflip does so only before that.
+func (r *run) successorIsLate() {
+	r.attempt.late = nil
+	r.dismissReady(fmt.Sprintf("successor said that it is ready but did not serve within %s and was killed", r.opts.UpgradeTimeout))
+}
+
+// dismissReady gives up a successor that said ready. One that has never sent a message
+// cannot be killed, since its pid is not known: then tableflip's word has to do.
+func (r *run) dismissReady(reason string) {
+	switch a := r.attempt; {
+	case a == nil || !a.accepted || r.handedOver:
+	case a.process.known():
+		r.dismiss(reason, 0)
+	default:
+		r.log.Warn("successor said that it is ready, and nothing else; it is taken to serve")
+		r.handOver()
+	}
+}
+
+// hearSuccessor takes what came over the link to the successor.
+func (r *run) hearSuccessor(h *heard) {
 	a := r.attempt
+	m := &h.message
 	switch {
-	case !ok:
+	case h.exited:
+		r.successorExited()
+	case h.lost:
+		a.lost = true
+		r.log.Warn("the link to the generation that serves is lost")
+	case h.end:
 		a.gone = true
-		r.successorIsGone()
+		if a.greeted && !a.serving && !a.accepted {
+			r.dismiss("link to the successor broke before that was ready; it was killed", 0)
+		}
+		r.watchSuccessor()
 	case m.Type == msgHello && m.Hello != nil && a.greeted:
-		r.log.Info("another generation serves by now", "successor_pid", m.Hello.PID, "successor_version", m.Hello.Version)
+		if r.handedOver {
+			r.log.Info("another generation serves by now", "successor_pid", m.Hello.PID, "successor_version", m.Hello.Version)
+		}
 	case m.Type == msgHello && m.Hello != nil:
 		a.greeted = true
 		a.next, a.protocol = *m.Hello, min(m.Hello.Protocol, linkProtocol())
+		a.process = openProcess(m.sender)
 		next := m.Hello
-		if fd, err := unix.PidfdOpen(next.PID, 0); err == nil {
-			a.process = fd
-		}
 		r.reportTick = time.Tick(reportInterval)
 		r.reportToSuccessor()
 		r.log.Info("successor started", "successor_pid", next.PID, "successor_version", next.Version)
 		r.tell(a.waiters, reply{Progress: fmt.Sprintf("generation %d (pid %d, version %s) starts", r.number+1, next.PID, next.Version)})
-	case m.Type == msgServing:
+	case m.Type == msgServing && a.greeted && !a.serving:
 		a.serving, a.ready = true, time.Since(a.at)
 		a.pipe, a.adopts = m.Pipe, m.Adopts
 		r.keep(m.Claims)
@@ -217,18 +279,20 @@ func (r *run) hearSuccessor(m message, ok bool) {
 	r.commit()
 }
 
-// successorIsGone takes the end of a successor, which is that of the service unless
-// it was on purpose.
-func (r *run) successorIsGone() {
+// watchSuccessor finds out why the link to a successor that serves has ended, unless
+// it stops.
+func (r *run) watchSuccessor() {
 	r.mu.Lock()
-	after := r.after
-	stopped := after != nil && after.state >= Draining
-	r.mu.Unlock()
-	if !r.handedOver || stopped {
-		return
+	defer r.mu.Unlock()
+	if after := r.after; r.handedOver && after != nil && after.state < Draining && after.process.known() {
+		r.watchEnd(after.link, after.process)
 	}
-	if after != nil && !ends(after.PID) {
-		r.log.Warn("the link to the generation that serves is lost", "successor_pid", after.PID)
+}
+
+// successorExited takes the end of a successor after that of its link. If the link was
+// lost before, it may have stopped, or handed over.
+func (r *run) successorExited() {
+	if r.attempt.lost {
 		return
 	}
 	r.log.Error("successor died after it had taken over; nobody accepts connections now")
@@ -237,30 +301,17 @@ func (r *run) successorIsGone() {
 	}
 }
 
-// ends tells whether a process is at its end, which comes a moment after that of
-// its links.
-func ends(pid int) bool {
-	process, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return true
-	}
-	defer unix.Close(process)
-	n, err := unix.Poll([]unix.PollFd{{Fd: int32(process), Events: unix.POLLIN}}, 500)
-	return err != nil || n > 0
-}
-
 // commit hands over once the successor serves. Until then this generation
 // accepts as well, so that one that dies as it becomes ready costs nothing.
 func (r *run) commit() {
 	a := r.attempt
 	switch {
-	case a == nil || !a.accepted || r.handedOver:
+	case a == nil || !a.accepted || r.handedOver || a.dismissed != "":
 	case a.serving, a.gone && !a.greeted: // the latter is a release that has no link
 		r.handOver()
-	case a.gone && r.stopping:
-		r.abandonForStop()
 	case a.gone:
-		r.failed("successor died as it became ready")
+		r.dismiss("link to the successor broke as that became ready; it was killed", linkEnds/2)
+		r.concludeDismissal()
 	}
 }
 
@@ -291,6 +342,9 @@ func (r *run) handOver() {
 		FromVersion: r.opts.Version, ToVersion: a.next.Version})
 	r.log.Info("upgrade succeeded", "took", a.ready.Round(time.Millisecond).String())
 	r.control.stop()
+	if r.pidFile != nil {
+		r.pidFile.handOver()
+	}
 	if r.stopping { // it was ready before it heard of that; it will
 		r.stopping, r.delay, r.impatience = false, nil, nil
 	} else {
@@ -312,8 +366,8 @@ func (r *run) handOver() {
 	}
 	r.drain(h)
 	r.reportToSuccessor()
-	if a.gone && a.greeted {
-		r.successorIsGone()
+	if a.gone {
+		r.watchSuccessor()
 	}
 }
 
@@ -376,10 +430,11 @@ func (r *run) abandon() []string {
 	if a.link != nil {
 		a.link.close()
 	}
-	if a.process >= 0 {
-		unix.Close(a.process)
-	}
+	a.process.close()
 	r.mu.Lock()
+	if r.after != nil {
+		r.after.process.close()
+	}
 	r.ahead, r.after, r.future = nil, nil, nil
 	r.mu.Unlock()
 	if r.pidFile != nil {
@@ -397,9 +452,7 @@ func (r *run) abandon() []string {
 func (r *run) endSuccessor() {
 	r.impatience = nil
 	r.tf.Stop()
-	if a := r.attempt; a != nil && a.accepted && !r.handedOver {
-		r.killSuccessor()
-	}
+	r.dismissReady("the service stops")
 }
 
 // abandonForStop ends an attempt because the service stops.

@@ -59,8 +59,12 @@ type message struct {
 	Refused  []int     `json:"refused,omitempty"` // which of them, from 0
 	Due      time.Time `json:"due,omitzero"`      // when the predecessor that is passed on should be gone
 
-	fds   []int // descriptors that came along; they belong to whoever has the message
-	spare int   // how many of them this process has room for
+	Sent  time.Time     `json:"sent,omitzero"`   // by the wall clock, to which all other times are relative
+	Clock time.Duration `json:"clock,omitempty"` // the same moment as clock has it; 0: a release that does not say
+
+	fds    []int // descriptors that came along; they belong to whoever has the message
+	spare  int   // how many of them this process has room for
+	sender int   // pid, as the kernel knows it; 0: unknown
 }
 
 const (
@@ -101,7 +105,7 @@ type link struct {
 	released  chan struct{} // closed when another process goes on reading
 	left      []message     // read before that, and not delivered; to be read when ended is closed
 	ended     chan struct{} // closed when nothing more is read
-	malformed atomic.Bool   // the reading ended with a message that is
+	broken    atomic.Bool   // the reading ended although the other side may still send
 	silent    atomic.Bool   // the other side has let a question wait, and nothing was heard of it since
 	questions questions     // that this side has asked
 	offers    offers        // that this side has made
@@ -112,7 +116,9 @@ type link struct {
 type heard struct {
 	from *link
 	message
-	end bool // the other side is gone
+	end    bool // nothing more is read from the link
+	exited bool // the process at the other end has exited, after that
+	lost   bool // or it has not, so that something is wrong
 }
 
 // newLink returns one end as a link, and the other for the successor.
@@ -133,6 +139,10 @@ func newLink() (*link, *os.File, error) {
 // openLink makes a link of a descriptor, which it takes over.
 func openLink(f *os.File) (*link, error) {
 	defer f.Close()
+	// Each message comes with its sender's pid then, which is not the sender's to choose.
+	if err := unix.SetsockoptInt(int(rawFD(f)), unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		return nil, fmt.Errorf("open the link: %w", err)
+	}
 	nc, err := net.FileConn(f)
 	if err != nil {
 		return nil, fmt.Errorf("open the link: %w", err)
@@ -154,7 +164,7 @@ func linkOn(conn *net.UnixConn) *link {
 // the other side does not read, but never without having tried: a deadline would
 // pass on a busy machine before the first attempt.
 func (l *link) send(m message, with ...syscall.Conn) error {
-	packet, err := json.Marshal(m)
+	packet, err := json.Marshal(m.stamp())
 	if err != nil {
 		return err
 	}
@@ -164,7 +174,7 @@ func (l *link) send(m message, with ...syscall.Conn) error {
 	for patience := time.Now().Add(sendTimeout); ; time.Sleep(sendTimeout / 10) {
 		err = l.trySend(packet, with)
 		// Too many references: too many descriptors are under way, of all links of this user.
-		if again := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ETOOMANYREFS); !again || time.Now().After(patience) {
+		if again := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ETOOMANYREFS) || isTransient(err); !again || time.Now().After(patience) {
 			return err
 		}
 	}
@@ -207,7 +217,7 @@ func (l *link) receive(buf *receiveBuffer) (message, error) {
 		// The kernel makes no descriptors beyond this, and so never takes the last ones,
 		// which this process accepts with. There is always room for a control connection.
 		spare = spareDescriptors()
-		rights = buf.rights[:unix.CmsgSpace(4*min(max(spare, 1), MoveLimit))]
+		rights = buf.rights[:credentials+unix.CmsgSpace(4*min(max(spare, 1), MoveLimit))]
 		var rn int
 		n, rn, flags, _, err = unix.Recvmsg(int(socket), buf.packet[:], rights, unix.MSG_CMSG_CLOEXEC)
 		rights = rights[:max(rn, 0)]
@@ -219,6 +229,10 @@ func (l *link) receive(buf *receiveBuffer) (message, error) {
 		// first, and once. What it had sent is still to be had.
 		err = l.read(receive)
 	}
+	for patience := time.Now().Add(time.Second); isTransient(err) && time.Now().Before(patience); {
+		time.Sleep(10 * time.Millisecond)
+		err = l.read(receive)
+	}
 	if err != nil {
 		return message{}, err
 	}
@@ -226,20 +240,24 @@ func (l *link) receive(buf *receiveBuffer) (message, error) {
 		return message{}, io.EOF
 	}
 	var m message
-	fds := receivedDescriptors(rights)
+	fds, sender := receivedControl(rights)
 	if err = json.Unmarshal(buf.packet[:n], &m); err == nil && flags&unix.MSG_TRUNC != 0 {
 		err = errors.New("it is too long")
 	}
-	m.fds, m.spare = fds, spare
+	m.unstamp()
+	m.fds, m.spare, m.sender = fds, spare, sender
 	if err != nil {
 		m.close()
-		return message{}, fmt.Errorf("%w: %w", errMalformed, err)
+		return message{}, fmt.Errorf("read message of the link: %w", err)
 	}
 	return m, nil
 }
 
-// errMalformed: the other side says what this one does not understand.
-var errMalformed = errors.New("message of the link is malformed")
+// isTransient reports whether a message was not received or sent for lack of memory,
+// which says nothing of the link, and has left the message where it was.
+func isTransient(err error) bool {
+	return errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EINTR)
+}
 
 // read calls receive when there may be something to read, until it is done.
 func (l *link) read(receive func(socket uintptr) (done bool, err error)) error {
@@ -258,20 +276,25 @@ func (l *link) read(receive func(socket uintptr) (done bool, err error)) error {
 // receiveBuffer is where a message is received.
 type receiveBuffer struct {
 	packet [messageSize]byte
-	rights [unix.SizeofCmsghdr + 4*MoveLimit + 4]byte // and padding
+	rights [unix.SizeofCmsghdr + unix.SizeofUcred + 4 + unix.SizeofCmsghdr + 4*MoveLimit + 4]byte // and padding
 }
 
-func receivedDescriptors(rights []byte) (fds []int) {
+// credentials is the room that the sender's take.
+var credentials = unix.CmsgSpace(unix.SizeofUcred)
+
+func receivedControl(rights []byte) (fds []int, sender int) {
 	controls, err := unix.ParseSocketControlMessage(rights)
 	if err != nil {
-		return nil
+		return nil, 0
 	}
 	for _, control := range controls {
 		if some, err := unix.ParseUnixRights(&control); err == nil {
 			fds = append(fds, some...)
+		} else if who, err := unix.ParseUnixCredentials(&control); err == nil {
+			sender = int(who.Pid)
 		}
 	}
-	return fds
+	return fds, sender
 }
 
 // takeConn returns the connection that came with a message, or nil.
@@ -319,16 +342,16 @@ func (l *link) follow(to chan<- heard, stop <-chan struct{}, take func(*message)
 		for {
 			m, err := l.receive(buf)
 			if err != nil {
-				if errors.Is(err, errMalformed) { // then nobody should believe that this side still listens
-					l.malformed.Store(true)
-					l.close()
-				}
-				close(l.ended)
 				select {
 				case <-l.released:
+					close(l.ended)
+					return
 				default:
-					pass(heard{from: l, end: true})
 				}
+				l.broken.Store(!errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET))
+				l.close() // or the other side would believe that this one still reads
+				close(l.ended)
+				pass(heard{from: l, end: true})
 				return
 			}
 			taken := take(&m)
@@ -358,18 +381,6 @@ func (l *link) onlyCopy() error {
 	}
 	failed := socket.Control(func(fd uintptr) { err = closeAllBut(int(fd), inodeOf(int(fd))) })
 	return cmp.Or(failed, err)
-}
-
-// hungUp tells whether the other side is gone.
-func (l *link) hungUp() bool {
-	gone := true // or this side is
-	if socket, err := l.conn.SyscallConn(); err == nil {
-		socket.Control(func(fd uintptr) {
-			n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd)}}, 0)
-			gone = err == nil && n > 0
-		})
-	}
-	return gone
 }
 
 func (l *link) close() { l.conn.Close() }

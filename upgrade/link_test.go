@@ -182,7 +182,7 @@ func FuzzLink(f *testing.F) {
 		}
 		r := &run{Generation: g, service: idle{}, attempt: &attempt{link: b}}
 		r.hear(before, &m)
-		r.hearSuccessor(m, true)
+		r.hearSuccessor(&heard{message: m})
 		m.close()
 	})
 }

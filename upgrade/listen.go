@@ -163,11 +163,11 @@ func (g *Generation) letGo(asked address) (any bool) {
 // bind makes a new socket.
 func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 	if asked.unix != "" {
-		unlock, err := lockFolder(asked.unix)
+		lock, err := lockPath(asked.unix, 2*time.Second) // another server may start in the same moment
 		if err != nil {
 			return nil, claim{}, err
 		}
-		defer unlock()
+		defer unlock(lock)
 		if err := removeStale(asked.unix); err != nil {
 			return nil, claim{}, err
 		}
@@ -243,13 +243,16 @@ func removeStale(path string) error {
 	return os.Remove(path)
 }
 
-// giveUp removes the paths of unix sockets that a generation has bound which
-// will never serve.
+// giveUp removes the paths of unix sockets and the lock that a generation has claimed
+// which will never serve.
 func (g *Generation) giveUp() {
 	for _, c := range g.claims {
 		if c.fresh {
 			c.unlink()
 		}
+	}
+	if g.pidFile != nil {
+		g.pidFile.giveUp()
 	}
 }
 

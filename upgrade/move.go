@@ -93,7 +93,7 @@ func (g *Generation) move(ctx context.Context, l *link, conns []Connection) []bo
 		select {
 		case refused = <-answer:
 		default:
-			if !l.malformed.Load() { // it is gone, and its copies with it
+			if !l.broken.Load() && g.successorExits() { // and its copies are gone with it
 				return taken
 			}
 		}
@@ -104,6 +104,15 @@ func (g *Generation) move(ctx context.Context, l *link, conns []Connection) []bo
 		}
 	}
 	return all
+}
+
+// successorExits reports whether the process at the other end of the link has exited,
+// or does so soon, after that has ended.
+func (g *Generation) successorExits() bool {
+	g.mu.Lock()
+	after := g.after
+	g.mu.Unlock()
+	return after == nil || after.process.endsWithin(linkEnds)
 }
 
 // boundAt returns the address by which the successor knows a listener, too.

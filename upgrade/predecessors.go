@@ -50,7 +50,7 @@ func (g *Generation) inheritPredecessor(from *link, m *message) {
 		g.mu.Unlock()
 		return
 	}
-	p := &member{hello: *m.Hello, link: l, state: Draining, counts: m.Hello.Counts, due: m.Due}
+	p := &member{hello: *m.Hello, link: l, process: openProcess(m.Hello.PID), state: Draining, counts: m.Hello.Counts, due: m.Due}
 	g.mu.Lock()
 	g.add(p)
 	g.takeReport(from, m.Report) // without what p has counted, from now on
@@ -67,6 +67,9 @@ func (g *Generation) inheritPredecessor(from *link, m *message) {
 func (r *run) passPredecessors() {
 	a := r.attempt
 	for _, p := range r.living() {
+		if p.lost {
+			continue
+		}
 		if a.protocol < 2 || p.Protocol < 2 || a.gone {
 			r.report(p.link, message{Type: msgReport}, 0) // so that this one's end surprises nobody
 			continue
@@ -82,6 +85,7 @@ func (r *run) passPredecessors() {
 			r.followOn(p)
 		} else {
 			p.link.close()
+			p.process.close()
 		}
 	}
 }
@@ -118,8 +122,42 @@ func (r *run) pass(p *member) error {
 	return err
 }
 
+// linkEnds bounds the time between the end of a process's links and its own.
+const linkEnds = 2 * time.Second
+
+// watchEnd reports, as if it had come over the link that has ended, whether the process
+// at the other end has exited, and if it has not, when it does.
+func (r *run) watchEnd(from *link, process process) {
+	report := func(h heard) {
+		select {
+		case r.heard <- h:
+		case <-r.done:
+		}
+	}
+	go func() {
+		if !process.endsWithin(linkEnds) {
+			report(heard{from: from, lost: true})
+			if !process.awaitEnd(r.done) {
+				return
+			}
+		}
+		report(heard{from: from, exited: true})
+	}()
+}
+
+// predecessorIsLost goes on with a predecessor that lives and cannot be heard. It
+// drains, or does not know that it should: it may not stay beyond the time for that.
+func (r *run) predecessorIsLost(p *member) {
+	p.lost = true
+	r.log.Warn("link to the predecessor is lost; waits for its end", "predecessor", p.Generation, "predecessor_pid", p.PID)
+	if p.due.IsZero() && p.Drain > 0 {
+		p.due = time.Now().Add(p.Drain + overstay)
+	}
+	r.watchOverdue()
+}
+
 func (r *run) predecessorIsGone(p *member) {
-	p.link.close()
+	p.process.close()
 	r.mu.Lock()
 	r.remove(p)
 	r.past = r.past.plus(p.counts)
@@ -158,22 +196,9 @@ func (r *run) killOverdue() {
 		}
 		p.due = time.Time{}
 		r.log.Warn("predecessor is still there although its drain is long over; kills it", "predecessor", p.Generation, "predecessor_pid", p.PID)
-		if err := p.kill(); err != nil {
+		if err := p.process.kill(); err != nil {
 			r.log.Error("predecessor cannot be killed", "error", err)
 		}
 	}
 	r.watchOverdue()
-}
-
-// kill ends a process, and no other that has got its pid since.
-func (m *member) kill() error {
-	process, err := unix.PidfdOpen(m.PID, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(process)
-	if m.link.hungUp() { // else it lived when process was opened
-		return nil
-	}
-	return unix.PidfdSendSignal(process, unix.SIGKILL, nil, 0)
 }

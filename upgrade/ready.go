@@ -4,6 +4,7 @@ package upgrade
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -22,13 +23,17 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		return fmt.Errorf("generation %d is no good: %w", r.number, err)
 	}
 	if r.pidFile != nil {
-		prepare := r.pidFile.prepare
-		if !r.tf.HasParent() {
-			prepare = r.pidFile.publishFirst
+		err := r.pidFile.prepare()
+		if err == nil && !r.tf.HasParent() {
+			err = r.pidFile.publish()
 		}
-		if err := prepare(); err != nil {
+		if err != nil {
 			return err
 		}
+	}
+	// A predecessor that is not told that this generation serves would kill it.
+	if claims, err := json.Marshal(r.allClaims()); err != nil || len(claims) > messageSize-1<<10 {
+		return fmt.Errorf("generation %d has %d listeners, and there is no room for them in a message to the predecessor; use fewer", r.number, len(r.claims))
 	}
 	// Close to its deadline the predecessor may kill this process in the very
 	// moment in which it hears that it is ready.
@@ -46,7 +51,7 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	r.adoption.Lock()
 	r.adopter, _ = r.service.(Adopter)
 	r.adoption.Unlock()
-	r.control.serve()
+	r.serveControl()
 	r.keepListeners()
 	if r.pidFile != nil && r.tf.HasParent() {
 		if err := r.pidFile.publish(); err != nil {
@@ -68,14 +73,7 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		if r.opts.OnReady != nil {
 			r.opts.OnReady(took)
 		}
-		var claims []claim
-		for _, c := range r.claims {
-			claims = append(claims, c)
-		}
-		serving := message{Type: msgServing, Claims: claims, Adopts: r.adopter != nil, Pipe: r.pipe}
-		if err := r.link.send(serving); err != nil {
-			r.log.Warn("predecessor does not listen", "error", err)
-		}
+		r.sendServing(message{Type: msgServing, Claims: r.allClaims(), Adopts: r.adopter != nil, Pipe: r.pipe})
 		for _, m := range r.living() {
 			if m.due.IsZero() && p.Drain > 0 {
 				m.due = time.Now().Add(p.Drain + overstay)
@@ -94,6 +92,59 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	return nil
 }
 
+func (g *Generation) allClaims() (claims []claim) {
+	for _, c := range g.claims {
+		claims = append(claims, c)
+	}
+	return claims
+}
+
+// sendServing tells the predecessor that this generation serves. One that does not
+// read now should hear it later, or it would give this generation up.
+func (r *run) sendServing(m message) {
+	err := r.link.send(m)
+	if err == nil {
+		return
+	}
+	r.log.Warn("predecessor does not listen", "error", err)
+	go func() {
+		for err != nil {
+			select {
+			case <-time.After(sendTimeout):
+				err = r.link.send(m)
+			case <-r.link.ended:
+				return
+			case <-r.done:
+				return
+			}
+		}
+	}()
+}
+
+// relief is how long a predecessor that does not say that it drains keeps the control
+// socket to itself.
+const relief = 2 * time.Second
+
+// serveControl begins to accept on the control socket, where the predecessor does as
+// well until it drains: whoever has heard of this generation is not to hear from that
+// one afterwards.
+func (r *run) serveControl() {
+	if r.link == nil {
+		r.control.serve()
+		return
+	}
+	alone := make(chan struct{})
+	r.alone = alone
+	go func() {
+		defer close(alone)
+		select {
+		case <-r.relieved:
+		case <-r.link.ended:
+		case <-time.After(relief):
+		}
+	}()
+}
+
 // check runs the checks that precede readiness. A stop ends them.
 func (r *run) check(signals <-chan os.Signal) error {
 	ctx, cancel := context.WithCancel(context.Background())
@@ -104,6 +155,7 @@ func (r *run) check(signals <-chan os.Signal) error {
 		defer stop()
 	}
 	checked := make(chan error, 1)
+	var passed, ended bool // the checks; the link, and not known why
 	go func() {
 		err := r.service.Check(ctx)
 		if err == nil && r.opts.Check != nil {
@@ -114,20 +166,32 @@ func (r *run) check(signals <-chan os.Signal) error {
 	for {
 		select {
 		case err := <-checked:
-			return err
+			if err != nil {
+				return err
+			}
+			passed = true
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
 				r.ask(trigger{by: bySignal, signal: true})
-				continue
+				break
 			}
 			return fmt.Errorf("stopped by %v before it was ready", sig)
 		case h := <-r.heard:
-			if h.end { // nobody reads the pipe any more
+			switch {
+			case h.end:
+				ended = true
+			case h.exited: // nobody reads the pipe any more
+				ended = false
 				r.stderr.restore()
-			} else if h.Type == msgStop {
+			case h.lost: // it serves, and nobody could tell it to stop
+				return errors.New("the link to the predecessor is lost, and that serves on")
+			case h.Type == msgStop:
 				return errors.New("stopped by the predecessor before it was ready")
 			}
 			r.listen(&h)
+		}
+		if passed && !ended {
+			return nil
 		}
 	}
 }

@@ -21,6 +21,7 @@ type run struct {
 	gate    <-chan struct{}  // closed when tableflip allows an upgrade, nil since then
 	opened  time.Time        // when that was
 	overdue <-chan time.Time // when a predecessor should have been gone
+	alone   <-chan struct{}  // closed when nobody else answers on the control socket, nil since then
 
 	pending *trigger // waits for the predecessor's end or that of the upgrade
 	attempt *attempt // the upgrade under way, or the one that succeeded
@@ -92,11 +93,12 @@ func (r *run) loop(signals <-chan os.Signal) {
 	r.goOn()
 	for r.State() != Exited {
 		var (
-			ended chan error
-			late  <-chan time.Time
+			ended  chan error
+			late   <-chan time.Time
+			exited chan string
 		)
 		if a := r.attempt; a != nil {
-			ended, late = a.ended, a.late
+			ended, late, exited = a.ended, a.late, a.exited
 		}
 		select {
 		case sig := <-signals:
@@ -113,12 +115,18 @@ func (r *run) loop(signals <-chan os.Signal) {
 		case h := <-r.heard:
 			r.listen(&h)
 		case <-late:
-			r.killSuccessor()
+			r.successorIsLate()
+		case reason := <-exited:
+			r.attempt.dismissed, r.attempt.exited = reason, nil
+			r.concludeDismissal()
 		case <-r.gate:
 			r.gate, r.opened = nil, time.Now()
 			r.goOn()
 		case <-r.overdue:
 			r.killOverdue()
+		case <-r.alone:
+			r.alone = nil
+			r.control.serve()
 		case <-r.delay:
 			r.delay, r.mayDrain = nil, true
 			r.drainForStop()
@@ -155,14 +163,18 @@ func (g *Generation) Alive(ctx context.Context) error {
 func (r *run) listen(h *heard) {
 	defer h.close()
 	if a := r.attempt; a != nil && a.link == h.from {
-		r.hearSuccessor(h.message, !h.end)
+		r.hearSuccessor(h)
 		return
 	}
 	for _, p := range r.living() {
 		switch {
 		case p.link != h.from:
-		case h.end:
+		case h.exited, h.end && p.reported: // it was about to exit
 			r.predecessorIsGone(p)
+		case h.lost:
+			r.predecessorIsLost(p)
+		case h.end:
+			r.watchEnd(p.link, p.process)
 		default:
 			r.hear(p, &h.message)
 		}

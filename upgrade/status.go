@@ -91,6 +91,8 @@ type Predecessor struct {
 type member struct {
 	hello
 	link     *link
+	process  process
+	lost     bool // the link has ended, and the process lives
 	state    State
 	load     Load
 	counts   Counts    // of a predecessor: its own and of those before it that are not linked to this generation
