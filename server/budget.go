@@ -14,7 +14,7 @@ const (
 	resetsAtOnce, resetsPerSecond = 1000, 33
 	// Frames have a header, and those that carry nothing of a request or a body are
 	// needed now and then. These are bytes.
-	overheadAtOnce, overheadPerSecond = 256 << 10, 16 << 10
+	overheadAtOnce, overheadPerSecond = 512 << 10, 16 << 10
 	// carriedPays is how many bytes of overhead go with one that is carried. nginx
 	// has the same ratio.
 	carriedPays = 8
@@ -39,10 +39,55 @@ func newBudget(most, perSecond float64) *budget {
 func (b *budget) spend(n int) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.left = min(b.left-float64(n), b.most); b.left < 0 {
+	if b.left < float64(n) { // else the clock need not be asked
 		now := time.Now()
 		b.left = min(b.left+now.Sub(b.since).Seconds()*b.perSecond, b.most)
 		b.since = now
 	}
+	b.left = min(b.left-float64(n), b.most)
 	return b.left >= 0
+}
+
+// openStreams are the requests of an HTTP/2 connection that have begun and neither been
+// answered nor reset. It is safe for concurrent use.
+type openStreams struct {
+	mu   sync.Mutex
+	last uint32 // the latest that has begun
+	open map[uint32]struct{}
+}
+
+// maxOpenStreams is beyond what net/http lets be open, or waits to reset.
+const maxOpenStreams = 20_000
+
+// begin notes a header block of the client's, which is that of a request or a trailer.
+func (s *openStreams) begin(id uint32) (ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if id > s.last {
+		s.last = id
+		s.open[id] = struct{}{}
+	}
+	return len(s.open) <= maxOpenStreams
+}
+
+// end reports whether a stream has been open until now.
+func (s *openStreams) end(id uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, open := s.open[id]
+	delete(s.open, id)
+	return open
+}
+
+func (s *openStreams) latest() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
+}
+
+func (s *openStreams) isOpen(id uint32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, open := s.open[id]
+	return open
 }

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"example.com/baton/server"
 	"golang.org/x/net/http2"
@@ -15,7 +16,7 @@ import (
 // has found for that.
 func TestHTTP2ExcessIsRefused(t *testing.T) {
 	t.Parallel()
-	const batch = 100 // frames a write
+	const batch = 500 // streams or frames a write
 	headers := func(c *http2Client, stream int, flags http2.Flags, more ...string) []byte {
 		c.fields.Reset()
 		c.encode("POST", "/", more...)
@@ -69,6 +70,19 @@ func TestHTTP2ExcessIsRefused(t *testing.T) {
 		"more than the length": streams(0, []string{"content-length", "1"}, func(stream uint32) []byte {
 			return rawFrame(2, http2.FrameData, 0, stream, []byte("xx"))
 		}),
+		"data after the answer": func(c *http2Client) func(i int) []byte {
+			return func(i int) (p []byte) {
+				if i == 0 {
+					c.fields.Reset()
+					c.encode("POST", "/early")
+					p = rawFrame(c.fields.Len(), http2.FrameHeaders, http2.FlagHeadersEndHeaders, 1, c.fields.Bytes())
+				}
+				for range batch {
+					p = append(p, rawFrame(10, http2.FrameData, 0, 1, make([]byte, 10))...)
+				}
+				return p
+			}
+		},
 		"malformed headers": streams(0, []string{"Upper", "Case"}, func(uint32) []byte { return nil }),
 		"resets of one":     same(rawFrame(4, http2.FrameRSTStream, 0, 1, zero)),
 		"PINGs":             same(rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8))),
@@ -96,7 +110,9 @@ func TestHTTP2ExcessIsRefused(t *testing.T) {
 	var handled atomic.Int64
 	opts := server.Options{ReadHeaderTimeout: patience, Logger: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		handled.Add(1)
-		<-r.Context().Done()
+		if r.URL.Path != "/early" {
+			<-r.Context().Done()
+		}
 	})}
 	both(t, opts, func(t *testing.T, s *served, dial func() *http2Client) {
 		for name, flood := range tests {
@@ -104,13 +120,39 @@ func TestHTTP2ExcessIsRefused(t *testing.T) {
 			before := s.Closed()[server.Failed]
 			c := dial()
 			c.await("the server's settings", func() bool { return len(c.settings) > 0 })
-			sent := make(chan struct{})
-			go func() { defer close(sent); keepSending(c, 0, flood(c)) }()
-			if err := c.until("the end", func() bool { return false }); c.failed != http2.ErrCodeEnhanceYourCalm {
+			sent, ended := make(chan struct{}), make(chan struct{})
+			go func() {
+				defer close(sent)
+				next, ping := flood(c), rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8))
+				keepSending(c, 0, func(i int) []byte {
+					if name == "empty CONTINUATIONs" { // nothing can be between them
+						return next(i)
+					}
+					// Who does not read what is answered is disconnected by net/http at some time.
+					each := 1
+					if name == "PINGs" {
+						each += batch
+					}
+					for acks := 0; acks < i*each; time.Sleep(100 * time.Microsecond) {
+						select {
+						case <-ended:
+							return nil
+						default:
+						}
+						c.mu.Lock()
+						acks = c.acks
+						c.mu.Unlock()
+					}
+					return append(next(i), ping...)
+				})
+			}()
+			err := c.until("the end", func() bool { return false })
+			if c.failed != http2.ErrCodeEnhanceYourCalm {
 				t.Errorf("%s: got a GOAWAY with %v, %v, want ENHANCE_YOUR_CALM", name, c.failed, err)
 			}
-			await(t, "the connection's end", func() bool { return s.Closed()[server.Failed] == before+1 })
+			close(ended)
 			c.Close()
+			await(t, "the connection's end", func() bool { return s.Closed()[server.Failed] == before+1 })
 			<-sent
 			if n := handled.Load(); n > 1500 {
 				t.Errorf("%s: %d requests were handled", name, n)
@@ -129,8 +171,10 @@ func TestHTTP2NoExcess(t *testing.T) {
 		switch r.URL.Path {
 		case "/slow":
 			<-r.Context().Done()
+		case "/early":
+			io.WriteString(w, "no")
 		case "/drops": // a flush is a frame
-			for range 40_000 {
+			for range 20_000 {
 				io.WriteString(w, "drops")
 				http.NewResponseController(w).Flush()
 			}
@@ -152,7 +196,7 @@ func TestHTTP2NoExcess(t *testing.T) {
 			c.gets(8*streams+1, "")
 		},
 		"every other request is cancelled": func(c *http2Client) {
-			for i := range uint32(3000) {
+			for i := range uint32(1500) {
 				c.request(4*i+1, "/slow")
 				c.reset(4*i + 1)
 				c.request(4*i+3, "/")
@@ -168,7 +212,7 @@ func TestHTTP2NoExcess(t *testing.T) {
 		"small frames of a body": func(c *http2Client) {
 			c.open(1, "POST", "/", false)
 			go func() {
-				for range 40_000 {
+				for range 20_000 {
 					c.mu.Lock()
 					c.WriteData(1, false, []byte("drops"))
 					c.mu.Unlock()
@@ -177,18 +221,22 @@ func TestHTTP2NoExcess(t *testing.T) {
 				c.WriteData(1, true, nil)
 				c.mu.Unlock()
 			}()
-			if body, err := c.body(1); err != nil || len(body) != 200_000 {
+			if body, err := c.body(1); err != nil || len(body) != 100_000 {
 				t.Errorf("got %d bytes, %v", len(body), err)
 			}
 		},
-		"a PING for each request": func(c *http2Client) {
-			for i := range uint32(3000) {
+		"uploads that are answered before they are sent": func(c *http2Client) {
+			for i := range uint32(50) {
+				c.open(2*i+1, "POST", "/early", false)
+				c.gets(2*i+1, "no")
 				c.mu.Lock()
-				c.WritePing(false, [8]byte{1})
+				for range 64 { // a window
+					c.WriteData(2*i+1, false, make([]byte, 1<<10))
+				}
 				c.mu.Unlock()
-				c.request(2*i+1, "/")
-				c.gets(2*i+1, "")
 			}
+			c.request(101, "/")
+			c.gets(101, "")
 		},
 	}
 	both(t, server.Options{Handler: handler}, func(t *testing.T, s *served, dial func() *http2Client) {

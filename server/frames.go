@@ -71,13 +71,10 @@ func (f frame) completes() bool {
 	return (f.kind == frameData || f.kind == frameHeaders) && f.flags&flagEndStream != 0
 }
 
-// refuses reports whether a frame of the server's resets a stream because of what the
-// client has sent. The other codes tell that a handler has returned early, or failed.
+// refuses reports whether a RST_STREAM of the server's is due to what the client has
+// sent. The other codes tell that a handler has returned early, or failed.
 func (f frame) refuses() bool {
-	if f.kind != frameRSTStream || len(f.payload) < 4 {
-		return false
-	}
-	switch binary.BigEndian.Uint32(f.payload) {
+	switch binary.BigEndian.Uint32(f.payload) { // as net/http writes it, it has a code
 	case codeNo, codeInternal, codeCancel:
 		return false
 	}

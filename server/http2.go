@@ -63,7 +63,6 @@ type http2Conn struct {
 
 	mu       sync.Mutex
 	in       *bufio.Reader // used by the reader, without the lock
-	last     uint32        // the latest stream that the client has opened
 	excess   string        // what the client has sent too many of
 	received frames        // up to what net/http has read
 	reading  bool          // the reader may be blocked
@@ -76,6 +75,7 @@ type http2Conn struct {
 	ending   bool          // net/http is to be given a GOAWAY
 	put      []byte        // what it is to be given of that
 
+	streams          openStreams
 	resets, overhead *budget
 
 	writing   sync.Mutex
@@ -123,6 +123,7 @@ func newHTTP2Conn(c *conn) *http2Conn {
 	return &http2Conn{
 		conn:     c,
 		in:       bufio.NewReader(receiver{c}),
+		streams:  openStreams{open: make(map[uint32]struct{})},
 		resets:   newBudget(resetsAtOnce, resetsPerSecond),
 		overhead: newBudget(overheadAtOnce, overheadPerSecond),
 	}
@@ -242,17 +243,25 @@ func (h *http2Conn) came(f frame) {
 
 // charge counts what the client has less use of than the server has work with.
 func (h *http2Conn) charge(f frame) {
-	resets := 0
+	resets, cost := 0, frameHeader+f.length-carriedPays*f.carried()
 	switch f.kind {
 	case frameHeaders:
-		h.last = max(h.last, f.stream)
+		if !h.saidLast.Load() && !h.streams.begin(f.stream) { // net/http ignores those that begin later
+			h.excess = "streams"
+		}
 	case frameRSTStream:
-		resets = 1
+		if h.streams.end(f.stream) {
+			resets = 1
+		}
+	case frameData: // the rest of an upload to which the response was early is reset, each frame of it
+		if !h.streams.isOpen(f.stream) {
+			cost = 2*frameHeader + 4
+		}
 	}
 	if !h.resets.spend(resets) { // with 0: the server may have reset streams meanwhile
 		h.excess = "reset streams"
 	}
-	if !h.overhead.spend(frameHeader + f.length - carriedPays*f.carried()) {
+	if !h.overhead.spend(cost) {
 		h.excess = "frames that carry nothing"
 	}
 }
@@ -267,11 +276,11 @@ func (h *http2Conn) refuse(excess string) {
 	c.mu.Unlock()
 	c.server.opts.Logger.Debug("HTTP/2 connection is refused", "client", c.RemoteAddr().String(), "error", "too many "+excess)
 
-	payload := binary.BigEndian.AppendUint32(nil, h.last)
+	payload := binary.BigEndian.AppendUint32(nil, h.streams.latest())
 	payload = binary.BigEndian.AppendUint32(payload, codeEnhanceYourCalm)
 	r := &refusal{appendFrame(nil, frameGoAway, 0, append(payload, "too many "+excess...)), make(chan struct{})}
 	h.refusal.Store(r)
-	const longest = time.Second
+	const longest = 5 * time.Second
 	c.Conn.SetWriteDeadline(time.Now().Add(longest))
 	h.tryInterject()
 	select {
@@ -312,9 +321,13 @@ func (h *http2Conn) went(f frame) {
 	}
 	switch { // the reader sees what is left
 	case f.completes():
-		h.resets.spend(-1)
-	case f.refuses():
-		h.resets.spend(1)
+		if h.streams.end(f.stream) {
+			h.resets.spend(-1)
+		}
+	case f.kind == frameRSTStream:
+		if h.streams.end(f.stream) && f.refuses() {
+			h.resets.spend(1)
+		}
 	}
 	if f.kind != frameGoAway {
 		return
