@@ -115,6 +115,7 @@ type conn struct {
 	aheadSince time.Time // when that was first
 	hijacked   bool      // also when it is closed
 	broken     bool      // a handler has given up amid its answer
+	pipelines  bool      // the client has sent a request ahead in a drain, and may send more
 	unread     bool      // the handler has not read the request's body to its end
 	abandoned  bool      // nor does anybody else: nothing is read any more
 	farewells  map[*farewell]struct{}
@@ -475,6 +476,7 @@ func (c *conn) close(mayWait bool) error {
 	}
 	c.state = stateClosed
 	c.dropFarewells()
+	pipelines := c.pipelines
 	why, whole, unread := c.why, c.why != Cut && !c.broken, c.abandoned || c.unread && c.why == TimedOut
 	c.mu.Unlock()
 
@@ -482,7 +484,7 @@ func (c *conn) close(mayWait bool) error {
 	case !whole || moved:
 	case unread:
 		c.linger(lingerBodyTime)
-	case why == Announced && readable(c.Conn):
+	case why == Announced && (pipelines || readable(c.Conn)):
 		c.linger(lingerTime)
 	}
 	if whole {
