@@ -191,6 +191,10 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 		WriteError(w, r, http.StatusRequestEntityTooLarge, "request body is too large")
 		return
 	}
+	if failed != nil && ctx.Err() == nil && r.ProtoMajor == 1 { // the client is there, and what it sends is no body
+		WriteError(w, r, http.StatusBadRequest, "request body is malformed")
+		return
+	}
 	if errors.Is(ctx.Err(), context.Canceled) || failed != nil {
 		p.logger.DebugContext(ctx, "client went away", "path", shorten(r.URL.Path), "error", err,
 			"request_id", r.Header.Get(requestIDHeader))
@@ -234,7 +238,7 @@ type clientBody struct {
 
 func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF && err != http.ErrBodyReadAfterClose { // the transport may close it amid a Read
 		b.mu.Lock()
 		b.err = err
 		b.mu.Unlock()
