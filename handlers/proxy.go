@@ -249,8 +249,8 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 		WriteError(w, r, http.StatusRequestEntityTooLarge, "request body is too large")
 		return
 	}
-	if failed != nil && r.ProtoMajor == 2 && ctx.Err() == nil && !errors.Is(failed, os.ErrDeadlineExceeded) {
-		WriteError(w, r, http.StatusBadRequest, "request body is not as long as declared") // RFC 9113, section 8.1.1
+	if failed != nil && ctx.Err() == nil && !errors.Is(failed, os.ErrDeadlineExceeded) { // the client is there, and what it sends is no body
+		WriteError(w, r, http.StatusBadRequest, "request body is malformed, or not as long as declared")
 		return
 	}
 	if errors.Is(ctx.Err(), context.Canceled) || failed != nil {
@@ -296,7 +296,7 @@ type clientBody struct {
 
 func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF {
+	if err != nil && err != io.EOF && err != http.ErrBodyReadAfterClose { // the transport may close it amid a Read
 		b.mu.Lock()
 		b.err = err
 		b.mu.Unlock()

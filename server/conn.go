@@ -115,6 +115,7 @@ type conn struct {
 	aheadSince time.Time // when that was first
 	hijacked   bool      // also when it is closed
 	broken     bool      // a handler has given up amid its answer
+	pipelines  bool      // the client has sent a request ahead in a drain, and may send more
 	unread     bool      // the handler has not read the request's body to its end
 	abandoned  bool      // nor does anybody else: nothing is read any more
 	excessive  bool      // its client has been refused, and may be sending yet
@@ -476,6 +477,7 @@ func (c *conn) close(mayWait bool) error {
 	}
 	c.state = stateClosed
 	c.dropFarewells()
+	pipelines := c.pipelines
 	why, whole, unread := c.why, c.why != Cut && !c.broken, c.abandoned || c.unread && c.why == TimedOut
 	excessive := c.excessive
 	c.mu.Unlock()
@@ -484,7 +486,7 @@ func (c *conn) close(mayWait bool) error {
 	case !whole || moved:
 	case unread:
 		c.linger(lingerBodyTime)
-	case (why == Announced || excessive) && readable(c.Conn):
+	case why == Announced && pipelines, (why == Announced || excessive) && readable(c.Conn):
 		c.linger(lingerTime)
 	}
 	if whole {

@@ -92,8 +92,12 @@ func TestPipelinedClientGetsWholeAnswer(t *testing.T) {
 	drained := s.drain(patience, all)
 	s.awaitDraining()
 	close(g.open)
-	if resp, body := c.answer(); len(body) != size || !resp.Close {
-		t.Errorf("got %d bytes, close %v, want %d with the announcement", len(body), resp.Close, size)
+	for i, last := range []bool{false, true} {
+		resp, body := c.answer()
+		if len(body) != size || resp.Close != last {
+			t.Errorf("answer %d: got %d bytes, close %v, want %d, %v", i, len(body), resp.Close, size, last)
+		}
+		c.send(request) // too late to be answered
 	}
 	<-drained
 }

@@ -310,3 +310,62 @@ func TestHijackOfAnUnreadBody(t *testing.T) {
 	c.Close()
 	<-s.drain(patience, none)
 }
+
+// A connection whose request's body has not been read to its end stays where it is, and one
+// whose body has been goes on.
+func TestUnreadBodyDoesNotMove(t *testing.T) {
+	duplex := func(g *gate) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).EnableFullDuplex()
+			if r.URL.Path == "/read" {
+				io.Copy(io.Discard, r.Body)
+			}
+			g.ServeHTTP(w, r)
+			io.WriteString(w, "first")
+		})
+	}
+	for name, parts := range bodies {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGate()
+			m := newMovers(t, duplex(g))
+			c := m.first.dial()
+			c.send("POST / HTTP/1.1\r\nHost: x\r\n" + parts[0])
+			<-g.entered
+			drained := m.handOff(patience)
+			m.first.awaitDraining()
+			close(g.open)
+			if resp, body := c.answer(); body != "first" || !resp.Close {
+				t.Errorf("got %q, close %v, want the first's answer and the end", body, resp.Close)
+			}
+			io.WriteString(c, parts[1])
+			c.Conn.(*net.TCPConn).CloseWrite()
+			if rest, err := io.ReadAll(c.in); err != nil || len(rest) > 0 {
+				t.Errorf("after the answer: got %q, %v, want a FIN", rest, err)
+			}
+			if d := <-drained; d.Moved != 0 || d.Connections.Announced != 1 {
+				t.Errorf("got %+v, want none moved", d)
+			}
+			m.end()
+		})
+	}
+	t.Run("read", func(t *testing.T) {
+		g := newGate()
+		m := newMovers(t, duplex(g))
+		c := m.first.dial()
+		c.send("POST /read HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n")
+		<-g.entered
+		drained := m.handOff(patience)
+		m.first.awaitDraining()
+		close(g.open)
+		if resp, body := c.answer(); body != "first" || resp.Close {
+			t.Errorf("got %q, close %v, want an open connection", body, resp.Close)
+		}
+		if d := <-drained; d.Moved != 1 {
+			t.Errorf("got %+v, want one moved", d)
+		}
+		c.isFrom("second")
+		c.Close()
+		m.end()
+	})
+}

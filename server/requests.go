@@ -227,5 +227,7 @@ func (c *conn) hasMore() bool {
 	pending += c.secure.pending()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.requests.awaits(c.number, pending)
+	more := c.requests.awaits(c.number, pending)
+	c.pipelines = c.pipelines || more
+	return more
 }
