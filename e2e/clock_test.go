@@ -92,7 +92,7 @@ func TestClockIsSet(t *testing.T) {
 	}
 
 	// Two predecessors of its predecessor: one that drains, and one that should have been gone.
-	predecessor := func(generation int, due time.Duration) *exec.Cmd {
+	predecessor := func(generation int, due time.Duration) (process *exec.Cmd, link int) {
 		t.Helper()
 		sleeper := exec.Command("sleep", "600")
 		if err := sleeper.Start(); err != nil {
@@ -102,19 +102,25 @@ func TestClockIsSet(t *testing.T) {
 			sleeper.Process.Kill()
 			sleeper.Wait()
 		})
-		_, far := socketpair(t)
+		link, far := socketpair(t)
 		say(map[string]any{"type": "predecessor", "hello": introduction(generation, sleeper.Process.Pid), "report": map[string]any{},
 			"due": time.Now().Add(set + due)}, far)
 		unix.Close(far)
-		return sleeper
+		return sleeper, link
 	}
-	draining := predecessor(1, time.Minute)
-	overdue := predecessor(2, -time.Second)
+	draining, _ := predecessor(1, time.Minute)
+	overdue, _ := predecessor(2, -time.Second)
 	if err := overdue.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
 		t.Errorf("predecessor that is overdue: got %v, want it killed", err)
 	}
 	if err := draining.Process.Signal(unix.Signal(0)); err != nil || strings.Contains(procStatus(t, draining.Process.Pid, "State"), "zombie") {
 		t.Errorf("predecessor that drains: got %v, want it alive", err)
+	}
+	// One whose link is lost is waited for, and killed when it is overdue.
+	lost, link := predecessor(2, time.Second)
+	unix.Shutdown(link, unix.SHUT_RDWR)
+	if err := lost.Wait(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("predecessor whose link is lost: got %v, want it killed", err)
 	}
 	_, stdout, stderr := run(t, built(t, "v1"), os.Environ(), "status", "-json", "-control", dir+"/control")
 	var s status

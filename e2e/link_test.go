@@ -50,7 +50,9 @@ func TestSuccessorBreaksTheLink(t *testing.T) {
 			"impostor ready close hang",
 		} {
 			name := strings.ReplaceAll(steps, " ", ",")
-			if refused {
+			if refused && !strings.Contains(steps, "ready") {
+				continue // tableflip kills it
+			} else if refused {
 				name += " without pidfds"
 			}
 			t.Run(name, func(t *testing.T) {
@@ -67,8 +69,8 @@ func TestSuccessorBreaksTheLink(t *testing.T) {
 				}
 				checkAlone(t, b, pid)
 				b.Deploy("v2")
-				if u := b.TryUpgrade(); strings.Contains(steps, "malformed ready") {
-					// It depends on which of the two the predecessor hears first.
+				if u := b.TryUpgrade(); strings.Contains(steps, "malformed ready") || strings.Contains(steps, "exit") {
+					// It depends on which of the two the predecessor hears first, that or ready.
 				} else if slices.Contains(strings.Fields(steps), "ready") {
 					if u.Code != 1 || !strings.Contains(u.Reason, "restart the service") {
 						t.Errorf("next upgrade: got exit code %d, %s, want 1 and what to do", u.Code, u.Reason)

@@ -37,6 +37,11 @@
 // no more. And a [Keeper] may keep the listeners for when a process dies; the
 // first generation after that claims them like a successor.
 //
+// The end of a link is not the end of a process. A successor whose link fails before
+// it serves is killed and waited for. One that finds that its predecessor lives on
+// without a link exits as long as it is not ready; after that it waits for the
+// predecessor's end, and kills it when its drain is over. So one generation is left.
+//
 // The link begins with a greeting that tells the version of its protocol, so that
 // any two releases can upgrade into each other. With one that speaks version 1 only
 // nothing moves, and the next upgrade waits for the predecessor's end.
