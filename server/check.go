@@ -17,7 +17,8 @@ import (
 
 // Check proves that the server answers, before it has accepted anything: a
 // request that net/http answers by itself goes through a connection in memory.
-// Neither the handler nor the counts see it.
+// Neither the handler nor the counts see it. Later it also fails when
+// [Server.Accepting] does.
 func (s *Server) Check(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("check the server: %w", err)
@@ -52,7 +53,7 @@ func (s *Server) Check(ctx context.Context) error {
 		s.isSafe()
 	}
 	s.http2()
-	return nil
+	return s.Accepting()
 }
 
 // testSafePoint proves that net/http holds nothing of a request when a connection

@@ -56,6 +56,8 @@ type Server struct {
 	mu    sync.Mutex
 	conns map[*conn]struct{} // every connection from Accept to Close
 
+	acceptErrors atomic.Uint64
+
 	accepted atomic.Uint64
 	movedIn  atomic.Uint64
 	movedOut atomic.Uint64
@@ -144,7 +146,7 @@ func New(opts Options) *Server {
 // Add gives the server a listener, which it owns from then on. It must be
 // called before Serve.
 func (s *Server) Add(ln net.Listener) {
-	s.listeners = append(s.listeners, &listener{Listener: ln, server: s})
+	s.listeners = append(s.listeners, s.newListener(ln, nil))
 }
 
 // Serve begins to accept connections, and returns at once.

@@ -26,7 +26,7 @@ const alpnHTTP2, alpnHTTP1 = "h2", "http/1.1"
 // version, whatever it says. It must not be changed any more but by
 // [TicketKeys.Use], and may be shared with other listeners of the server.
 func (s *Server) AddTLS(ln net.Listener, config *tls.Config) {
-	s.listeners = append(s.listeners, &listener{Listener: ln, server: s, config: config})
+	s.listeners = append(s.listeners, s.newListener(ln, config))
 }
 
 // completeTLS completes the listeners' configurations.
