@@ -17,6 +17,10 @@ import (
 	"github.com/klauspost/compress/gzhttp"
 )
 
+// compressors is how many responses are compressed at a time. A compressor takes some
+// 800 KB, and a client that does not read holds one; beyond that files are sent as they are.
+const compressors = 64
+
 // Below this size a gzipped file saves no packet.
 const gzipMinSize = 1024
 
@@ -43,13 +47,14 @@ func Files(dir string) (http.Handler, error) {
 		return nil, fmt.Errorf("set up gzip: %w", err)
 	}
 	folder := rootFS{root}
-	return &files{folder, http.FileServer(folder), compress}, nil
+	return &files{folder, http.FileServer(folder), compress, make(chan struct{}, compressors)}, nil
 }
 
 type files struct {
 	folder   rootFS
 	folders  http.Handler // redirects a folder to its slash, and lists it
 	compress func(http.Handler) http.HandlerFunc
+	slots    chan struct{} // one for each response that is compressed
 }
 
 func (f *files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -105,7 +110,7 @@ func (f *files) serve(w http.ResponseWriter, r *http.Request, file http.File, in
 		content(w, r)
 		return
 	}
-	if r.Header.Get("Range") != "" || !acceptsGzip(r.Header["Accept-Encoding"]) {
+	if r.Header.Get("Range") != "" || !acceptsGzip(r.Header["Accept-Encoding"]) || r.Method != http.MethodHead && !f.mayCompress() {
 		h.Add("Vary", "Accept-Encoding")
 		h.Set("Etag", etag)
 		content(w, r)
@@ -121,7 +126,18 @@ func (f *files) serve(w http.ResponseWriter, r *http.Request, file http.File, in
 		content(w, r)
 		return
 	}
+	defer func() { <-f.slots }()
 	f.compress(http.HandlerFunc(content)).ServeHTTP(w, r) // adds Vary itself
+}
+
+// mayCompress takes one of the slots, if there is one.
+func (f *files) mayCompress() bool {
+	select {
+	case f.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
 }
 
 // compressible decides by the name alone, so that a file that does not

@@ -99,4 +99,3 @@ func TestListenerThatDoesNotAcceptIsReported(t *testing.T) {
 		})
 	}
 }
-

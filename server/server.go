@@ -35,6 +35,13 @@ type Options struct {
 	// zero aside.
 	// 0 means one minute.
 	ReadBodyTimeout time.Duration
+	// WriteTimeout is how long a client may take nothing of what is written to it:
+	// not how long a response takes in all. In HTTP/2 that resets the stream, or
+	// closes the connection if the client reads nothing of that. It holds for hijacked
+	// connections as well, and beside the write deadlines that handlers set. In a drain it
+	// is a third of the drain's length, if that is less. 0 means one minute, a
+	// negative value no limit.
+	WriteTimeout time.Duration
 	// MaxHeaderBytes bounds a request's header; a larger one is answered 431.
 	// 0 means 64 KiB.
 	MaxHeaderBytes int
@@ -104,6 +111,9 @@ func New(opts Options) *Server {
 	}
 	if opts.ReadBodyTimeout <= 0 {
 		opts.ReadBodyTimeout = time.Minute
+	}
+	if opts.WriteTimeout == 0 {
+		opts.WriteTimeout = time.Minute
 	}
 	if opts.MaxHeaderBytes == 0 {
 		opts.MaxHeaderBytes = 64 << 10

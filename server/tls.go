@@ -8,7 +8,6 @@ package server
 import (
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"slices"
@@ -59,9 +58,9 @@ type secure struct {
 	failed  bool        // a Write has, so that nothing can follow
 }
 
-func newSecure(nc net.Conn, config *tls.Config) *secure {
+func newSecure(c *conn, config *tls.Config) *secure {
 	s := new(secure)
-	s.conn = tls.Server(recorded{nc, s}, config)
+	s.conn = tls.Server(recorded{c.Conn, s, c}, config)
 	return s
 }
 
@@ -69,7 +68,12 @@ func newSecure(nc net.Conn, config *tls.Config) *secure {
 type recorded struct {
 	net.Conn
 	secure *secure
+	conn   *conn
 }
+
+func (r recorded) Write(p []byte) (int, error) { return r.conn.writeSocket(p) }
+
+func (r recorded) SetWriteDeadline(t time.Time) error { return r.conn.SetWriteDeadline(t) }
 
 func (r recorded) Read(p []byte) (int, error) {
 	if first := r.secure.first; len(first) > 0 {
@@ -88,8 +92,7 @@ func (s *secure) receive(p []byte) (int, error) {
 	if s.done.Load() {
 		return s.conn.Read(p)
 	}
-	raw := recorded{s.conn.NetConn().(recorded).Conn, s}
-	n, err := raw.Read(s.hello[:])
+	n, err := s.conn.NetConn().Read(s.hello[:])
 	s.first = s.hello[:n]
 	return 0, err
 }
@@ -115,12 +118,12 @@ func (s *secure) within() bool { return s != nil && s.records.have > 0 }
 // that net/http gives a request's header. After it the client has a whole grace.
 func (c *conn) handshake() bool {
 	c.mu.Lock()
-	c.Conn.SetWriteDeadline(c.deadline)
+	c.SetWriteDeadline(c.deadline)
 	c.mu.Unlock()
 	s := c.secure
 	err := s.conn.Handshake()
 	if err == nil {
-		c.Conn.SetWriteDeadline(noDeadline)
+		c.SetWriteDeadline(noDeadline)
 		state := s.conn.ConnectionState()
 		s.state = &state
 		s.done.Store(true)
@@ -141,7 +144,7 @@ func (c *conn) handshake() bool {
 	c.explain(why)
 	c.mu.Unlock()
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && looksLikeHTTP(plain.RecordHeader) {
-		io.WriteString(c.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+		c.writeSocket([]byte("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"))
 		c.linger()
 	}
 	c.server.opts.Logger.Debug("TLS handshake failed", "client", c.RemoteAddr().String(), "error", err)
