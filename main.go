@@ -135,7 +135,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 	}
 	metrics = handlers.NewMetrics(handlers.MetricsOptions{
 		Version: v, Revision: revision,
-		Source: func() handlers.Snapshot { return snapshot(gen, public, certificates) },
+		Source: func() handlers.Snapshot { return snapshot(gen, public, admin, certificates) },
 		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
 	})
 	if err := gen.CheckContinuity(cfg.addresses()...); err != nil {
@@ -173,6 +173,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 	options.Handler = handlers.Admin(handlers.AdminOptions{
 		Metrics:  metrics,
 		Ready:    gen.TakesRequests,
+		Healthy:  func() error { return both.Accepting() },
 		Status:   func() any { return gen.Status() },
 		Host:     cfg.adminHost(),
 		Draining: server.Draining,
@@ -297,6 +298,11 @@ func (s service) Check(ctx context.Context) error {
 	return errors.Join(s.public.Check(ctx), s.admin.Check(ctx))
 }
 
+// Accepting returns what keeps listeners from accepting connections.
+func (s service) Accepting() error {
+	return errors.Join(s.public.Accepting(), s.admin.Accepting())
+}
+
 // Adopts asks the server of the listener.
 func (s service) Adopts(ln net.Listener) bool {
 	return s.public.Adopts(ln) && s.admin.Adopts(ln)
@@ -336,7 +342,7 @@ func (s service) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	return d
 }
 
-func snapshot(gen *upgrade.Generation, public *server.Server, certificates *server.Certificates) handlers.Snapshot {
+func snapshot(gen *upgrade.Generation, public, admin *server.Server, certificates *server.Certificates) handlers.Snapshot {
 	status := gen.Status()
 	load := status.Load() // of all generations that live
 	s := handlers.Snapshot{
@@ -348,6 +354,7 @@ func snapshot(gen *upgrade.Generation, public *server.Server, certificates *serv
 			"hijacked": load.Connections.Hijacked,
 		},
 		Accepted:         public.Accepted(),
+		AcceptErrors:     public.AcceptErrors() + admin.AcceptErrors(),
 		Closed:           make(map[string]uint64),
 		Migrated:         make(map[string]uint64),
 		RequestsInFlight: load.Requests,

@@ -12,11 +12,12 @@ import (
 //go:embed status.html
 var statusHTML string
 
-// AdminOptions configure Admin. All but Host and Draining must be set.
+// AdminOptions configure Admin. All but Healthy, Host and Draining must be set.
 type AdminOptions struct {
 	Metrics *Metrics
-	Ready   func() bool // whether this service takes requests
-	Status  func() any  // marshalled to JSON; called several times a second while somebody watches
+	Ready   func() bool  // whether this service takes requests
+	Healthy func() error // what is wrong with this process that a restart might end; nil: nothing is
+	Status  func() any   // marshalled to JSON; called several times a second while somebody watches
 
 	// Host is a name by which the admin listener is known, besides those of the machine.
 	Host string
@@ -26,8 +27,8 @@ type AdminOptions struct {
 	Draining func(context.Context) <-chan struct{}
 }
 
-// Admin serves /metrics, /healthz, which is ok while the process lives,
-// /readyz, which is 503 when Ready says no, /status as JSON, and at / a page
+// Admin serves /metrics, /healthz, which is ok while the process lives and
+// 503 when Healthy returns an error, /readyz, which is 503 when Ready says no, /status as JSON, and at / a page
 // that shows what happens, live. It lives on /events: server-sent events with
 // the status and the totals of the line of generations, one a second and one at
 // once when a generation or an upgrade changes. At most 32 can watch at a time.
@@ -47,6 +48,10 @@ func Admin(options AdminOptions) http.Handler {
 		case "/metrics":
 			metrics.ServeHTTP(w, r)
 		case "/healthz":
+			if err := healthy(options); err != nil {
+				writeFresh(w, http.StatusServiceUnavailable, "text/plain; charset=utf-8", []byte(err.Error()+"\n"))
+				return
+			}
 			writeFresh(w, http.StatusOK, "text/plain; charset=utf-8", []byte("ok\n"))
 		case "/readyz":
 			if options.Ready() {
@@ -69,6 +74,13 @@ func Admin(options AdminOptions) http.Handler {
 			WriteError(w, r, http.StatusNotFound, "not found")
 		}
 	}))
+}
+
+func healthy(options AdminOptions) error {
+	if options.Healthy == nil {
+		return nil
+	}
+	return options.Healthy()
 }
 
 // writeFresh answers what is true now and must not be stored.

@@ -1,16 +1,23 @@
 package handlers
 
 import (
+	"errors"
 	"strings"
 	"sync/atomic"
 	"testing"
 )
 
 func TestAdmin(t *testing.T) {
-	var ready atomic.Bool
+	var ready, sick atomic.Bool
 	ready.Store(true)
 	var status any = map[string]any{"generation": 3, "reason": "</script>"}
-	server := serve(t, Admin(AdminOptions{Metrics: newMetrics(), Ready: ready.Load, Status: func() any { return status }}))
+	server := serve(t, Admin(AdminOptions{Metrics: newMetrics(), Ready: ready.Load, Status: func() any { return status },
+		Healthy: func() error {
+			if sick.Load() {
+				return errors.New("accept at 127.0.0.1:80: no")
+			}
+			return nil
+		}}))
 	check := func(name, method, path string, code int, contentType, want string) {
 		t.Run(name, func(t *testing.T) {
 			response, body := do(t, server, method, path)
@@ -35,6 +42,8 @@ func TestAdmin(t *testing.T) {
 	ready.Store(false)
 	check("not ready", "GET", "/readyz", 503, plain, "not ready\n")
 	check("healthy though not ready", "GET", "/healthz", 200, plain, "ok\n")
+	sick.Store(true)
+	check("sick", "GET", "/healthz", 503, plain, "accept at 127.0.0.1:80: no\n")
 	check("status", "GET", "/status", 200, "application/json", `{"generation":3,"reason":"\u003c/script\u003e"}`+"\n")
 	check("page", "GET", "/", 200, "text/html; charset=utf-8", statusHTML)
 	check("unknown", "GET", "/nothing", 404, "", `{"error":"not found","status":404}`+"\n")

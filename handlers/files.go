@@ -23,6 +23,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// compressors is how many responses are compressed at a time. A compressor takes some
+// 800 KB, and a client that does not read holds one; beyond that files are sent as they are.
+const compressors = 64
+
 // Below this size a gzipped file saves no packet.
 const gzipMinSize = 1024
 
@@ -65,7 +69,7 @@ func Files(o FilesOptions) (http.Handler, error) {
 		o.Logger = slog.Default()
 	}
 	return &files{root: root, listing: o.Listing, log: o.Logger, compress: compress,
-		validators: validators{known: make(map[version]string)}}, nil
+		validators: validators{known: make(map[version]string)}, slots: make(chan struct{}, compressors)}, nil
 }
 
 type files struct {
@@ -74,6 +78,7 @@ type files struct {
 	log        *slog.Logger
 	compress   func(http.Handler) http.HandlerFunc
 	validators validators
+	slots      chan struct{} // one for each response that is compressed
 }
 
 func (f *files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -228,7 +233,7 @@ func (f *files) serve(w http.ResponseWriter, r *http.Request, file *os.File, inf
 		servePlain(w, r, file, info, modified)
 		return nil
 	}
-	if r.Header.Get("Range") != "" || !acceptsGzip(r.Header["Accept-Encoding"]) {
+	if r.Header.Get("Range") != "" || !acceptsGzip(r.Header["Accept-Encoding"]) || r.Method != http.MethodHead && !f.mayCompress() {
 		h.Add("Vary", "Accept-Encoding")
 		setETag(h, etag)
 		servePlain(w, r, file, info, modified)
@@ -246,6 +251,7 @@ func (f *files) serve(w http.ResponseWriter, r *http.Request, file *os.File, inf
 		http.ServeContent(w, r, info.Name(), modified, file)
 		return nil
 	}
+	defer func() { <-f.slots }()
 	out := &breakable{ResponseWriter: w}
 	f.compress(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		in := &watched{File: file}
@@ -323,6 +329,16 @@ func (w *breakable) Write(p []byte) (int, error) {
 }
 
 func (w *breakable) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+// mayCompress takes one of the slots, if there is one.
+func (f *files) mayCompress() bool {
+	select {
+	case f.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
 
 // compressible decides by the name alone, so that a file that does not
 // compress never meets a wrapped ResponseWriter.

@@ -20,7 +20,7 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 func newMetrics() *Metrics {
 	return NewMetrics(MetricsOptions{Version: "1.4.0", Revision: "abc", Source: func() Snapshot {
 		return Snapshot{
-			Generation: 3, State: "upgrading", Predecessors: 1, Accepted: 70, RequestsInFlight: 4,
+			Generation: 3, State: "upgrading", Predecessors: 1, Accepted: 70, AcceptErrors: 4, RequestsInFlight: 4,
 			Upgrades:     map[string]uint64{"succeeded": 2},
 			Connections:  map[string]int{"idle": 5, "hijacked": 2},
 			Closed:       map[string]uint64{"announced": 60, "cut": 1},
@@ -49,6 +49,7 @@ func TestMetrics(t *testing.T) {
 	m.ObserveDrain(time.Second)
 	whole, samples := scrape(t, m)
 	want := []string{
+		`baton_accept_errors_total 4`,
 		`baton_build_info{goversion="` + runtime.Version() + `",revision="abc",version="1.4.0"} 1`,
 		`baton_connections{state="active"} 0`,
 		`baton_connections{state="hijacked"} 2`,

@@ -20,6 +20,7 @@ type Snapshot struct {
 	LastUpgrade      map[string]time.Time // the last one of all generations that ended so, by result
 	Connections      map[string]int       // by state: new, active, idle, hijacked; of all living generations
 	Accepted         uint64               // connections, by this generation
+	AcceptErrors     uint64               // failed attempts to accept one, by this generation
 	Closed           map[string]uint64    // connections of this generation by reason: client, announced, grace, cut, timeout, error, hijacked
 	Migrated         map[string]uint64    // connections that have come to this generation and gone from it: in, out
 	RequestsInFlight int                  // of all living generations
@@ -47,6 +48,7 @@ var (
 	lastUpgradeDesc  = describe("baton_last_upgrade_timestamp_seconds", "Time at which the last upgrade with that result began, among the last ten; 0 if there is none.", "result")
 	connectionsDesc  = describe("baton_connections", "Connections open now in all living generations, by state.", "state")
 	acceptedDesc     = describe("baton_connections_accepted_total", "Connections accepted by all generations so far.")
+	acceptErrorsDesc = describe("baton_accept_errors_total", "Attempts to accept a connection that failed, of all generations so far.")
 	closedDesc       = describe("baton_connections_closed_total", "Connections closed by all generations so far, by reason.", "reason")
 	migratedDesc     = describe("baton_connections_migrated_total", "Connections moved between generations so far: out of a predecessor, in to its successor.", "direction")
 	inFlightDesc     = describe("baton_http_requests_in_flight", "Requests being answered now by all living generations.")
@@ -60,7 +62,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 func (source snapshots) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc, lastUpgradeDesc,
-		connectionsDesc, acceptedDesc, closedDesc, migratedDesc, inFlightDesc, notAfterDesc, notBeforeDesc} {
+		connectionsDesc, acceptedDesc, acceptErrorsDesc, closedDesc, migratedDesc, inFlightDesc, notAfterDesc, notBeforeDesc} {
 		descs <- d
 	}
 }
@@ -78,6 +80,7 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	gauge(predecessorsDesc, now.Predecessors)
 	gauge(inFlightDesc, now.RequestsInFlight)
 	counter(acceptedDesc, now.Accepted)
+	counter(acceptErrorsDesc, now.AcceptErrors)
 	for _, state := range stateLabels {
 		in := 0
 		if state == now.State {

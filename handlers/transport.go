@@ -4,9 +4,11 @@ package handlers
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"time"
 )
 
@@ -34,7 +36,7 @@ func newTransport(headerTimeout time.Duration) *http.Transport {
 	}
 }
 
-// backendConn bounds each write. ResponseHeaderTimeout only begins when the
+// backendConn bounds for how long a backend may take nothing of a write. ResponseHeaderTimeout only begins when the
 // request is sent, which it never is to a backend that has stopped reading.
 type backendConn struct {
 	*net.TCPConn
@@ -42,10 +44,16 @@ type backendConn struct {
 }
 
 func (c *backendConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-		return 0, err
+	for written := 0; ; {
+		if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+			return written, err
+		}
+		n, err := c.TCPConn.Write(p[written:])
+		written += n
+		if n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) { // else the backend reads, if slowly
+			return written, err
+		}
 	}
-	return c.TCPConn.Write(p)
 }
 
 // ReadFrom copies through Write: that of TCPConn knows one deadline for the whole.

@@ -91,6 +91,7 @@ func (c *conn) open() bool {
 		return false
 	}
 	c.Conn = nc
+	limitUnsent(nc)
 	nc.SetReadDeadline(c.deadline)
 	return true
 }

@@ -18,7 +18,8 @@ import (
 // Check proves that the server answers, before it has accepted anything: a
 // request that no handler gets goes through a connection in memory.
 // Neither the handler nor the counts see it: a server whose handlers are all stuck
-// passes, since they might as well have much to do.
+// passes, since they might as well have much to do. Later it also fails when
+// [Server.Accepting] does.
 func (s *Server) Check(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("check the server: %w", err)
@@ -53,7 +54,7 @@ func (s *Server) Check(ctx context.Context) error {
 		s.isSafe()
 	}
 	s.http2()
-	return nil
+	return s.Accepting()
 }
 
 // testSafePoint proves that net/http holds nothing of a request when a connection

@@ -87,6 +87,7 @@ type conn struct {
 	secure   *secure                   // TLS; nil: plaintext
 	http2    atomic.Pointer[http2Conn] // since HTTP/2's preface has come
 	isCheck  bool                      // the server's own; no handler gets its requests
+	out      writer
 
 	mu         sync.Mutex
 	state      connState
@@ -127,9 +128,10 @@ func (s *Server) track(nc net.Conn, ln net.Listener, config *tls.Config) *conn {
 	c := &conn{Conn: nc, server: s, listener: ln}
 	c.response.conn = c
 	if config != nil {
-		c.secure = newSecure(nc, config)
+		c.secure = newSecure(c, config)
 		c.stays = true
 	}
+	limitUnsent(nc)
 	s.accepted.Add(1)
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
@@ -231,7 +233,7 @@ func (c *conn) transmit(p []byte) (int, error) {
 	if c.secure != nil {
 		return c.secure.transmit(p)
 	}
-	return c.Conn.Write(p)
+	return c.writeSocket(p)
 }
 
 // beforeRead notes what a Read with a buffer of this length means. It returns
@@ -560,8 +562,8 @@ func (c *conn) expire(now time.Time) time.Time {
 
 // ReadFrom keeps sendfile working, where nothing is encrypted.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
-	if rf, ok := c.Conn.(io.ReaderFrom); ok && c.secure == nil {
-		return rf.ReadFrom(r)
+	if rf, ok := c.Conn.(io.ReaderFrom); ok && c.secure == nil && isFile(r) {
+		return c.sendFile(rf, r)
 	}
 	buffer := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buffer)

@@ -20,3 +20,18 @@ func (s *Server) Woken() int { return len(s.moving.window) }
 func (s *Server) BreakHTTP2Drain() {
 	s.http2 = func() http2Support { return http2Support{speaks: true} }
 }
+
+// FailFor returns what is known of a listener that has failed to accept for a
+// while, and after it has accepted again.
+func FailFor(err error) (failing, recovered error) {
+	var f failures
+	begin := time.Now()
+	for after := time.Duration(0); after <= unhealthyAfter; after += time.Second {
+		if failing == nil {
+			f.add(err, begin.Add(after))
+		}
+		failing = f.lasting(begin.Add(after))
+	}
+	f.reset()
+	return failing, f.lasting(begin.Add(time.Hour))
+}

@@ -139,6 +139,8 @@ func (p *passing) Read(b []byte) (int, error) {
 
 func (p *passing) SetReadDeadline(time.Time) error { return nil }
 
+func (p *passing) SetWriteDeadline(time.Time) error { return nil }
+
 // randomFrames returns frames as peers send them.
 func randomFrames(random *rand.Rand) []byte {
 	var b bytes.Buffer

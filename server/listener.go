@@ -6,9 +6,11 @@ package server
 import (
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -21,10 +23,21 @@ type listener struct {
 	server   *Server
 	config   *tls.Config // nil: plaintext
 	emptying atomic.Bool // accept what the kernel has queued, then end
+	failures failures
+	once     sync.Once
+	closed   chan struct{}
+}
+
+func (s *Server) newListener(ln net.Listener, config *tls.Config) *listener {
+	return &listener{Listener: ln, server: s, config: config, closed: make(chan struct{})}
 }
 
 // Accept returns the next connection. It is counted before net/http sees it,
 // so that a drain that begins in this instant knows of it.
+//
+// No error but the listener's end is returned, because net/http would accept
+// nothing more. accept(2) also reports errors of the network, of the connection
+// that was to be accepted, of a firewall and of a shortage that passes.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
 		if l.emptying.Load() {
@@ -34,14 +47,101 @@ func (l *listener) Accept() (net.Conn, error) {
 			l.setDeadline(time.Now().Add(time.Second))
 		}
 		nc, err := l.Listener.Accept()
-		if err == nil {
+		switch {
+		case err == nil:
+			if n := l.failures.reset(); n > 0 {
+				l.server.opts.Logger.Info("connections are accepted again", "address", l.Addr().String(), "errors", n)
+			}
 			return l.server.track(nc, l.Listener, l.config), nil
-		}
-		if !l.emptying.Load() || !errors.Is(err, os.ErrDeadlineExceeded) {
+		case errors.Is(err, net.ErrClosed):
 			return nil, err
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if !l.emptying.Load() && !l.setDeadline(noDeadline) {
+				return nil, err
+			}
+			continue
+		}
+		l.server.acceptErrors.Add(1)
+		wait, first := l.failures.add(err, time.Now())
+		if first {
+			l.server.opts.Logger.Warn("connections cannot be accepted; trying again", "address", l.Addr().String(), "error", err)
+		}
+		select {
+		case <-l.closed:
+		case <-time.After(wait):
 		}
 	}
 }
+
+// Close may be called several times.
+func (l *listener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return l.Listener.Close()
+}
+
+// unhealthyAfter is how long a listener may only fail to accept until
+// [Server.Accepting] reports it.
+const unhealthyAfter = 10 * time.Second
+
+// failures are those of a listener since it has last accepted a connection.
+type failures struct {
+	mu    sync.Mutex
+	n     int
+	since time.Time // when the first one was that is no shortage of descriptors
+	last  error     // of those
+	wait  time.Duration
+}
+
+// add returns how long to wait before the next attempt, and whether this failure
+// is the first one.
+func (f *failures) add(err error, now time.Time) (wait time.Duration, first bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.n++
+	f.wait = min(max(2*f.wait, 5*time.Millisecond), time.Second)
+	if !errors.Is(err, syscall.EMFILE) && !errors.Is(err, syscall.ENFILE) {
+		f.last = err
+		if f.since.IsZero() {
+			f.since = now
+		}
+	}
+	return f.wait, f.n == 1
+}
+
+// reset returns how many failures there were.
+func (f *failures) reset() (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n = f.n
+	f.n, f.since, f.last, f.wait = 0, time.Time{}, nil, 0
+	return n
+}
+
+// lasting returns the last failure if there have been only failures for too long.
+func (f *failures) lasting(now time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.since.IsZero() || now.Sub(f.since) < unhealthyAfter {
+		return nil
+	}
+	return f.last
+}
+
+// Accepting returns an error if a listener has accepted nothing for ten seconds
+// because each attempt failed. A shortage of descriptors does not count: it ends when
+// clients leave, and a restart would close their connections.
+func (s *Server) Accepting() error {
+	var failed []error
+	for _, ln := range s.listeners {
+		if err := ln.failures.lasting(time.Now()); err != nil {
+			failed = append(failed, fmt.Errorf("accept at %s: %w", ln.Addr(), err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// AcceptErrors returns how many attempts to accept a connection have failed.
+func (s *Server) AcceptErrors() uint64 { return s.acceptErrors.Load() }
 
 // handOver stops accepting at once: what is queued belongs to the successor,
 // which accepts from the same queue.

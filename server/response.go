@@ -37,6 +37,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		rw = &response{conn: c, http2: h}
+		if s.opts.WriteTimeout > 0 {
+			rw.stream = &streamWriter{control: http.NewResponseController(w), conn: h}
+			defer rw.stream.end()
+		}
 		if r.ContentLength != 0 || r.Header.Get("Content-Length") != "" { // it may be 0, and not have ended
 			rw.body = &streamBody{ReadCloser: r.Body, conn: h, timeout: s.opts.ReadBodyTimeout}
 			r.Body = rw.body
@@ -81,10 +85,11 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 // io.StringWriter and what http.ResponseController finds.
 type response struct {
 	http.ResponseWriter
-	conn  *conn
-	http2 *http2Conn // if it is of one, which says it in other words
-	body  *streamBody
-	begun bool // the final header is written, or the connection hijacked
+	conn   *conn
+	http2  *http2Conn // if it is of one, which says it in other words
+	body   *streamBody
+	stream *streamWriter
+	begun  bool // the final header is written, or the connection hijacked
 
 	request    *requestBody // HTTP/1's, if there is one
 	fullDuplex bool         // the body may be read, and left unread, while the response is written
@@ -126,12 +131,30 @@ func (w *response) WriteHeader(status int) {
 
 func (w *response) Write(p []byte) (int, error) {
 	w.begin(http.StatusOK)
-	return w.ResponseWriter.Write(p)
+	if w.stream == nil {
+		return w.ResponseWriter.Write(p)
+	}
+	return w.writeParts(p)
 }
 
 func (w *response) WriteString(s string) (int, error) {
 	w.begin(http.StatusOK)
-	return io.WriteString(w.ResponseWriter, s)
+	if w.stream == nil {
+		return io.WriteString(w.ResponseWriter, s)
+	}
+	return w.writeParts([]byte(s))
+}
+
+// writeParts writes to a stream of HTTP/2.
+func (w *response) writeParts(p []byte) (n int, err error) {
+	for first := true; err == nil && (first || n < len(p)); first = false {
+		err = w.stream.write(func() error {
+			m, err := w.ResponseWriter.Write(p[n:min(len(p), n+streamPart)])
+			n += m
+			return err
+		})
+	}
+	return n, err
 }
 
 // ReadFrom keeps sendfile working.
@@ -140,14 +163,19 @@ func (w *response) ReadFrom(r io.Reader) (int64, error) {
 		return io.Copy(struct{ io.Writer }{w}, r)
 	}
 	w.begin(http.StatusOK)
-	return io.Copy(w.ResponseWriter, r) // net/http's has ReadFrom
+	if w.stream == nil {
+		return io.Copy(w.ResponseWriter, r) // net/http's has ReadFrom
+	}
+	buffer := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buffer)
+	return io.CopyBuffer(struct{ io.Writer }{w}, r, buffer[:])
 }
 
 func (w *response) Flush() { w.FlushError() }
 
 func (w *response) FlushError() error {
 	w.begin(http.StatusOK)
-	return http.NewResponseController(w.ResponseWriter).Flush()
+	return w.stream.write(http.NewResponseController(w.ResponseWriter).Flush)
 }
 
 func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -188,7 +216,15 @@ func (w *response) EnableFullDuplex() error {
 	return nil
 }
 
-// Unwrap lets http.ResponseController reach write deadlines.
+// SetWriteDeadline is for a handler that knows how long its response may take.
+func (w *response) SetWriteDeadline(t time.Time) error {
+	if w.stream != nil {
+		w.stream.setOwn(!t.IsZero())
+	}
+	return http.NewResponseController(w.ResponseWriter).SetWriteDeadline(t)
+}
+
+// Unwrap lets http.ResponseController find what else net/http has.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // overWriter stands in for the ResponseWriter of a request that is over.

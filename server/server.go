@@ -36,6 +36,13 @@ type Options struct {
 	// zero aside.
 	// 0 means one minute.
 	ReadBodyTimeout time.Duration
+	// WriteTimeout is how long a client may take nothing of what is written to it:
+	// not how long a response takes in all. In HTTP/2 that resets the stream, or
+	// closes the connection if the client reads nothing of that. It holds for hijacked
+	// connections as well, and beside the write deadlines that handlers set. In a drain it
+	// is a third of the drain's length, if that is less. 0 means one minute, a
+	// negative value no limit.
+	WriteTimeout time.Duration
 	// MaxHeaderBytes bounds a request's header; a larger one is answered 431.
 	// 0 means 64 KiB.
 	MaxHeaderBytes int
@@ -56,6 +63,8 @@ type Server struct {
 
 	mu    sync.Mutex
 	conns map[*conn]struct{} // every connection from Accept to Close
+
+	acceptErrors atomic.Uint64
 
 	accepted atomic.Uint64
 	movedIn  atomic.Uint64
@@ -104,6 +113,9 @@ func New(opts Options) *Server {
 	if opts.ReadBodyTimeout <= 0 {
 		opts.ReadBodyTimeout = time.Minute
 	}
+	if opts.WriteTimeout == 0 {
+		opts.WriteTimeout = time.Minute
+	}
 	if opts.MaxHeaderBytes == 0 {
 		opts.MaxHeaderBytes = 64 << 10
 	}
@@ -147,7 +159,7 @@ func New(opts Options) *Server {
 // Add gives the server a listener, which it owns from then on. It must be
 // called before Serve.
 func (s *Server) Add(ln net.Listener) {
-	s.listeners = append(s.listeners, &listener{Listener: ln, server: s})
+	s.listeners = append(s.listeners, s.newListener(ln, nil))
 }
 
 // Serve begins to accept connections, and returns at once.

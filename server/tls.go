@@ -8,7 +8,6 @@ package server
 import (
 	"crypto/tls"
 	"errors"
-	"io"
 	"net"
 	"os"
 	"slices"
@@ -26,7 +25,7 @@ const alpnHTTP2, alpnHTTP1 = "h2", "http/1.1"
 // version, whatever it says. It must not be changed any more but by
 // [TicketKeys.Use], and may be shared with other listeners of the server.
 func (s *Server) AddTLS(ln net.Listener, config *tls.Config) {
-	s.listeners = append(s.listeners, &listener{Listener: ln, server: s, config: config})
+	s.listeners = append(s.listeners, s.newListener(ln, config))
 }
 
 // completeTLS completes the listeners' configurations.
@@ -60,9 +59,9 @@ type secure struct {
 	failed  bool        // a Write has, so that nothing can follow
 }
 
-func newSecure(nc net.Conn, config *tls.Config) *secure {
+func newSecure(c *conn, config *tls.Config) *secure {
 	s := new(secure)
-	s.conn = tls.Server(recorded{nc, s}, config)
+	s.conn = tls.Server(recorded{c.Conn, s, c}, config)
 	return s
 }
 
@@ -70,7 +69,12 @@ func newSecure(nc net.Conn, config *tls.Config) *secure {
 type recorded struct {
 	net.Conn
 	secure *secure
+	conn   *conn
 }
+
+func (r recorded) Write(p []byte) (int, error) { return r.conn.writeSocket(p) }
+
+func (r recorded) SetWriteDeadline(t time.Time) error { return r.conn.SetWriteDeadline(t) }
 
 func (r recorded) Read(p []byte) (int, error) {
 	if first := r.secure.first; len(first) > 0 {
@@ -91,8 +95,7 @@ func (s *secure) receive(p []byte) (int, error) {
 		s.arrived.noteRead(n, len(p))
 		return n, err
 	}
-	raw := recorded{s.conn.NetConn().(recorded).Conn, s}
-	n, err := raw.Read(s.hello[:])
+	n, err := s.conn.NetConn().Read(s.hello[:])
 	s.first = s.hello[:n]
 	return 0, err
 }
@@ -118,12 +121,12 @@ func (s *secure) within() bool { return s != nil && s.records.have > 0 }
 // that net/http gives a request's header. After it the client has a whole grace.
 func (c *conn) handshake() bool {
 	c.mu.Lock()
-	c.Conn.SetWriteDeadline(c.deadline)
+	c.SetWriteDeadline(c.deadline)
 	c.mu.Unlock()
 	s := c.secure
 	err := s.conn.Handshake()
 	if err == nil {
-		c.Conn.SetWriteDeadline(noDeadline)
+		c.SetWriteDeadline(noDeadline)
 		state := s.conn.ConnectionState()
 		s.state = &state
 		s.done.Store(true)
@@ -144,7 +147,7 @@ func (c *conn) handshake() bool {
 	c.explain(why)
 	c.mu.Unlock()
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && looksLikeHTTP(plain.RecordHeader) {
-		io.WriteString(c.Conn, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+		c.writeSocket([]byte("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"))
 		if readable(c.Conn) {
 			c.linger(lingerTime)
 		}

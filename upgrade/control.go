@@ -65,14 +65,21 @@ func (c *control) serve() {
 		return
 	}
 	c.conns.Go(func() {
+		failures := 0
 		for {
 			nc, err := c.listener.Accept()
 			if errors.Is(err, net.ErrClosed) {
 				return
-			} else if err != nil {
-				c.log.Warn("control socket does not accept", "error", err)
-				time.Sleep(100 * time.Millisecond) // descriptors may be short
+			} else if err != nil { // accept(2): most pass
+				if failures++; failures == 1 {
+					c.log.Warn("control connections cannot be accepted; trying again", "error", err)
+				}
+				time.Sleep(100 * time.Millisecond)
 				continue
+			}
+			if failures > 0 {
+				c.log.Info("control connections are accepted again", "errors", failures)
+				failures = 0
 			}
 			select {
 			case c.slots <- struct{}{}:
