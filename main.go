@@ -29,6 +29,7 @@ import (
 	"example.com/baton/server"
 	"example.com/baton/systemd"
 	"example.com/baton/upgrade"
+	"example.com/baton/upgrade/logging"
 	"github.com/peterbourgon/ff/v3"
 	"golang.org/x/term"
 )
@@ -85,7 +86,13 @@ func serve(signals <-chan os.Signal, args []string) int {
 			return complain(failed, err)
 		}
 	}
-	logger := cfg.logger()
+	output := logging.NewOutput(2)
+	defer output.Flush()
+	complain := func(code int, err error) int {
+		output.Flush() // the reason comes last
+		return complain(code, err)
+	}
+	logger := cfg.logger(output)
 	v, revision := build()
 
 	var (
@@ -106,6 +113,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 		MaxDraining:    cfg.maxDraining,
 		ShutdownDelay:  cfg.shutdownDelay,
 		Logger:         logger,
+		Output:         output,
 		Secret:         func() []byte { return tickets.Secret() },
 		Keeper:         tell.manager,
 		Counts:         func() upgrade.Counts { return metrics.Own() },
@@ -128,7 +136,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 	}
 	metrics = handlers.NewMetrics(handlers.MetricsOptions{
 		Version: v, Revision: revision,
-		Source: func() handlers.Snapshot { return snapshot(gen, public, certificates) },
+		Source: func() handlers.Snapshot { return snapshot(gen, public, certificates, output) },
 		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
 	})
 	var listeners []net.Listener
@@ -325,7 +333,7 @@ func (s service) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	return d
 }
 
-func snapshot(gen *upgrade.Generation, public *server.Server, certificates *server.Certificates) handlers.Snapshot {
+func snapshot(gen *upgrade.Generation, public *server.Server, certificates *server.Certificates, output *logging.Output) handlers.Snapshot {
 	status := gen.Status()
 	load := status.Load() // of all generations that live
 	s := handlers.Snapshot{
@@ -340,6 +348,7 @@ func snapshot(gen *upgrade.Generation, public *server.Server, certificates *serv
 		Closed:           make(map[string]uint64),
 		Migrated:         make(map[string]uint64),
 		RequestsInFlight: load.Requests,
+		LogDropped:       output.Dropped(),
 		Certificates:     certificates.Expiry(),
 	}
 	s.Predecessors = gen.Predecessors()
@@ -760,13 +769,13 @@ func (cfg config) handler(gen *upgrade.Generation, version string, logger *slog.
 	}), nil
 }
 
-func (cfg config) logger() *slog.Logger {
+func (cfg config) logger(output *logging.Output) *slog.Logger {
 	options := &slog.HandlerOptions{Level: cfg.logLevel}
-	var h slog.Handler = slog.NewJSONHandler(os.Stderr, options)
+	format := func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, options) }
 	if terminal := onTerminal(); cfg.logFormat == "text" || cfg.logFormat == "auto" && terminal {
-		h = slog.NewTextHandler(os.Stderr, options)
+		format = func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, options) }
 	}
-	return slog.New(h).With("pid", os.Getpid())
+	return slog.New(output.Handler(format)).With("pid", os.Getpid())
 }
 
 // onTerminal tells whether the log goes to a terminal. A successor's goes to its

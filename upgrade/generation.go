@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"maps"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"example.com/baton/upgrade/logging"
 	"github.com/cloudflare/tableflip"
 )
 
@@ -53,6 +55,11 @@ type Options struct {
 	Keeper Keeper
 	// Logger gets a line for each transition. Nil means slog.Default().
 	Logger *slog.Logger
+	// Output is where Logger writes, and where what a successor prints at its start
+	// goes. Nil means a new one for standard error, to which the lines of package
+	// log go as well then, and with them those of slog.Default(), unless the program
+	// has sent them elsewhere.
+	Output *logging.Output
 	// Check is the last step before the generation is ready. An error ends it.
 	Check func(context.Context) error
 	// OnState is called at each change of state, OnReady once with the time
@@ -166,6 +173,12 @@ func New(opts Options) (*Generation, error) {
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
+	}
+	if opts.Output == nil {
+		opts.Output = logging.NewOutput(2)
+		if log.Writer() == os.Stderr {
+			log.SetOutput(opts.Output.Patient())
+		}
 	}
 	if err := absoluteProgram(); err != nil {
 		return nil, err

@@ -143,7 +143,7 @@ func (r *run) prepare(a *attempt) error {
 		err = r.tf.AddFile(fileLink, theirs)
 	}
 	if err == nil {
-		a.tail, err = r.stderr.capture()
+		a.tail, err = r.stderr.capture(r.opts.Output)
 	}
 	if err != nil {
 		l.close()

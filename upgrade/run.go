@@ -80,6 +80,7 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 		return err
 	}
 	r.loop(signals)
+	r.opts.Output.Flush()
 	return nil
 }
 
