@@ -116,7 +116,7 @@ func (r *run) check(signals <-chan os.Signal) error {
 			return err
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
-				r.ask(trigger{by: bySignal, signal: true})
+				r.askBySignal(r.number)
 				continue
 			}
 			return fmt.Errorf("stopped by %v before it was ready", sig)
