@@ -4,14 +4,12 @@ package upgrade
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"log/slog"
 	"maps"
 	"net"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"sync"
@@ -204,6 +202,9 @@ func New(opts Options) (*Generation, error) {
 	if err := absoluteProgram(); err != nil {
 		return nil, err
 	}
+	if tableflipDirectory == "" {
+		tableflipDirectory = "/" // New must have one; each upgrade looks for itself
+	}
 	tf, err := tableflip.New(tableflip.Options{UpgradeTimeout: opts.UpgradeTimeout})
 	if err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
@@ -238,24 +239,6 @@ func New(opts Options) (*Generation, error) {
 		return nil, err
 	}
 	return g, nil
-}
-
-// absoluteProgram makes os.Args[0], which successors are executed from,
-// independent of the working directory. Symbolic links stay: a deployment may
-// change where they lead.
-func absoluteProgram() error {
-	path, err := exec.LookPath(os.Args[0])
-	if err != nil && !errors.Is(err, exec.ErrDot) {
-		if path, err = os.Executable(); err != nil { // started under a made-up name
-			return fmt.Errorf("find the program: %w", err)
-		}
-	}
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return fmt.Errorf("find the program: %w", err)
-	}
-	os.Args[0] = abs
-	return nil
 }
 
 // Names of files that a predecessor hands over beside the sockets.

@@ -145,6 +145,9 @@ func (r *run) prepare(a *attempt) error {
 		return errors.New("this generation has handed over once, to a successor that died, and cannot do so again; restart the service")
 	default:
 	}
+	if dir := leaveLostDirectory(); dir != "" {
+		r.log.Warn("working directory is gone; relative paths lead nowhere", "directory", dir)
+	}
 	l, theirs, err := newLink()
 	if err != nil {
 		return err
