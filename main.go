@@ -57,9 +57,6 @@ func command(args []string) int {
 	case "help":
 		return serve(nil, []string{"-h"})
 	case "":
-		if code, waited := upgrade.Foreground(); waited {
-			return code
-		}
 		return serve(upgrade.Signals(), args)
 	case "upgrade":
 		return askUpgrade(args)
@@ -81,6 +78,11 @@ func serve(signals <-chan os.Signal, args []string) int {
 	if err != nil {
 		return complain(badUsage, err)
 	}
+	if cfg.foreground != "false" {
+		if code, waited := upgrade.Foreground(signals, cfg.foreground == "true"); waited {
+			return code
+		}
+	}
 	if cfg.control != "" && cfg.control == temporaryControl() {
 		if err := ownFolder(filepath.Dir(cfg.control)); err != nil {
 			return complain(failed, err)
@@ -94,6 +96,10 @@ func serve(signals <-chan os.Signal, args []string) int {
 	}
 	logger := cfg.logger(output)
 	v, revision := build()
+	if name := upgrade.Supervisor(); name != "" {
+		logger.Warn("this process ends with the first upgrade, which its parent would take for the end of the service; start it with -foreground",
+			"parent", name)
+	}
 
 	var (
 		gen           *upgrade.Generation
@@ -506,6 +512,7 @@ type config struct {
 	shutdownDelay     time.Duration
 	idleTimeout       time.Duration
 	readHeaderTimeout time.Duration
+	foreground        string // true, false, or automatic
 	logFormat         string
 	logLevel          slog.Level
 }
@@ -668,6 +675,16 @@ func configure(args []string) (config, error) {
 	duration("shutdown-delay", &cfg.shutdownDelay, 0, 0, "`time` for which a stop goes on serving while /readyz fails")
 	duration("idle-timeout", &cfg.idleTimeout, 75*time.Second, time.Millisecond, "`time` that a connection may be silent between requests")
 	duration("read-header-timeout", &cfg.readHeaderTimeout, 10*time.Second, time.Millisecond, "`time` that a request's header may take")
+	cfg.foreground = "automatic"
+	flags.BoolFunc("foreground", "the first process stays until the last generation is gone (default: where its end would be taken for the service's)", func(s string) error {
+		on, err := strconv.ParseBool(s)
+		if err != nil {
+			wrong(fmt.Errorf("-foreground: %q is not one of true, false", s))
+			return nil
+		}
+		cfg.foreground = strconv.FormatBool(on)
+		return nil
+	})
 	setting("log-format", "auto", "`format` of the log: text, json, or auto (text on a terminal)", func(s string) error {
 		if cfg.logFormat = s; !slices.Contains([]string{"auto", "text", "json"}, s) {
 			return fmt.Errorf("%q is not one of auto, text, json", s)
