@@ -33,6 +33,7 @@ import (
 	"example.com/baton/server"
 	"example.com/baton/systemd"
 	"example.com/baton/upgrade"
+	"example.com/baton/upgrade/logging"
 	"github.com/peterbourgon/ff/v3"
 	"golang.org/x/term"
 )
@@ -60,9 +61,6 @@ func command(args []string) int {
 	case "help":
 		return serve(nil, []string{"-h"})
 	case "":
-		if code, waited := upgrade.Foreground(); waited {
-			return code
-		}
 		return serve(upgrade.Signals(), args)
 	case "upgrade":
 		return askUpgrade(args)
@@ -84,16 +82,31 @@ func serve(signals <-chan os.Signal, args []string) int {
 	if err != nil {
 		return complain(badUsage, err)
 	}
+	if cfg.foreground != "false" {
+		if code, waited := upgrade.Foreground(signals, cfg.foreground == "true"); waited {
+			return code
+		}
+	}
 	if cfg.control != "" && cfg.control == temporaryControl() {
 		if err := ownFolder(filepath.Dir(cfg.control)); err != nil {
 			return complain(failed, err)
 		}
 	}
-	logger := cfg.logger()
+	output := logging.NewOutput(2)
+	defer output.Flush()
+	complain := func(code int, err error) int {
+		output.Flush() // the reason comes last
+		return complain(code, err)
+	}
+	logger := cfg.logger(output)
 	// net/http, for one, reports through package log what no other logger was given for.
 	slog.SetLogLoggerLevel(slog.LevelWarn)
 	slog.SetDefault(logger)
 	v, revision := build()
+	if name := upgrade.Supervisor(); name != "" {
+		logger.Warn("this process ends with the first upgrade, which its parent would take for the end of the service; start it with -foreground",
+			"parent", name)
+	}
 
 	var (
 		gen           *upgrade.Generation
@@ -113,6 +126,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 		MaxDraining:    cfg.maxDraining,
 		ShutdownDelay:  cfg.shutdownDelay,
 		Logger:         logger,
+		Output:         output,
 		Secret:         func() []byte { return tickets.Secret() },
 		Keeper:         tell.manager,
 		Counts:         func() upgrade.Counts { return metrics.Own() },
@@ -135,7 +149,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 	}
 	metrics = handlers.NewMetrics(handlers.MetricsOptions{
 		Version: v, Revision: revision,
-		Source: func() handlers.Snapshot { return snapshot(gen, public, admin, certificates) },
+		Source: func() handlers.Snapshot { return snapshot(gen, public, admin, certificates, output) },
 		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
 	})
 	if err := gen.CheckContinuity(cfg.addresses()...); err != nil {
@@ -342,7 +356,7 @@ func (s service) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	return d
 }
 
-func snapshot(gen *upgrade.Generation, public, admin *server.Server, certificates *server.Certificates) handlers.Snapshot {
+func snapshot(gen *upgrade.Generation, public, admin *server.Server, certificates *server.Certificates, output *logging.Output) handlers.Snapshot {
 	status := gen.Status()
 	load := status.Load() // of all generations that live
 	s := handlers.Snapshot{
@@ -358,6 +372,7 @@ func snapshot(gen *upgrade.Generation, public, admin *server.Server, certificate
 		Closed:           make(map[string]uint64),
 		Migrated:         make(map[string]uint64),
 		RequestsInFlight: load.Requests,
+		LogDropped:       output.Dropped(),
 		Certificates:     make(map[string]handlers.Validity),
 		LastUpgrade:      make(map[string]time.Time),
 	}
@@ -594,6 +609,7 @@ type config struct {
 	shutdownDelay     time.Duration
 	idleTimeout       time.Duration
 	readHeaderTimeout time.Duration
+	foreground        string // true, false, or automatic
 	logFormat         string
 	logLevel          slog.Level
 }
@@ -762,6 +778,16 @@ func configure(args []string, become func(user string) error) (config, error) {
 	duration("shutdown-delay", &cfg.shutdownDelay, 0, 0, "`time` for which a stop goes on serving while /readyz fails")
 	duration("idle-timeout", &cfg.idleTimeout, 75*time.Second, time.Millisecond, "`time` that a connection may be silent between requests")
 	duration("read-header-timeout", &cfg.readHeaderTimeout, 10*time.Second, time.Millisecond, "`time` that a request's header may take")
+	cfg.foreground = "automatic"
+	flags.BoolFunc("foreground", "the first process stays until the last generation is gone (default: where its end would be taken for the service's)", func(s string) error {
+		on, err := strconv.ParseBool(s)
+		if err != nil {
+			wrong(fmt.Errorf("-foreground: %q is not one of true, false", s))
+			return nil
+		}
+		cfg.foreground = strconv.FormatBool(on)
+		return nil
+	})
 	setting("log-format", "auto", "`format` of the log: text, json, or auto (text on a terminal)", func(s string) error {
 		if cfg.logFormat = s; !slices.Contains([]string{"auto", "text", "json"}, s) {
 			return fmt.Errorf("%q is not one of auto, text, json", s)
@@ -873,13 +899,13 @@ func (cfg config) handler(gen *upgrade.Generation, version string, logger *slog.
 	}), nil
 }
 
-func (cfg config) logger() *slog.Logger {
+func (cfg config) logger(output *logging.Output) *slog.Logger {
 	options := &slog.HandlerOptions{Level: cfg.logLevel}
-	var h slog.Handler = slog.NewJSONHandler(os.Stderr, options)
+	format := func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, options) }
 	if terminal := onTerminal(); cfg.logFormat == "text" || cfg.logFormat == "auto" && terminal {
-		h = slog.NewTextHandler(os.Stderr, options)
+		format = func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, options) }
 	}
-	return slog.New(h).With("pid", os.Getpid())
+	return slog.New(output.Handler(format)).With("pid", os.Getpid())
 }
 
 // onTerminal tells whether the log goes to a terminal. A successor's goes to its

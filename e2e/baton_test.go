@@ -56,6 +56,7 @@ type setup struct {
 	dir          string
 	path         string
 	argv0        string
+	stderr       *os.File // nil: the file of Log
 	manager      *manager
 	bindFirst    []string            // addresses of socket units
 	sockets      map[string]*os.File // bound there
@@ -239,6 +240,9 @@ func (b *Baton) launch() *process {
 		cmd.Env = append(cmd.Env, b.expand(pair))
 	}
 	cmd.Stdout, cmd.Stderr = stderr, stderr
+	if b.setup.stderr != nil {
+		cmd.Stdout, cmd.Stderr = b.setup.stderr, b.setup.stderr
+	}
 	files, variables := b.setup.passed()
 	for _, f := range files {
 		defer f.Close()

@@ -129,7 +129,7 @@ func withoutTheKeys(t testing.TB, dir string) (overlay string) {
 }
 
 // packages are those of Debian that are not called as the tool.
-var packages = map[string]string{"h2load": "nghttp2-client", "promtool": "prometheus"}
+var packages = map[string]string{"h2load": "nghttp2-client", "promtool": "prometheus", "supervisord": "supervisor"}
 
 // need returns the path of a tool, and skips the test where it is missing. Under BATON_STRICT=1 nothing is skipped.
 func need(t testing.TB, tool string) (path string) {

@@ -439,7 +439,8 @@ func TestManagerIsToldOfAnOrphan(t *testing.T) {
 				}
 			} else {
 				m.await(t, "STOPPING=1", 1)
-				b.Kill(successor, sig) // it does not wait any longer
+				time.Sleep(time.Second) // or it would be the same signal
+				b.Kill(successor, sig)  // it does not wait any longer
 				b.awaitExit(successor, 5*time.Second)
 			}
 			g.open()

@@ -195,3 +195,46 @@ func TestUpgradeTimeoutOfTheCommand(t *testing.T) {
 	release()
 	checkServes(t, b, 2, b.AwaitGeneration(2, 10*time.Second))
 }
+
+// `timeout 3 baton …` sends SIGTERM to the process, and to its group right afterwards. That is no impatience.
+func TestSignalThatComesTwice(t *testing.T) {
+	t.Parallel()
+	g := newGate(t)
+	b := start(t, args("-proxy", "/="+backend(t, g)))
+	pid := b.PID()
+	c := b.Dial()
+	c.send(t, string(request("GET", "/hold", nil)))
+	g.await(t, 1)
+	for range 3 {
+		b.Kill(pid, syscall.SIGTERM)
+		throughout(t, 20*time.Millisecond, "the drain", b.follow(pid).alive) // or the kernel would make one of them
+	}
+	g.open()
+	if resp := c.expect(t, "GET", 200); string(resp.Body) != "world" {
+		t.Errorf("request in progress: got %q, want world", resp.Body)
+	}
+	b.awaitExit(pid, 10*time.Second)
+}
+
+// `killall -HUP` reaches each generation, those that drain as well, and is one upgrade.
+func TestHangupOfAllGenerations(t *testing.T) {
+	t.Parallel()
+	g := newGate(t)
+	b := start(t, args("-proxy", "/="+backend(t, g)))
+	for n := 2; n <= 3; n++ {
+		b.Dial().send(t, string(request("GET", "/hold", nil))) // keeps its generation in the drain
+		g.await(t, 1)
+		b.Deploy("v2")
+		b.Signal(syscall.SIGHUP)
+		await(t, 10*time.Second, "next generation", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == n && s.State == "serving" })
+		b.follow(b.Status().PID)
+	}
+	time.Sleep(time.Second) // what comes earlier would be the signal that made the third
+	for _, pid := range b.Alive() {
+		b.Kill(pid, syscall.SIGHUP)
+	}
+	await(t, 10*time.Second, "generation 4", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 4 && s.State == "serving" })
+	throughout(t, 700*time.Millisecond, "four generations, not more", func() bool { return b.Status().Generation == 4 })
+	g.open()
+	b.AwaitGeneration(4, 20*time.Second)
+}

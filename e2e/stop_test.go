@@ -132,6 +132,7 @@ func TestSecondSignalCutsTheDrain(t *testing.T) {
 			g.await(t, 1)
 			b.Kill(pid, syscall.SIGTERM)
 			await(t, 5*time.Second, "the first signal to be noticed", tt.ready(b))
+			time.Sleep(time.Second) // or it would be the same signal
 			b.Kill(pid, syscall.SIGTERM)
 			if p := b.awaitExit(pid, 3*time.Second); p.outcome() != "exit status 0" {
 				t.Errorf("the service: got %s, want exit status 0", p.outcome())

@@ -20,7 +20,7 @@ func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 func newMetrics() *Metrics {
 	return NewMetrics(MetricsOptions{Version: "1.4.0", Revision: "abc", Source: func() Snapshot {
 		return Snapshot{
-			Generation: 3, State: "upgrading", Predecessors: 1, Accepted: 70, AcceptErrors: 4, RequestsInFlight: 4,
+			Generation: 3, State: "upgrading", Predecessors: 1, Accepted: 70, AcceptErrors: 4, RequestsInFlight: 4, LogDropped: 7,
 			Upgrades:     map[string]uint64{"succeeded": 2},
 			Connections:  map[string]int{"idle": 5, "hijacked": 2},
 			Closed:       map[string]uint64{"announced": 60, "cut": 1},
@@ -73,6 +73,7 @@ func TestMetrics(t *testing.T) {
 		`baton_last_upgrade_timestamp_seconds{result="failed"} 1.70000000025e+09`,
 		`baton_last_upgrade_timestamp_seconds{result="refused"} 0`,
 		`baton_last_upgrade_timestamp_seconds{result="succeeded"} 0`,
+		`baton_log_dropped_total 7`,
 		`baton_predecessors 1`,
 		`baton_state{state="draining"} 0`,
 		`baton_state{state="exited"} 0`,

@@ -24,6 +24,7 @@ type Snapshot struct {
 	Closed           map[string]uint64    // connections of this generation by reason: client, announced, grace, cut, timeout, error, hijacked
 	Migrated         map[string]uint64    // connections that have come to this generation and gone from it: in, out
 	RequestsInFlight int                  // of all living generations
+	LogDropped       uint64               // lines of the log that this generation could not write
 	Certificates     map[string]Validity  // by name
 }
 
@@ -52,6 +53,7 @@ var (
 	closedDesc       = describe("baton_connections_closed_total", "Connections closed by all generations so far, by reason.", "reason")
 	migratedDesc     = describe("baton_connections_migrated_total", "Connections moved between generations so far: out of a predecessor, in to its successor.", "direction")
 	inFlightDesc     = describe("baton_http_requests_in_flight", "Requests being answered now by all living generations.")
+	logDroppedDesc   = describe("baton_log_dropped_total", "Lines of the log dropped by all generations so far, because they could not be written.")
 	notAfterDesc     = describe("baton_tls_certificate_not_after_timestamp_seconds", "Time at which a certificate that is in use expires.", "name")
 	notBeforeDesc    = describe("baton_tls_certificate_not_before_timestamp_seconds", "Time from which a certificate that is in use is valid.", "name")
 )
@@ -62,7 +64,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 func (source snapshots) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc, lastUpgradeDesc,
-		connectionsDesc, acceptedDesc, acceptErrorsDesc, closedDesc, migratedDesc, inFlightDesc, notAfterDesc, notBeforeDesc} {
+		connectionsDesc, acceptedDesc, acceptErrorsDesc, closedDesc, migratedDesc, inFlightDesc, logDroppedDesc, notAfterDesc, notBeforeDesc} {
 		descs <- d
 	}
 }
@@ -81,6 +83,7 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	gauge(inFlightDesc, now.RequestsInFlight)
 	counter(acceptedDesc, now.Accepted)
 	counter(acceptErrorsDesc, now.AcceptErrors)
+	counter(logDroppedDesc, now.LogDropped)
 	for _, state := range stateLabels {
 		in := 0
 		if state == now.State {

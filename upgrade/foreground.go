@@ -4,10 +4,12 @@ package upgrade
 // waits for the first process to end, and takes its end for that of the service.
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -16,39 +18,45 @@ import (
 	"golang.org/x/term"
 )
 
-// attended tells a generation that a process in the foreground waits for it.
+// attended tells a generation that a process in the foreground waits for it, and the
+// pid of that.
 const attended = "BATON_ATTENDED"
 
 // Foreground makes the calling process wait for a line of generations instead
-// of beginning one, if its end would be mistaken for the service's: as process 1
-// of a container, below `go run`, which removes the program when it ends, and as
-// the leader of a session on a terminal, which ends with it. It starts the program
-// again as the first generation, in a process group of its own, passes SIGHUP,
-// SIGTERM and SIGINT on, and returns the exit code of the last generation and
-// true when none is left. Anywhere else it returns false at once. A program calls
-// it before anything else.
-func Foreground() (exitCode int, waited bool) {
-	if os.Getenv(attended) != "" || os.Getpid() != 1 && !belowGoRun() && !leadsTerminal() {
+// of beginning one, if always is set or its end would be mistaken for the service's:
+// as process 1 of a container, below `go run`, which removes the program when it
+// ends, and as the leader of a session on a terminal, which ends with it. It starts
+// the program again as the first generation, in a process group of its own, passes
+// SIGHUP, SIGTERM and SIGINT on to all in that group, and returns the exit code of the
+// last generation and true when none is left. Anywhere else it returns false at
+// once. A program calls it before anything else but [Signals].
+func Foreground(signals <-chan os.Signal, always bool) (exitCode int, waited bool) {
+	if pid := os.Getenv(attended); pid != "" {
+		takePlace(pid)
+		return 0, false
+	}
+	if !always && os.Getpid() != 1 && !belowGoRun() && !leadsTerminal() {
 		return 0, false
 	}
 	if absoluteProgram() != nil {
 		return 0, false
 	}
-	signals := Signals()
 	// Generations whose predecessor is gone become children of this process.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return 0, false // an old kernel: better a generation than nothing
 	}
 	first := exec.Command(os.Args[0], os.Args[1:]...)
-	first.Env = append(os.Environ(), attended+"=yes")
+	first.Env = append(os.Environ(), attended+"="+strconv.Itoa(os.Getpid()))
 	first.Stdin, first.Stdout, first.Stderr = os.Stdin, os.Stdout, os.Stderr
 	first.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // what is typed reaches this process only
 	if err := first.Start(); err != nil {
 		fmt.Fprintln(os.Stderr, "start the first generation:", err)
 		return 1, true
 	}
+	closePassed()
+	group := -first.Process.Pid
 	ended := make(chan int)
-	go func() { ended <- awaitGenerations(first.Process.Pid) }()
+	go func() { ended <- awaitGenerations(group) }()
 	for {
 		select {
 		case code := <-ended:
@@ -56,38 +64,88 @@ func Foreground() (exitCode int, waited bool) {
 		case sig := <-signals:
 			// Each generation knows what to make of it: one that drains leaves
 			// a stop to its successor, and triggers that come in twice are one.
-			for _, pid := range generations(os.Getpid()) {
-				syscall.Kill(pid, sig.(syscall.Signal))
-			}
+			syscall.Kill(group, sig.(syscall.Signal))
 		}
 	}
 }
 
-// awaitGenerations reaps children until no generation is left, and returns the
-// exit code of the last one. Others may be among them, as process 1 has them.
-func awaitGenerations(first int) (code int) {
-	known := map[int]bool{first: true}
+// awaitGenerations reaps children until none is left in the group of the
+// generations, and returns the exit code of the last one there. Others may be among
+// them, as process 1 has them; of those none is waited for. It does without /proc,
+// which may be missing, be that of the host, or not list children.
+func awaitGenerations(group int) (code int) {
 	for {
 		var status syscall.WaitStatus
-		pid, err := syscall.Wait4(-1, &status, 0, nil)
+		_, err := syscall.Wait4(-1, &status, 0, nil)
 		if err == syscall.EINTR {
 			continue
 		} else if err != nil { // no child is left
 			return code
 		}
-		if known[pid] {
-			if code = status.ExitStatus(); status.Signaled() {
-				code = 128 + int(status.Signal())
-			}
+		if code = status.ExitStatus(); status.Signaled() {
+			code = 128 + int(status.Signal())
 		}
-		alive := generations(os.Getpid())
-		if len(alive) == 0 {
+		if syscall.Kill(group, 0) == syscall.ESRCH {
 			return code
 		}
-		for _, pid := range alive {
-			known[pid] = true
+	}
+}
+
+// byPID are the variables of systemd that name the process which it has started.
+var byPID = []string{"LISTEN_PID", "WATCHDOG_PID"}
+
+// takePlace makes what was meant for the process in the foreground mean this one.
+func takePlace(foreground string) {
+	for _, name := range byPID {
+		if os.Getenv(name) == foreground {
+			os.Setenv(name, strconv.Itoa(os.Getpid()))
 		}
 	}
+}
+
+// closePassed closes the sockets that systemd has passed to this process. The first
+// generation has them, and must be the only one.
+func closePassed() {
+	if os.Getenv("LISTEN_PID") != strconv.Itoa(os.Getpid()) {
+		return
+	}
+	n, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	const first = 3 // sd_listen_fds(3)
+	for fd := first; fd < first+n; fd++ {
+		syscall.Close(fd)
+	}
+}
+
+// supervisors are programs that take the end of the process which they have started
+// for that of the service.
+var supervisors = []string{"tini", "docker-init", "dumb-init", "catatonit", "podman-init", "supervisord", "runsv",
+	"supervise", "s6-supervise", "circusd", "foreman", "honcho", "overmind"}
+
+// Supervisor returns the name of the parent of this process, or of a shell's parent
+// that has started it, if that would take the end of this process for that of the
+// service: it should be started with always set for [Foreground] then. Empty means
+// that there is none, or that a process is in the foreground already.
+func Supervisor() string {
+	if os.Getenv(attended) != "" || os.Getenv("NOTIFY_SOCKET") != "" || os.Getenv(tableflipVariable) != "" {
+		return ""
+	}
+	for pid := os.Getppid(); pid > 0; {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		open, end := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
+		if err != nil || open < 0 || end < open {
+			return ""
+		}
+		name := string(stat[open+1 : end])
+		fields := bytes.Fields(stat[end+1:]) // state, parent, …: proc(5)
+		if slices.Contains(supervisors, name) || pid == 1 && name != "systemd" && name != "init" {
+			return name
+		}
+		if !slices.Contains([]string{"sh", "bash", "dash", "ash", "busybox"}, name) || len(fields) < 2 {
+			return ""
+		}
+		pid, _ = strconv.Atoi(string(fields[1]))
+	}
+	return ""
 }
 
 // belowGoRun tells whether the program was started by `go run`.
@@ -101,24 +159,4 @@ func belowGoRun() bool {
 func leadsTerminal() bool {
 	session, err := unix.Getsid(0)
 	return err == nil && session == os.Getpid() && term.IsTerminal(0)
-}
-
-// generations returns the descendants of a process that run this program.
-func generations(pid int) (found []int) {
-	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
-	for _, list := range lists {
-		children, _ := os.ReadFile(list)
-		for child := range strings.FieldsSeq(string(children)) {
-			n, err := strconv.Atoi(child)
-			if err != nil {
-				continue
-			}
-			line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", n))
-			if program, _, _ := strings.Cut(string(line), "\x00"); program == os.Args[0] {
-				found = append(found, n)
-			}
-			found = append(found, generations(n)...)
-		}
-	}
-	return found
 }

@@ -4,19 +4,19 @@ package upgrade
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"maps"
 	"net"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
 
+	"example.com/baton/upgrade/logging"
 	"github.com/cloudflare/tableflip"
 )
 
@@ -56,6 +56,11 @@ type Options struct {
 	Keeper Keeper
 	// Logger gets a line for each transition. Nil means slog.Default().
 	Logger *slog.Logger
+	// Output is where Logger writes, and where what a successor prints at its start
+	// goes. Nil means a new one for standard error, to which the lines of package
+	// log go as well then, and with them those of slog.Default(), unless the program
+	// has sent them elsewhere.
+	Output *logging.Output
 	// Check is the last step before the generation is ready. An error ends it.
 	Check func(context.Context) error
 	// OnState is called at each change of state, OnReady once in a successor, with
@@ -120,35 +125,56 @@ const tableflipVariable = "TABLEFLIP_HAS_PARENT_7DIU3"
 
 // Signals returns a channel with the signals that [Generation.Run] understands:
 // SIGHUP, SIGTERM and SIGINT. A program calls it first of all, since a signal
-// that comes before ends the process.
+// that comes before ends the process. A SIGTERM or SIGINT within a second of one
+// before is the same: some send it to the process and to its group.
 func Signals() <-chan os.Signal {
 	// A channel that is full loses signals: one kind must not crowd out another.
 	triggers, stops := make(chan os.Signal, 1), make(chan os.Signal, 2)
 	signal.Notify(triggers, syscall.SIGHUP)
 	signal.Notify(stops, syscall.SIGTERM, syscall.SIGINT)
 	signals := make(chan os.Signal)
-	go func() { // for the rest of the process
-		for {
-			select {
-			case s := <-stops:
-				signals <- s
-				continue
-			default:
+	go deliver(signals, triggers, stops) // for the rest of the process
+	return signals
+}
+
+// sameIntent is how long after a signal another one means the same.
+const sameIntent = time.Second
+
+// deliver passes signals on, stops before a trigger. It takes each at once, so that
+// two which come together are seen as such, however busy the receiver is. It
+// returns when stops is closed.
+func deliver(signals chan<- os.Signal, triggers, stops <-chan os.Signal) {
+	var (
+		pending []os.Signal // stops
+		trigger os.Signal   // nil: none
+		last    time.Time   // when the last stop came that counts
+	)
+	for {
+		var to chan<- os.Signal
+		next := trigger
+		if len(pending) > 0 {
+			next = pending[0]
+		}
+		if next != nil {
+			to = signals
+		}
+		select {
+		case s, ok := <-stops:
+			if !ok {
+				return
 			}
-			select {
-			case s := <-stops:
-				signals <- s
-			case s := <-triggers:
-				select {
-				case signals <- s:
-				case stop := <-stops: // goes first
-					signals <- stop
-					signals <- s
-				}
+			if now := time.Now(); last.IsZero() || now.Sub(last) >= sameIntent {
+				pending, last = append(pending, s), now
+			}
+		case trigger = <-triggers:
+		case to <- next:
+			if len(pending) > 0 {
+				pending = pending[1:]
+			} else {
+				trigger = nil
 			}
 		}
-	}()
-	return signals
+	}
 }
 
 // New makes the running process a generation. A program calls it once, before
@@ -176,8 +202,17 @@ func New(opts Options) (*Generation, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.Default()
 	}
+	if opts.Output == nil {
+		opts.Output = logging.NewOutput(2)
+		if log.Writer() == os.Stderr {
+			log.SetOutput(opts.Output.Patient())
+		}
+	}
 	if err := absoluteProgram(); err != nil {
 		return nil, err
+	}
+	if tableflipDirectory == "" {
+		tableflipDirectory = "/" // New must have one; each upgrade looks for itself
 	}
 	tf, err := tableflip.New(tableflip.Options{UpgradeTimeout: opts.UpgradeTimeout})
 	if err != nil {
@@ -219,24 +254,6 @@ func New(opts Options) (*Generation, error) {
 		g.log.Warn("systemd will stop this service at its first upgrade: set Type=notify and NotifyAccess=all in the unit, and notify systemd of each generation as package systemd does")
 	}
 	return g, nil
-}
-
-// absoluteProgram makes os.Args[0], which successors are executed from,
-// independent of the working directory. Symbolic links stay: a deployment may
-// change where they lead.
-func absoluteProgram() error {
-	path, err := exec.LookPath(os.Args[0])
-	if err != nil && !errors.Is(err, exec.ErrDot) {
-		if path, err = os.Executable(); err != nil { // started under a made-up name
-			return fmt.Errorf("find the program: %w", err)
-		}
-	}
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return fmt.Errorf("find the program: %w", err)
-	}
-	os.Args[0] = abs
-	return nil
 }
 
 // Names of files that a predecessor hands over beside the sockets.

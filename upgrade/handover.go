@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -50,6 +51,32 @@ type attempt struct {
 
 	pipe   uint64 // see closeAllBut
 	adopts bool   // connections can move there
+}
+
+// hangup is one SIGHUP for the whole line, as killall sends it to each generation.
+type hangup struct {
+	at      time.Time
+	origins []int // generations that have got it
+}
+
+// isSame tells whether a signal that came to a generation is this one, and notes it.
+// A second one to the same generation is another.
+func (h *hangup) isSame(origin int) bool {
+	same := origin != 0 && time.Since(h.at) < sameIntent && len(h.origins) > 0 && !slices.Contains(h.origins, origin)
+	if !same {
+		*h = hangup{at: time.Now()}
+	}
+	h.origins = append(h.origins, origin)
+	return same
+}
+
+// askBySignal asks for an upgrade because a generation has got a signal.
+func (r *run) askBySignal(origin int) {
+	if r.hangup.isSame(origin) {
+		r.log.Info("upgrade was asked for already", "by", bySignal, "origin", origin)
+		return
+	}
+	r.ask(trigger{by: bySignal, signal: true, origin: origin})
 }
 
 // ask is where every trigger comes in.
@@ -121,12 +148,18 @@ func (r *run) prepare(a *attempt) error {
 		return errors.New("this generation has handed over once, to a successor that died, and cannot do so again; restart the service")
 	default:
 	}
+	if dir := leaveLostDirectory(); dir != "" {
+		r.log.Warn("working directory is gone; relative paths lead nowhere", "directory", dir)
+	}
 	l, theirs, err := newLink()
 	if err != nil {
 		return err
 	}
 	defer theirs.Close()
 	h := r.introduction()
+	if a.signal {
+		h.Origins = r.hangup.origins
+	}
 	h.Trigger, h.Asked, h.Begun, h.Deadline = a.by, a.at, a.begun, a.begun.Add(r.opts.UpgradeTimeout)
 	h.Drain = max(r.opts.DrainTimeout+r.exitTime(), r.PredecessorDrain()) // those may come to be waited for
 	for _, c := range r.claims {
@@ -146,7 +179,7 @@ func (r *run) prepare(a *attempt) error {
 		err = r.tf.AddFile(fileLink, theirs)
 	}
 	if err == nil {
-		a.tail, err = r.stderr.capture()
+		a.tail, err = r.stderr.capture(r.opts.Output)
 	}
 	if err != nil {
 		l.close()
@@ -377,7 +410,7 @@ func (r *run) passOn(t trigger) {
 		w.forward <- r.attempt.link
 	}
 	if t.signal {
-		if err := r.attempt.link.send(message{Type: msgUpgrade}); err != nil {
+		if err := r.attempt.link.send(message{Type: msgUpgrade, Origin: t.origin}); err != nil {
 			r.log.Error("successor could not be asked for an upgrade", "error", err)
 		}
 	}

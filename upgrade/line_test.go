@@ -34,10 +34,11 @@ const (
 
 func TestMain(m *testing.M) {
 	if path := os.Getenv(planVar); path != "" {
-		if code, waited := upgrade.Foreground(); waited {
+		signals := upgrade.Signals()
+		if code, waited := upgrade.Foreground(signals, false); waited {
 			os.Exit(code)
 		}
-		if err := generation(path); err != nil {
+		if err := generation(path, signals); err != nil {
 			fmt.Fprintln(os.Stderr, "generation:", err)
 			os.Exit(1)
 		}
@@ -69,8 +70,7 @@ type plan struct {
 	Keeper      bool   // there is one, which has descriptor 3 for the first generation
 }
 
-func generation(path string) error {
-	signals := upgrade.Signals()
+func generation(path string, signals <-chan os.Signal) error {
 	p := readPlan(path)
 	if err := misbehave(context.Background(), p.Start); err != nil {
 		return err

@@ -51,6 +51,7 @@ type message struct {
 	Claims   []claim   `json:"claims,omitempty"`
 	Adopts   bool      `json:"adopts,omitempty"`   // connections can move to the sender
 	Pipe     uint64    `json:"pipe,omitempty"`     // inode of the pipe that tells the sender of its predecessor's end
+	Origin   int       `json:"origin,omitempty"`   // generation that got the signal to upgrade; 0: not known
 	Question uint64    `json:"question,omitempty"` // its number
 	Report   *report   `json:"report,omitempty"`
 	Drained  *Drained  `json:"drained,omitempty"`
@@ -89,6 +90,7 @@ type hello struct {
 	Generation int       `json:"generation,omitempty"`
 
 	Trigger  string        `json:"trigger,omitempty"` // of this upgrade
+	Origins  []int         `json:"origins,omitempty"` // generations that have got a signal for it
 	Asked    time.Time     `json:"asked,omitzero"`    // when that was
 	Begun    time.Time     `json:"begun,omitzero"`    // when the successor was started
 	Deadline time.Time     `json:"deadline,omitzero"` // when a successor that is not ready is killed

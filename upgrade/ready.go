@@ -172,7 +172,7 @@ func (r *run) check(signals <-chan os.Signal) error {
 			passed = true
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
-				r.ask(trigger{by: bySignal, signal: true})
+				r.askBySignal(r.number)
 				break
 			}
 			return fmt.Errorf("stopped by %v before it was ready", sig)

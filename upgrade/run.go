@@ -23,6 +23,7 @@ type run struct {
 	overdue <-chan time.Time // when a predecessor should have been gone
 	alone   <-chan struct{}  // closed when nobody else answers on the control socket, nil since then
 
+	hangup  hangup
 	pending *trigger // waits for the predecessor's end or that of the upgrade
 	attempt *attempt // the upgrade under way, or the one that succeeded
 
@@ -49,6 +50,7 @@ type trigger struct {
 	by      string // what asked first: a signal, or someone on the control socket
 	at      time.Time
 	signal  bool // a signal asked as well
+	origin  int  // generation that got the signal; 0: not known
 	waiters []*waiter
 }
 
@@ -68,6 +70,11 @@ const (
 func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 	r := &run{Generation: g, service: service, cut: func() {}}
 	defer close(g.done)
+	if p := g.predecessor; p != nil && len(p.Origins) > 0 {
+		// Predecessors may yet pass on the signal that has led here. One that comes
+		// to this process is another: it was not there then.
+		r.hangup = hangup{at: g.started, origins: append(p.Origins, g.number)}
+	}
 	g.mu.Lock()
 	g.service = service
 	g.listeners = make(map[string]net.Listener)
@@ -85,6 +92,7 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 		return err
 	}
 	r.loop(signals)
+	r.opts.Output.Flush()
 	return nil
 }
 
@@ -103,7 +111,7 @@ func (r *run) loop(signals <-chan os.Signal) {
 		select {
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
-				r.ask(trigger{by: bySignal, signal: true})
+				r.askBySignal(r.number)
 			} else {
 				r.signals++
 				r.stop(sig.String())
@@ -203,7 +211,7 @@ func (r *run) hear(p *member, m *message) {
 		if conn := m.takeConn(); conn != nil {
 			r.control.adopt(conn)
 		} else {
-			r.ask(trigger{by: bySignal, signal: true})
+			r.askBySignal(m.Origin)
 		}
 	case msgPredecessor: // the link has brought it already
 		r.watchOverdue()

@@ -30,14 +30,15 @@ type stderr struct {
 	real  *os.File // the true standard error
 	given *os.File // what os.Stderr is
 
-	broken chan os.Signal // nil unless standard error is the predecessor's pipe
+	piped bool // standard error is the predecessor's pipe
 }
 
 // newStderr takes over os.Stderr. inherited is the true standard error that a
 // predecessor has passed on, or nil.
 func newStderr(inherited *os.File) (*stderr, error) {
 	s := &stderr{real: inherited}
-	if inherited == nil {
+	s.piped = inherited != nil
+	if !s.piped {
 		real, err := duplicate(2)
 		if err != nil { // started without one
 			if real, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0); err != nil {
@@ -45,12 +46,11 @@ func newStderr(inherited *os.File) (*stderr, error) {
 			}
 		}
 		s.real = real
-	} else {
-		// A predecessor that dies leaves a broken pipe, and writing to standard
-		// error would end this process unless the signal is asked for.
-		s.broken = make(chan os.Signal, 1)
-		signal.Notify(s.broken, syscall.SIGPIPE)
 	}
+	// Whoever reads standard output or error may be gone, as is the predecessor
+	// that has died. Go ends a process that writes there then, unless it has asked
+	// for the signal.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	given, err := duplicate(2)
 	if err != nil {
 		given, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
@@ -65,18 +65,17 @@ func newStderr(inherited *os.File) (*stderr, error) {
 
 // restore makes standard error the true one in a successor.
 func (s *stderr) restore() {
-	if s.broken == nil {
+	if !s.piped {
 		return
 	}
 	unix.Dup3(int(rawFD(s.real)), 2, 0)
 	unix.Dup3(int(rawFD(s.real)), int(rawFD(s.given)), unix.O_CLOEXEC)
-	// Not signal.Stop: a write that is under way may learn only now that the pipe is broken.
-	s.broken = nil
+	s.piped = false
 }
 
-// capture makes what a successor prints readable until release. It goes to the
-// true standard error as well.
-func (s *stderr) capture() (*tail, error) {
+// capture makes what a successor prints readable until release. It goes to out as
+// well, which must not block: the successor would do so too.
+func (s *stderr) capture(out io.Writer) (*tail, error) {
 	// In blocking mode, unlike that of os.Pipe: the successor's runtime would
 	// otherwise wait for events of a descriptor that is another file by then.
 	var ends [2]int
@@ -90,7 +89,7 @@ func (s *stderr) capture() (*tail, error) {
 		return nil, fmt.Errorf("redirect the successor's standard error: %w", err)
 	}
 	t := &tail{end: make(chan struct{})}
-	go t.read(r, s.real)
+	go t.read(r, out)
 	return t, nil
 }
 
@@ -107,7 +106,7 @@ type tail struct {
 	lines []string
 }
 
-func (t *tail) read(r *os.File, real io.Writer) {
+func (t *tail) read(r *os.File, out io.Writer) {
 	defer close(t.end)
 	defer r.Close()
 	lines := bufio.NewReaderSize(r, tailLength)
@@ -115,7 +114,7 @@ func (t *tail) read(r *os.File, real io.Writer) {
 	for {
 		piece, err := lines.ReadSlice('\n')
 		if len(piece) > 0 {
-			real.Write(piece)
+			out.Write(piece)
 			if whole {
 				t.keep(strings.TrimRight(string(piece), "\r\n"))
 			}

@@ -103,6 +103,9 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 			l.await("generation 2 serves", func() bool { s, err := l.status(); return err == nil && s.Generation == 2 })
 			successor := l.pidFile()
 			for n := range signals {
+				if n > 0 {
+					time.Sleep(time.Second) // or it would be the same signal
+				}
 				syscall.Kill(successor, syscall.SIGTERM)
 				l.await("the stop", func() bool { return strings.Count(l.printed(), "told to stop") > n })
 			}

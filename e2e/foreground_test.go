@@ -1,0 +1,162 @@
+// Containers and supervisors: whoever takes the end of the process that it has started for that of the service.
+package e2e
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// contain starts a command as process 1 of a PID namespace, and returns that process and unshare, which exits as it does.
+// With BATON in the command stands the service with its flags.
+func contain(t *testing.T, b *Baton, proc string, command ...string) (first int, ended func() error) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("only root can make PID namespaces")
+	}
+	var words []string
+	for _, word := range command {
+		if word == "BATON" {
+			words = append(append(words, b.Bin), b.Flags()...)
+		} else {
+			words = append(words, b.expand(word))
+		}
+	}
+	flags := append([]string{"--pid", "--fork", "--kill-child", "--mount"}, "sh", "-c", proc+`; exec "$0" "$@"`)
+	cmd := exec.Command(need(t, "unshare"), append(flags, words...)...)
+	cmd.Dir = b.Dir
+	cmd.Env = append(os.Environ(), b.mark, "GORACE=atexit_sleep_ms=0")
+	log, err := os.OpenFile(b.logPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	t.Cleanup(func() {
+		cmd.Process.Kill() // and with it what is inside
+		if t.Failed() {
+			t.Logf("log:\n%s", tail(b.Log(), 40))
+		}
+	})
+	await(t, 20*time.Second, "readiness", func() bool { return b.probe("/readyz") == 200 })
+	await(t, 20*time.Second, "process 1", func() bool {
+		if all := children(cmd.Process.Pid); len(all) == 1 {
+			first = all[0]
+		}
+		return first != 0
+	})
+	return first, func() error {
+		select {
+		case err := <-exited:
+			return err
+		case <-time.After(30 * time.Second):
+			return fmt.Errorf("not ended")
+		}
+	}
+}
+
+const ownProc = "mount -t proc proc /proc"
+
+func TestForeground(t *testing.T) {
+	tests := []struct {
+		name, tool string
+		proc       string
+		command    []string
+	}{
+		{"process 1", "unshare", ownProc, []string{"BATON"}},
+		{"process 1, with the host's /proc", "unshare", ":", []string{"BATON"}},
+		{"process 1, without /proc", "unshare", "mount -t tmpfs none /proc", []string{"BATON"}},
+		{"tini", "tini", ownProc, []string{"tini", "--", "BATON", "-foreground"}},
+		{"shell below tini", "tini", ownProc, []string{"tini", "--", "sh", "-c", `"$@"; exit $?`, "sh", "BATON", "-foreground"}},
+		{"supervisord", "supervisord", ownProc, []string{"supervisord", "-n", "-c", "DIR/supervisord.conf"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			need(t, tt.tool)
+			b := prepare(t, args("-idle-grace", "50ms"))
+			put(t, []byte("[supervisord]\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile="+b.Dir+"/supervisord.pid\n"+
+				"[program:baton]\nautorestart=unexpected\nstopwaitsecs=40\nstderr_logfile="+b.logPath()+"\n"+
+				"command="+b.Bin+" "+strings.Join(b.Flags(), " ")+" -foreground\n"), filepath.Join(b.Dir, "supervisord.conf"), 0o644)
+			first, ended := contain(t, b, tt.proc, tt.command...)
+			for n := 2; n <= 3; n++ {
+				b.Deploy("v2")
+				if code, out, errs := b.run("upgrade", "-control", b.Control); code != 0 {
+					t.Fatalf("upgrade: got exit code %d, %s %s", code, out, errs)
+				}
+				await(t, 10*time.Second, "next generation", func() bool {
+					s, err := b.TryStatus()
+					return err == nil && s.Generation == n && len(s.Generations) == 1
+				})
+			}
+			throughout(t, 200*time.Millisecond, "third generation", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 3 })
+			if strings.Contains(b.Log(), "-foreground") {
+				t.Error("the log has a warning that is superfluous")
+			}
+			if strings.HasPrefix(tt.name, "shell") {
+				return // which passes no signal on
+			}
+			if err := syscall.Kill(first, syscall.SIGTERM); err != nil {
+				t.Fatal(err)
+			}
+			if err := ended(); err != nil {
+				t.Errorf("process 1: got %v, want exit status 0", err)
+			}
+			if log := b.Log(); strings.Count(log, `"to":"exited"`) != 3 {
+				t.Error("at a stop: want the log of a drain of the last generation")
+			}
+		})
+	}
+}
+
+func TestWarningOfSupervisor(t *testing.T) {
+	for _, command := range [][]string{
+		{"tini", "--", "BATON"},
+		{"tini", "--", "sh", "-c", `"$@"; exit $?`, "sh", "BATON"},
+		{"sh", "-c", `"$@"; exit $?`, "sh", "BATON"},
+	} {
+		t.Run(strings.Join(command[:1], " "), func(t *testing.T) {
+			t.Parallel()
+			need(t, command[0])
+			b := prepare(t)
+			contain(t, b, ownProc, command...)
+			if !strings.Contains(b.Log(), "start it with -foreground") {
+				t.Error("the log lacks a warning")
+			}
+		})
+	}
+}
+
+// systemd names the process that it has started; below that the first generation takes its place.
+func TestForegroundTakesSockets(t *testing.T) {
+	t.Parallel()
+	m, with := managed(t, 200*time.Millisecond)
+	b := prepare(t, with, socketUnit(t, "ADDRESS"), args("-idle-grace", "50ms", "-foreground"))
+	b.launch()
+	b.awaitReady()
+	await(t, 10*time.Second, "a word to the watchdog", func() bool { return len(m.heard("WATCHDOG=1")) > 0 })
+	c, err := net.Dial("tcp", b.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	b.Upgrade()
+	await(t, 10*time.Second, "a word of the successor", func() bool {
+		fed := m.heard("WATCHDOG=1")
+		return fed[len(fed)-1].pid == b.PID()
+	})
+	if strings.Contains(b.Log(), "in use") {
+		t.Error("the socket of the unit was not taken")
+	}
+}

@@ -1,0 +1,95 @@
+// A log that nobody reads, or whose reader is gone: the service goes on, is upgraded and stopped as ever.
+package e2e
+
+import (
+	"bufio"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// logTo has the service started with this standard output and error.
+func logTo(f *os.File) option { return func(s *setup) { s.stderr = f } }
+
+// newPipe returns a pipe in blocking mode, as a shell makes it.
+func newPipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Fd() // sets blocking mode
+	t.Cleanup(func() { r.Close(); w.Close() })
+	return r, w
+}
+
+// fill makes so many requests that their lines fill a pipe several times.
+func fill(t *testing.T, b *Baton) {
+	t.Helper()
+	c := b.Dial()
+	for range 1000 {
+		c.send(t, string(request("GET", "/100.bin", nil)))
+		c.expectWithin(t, "GET", 200, 30*time.Second)
+	}
+}
+
+func TestLogThatNobodyReads(t *testing.T) {
+	t.Parallel()
+	r, w := newPipe(t)
+	b := start(t, logTo(w), files(t), args("-idle-grace", "50ms"))
+	fill(t, b)
+	b.Deploy("v2")
+	b.Upgrade()
+	fill(t, b)
+	b.DeployBytes(script("i=0; while [ $i -lt 3000 ]; do echo a line of a long complaint about something >&2; i=$((i+1)); done; exit 3"), 0o755)
+	if u := b.TryUpgrade(); u.Code != 1 || u.Result != "failed" {
+		t.Errorf("upgrade to a program that prints a lot and exits: got exit code %d, %s %s", u.Code, u.Stdout, u.Errors)
+	}
+	checkServes(t, b, 2, b.PID())
+
+	// Somebody reads at last: nothing was lost so far, the reason of the failure least of all.
+	w.Close()
+	found := make(chan bool)
+	go func() {
+		in := bufio.NewScanner(r)
+		in.Buffer(nil, 1<<20)
+		has := false
+		for in.Scan() && !has {
+			has = strings.Contains(in.Text(), "upgrade failed; this generation")
+		}
+		found <- has
+	}()
+	select {
+	case has := <-found:
+		if !has {
+			t.Error("the log lacks the failed upgrade")
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the log lacks the failed upgrade, and goes on")
+	}
+	if n := b.Metric("baton_log_dropped_total"); n != 0 {
+		t.Errorf("got %v lines dropped, want none: there was room", n)
+	}
+	fill(t, b) // and nobody reads again
+	b.Stop()
+}
+
+func TestLogWhoseReaderIsGone(t *testing.T) {
+	t.Parallel()
+	r, w := newPipe(t)
+	b := start(t, logTo(w), files(t), args("-idle-grace", "50ms"))
+	w.Close()
+	r.Close()
+	for n := 1; n <= 3; n++ {
+		for range 3 {
+			b.Get("/100.bin")
+		}
+		checkServes(t, b, n, b.PID())
+		await(t, 10*time.Second, "lines that are dropped", func() bool { return b.Metric("baton_log_dropped_total") >= float64(3*n) })
+		b.Upgrade()
+	}
+	b.Signal(syscall.SIGTERM)
+	b.awaitAllGone(20 * time.Second)
+}
