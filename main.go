@@ -788,7 +788,7 @@ func configure(args []string, become func(user string) error) (config, error) {
 		cfg.foreground = strconv.FormatBool(on)
 		return nil
 	})
-	setting("log-format", "auto", "`format` of the log: text, json, or auto (text on a terminal)", func(s string) error {
+	setting("log-format", "auto", "`format` of the log: text, json, or auto (text on a terminal and in the journal)", func(s string) error {
 		if cfg.logFormat = s; !slices.Contains([]string{"auto", "text", "json"}, s) {
 			return fmt.Errorf("%q is not one of auto, text, json", s)
 		}
@@ -901,24 +901,49 @@ func (cfg config) handler(gen *upgrade.Generation, version string, logger *slog.
 
 func (cfg config) logger(output *logging.Output) *slog.Logger {
 	options := &slog.HandlerOptions{Level: cfg.logLevel}
+	stderr := stderrLeadsTo()
+	os.Setenv(stderrVariable, stderr)
 	format := func(w io.Writer) slog.Handler { return slog.NewJSONHandler(w, options) }
-	if terminal := onTerminal(); cfg.logFormat == "text" || cfg.logFormat == "auto" && terminal {
+	isBrief := false
+	switch {
+	case cfg.logFormat == "text" || cfg.logFormat == "auto" && stderr == terminal:
 		format = func(w io.Writer) slog.Handler { return slog.NewTextHandler(w, options) }
+	case cfg.logFormat == "auto" && stderr == journal:
+		isBrief = true
+		format = func(w io.Writer) slog.Handler { return systemd.NewBriefHandler(w, options.Level) }
 	}
-	return slog.New(output.Handler(format)).With("pid", os.Getpid())
+	if plain := format; stderr == journal {
+		format = func(w io.Writer) slog.Handler { return systemd.WithPriority(w, plain) }
+	}
+	logger := slog.New(output.Handler(format))
+	if isBrief {
+		return logger
+	}
+	return logger.With("pid", os.Getpid())
 }
 
-// onTerminal tells whether the log goes to a terminal. A successor's goes to its
-// predecessor at first, so that the first generation leaves word in the
-// environment.
-func onTerminal() bool {
-	const variable = "BATON_ON_TERMINAL"
-	word, left := os.LookupEnv(variable)
-	if !left {
-		word = fmt.Sprint(term.IsTerminal(2))
-		os.Setenv(variable, word)
+// stderrVariable tells a successor, whose standard error is its predecessor's pipe at
+// first, where that of the first generation leads to.
+const stderrVariable = "BATON_STDERR"
+
+// Where standard error leads to.
+const (
+	terminal = "terminal"
+	journal  = "journal"
+	other    = "other"
+)
+
+func stderrLeadsTo() string {
+	to, left := os.LookupEnv(stderrVariable)
+	switch {
+	case left:
+		return to
+	case term.IsTerminal(2):
+		return terminal
+	case systemd.IsJournal(2):
+		return journal
 	}
-	return word == "true"
+	return other
 }
 
 func newFlags() *flag.FlagSet {
@@ -1149,8 +1174,12 @@ func build() (v, revision string) {
 
 // complain prints what is wrong, a line for each problem.
 func complain(code int, err error) int {
+	priority := ""
+	if stderrLeadsTo() == journal && code != done {
+		priority = systemd.Priority(slog.LevelError)
+	}
 	for line := range strings.Lines(err.Error()) {
-		fmt.Fprintln(os.Stderr, "baton: "+strings.TrimRight(line, "\n"))
+		fmt.Fprintln(os.Stderr, priority+"baton: "+strings.TrimRight(line, "\n"))
 	}
 	return code
 }

@@ -745,7 +745,7 @@ func (b *Baton) end() {
 func withoutRequests(log string) string {
 	var b strings.Builder
 	for line := range strings.Lines(log) {
-		if !strings.Contains(line, `"msg":"request"`) {
+		if !strings.Contains(line, `"msg":"request"`) && !strings.Contains(line, "request method=") { // the latter in the journal
 			b.WriteString(line)
 		}
 	}

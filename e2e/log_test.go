@@ -3,11 +3,15 @@ package e2e
 
 import (
 	"bufio"
+	"fmt"
 	"os"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // logTo has the service started with this standard output and error.
@@ -92,4 +96,58 @@ func TestLogWhoseReaderIsGone(t *testing.T) {
 	}
 	b.Signal(syscall.SIGTERM)
 	b.awaitAllGone(20 * time.Second)
+}
+
+// In the journal each line has its priority and neither time nor pid: those of successors too, whose lines come by way of
+// their predecessor at first.
+func TestLogInTheJournal(t *testing.T) {
+	t.Parallel()
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w := os.NewFile(uintptr(ends[0]), "journal"), os.NewFile(uintptr(ends[1]), "stderr")
+	defer r.Close()
+	var stat unix.Stat_t
+	if err := unix.Fstat(ends[1], &stat); err != nil {
+		t.Fatal(err)
+	}
+	b := start(t, logTo(w), files(t), args("-idle-grace", "50ms", "-log-format", "auto", "-log-level", "debug"), env(fmt.Sprintf("JOURNAL_STREAM=%d:%d", stat.Dev, stat.Ino)))
+	w.Close()
+	var lines []string
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for in := bufio.NewScanner(r); in.Scan(); {
+			lines = append(lines, in.Text())
+		}
+	}()
+	b.Get("/100.bin")
+	b.Deploy("v2")
+	b.Upgrade()
+	b.DeployBytes(script(`exec "`+built(t, "v1")+`" -frobnicate`), 0o755)
+	u := b.TryUpgrade()
+	if !strings.Contains(strings.Join(u.Stderr, "\n"), "baton: unknown flag") || strings.Contains(u.Stdout, "<3>") {
+		t.Errorf("failed upgrade: got %s, want the reason without a prefix", u.Stdout)
+	}
+	b.Stop()
+	select {
+	case <-ended:
+	case <-time.After(30 * time.Second):
+		t.Fatal("the log does not end")
+	}
+	log := strings.Join(lines, "\n")
+	for _, line := range lines {
+		if !regexp.MustCompile(`^<[3467]>[a-zA-Z]`).MatchString(line) || strings.Contains(line, "time=") || strings.Contains(strings.ReplaceAll(line, "child pid=", ""), " pid=") {
+			t.Errorf("got line %q, want a prefix, a message, and neither time nor pid", line)
+		}
+	}
+	for _, want := range []string{"<6>request method=GET path=/100.bin status=200", "<3>upgrade failed; this generation", "<3>baton: unknown flag"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the log lacks %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(log)
+	}
 }

@@ -284,7 +284,7 @@ func (u *Unit) checkStopped(t testing.TB) {
 	}
 	for pid, state := range ended {
 		if state == "draining" {
-			t.Errorf("process %s was killed in its drain:\n%s", pid, tail(log, 30))
+			t.Errorf("generation %s was killed in its drain:\n%s", pid, tail(log, 30))
 		}
 	}
 	if len(ended) == 0 || strings.Contains(log, "timed out") {
@@ -293,7 +293,7 @@ func (u *Unit) checkStopped(t testing.TB) {
 }
 
 // transition is a line of the log that tells of the beginning or the end of a drain.
-var transition = regexp.MustCompile(`"pid":(\d+),"generation":\d+,"from":"\w+","to":"(draining|exited)"`)
+var transition = regexp.MustCompile(`generation=(\d+) from=\w+ to=(draining|exited)`)
 
 var smallCrowd = [habits]int{backToBack: 2, pausing: 32, perRequest: 1, perRequestEnd: 1}
 

@@ -116,7 +116,7 @@ func (t *tail) read(r *os.File, out io.Writer) {
 		if len(piece) > 0 {
 			out.Write(piece)
 			if whole {
-				t.keep(strings.TrimRight(string(piece), "\r\n"))
+				t.keep(strings.TrimRight(withoutPriority(string(piece)), "\r\n"))
 			}
 			whole = err == nil
 		}
@@ -124,6 +124,15 @@ func (t *tail) read(r *os.File, out io.Writer) {
 			return
 		}
 	}
+}
+
+// withoutPriority returns a line without the prefix that is for the journal only:
+// sd-daemon(3).
+func withoutPriority(line string) string {
+	if len(line) >= 3 && line[0] == '<' && '0' <= line[1] && line[1] <= '7' && line[2] == '>' {
+		return line[3:]
+	}
+	return line
 }
 
 // await returns when all of the output has been read, or soon if something that
