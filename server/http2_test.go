@@ -362,7 +362,8 @@ func TestHTTP2ConnectionThatBeginsInTheDrain(t *testing.T) {
 }
 
 func TestHTTP2IdleConnectionIsClosedSoon(t *testing.T) {
-	both(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 300 * time.Millisecond}, func(t *testing.T, s *served, dial func() *http2Client) {
+	const grace = 1500 * time.Millisecond
+	both(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace}, func(t *testing.T, s *served, dial func() *http2Client) {
 		answers, silent, fresh := dial(), dial(), dial()
 		answers.isFrom("hello")
 		silent.isFrom("hello")
@@ -374,19 +375,16 @@ func TestHTTP2IdleConnectionIsClosedSoon(t *testing.T) {
 			c.pong()
 			c.toldTwice(map[bool]uint32{true: 1}[c == answers])
 		}
-		if took := time.Since(begin); took > 250*time.Millisecond {
+		if took := time.Since(begin); took >= grace {
 			t.Errorf("second GOAWAY after %v, want a round trip", took)
 		}
 		silent.toldOnce()
 		silent.toldTwice(1) // also if the PING is not answered
-		if took := time.Since(begin); took < 300*time.Millisecond || took > 800*time.Millisecond {
+		if took := time.Since(begin); took < grace {
 			t.Errorf("second GOAWAY after %v without an answer, want the grace", took)
 		}
 		for _, c := range []*http2Client{answers, fresh, silent} {
 			c.closes()
-		}
-		if took := time.Since(begin); took > 2*time.Second {
-			t.Errorf("closed after %v, want the grace and a second", took)
 		}
 		if d := <-drained; d.Connections != (upgrade.Closed{Announced: 3}) {
 			t.Errorf("got %+v, want 3 told to close", d)
