@@ -177,16 +177,24 @@ func loopback() string {
 	return fmt.Sprintf("127.%d.%d.%d", 10+pid>>8%200, pid%256, 1+n%250)
 }
 
+// freePort returns a port that nobody has, and that it has not returned before.
 func freePort(t testing.TB, host string) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		ln, err := net.Listen("tcp", host+":0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		address := ln.Addr().String()
+		ln.Close()
+		if _, given := givenPorts.LoadOrStore(address, true); !given {
+			_, port, _ := net.SplitHostPort(address)
+			return port
+		}
 	}
-	defer ln.Close()
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	return port
 }
+
+var givenPorts sync.Map // addresses
 
 // grace returns how long the service keeps a silent connection in a drain.
 func (b *Baton) grace() time.Duration {

@@ -151,3 +151,22 @@ func TestLogInTheJournal(t *testing.T) {
 		t.Log(log)
 	}
 }
+
+// The descriptor of standard error must not become that of a client when the garbage collector runs.
+func TestLogGoesToNoClient(t *testing.T) {
+	t.Parallel()
+	b := start(t, files(t), env("GOGC=1"))
+	const requests = 200
+	for n := range 2 {
+		for range requests {
+			c := b.Dial()
+			c.send(t, string(request("GET", "/", nil)))
+			c.expect(t, "GET", 200)
+			c.Close()
+		}
+		await(t, 10*time.Second, "a line for each request", func() bool {
+			return strings.Count(b.Log(), `"msg":"request"`) == (n+1)*requests
+		})
+		b.Upgrade()
+	}
+}

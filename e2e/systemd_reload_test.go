@@ -101,6 +101,12 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 			if !strings.Contains(strings.ToLower(log), tt.reason) || !strings.Contains(log, "upgrade failed") {
 				t.Errorf("journal: got\n%s\nwant the reason: %s", tail(log, 20), tt.reason)
 			}
+			for priority, want := range map[string]bool{"err": true, "crit": false} {
+				out := u.Must("journalctl", "-q", "-o", "cat", "-u", "baton", "-p", priority)
+				if got := strings.Contains("\n"+out, "\nupgrade failed; "); got != want || strings.Contains(out, "upgrade begins") {
+					t.Errorf("journalctl -p %s: got %q, want the failed upgrade in it: %t", priority, out, want)
+				}
+			}
 			u.checkServes(t, 1, "v1")
 			if got := u.MainPID(); got != pid {
 				t.Errorf("MainPID: got %d, want %d as before", got, pid)

@@ -26,6 +26,11 @@ const (
 	tailLength = 1000 // bytes kept of each
 )
 
+// standardError is what os.Stderr is at first. If nothing led to that file any more, the
+// garbage collector would close descriptor 2, and what is written there would reach
+// whatever has that number then: a client.
+var standardError = os.Stderr
+
 type stderr struct {
 	real  *os.File // the true standard error
 	given *os.File // what os.Stderr is
@@ -51,7 +56,7 @@ func newStderr(inherited *os.File) (*stderr, error) {
 	// that has died. Go ends a process that writes there then, unless it has asked
 	// for the signal.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	given, err := duplicate(2)
+	given, err := duplicate(int(rawFD(standardError)))
 	if err != nil {
 		given, err = os.OpenFile(os.DevNull, os.O_WRONLY, 0)
 	}

@@ -95,12 +95,17 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 		t.Run(strconv.Itoa(signals), func(t *testing.T) {
 			t.Parallel()
 			l := newLine(t)
-			l.setPlan(func(p *plan) { p.Drain = 2 * time.Second })
+			l.setPlan(func(p *plan) {
+				p.Drain = 2 * time.Second
+				if signals > 1 { // it is not waited for
+					p.Drain = time.Minute
+				}
+			})
 			l.launch()
 			predecessor := l.first.Process.Pid
 			l.setPlan(func(p *plan) { p.Drain = 0 })
 			go l.ask(nil)
-			l.await("generation 2 serves", func() bool { s, err := l.status(); return err == nil && s.Generation == 2 })
+			l.await("generation 2 serves", func() bool { return l.pidFile() != predecessor })
 			successor := l.pidFile()
 			for n := range signals {
 				if n > 0 {
