@@ -1193,7 +1193,7 @@ func printJSON(v any) {
 const usage = `baton [flags]     serves until SIGTERM or SIGINT; SIGHUP upgrades
 baton upgrade     upgrades to the program that is in place now, and waits
 baton status      tells which generations live, and how upgrades went
-baton check       validates flags, environment and configuration file, as root for -user
+baton check       validates flags, environment and configuration file
 baton version     tells version, commit and Go version
 
 Flags may also be given as BATON_FLAG_NAME in the environment, or as lines
