@@ -56,6 +56,7 @@ func command(args []string) int {
 	name := ""
 	if len(args) > 0 && (!strings.HasPrefix(args[0], "-") || slices.Contains([]string{"-version", "--version"}, args[0])) {
 		name, args = args[0], args[1:]
+		os.Unsetenv(stderrVariable) // is for generations
 	}
 	switch name {
 	case "help":

@@ -2,6 +2,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -73,9 +74,11 @@ func TestWorkingDirectoryIsClosed(t *testing.T) {
 	if err := os.Mkdir(closed, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chown(b.Dir, 65534, 65534); err != nil {
+	own := filepath.Join(b.Dir, "own") // of the user, given by root
+	if err := errors.Join(os.Chmod(b.Dir, 0o711), os.Mkdir(own, 0o700), os.Chown(own, 65534, 65534)); err != nil {
 		t.Fatal(err)
 	}
+	b.Control, b.PIDFile = filepath.Join(own, "control.sock"), filepath.Join(own, "baton.pid")
 	cmd := exec.Command(need(t, "setpriv"), append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", b.Bin}, b.Flags()...)...)
 	cmd.Dir = closed
 	cmd.Env = append(os.Environ(), b.mark, "GORACE=atexit_sleep_ms=0")

@@ -30,7 +30,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	rw := &c.response
-	rw.request, rw.fullDuplex = nil, false
 	if h := c.http2.Load(); h != nil {
 		if why := malformed(r); why != "" {
 			http.Error(w, "400 Bad Request: "+why, http.StatusBadRequest)
@@ -45,10 +44,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			rw.body = &streamBody{ReadCloser: r.Body, conn: h, timeout: s.opts.ReadBodyTimeout}
 			r.Body = rw.body
 		}
-	} else if r.ContentLength != 0 {
-		own := r
-		r, rw.request = newRequestBody(c, r)
-		defer func() { own.MultipartForm = r.MultipartForm }() // net/http removes its files
+	} else {
+		rw.request, rw.fullDuplex = nil, false
+		if r.ContentLength != 0 {
+			own := r
+			r, rw.request = newRequestBody(c, r)
+			defer func() { own.MultipartForm = r.MultipartForm }() // net/http removes its files
+		}
 	}
 	if c.secure != nil {
 		r.TLS = c.secure.state
