@@ -58,7 +58,7 @@ func (g *Generation) Listen(addr string) (net.Listener, error) {
 // predecessor's, so that an upgrade would take the service from all its clients. That is
 // what a configuration does that was lost. It is for a program to call before Listen.
 func (g *Generation) CheckContinuity(addrs ...string) error {
-	if g.predecessor == nil {
+	if g.predecessor == nil || len(g.offered) == 0 {
 		return nil
 	}
 	for _, addr := range addrs {
