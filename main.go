@@ -193,6 +193,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 		Host:     cfg.adminHost(),
 		Draining: server.Draining,
 	})
+	options.MaxConnections = 16
 	admin = server.New(options)
 
 	both = service{public: public, admin: admin}

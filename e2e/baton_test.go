@@ -56,6 +56,7 @@ type setup struct {
 	dir          string
 	path         string
 	argv0        string
+	descriptors  int // 0: as many as the test has
 	stderr       *os.File // nil: the file of Log
 	manager      *manager
 	bindFirst    []string            // addresses of socket units
@@ -259,6 +260,9 @@ func (b *Baton) launch() *process {
 		cmd.ExtraFiles, cmd.Env = files, append(cmd.Env, variables...)
 		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c",
 			`export LISTEN_PID=$$ WATCHDOG_PID=${WATCHDOG_PID-$$}; exec "$0" "$@"`, b.Bin}, cmd.Args[1:]...)
+	}
+	if n := b.setup.descriptors; n > 0 {
+		cmd.Path, cmd.Args = "/bin/sh", append([]string{"sh", "-c", fmt.Sprintf(`ulimit -n %d; exec "$0" "$@"`, n), cmd.Path}, cmd.Args[1:]...)
 	}
 	if err := cmd.Start(); err != nil {
 		b.t.Fatal(err)

@@ -31,9 +31,10 @@ const (
 type purpose uint8
 
 const (
-	awake    purpose = iota // it was not
-	toMove                  // to offer the connection to the successor
-	toExpire                // to destroy it: the grace is over
+	awake     purpose = iota // it was not
+	toMove                   // to offer the connection to the successor
+	toExpire                 // to destroy it: the grace is over
+	toReclaim                // to destroy it: its descriptor is needed
 )
 
 // Reason says why a connection was closed.
@@ -92,6 +93,7 @@ type conn struct {
 	mu         sync.Mutex
 	state      connState
 	parked     bool
+	parkedAt   time.Time
 	requests   requests  // HTTP/1's, as they come
 	number     int       // of the request that has reached its handler last
 	handled    bool      // the request has reached its handler
@@ -295,7 +297,7 @@ func (c *conn) park() (moved bool) {
 	if moved {
 		return true
 	}
-	c.parked = true
+	c.parked, c.parkedAt = true, time.Now()
 	if c.server.isDraining.Load() && !c.mayMove() {
 		c.startGrace(time.Now())
 	}
@@ -315,18 +317,22 @@ func (c *conn) afterRead(got []byte, err error, quiet, skipped bool) (n int, tol
 		c.woken = awake
 		c.Conn.SetReadDeadline(c.deadline)
 	}
-	if woken == toExpire {
+	isEnd := woken == toExpire || woken == toReclaim
+	if isEnd {
 		c.graceEnd = time.Time{}
 	}
 	switch {
 	case timedOut && woken == toMove:
 		return 0, nil, true
-	case timedOut && woken == toExpire && readable(c.Conn): // it came in this moment
+	case timedOut && isEnd && readable(c.Conn): // it came in this moment
 		return 0, nil, true
-	case timedOut && woken == toExpire && c.secure.within(): // the beginning of a record came meanwhile
+	case timedOut && isEnd && c.secure.within(): // the beginning of a record came meanwhile
 		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadHeaderTimeout))
 		return 0, nil, true
-	case timedOut && woken == toExpire:
+	case timedOut && isEnd:
+		if woken == toReclaim {
+			c.explain(TimedOut)
+		}
 		c.explain(AfterGrace)
 		c.mu.Unlock()
 		c.Close()

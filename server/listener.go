@@ -46,6 +46,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			}
 			l.setDeadline(time.Now().Add(time.Second))
 		}
+		l.awaitRoom()
 		nc, err := l.Listener.Accept()
 		switch {
 		case err == nil:

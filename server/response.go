@@ -73,7 +73,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(-1)
 		s.noteEnd()
 	}()
-	s.opts.Handler.ServeHTTP(rw, r)
+	s.handler.ServeHTTP(rw, r)
 	if rw.request != nil {
 		rw.request.Close()
 	}

@@ -46,6 +46,11 @@ type Options struct {
 	// MaxHeaderBytes bounds a request's header; a larger one is answered 431.
 	// 0 means 64 KiB.
 	MaxHeaderBytes int
+	// MaxConnections is how many connections may be open at a time when file descriptors
+	// run short, for a server that must answer then: one for operators. 0 is for all
+	// others: they accept less and close idle connections, so that at least a quarter of
+	// the limit (RLIMIT_NOFILE), 128 at most, is left for an upgrade and such servers.
+	MaxConnections int
 	// Logger gets what net/http has to say. Nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -55,6 +60,9 @@ type Options struct {
 type Server struct {
 	opts Options
 	http *http.Server
+	room room
+
+	handler http.Handler
 
 	listeners []*listener
 	accepting sync.WaitGroup // one per listener between Serve and the end of its accept loop
@@ -129,6 +137,7 @@ func New(opts Options) *Server {
 		draining: make(chan struct{}),
 		ended:    make(chan struct{}, 1),
 	}
+	s.handler = s.withRoom(opts.Handler)
 	s.isSafe = sync.OnceValue(s.testSafePoint)
 	s.http2 = sync.OnceValue(s.testHTTP2)
 	protocols := new(http.Protocols)

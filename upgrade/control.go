@@ -20,7 +20,7 @@ const (
 	requestSize    = 4 << 10 // bytes
 	requestTimeout = 5 * time.Second
 	replyTimeout   = 5 * time.Second
-	controlConns   = 64 // at once
+	controlConns   = 16 // at once
 )
 
 type request struct {

@@ -12,19 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// spareDescriptors returns how many more descriptors this process can have with
-// some left for what it accepts and opens itself.
-func spareDescriptors() int {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return MoveLimit
+// Descriptors returns how many descriptors this process may have, and how many more
+// than today if it keeps a reserve: a quarter of them, 128 at most, for an upgrade, the
+// control socket and whatever else must work when clients hold all others. spare may be
+// negative.
+func Descriptors() (limit, spare int) {
+	var rlimit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &rlimit); err != nil {
+		return math.MaxInt32, math.MaxInt32
 	}
+	limit = int(min(rlimit.Cur, math.MaxInt32))
 	open, err := openDescriptors()
 	if err != nil {
-		return MoveLimit
+		return limit, limit
 	}
-	most := min(limit.Cur, math.MaxInt32)
-	return int(most-min(most/8, 64)) - open
+	return limit, limit - min(limit/4, 128) - open
 }
 
 // openDescriptors returns how many descriptors this process has.
