@@ -56,7 +56,7 @@ type setup struct {
 	dir          string
 	path         string
 	argv0        string
-	descriptors  int // 0: as many as the test has
+	descriptors  int      // 0: as many as the test has
 	stderr       *os.File // nil: the file of Log
 	manager      *manager
 	bindFirst    []string            // addresses of socket units
