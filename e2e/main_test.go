@@ -71,6 +71,7 @@ const secretive = "secretive"
 // a service runs a copy of its own.
 func built(t testing.TB, version string) (path string) {
 	t.Helper()
+	readSources(t)
 	builds.mu.Lock()
 	defer builds.mu.Unlock()
 	path = filepath.Join(builds.dir, version)

@@ -1,0 +1,108 @@
+package e2e
+
+import (
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// readSources opens each file that the binaries are built from, and each that a test runs, once. go
+// test takes a result from its cache if nothing has changed that the tests themselves have opened; it
+// does not know what a `go build` has that a test started. What TestMain opens before it runs the
+// tests does not count.
+func readSources(t testing.TB) {
+	t.Helper()
+	sources.Do(func() {
+		sources.err = filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+			switch {
+			case err != nil:
+				return err
+			case entry.IsDir() && path != ".." && strings.HasPrefix(entry.Name(), "."): // .git, .ci
+				return fs.SkipDir
+			case entry.Type().IsRegular():
+				_, err = os.ReadFile(path)
+			}
+			return err
+		})
+	})
+	if sources.err != nil {
+		t.Fatal("read the sources:", sources.err)
+	}
+}
+
+var sources struct {
+	sync.Once
+	err error
+}
+
+// TestVersion is also the test that TestResultsAreNeverStale runs: it depends on the binary alone.
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	code, stdout, stderr := run(t, built(t, "v1"), os.Environ(), "version")
+	if code != 0 || !strings.HasPrefix(stdout, "baton v1 (commit ") {
+		t.Errorf("baton version: got exit code %d, %q, %q, want 0 and the version of the build", code, stdout, stderr)
+	}
+}
+
+// TestResultsAreNeverStale changes sources in a copy of the module, and sees which results are cached.
+func TestResultsAreNeverStale(t *testing.T) {
+	t.Parallel()
+	module := filepath.Join(t.TempDir(), "baton")
+	if err := os.CopyFS(module, os.DirFS("..")); err != nil {
+		t.Fatal(err)
+	}
+	// go test does not cache what depends on a file that is younger than two seconds.
+	past := time.Now().Add(-time.Hour)
+	change := func(name, end string) {
+		t.Helper()
+		path := filepath.Join(module, name)
+		f, err := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		if _, err := f.WriteString(end); err != nil {
+			t.Fatal(err)
+		}
+		past = past.Add(time.Minute)
+		if err := os.Chtimes(path, past, past); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := filepath.WalkDir(module, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Chtimes(path, past, past)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	isCached := func() bool {
+		t.Helper()
+		run := exec.Command("go", "test", "-run", "^TestVersion$", "./e2e")
+		run.Dir = module
+		out, err := run.CombinedOutput()
+		if err != nil {
+			t.Fatalf("go test: %v\n%s", err, out)
+		}
+		return strings.Contains(string(out), "(cached)")
+	}
+	isCached() // fills the cache
+	if !isCached() {
+		t.Error("nothing has changed: the tests ran again, want the result from the cache")
+	}
+	for _, source := range []struct{ name, end string }{
+		{"main.go", "\n// changed\n"},
+		{"systemd/deploy.sh", "\n# changed\n"},
+	} {
+		change(source.name, source.end)
+		if isCached() {
+			t.Errorf("%s has changed: the result is from the cache, want the tests to run again", source.name)
+		}
+	}
+}
