@@ -40,15 +40,6 @@ var sources struct {
 	err error
 }
 
-// TestVersion is also the test that TestResultsAreNeverStale runs: it depends on the binary alone.
-func TestVersion(t *testing.T) {
-	t.Parallel()
-	code, stdout, stderr := run(t, built(t, "v1"), os.Environ(), "version")
-	if code != 0 || !strings.HasPrefix(stdout, "baton v1 (commit ") {
-		t.Errorf("baton version: got exit code %d, %q, %q, want 0 and the version of the build", code, stdout, stderr)
-	}
-}
-
 // TestResultsAreNeverStale changes sources in a copy of the module, and sees which results are cached.
 func TestResultsAreNeverStale(t *testing.T) {
 	t.Parallel()
