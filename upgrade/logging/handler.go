@@ -26,7 +26,7 @@ func (h handler) Enabled(ctx context.Context, level slog.Level) bool {
 
 func (h handler) Handle(ctx context.Context, r slog.Record) error {
 	if n := h.out.takeDropped(); n > 0 && h.Enabled(ctx, slog.LevelWarn) {
-		note := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines dropped; what reads the log was too slow", 0)
+		note := slog.NewRecord(time.Now(), slog.LevelWarn, "log lines dropped; they were not read in time, or could not be written", 0)
 		note.AddAttrs(slog.Uint64("lines", n))
 		h.ordinary.Handle(ctx, note)
 	}
