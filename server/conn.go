@@ -568,8 +568,10 @@ func (c *conn) expire(now time.Time) time.Time {
 
 // ReadFrom keeps sendfile working, where nothing is encrypted.
 func (c *conn) ReadFrom(r io.Reader) (int64, error) {
-	if rf, ok := c.Conn.(io.ReaderFrom); ok && c.secure == nil && isFile(r) {
-		return c.sendFile(rf, r)
+	if rf, ok := c.Conn.(io.ReaderFrom); ok && c.secure == nil {
+		if file := asFile(r); file != nil {
+			return c.sendFile(rf, file)
+		}
 	}
 	buffer := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buffer)

@@ -71,18 +71,55 @@ func (c *conn) writeSocket(p []byte) (int, error) {
 	return int(n), err
 }
 
-// sendFile writes a file. What a reader of another kind has read would be lost when
-// a write is interrupted.
-func (c *conn) sendFile(to io.ReaderFrom, file io.Reader) (int64, error) {
-	return c.progress(func(int64) (int64, error) { return to.ReadFrom(file) })
+// sendFile writes a file.
+func (c *conn) sendFile(to io.ReaderFrom, file *fileReader) (int64, error) {
+	interrupted := false
+	return c.progress(func(done int64) (int64, error) {
+		if interrupted {
+			if err := file.goOn(done); err != nil {
+				return 0, err
+			}
+		}
+		interrupted = true
+		return to.ReadFrom(file.Reader)
+	})
 }
 
-func isFile(r io.Reader) bool {
+// fileReader reads a file, or a part of it, and can go on where a write was interrupted:
+// where the kernel does not send the file by itself, more has been read of it by then than
+// was written.
+type fileReader struct {
+	io.Reader
+	file    *os.File
+	limited *io.LimitedReader // the Reader, if it is one
+	begin   int64             // where in the file
+	length  int64             // of what is limited
+}
+
+// asFile returns nil if r is no file or, like a pipe, one that cannot be read again.
+func asFile(r io.Reader) *fileReader {
+	f := &fileReader{Reader: r}
 	if limited, ok := r.(*io.LimitedReader); ok {
+		f.limited, f.length = limited, limited.N
 		r = limited.R
 	}
-	_, ok := r.(*os.File)
-	return ok
+	var ok bool
+	if f.file, ok = r.(*os.File); !ok {
+		return nil
+	}
+	var err error
+	if f.begin, err = f.file.Seek(0, io.SeekCurrent); err != nil {
+		return nil
+	}
+	return f
+}
+
+func (f *fileReader) goOn(done int64) error {
+	if f.limited != nil {
+		f.limited.N = f.length - done
+	}
+	_, err := f.file.Seek(f.begin+done, io.SeekStart)
+	return err
 }
 
 // progress calls write, which returns what it has written, until that is all or the

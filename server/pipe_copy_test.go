@@ -1,0 +1,52 @@
+package server_test
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"example.com/baton/server"
+)
+
+// A handler may copy from a pipe, as that of a command's output: it pauses for longer than
+// a write is looked at, and what has been read of it cannot be read again.
+func TestNothingOfAPipeIsLost(t *testing.T) {
+	t.Parallel()
+	want := append([]byte("part 0\npart 1\npart 2\n"), make([]byte, 4<<20)...)
+	const pauses, length = 3, 3*len("part 0\n") + (4 << 20)
+	s := endWith(t, serve(t, server.Options{WriteTimeout: 200 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		out, in, err := os.Pipe()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer out.Close()
+		go func() {
+			defer in.Close()
+			for i := range pauses {
+				fmt.Fprintf(in, "part %d\n", i)
+				time.Sleep(300 * time.Millisecond)
+			}
+			in.Write(make([]byte, 4<<20))
+		}()
+		w.Header().Set("Content-Length", strconv.Itoa(length)) // else net/http frames it
+		if _, err := io.CopyN(w, out, int64(length)); err != nil {
+			t.Error(err)
+		}
+	})}))
+	c := s.dial()
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := io.ReadAll(resp.Body)
+	if err != nil || !bytes.Equal(got, want) {
+		t.Errorf("got %d bytes and %v, want %d", len(got), err, len(want))
+	}
+}
