@@ -743,8 +743,8 @@ func TestNeverASafeMoment(t *testing.T) {
 				switch took := e.at.Sub(began); {
 				case e.err != nil:
 					t.Errorf("connection %s: after %d answers: %v", all[i].name, e.answered, e.err)
-				case took < grace-50*time.Millisecond || took > grace+2*slack:
-					t.Errorf("connection %s: told to close %v after the handoff, after %d answers, want the grace of %v", all[i].name, took, e.answered, grace)
+				case took < grace-50*time.Millisecond || took > 20*time.Second: // what it has sent ahead is answered first
+					t.Errorf("connection %s: told to close %v after the handoff, after %d answers, want the grace of %v and a moment", all[i].name, took, e.answered, grace)
 				}
 				if e := all[i].awaitClose(5 * time.Second); e == stillOn || e == moreData {
 					t.Errorf("connection %s: after the answer that told: %s, want its end", all[i].name, e)

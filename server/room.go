@@ -14,6 +14,8 @@ const (
 	roomInterval = 20 * time.Millisecond
 	// roomPatience is how long a request waits for descriptors.
 	roomPatience = 5 * time.Second
+	// few is how many connections and requests there may be however low the limit is.
+	few = 8
 	// reclaimAge is how long a connection must have been idle before it is closed to
 	// make room for another one.
 	reclaimAge = time.Second
@@ -30,22 +32,23 @@ type room struct {
 // allowance is how often something may happen before the descriptors are counted again.
 type allowance struct{ left atomic.Int64 }
 
-// take reports whether there is room. keep are descriptors that are kept for others.
-func (a *allowance) take(keep func(limit int) int) bool {
+// take reports whether there is room, of which count returns how much.
+func (a *allowance) take(count func() int) bool {
 	if a.left.Add(-1) >= 0 {
 		return true
 	}
-	limit, spare := upgrade.Descriptors()
-	spare -= keep(limit)
+	spare := count()
 	a.left.Store(int64(max(spare/8, 0))) // each may take several
 	return spare > 0
 }
 
 func (r *room) forConnection() bool {
-	return r.connections.take(func(limit int) int { return min(limit/4, 1024) })
+	return r.connections.take(func() int { connections, _ := upgrade.Room(); return connections })
 }
 
-func (r *room) forRequest() bool { return r.requests.take(func(int) int { return 0 }) }
+func (r *room) forRequest() bool {
+	return r.requests.take(func() int { _, requests := upgrade.Room(); return requests })
+}
 
 // awaitRoom waits until a connection may be accepted. While clients wait for that, the
 // connections that have been idle for longest are closed. The admin server, which has no
@@ -53,7 +56,7 @@ func (r *room) forRequest() bool { return r.requests.take(func(int) int { return
 func (l *listener) awaitRoom() {
 	s := l.server
 	for !l.emptying.Load() {
-		if s.room.forConnection() || s.opts.MaxConnections > 0 && s.count() < s.opts.MaxConnections {
+		if s.room.forConnection() || s.count() < max(s.opts.MaxConnections, few) {
 			return
 		}
 		if now := time.Now().Unix(); now-s.room.reported.Load() >= 60 {
@@ -113,7 +116,7 @@ func (c *conn) wakeToReclaim() {
 // withRoom calls next when there is room for what it may open, or answers 503.
 func (s *Server) withRoom(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if s.opts.MaxConnections > 0 || s.room.forRequest() || s.waitForRoom(r.Context()) {
+		if s.opts.MaxConnections > 0 || s.room.forRequest() || s.requests.Load() <= few || s.waitForRoom(r.Context()) {
 			next.ServeHTTP(w, r)
 			return
 		}

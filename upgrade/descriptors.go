@@ -12,21 +12,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Descriptors returns how many descriptors this process may have, and how many more
-// than today if it keeps a reserve: a quarter of them, 128 at most, for an upgrade, the
-// control socket and whatever else must work when clients hold all others. spare may be
+// Room returns how many more descriptors this process may use for connections, and for
+// what requests open. It keeps a reserve: a quarter of the limit (RLIMIT_NOFILE), 128 at
+// most, for an upgrade, the control socket and whatever else must work when clients hold
+// all others. Connections leave another quarter, 1024 at most, to requests. Both may be
 // negative.
-func Descriptors() (limit, spare int) {
+func Room() (connections, requests int) {
 	var rlimit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &rlimit); err != nil {
 		return math.MaxInt32, math.MaxInt32
 	}
-	limit = int(min(rlimit.Cur, math.MaxInt32))
+	limit := int(min(rlimit.Cur, math.MaxInt32))
 	open, err := openDescriptors()
 	if err != nil {
 		return limit, limit
 	}
-	return limit, limit - min(limit/4, 128) - open
+	requests = limit - min(limit/4, 128) - open
+	return requests - min(limit/4, 1024), requests
 }
 
 // openDescriptors returns how many descriptors this process has.

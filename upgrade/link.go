@@ -218,7 +218,8 @@ func (l *link) receive(buf *receiveBuffer) (message, error) {
 	receive := func(socket uintptr) (done bool, err error) {
 		// The kernel makes no descriptors beyond this, and so never takes the last ones,
 		// which this process accepts with. There is always room for a control connection.
-		_, spare = Descriptors()
+		spare, _ = Room()
+		spare -= 8
 		rights = buf.rights[:credentials+unix.CmsgSpace(4*min(max(spare, 1), MoveLimit))]
 		var rn int
 		n, rn, flags, _, err = unix.Recvmsg(int(socket), buf.packet[:], rights, unix.MSG_CMSG_CLOEXEC)

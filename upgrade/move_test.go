@@ -181,7 +181,7 @@ func TestMoveRefused(t *testing.T) {
 			unix.Getrlimit(unix.RLIMIT_NOFILE, &limit)
 			t.Cleanup(func() { unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) })
 			low := limit
-			low.Cur = uint64(openFiles(t)+10) * 4 / 3 // a quarter of which is kept
+			low.Cur = uint64(openFiles(t)+8+10) * 2 // half of which is kept
 			unix.Setrlimit(unix.RLIMIT_NOFILE, &low)
 			return "here", 10
 		},
