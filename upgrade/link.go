@@ -209,6 +209,9 @@ func withDescriptors(sockets []syscall.Conn, fds []int, f func(fds []int)) error
 	return cmp.Or(err, inner)
 }
 
+// acceptedDescriptors are left to connections that this process accepts itself.
+const acceptedDescriptors = 8
+
 // receive returns the next message, for which it uses buf. A malformed one is an
 // error like any other: the link is of no more use then. Descriptors for which
 // this process has no room are missing from the end.
@@ -219,7 +222,7 @@ func (l *link) receive(buf *receiveBuffer) (message, error) {
 		// The kernel makes no descriptors beyond this, and so never takes the last ones,
 		// which this process accepts with. There is always room for a control connection.
 		spare, _ = Room()
-		spare -= 8
+		spare -= acceptedDescriptors
 		rights = buf.rights[:credentials+unix.CmsgSpace(4*min(max(spare, 1), MoveLimit))]
 		var rn int
 		n, rn, flags, _, err = unix.Recvmsg(int(socket), buf.packet[:], rights, unix.MSG_CMSG_CLOEXEC)
