@@ -28,7 +28,9 @@ func contain(t *testing.T, b *Baton, proc string, command ...string) (first int,
 			words = append(words, b.expand(word))
 		}
 	}
-	flags := append([]string{"--pid", "--fork", "--kill-child", "--mount"}, "sh", "-c", proc+`; exec "$0" "$@"`)
+	flags := append([]string{"--pid", "--fork", "--kill-child", "--mount",
+		"env", "--default-signal=HUP"}, // which is ignored if the tests run below nohup
+		"sh", "-c", proc+`; exec "$0" "$@"`)
 	cmd := exec.Command(need(t, "unshare"), append(flags, words...)...)
 	cmd.Dir = b.Dir
 	cmd.Env = append(os.Environ(), b.mark, "GORACE=atexit_sleep_ms=0")
@@ -121,18 +123,36 @@ func TestForeground(t *testing.T) {
 }
 
 func TestWarningOfSupervisor(t *testing.T) {
-	for _, command := range [][]string{
-		{"tini", "--", "BATON"},
-		{"tini", "--", "sh", "-c", `"$@"; exit $?`, "sh", "BATON"},
-		{"sh", "-c", `"$@"; exit $?`, "sh", "BATON"},
-	} {
-		t.Run(strings.Join(command[:1], " "), func(t *testing.T) {
+	const pass = `"$@"; exit $?` // a last command would take the place of the shell
+	tests := []struct {
+		name, tool, proc string
+		command          []string
+		want             string // the parent; empty: no warning
+	}{
+		{"tini", "tini", ownProc, []string{"tini", "--", "BATON"}, "tini"},
+		{"shell below tini", "tini", ownProc, []string{"tini", "--", "sh", "-c", pass, "sh", "BATON"}, "tini"},
+		{"script below tini", "tini", ownProc, []string{"tini", "--", "DIR/entrypoint.sh", "BATON"}, "tini"},
+		{"timeout below tini", "tini", ownProc, []string{"tini", "--", "timeout", "600", "BATON"}, "tini"},
+		{"shell as process 1", "sh", ownProc, []string{"sh", "-c", pass, "sh", "BATON"}, "sh"},
+		{"tini, with the host's /proc", "tini", ":", []string{"tini", "--", "BATON"}, "process 1"},
+		{"tini, without /proc", "tini", "mount -t tmpfs none /proc", []string{"tini", "--", "BATON"}, "process 1"},
+		{"supervisord", "supervisord", ownProc, []string{"tini", "--", "supervisord", "-n", "-c", "DIR/supervisord.conf"}, "supervisord"},
+		{"nohup below tini", "tini", ownProc, []string{"tini", "--", "sh", "-c", `nohup "$@"; exit $?`, "sh", "BATON"}, ""},
+		{"another program below tini", "tini", ownProc, []string{"tini", "--", "setsid", "--wait", "BATON"}, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			need(t, command[0])
+			need(t, tt.tool)
 			b := prepare(t)
-			contain(t, b, ownProc, command...)
-			if !strings.Contains(b.Log(), "start it with -foreground") {
-				t.Error("the log lacks a warning")
+			put(t, script(pass), filepath.Join(b.Dir, "entrypoint.sh"), 0o755)
+			put(t, []byte("[supervisord]\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile="+b.Dir+"/supervisord.pid\n"+
+				"[program:baton]\nstderr_logfile="+b.logPath()+"\ncommand="+b.Bin+" "+strings.Join(b.Flags(), " ")+"\n"),
+				filepath.Join(b.Dir, "supervisord.conf"), 0o644)
+			contain(t, b, tt.proc, tt.command...)
+			log := b.Log()
+			if got := strings.Contains(log, "start it with -foreground"); got != (tt.want != "") || !strings.Contains(log, `"parent":"`+tt.want) && got {
+				t.Errorf("the log has a warning: %t, want one that names %q", got, tt.want)
 			}
 		})
 	}

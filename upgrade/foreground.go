@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -27,7 +28,8 @@ const attended = "BATON_ATTENDED"
 // as process 1 of a container, below `go run`, which removes the program when it
 // ends, and as the leader of a session on a terminal, which ends with it. It starts
 // the program again as the first generation, in a process group of its own, passes
-// SIGHUP, SIGTERM and SIGINT on to all in that group, and returns the exit code of the
+// SIGHUP, SIGTERM and SIGINT on to all in that group, other programs that a generation has
+// started among them unless those have a group of their own, and returns the exit code of the
 // last generation and true when none is left. Anywhere else it returns false at
 // once. A program calls it before anything else but [Signals].
 func Foreground(signals <-chan os.Signal, always bool) (exitCode int, waited bool) {
@@ -121,31 +123,69 @@ func closePassed() {
 var supervisors = []string{"tini", "docker-init", "dumb-init", "catatonit", "podman-init", "supervisord", "runsv",
 	"supervise", "s6-supervise", "circusd", "foreman", "honcho", "overmind"}
 
-// Supervisor returns the name of the parent of this process, or of a shell's parent
-// that has started it, if that would take the end of this process for that of the
-// service: it should be started with always set for [Foreground] then. Empty means
-// that there is none, or that a process is in the foreground already.
+// passers start a program, wait for it and exit as it does.
+var passers = []string{"sh", "bash", "dash", "ash", "busybox", "ksh", "zsh", "timeout", "su", "sudo", "runuser", "flock"}
+
+// outlivesHangup tells whether this process was started with nohup(1): by a person, who
+// lets go of it.
+var outlivesHangup = signal.Ignored(syscall.SIGHUP)
+
+// Supervisor returns the name of the parent of this process, or of the parent of a
+// shell or a script that has started it, if that would take the end of this process for
+// that of the service: it should be started with always set for [Foreground] then. Empty
+// means that none is known, or that a process is in the foreground already.
 func Supervisor() string {
-	if os.Getenv(attended) != "" || os.Getenv("NOTIFY_SOCKET") != "" || os.Getenv(tableflipVariable) != "" {
+	if os.Getenv(attended) != "" || os.Getenv("NOTIFY_SOCKET") != "" || os.Getenv(tableflipVariable) != "" || outlivesHangup {
+		return ""
+	}
+	if self, _ := os.Readlink("/proc/self"); self != strconv.Itoa(os.Getpid()) { // none, or that of another namespace
+		if os.Getppid() == 1 {
+			return "process 1"
+		}
 		return ""
 	}
 	for pid := os.Getppid(); pid > 0; {
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		open, end := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
-		if err != nil || open < 0 || end < open {
+		names, parent := programOf(pid)
+		switch {
+		case len(names) == 0:
+			return ""
+		case slices.ContainsFunc(names, func(name string) bool { return slices.Contains(supervisors, name) }):
+			return names[0]
+		case pid == 1 && names[0] != "systemd" && names[0] != "init":
+			return names[0]
+		case !slices.ContainsFunc(names, func(name string) bool { return slices.Contains(passers, name) }):
+			return ""
+		case unix.Getpgrp() == os.Getpid(): // a job of an interactive shell, which goes on
 			return ""
 		}
-		name := string(stat[open+1 : end])
-		fields := bytes.Fields(stat[end+1:]) // state, parent, …: proc(5)
-		if slices.Contains(supervisors, name) || pid == 1 && name != "systemd" && name != "init" {
-			return name
-		}
-		if !slices.Contains([]string{"sh", "bash", "dash", "ash", "busybox"}, name) || len(fields) < 2 {
-			return ""
-		}
-		pid, _ = strconv.Atoi(string(fields[1]))
+		pid = parent
 	}
 	return ""
+}
+
+// programOf returns the names of the program that a process runs, which are several for
+// a script, and its parent.
+func programOf(pid int) (names []string, parent int) {
+	dir := fmt.Sprintf("/proc/%d/", pid)
+	stat, err := os.ReadFile(dir + "stat")
+	open, end := bytes.IndexByte(stat, '('), bytes.LastIndexByte(stat, ')')
+	if err != nil || open < 0 || end < open {
+		return nil, 0
+	}
+	names = append(names, string(stat[open+1:end]))
+	if fields := bytes.Fields(stat[end+1:]); len(fields) > 1 { // state, parent, …: proc(5)
+		parent, _ = strconv.Atoi(string(fields[1]))
+	}
+	if program, err := os.Readlink(dir + "exe"); err == nil {
+		names = append(names, filepath.Base(program))
+	}
+	if line, err := os.ReadFile(dir + "cmdline"); err == nil { // python3 /usr/bin/supervisord
+		if _, script, found := strings.Cut(string(line), "\x00"); found {
+			script, _, _ = strings.Cut(script, "\x00")
+			names = append(names, filepath.Base(script))
+		}
+	}
+	return names, parent
 }
 
 // belowGoRun tells whether the program was started by `go run`.
