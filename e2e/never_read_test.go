@@ -22,7 +22,7 @@ func TestClientsThatNeverRead(t *testing.T) {
 	put(t, []byte(text.String()), filepath.Join(root, "large.txt"), 0o644)
 	clients, deadline := 200, 12*time.Second
 	if race { // with which compressing takes long
-		clients, deadline = 50, 20*time.Second
+		clients, deadline = 10, 15*time.Second
 	}
 	b := start(t, args("-root", root, "-drain-timeout", deadline.String()))
 	before := residentMemory(t, b.PID())

@@ -40,7 +40,7 @@ func TestUpgradesUnderLoadOfEveryProtocol(t *testing.T) {
 	awaitCrowd(t, plainCounts, plain.clients)
 	awaitCrowd(t, overCounts, over.clients)
 	moved := 0
-	all := upgradeAgainAndAgain(t, b, plainCounts, 20, 0, grace/2, overCounts)
+	all := upgradeAgainAndAgain(t, b, plainCounts, 20, 0, grace*9/10, overCounts)
 	told := clientsOf(plain.clients, http2Habits...) + clientsOf(over.clients, append(http2Habits, backToBack, pausing)...)
 	for i, u := range all {
 		moved += u.Predecessor.Moved
