@@ -12,6 +12,8 @@ func Resources(next http.Handler) http.Handler {
 		case r.Method == http.MethodConnect:
 			w.Header().Set("Allow", allowed)
 			WriteError(w, r, http.StatusMethodNotAllowed, "no tunnels to other servers here")
+		case r.URL.Opaque != "": // x:y
+			WriteError(w, r, http.StatusBadRequest, "request target is no path")
 		case r.RequestURI != "*":
 			next.ServeHTTP(w, r)
 		case r.Method == http.MethodOptions:

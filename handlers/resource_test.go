@@ -49,6 +49,8 @@ func TestRequestsForNoResource(t *testing.T) {
 		{"OPTIONS * HTTP/1.1", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", http.StatusNoContent},
 		{"OPTIONS / HTTP/1.1", "", http.StatusPermanentRedirect},
 		{"GET * HTTP/1.1", "", http.StatusBadRequest},
+		{"GET x:y HTTP/1.1", "", http.StatusBadRequest},
+		{"GET http://example.com HTTP/1.1", "", http.StatusPermanentRedirect},
 		{"CONNECT example.com:443 HTTP/1.1", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", http.StatusMethodNotAllowed},
 		{"CONNECT /path HTTP/1.1", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", http.StatusMethodNotAllowed},
 	}
