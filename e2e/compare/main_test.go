@@ -1,0 +1,7 @@
+package compare
+
+import (
+	"flag"
+)
+
+var others = flag.Int("others", 0, "number of `upgrades` that TestOthers makes of each server; 0 skips it")

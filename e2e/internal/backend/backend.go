@@ -1,0 +1,137 @@
+// Package backend serves what stands behind a Baton: backends whose answers are known, and a directory of known files.
+package backend
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"example.com/baton/e2e/internal/exchange"
+)
+
+// Serve serves until the test ends.
+func Serve(t testing.TB, ln net.Listener, h http.Handler) {
+	t.Helper()
+	srv := &http.Server{Handler: h}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		srv.Serve(ln)
+	}()
+	t.Cleanup(func() { srv.Close(); <-done })
+}
+
+// Start serves h on a port of its own, and returns its URL.
+func Start(t testing.TB, h http.Handler) (url string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	Serve(t, ln, h)
+	return "http://" + ln.Addr().String()
+}
+
+// Folder makes a folder of files whose content is known: N.bin holds pattern(N). It has an index, so
+// that "/" is answered 200.
+func Folder(t testing.TB) (dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	for _, n := range exchange.FileSizes {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.bin", n)), exchange.Pattern(n), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "index.html"), []byte("index\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Echo is a backend that says what it was told. GET /fixed/N answers N bytes; with "chunked" in the
+// query the length is not told beforehand, and a trailer follows.
+func Echo(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if _, size, ok := strings.Cut(r.URL.Path, "/fixed/"); ok {
+		if n, err := strconv.Atoi(size); err == nil {
+			body = exchange.Pattern(n)
+		}
+	}
+	if r.URL.Query().Has("chunked") {
+		w.Header().Set("Trailer", "X-Length")
+		w.(http.Flusher).Flush()
+		w.Write(body)
+		w.Header().Set("X-Length", strconv.Itoa(len(body)))
+		return
+	}
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.Write(body)
+}
+
+// Gate is a backend that holds its answers back. An answer has begun when its header is out.
+type Gate struct {
+	entered chan struct{} // one for each request that has come in
+	opened  chan struct{}
+	once    sync.Once
+}
+
+// NewGate makes a gate that is opened at the end of the test, if not before.
+func NewGate(t testing.TB) *Gate {
+	g := &Gate{entered: make(chan struct{}, 1000), opened: make(chan struct{})}
+	t.Cleanup(g.Open)
+	return g
+}
+
+// Open lets all answers go on.
+func (g *Gate) Open() { g.once.Do(func() { close(g.opened) }) }
+
+// Await waits until n requests are in the backend.
+func (g *Gate) Await(t testing.TB, n int) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for i := range n {
+		select {
+		case <-g.entered:
+		case <-deadline:
+			t.Fatalf("requests in the backend: got %d, want %d", i, n)
+		}
+	}
+}
+
+// ServeHTTP answers /begun with a header and half the body before the gate, all below /hold behind
+// it, and everything else at once.
+func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case strings.HasPrefix(r.URL.Path, "/begun"):
+		fmt.Fprint(w, "hello, ")
+		w.(http.Flusher).Flush()
+	case strings.HasPrefix(r.URL.Path, "/hold"):
+	default:
+		fmt.Fprint(w, "open")
+		return
+	}
+	g.entered <- struct{}{}
+	select {
+	case <-g.opened:
+		fmt.Fprint(w, "world")
+	case <-r.Context().Done():
+	}
+}
+
+// Sink is a backend that reads whatever it is sent, and says ok.
+func Sink(w http.ResponseWriter, r *http.Request) {
+	io.Copy(io.Discard, r.Body)
+	io.WriteString(w, "ok")
+}

@@ -1,0 +1,123 @@
+// Package build builds Baton from the sources of the module, in versions that the tests deploy.
+//
+// The packages of e2e share what they build: a binary is in a directory that is named after a hash of the
+// sources, below the user's cache, and is built by the first test that asks for it. A process holds a lock on
+// its directory; who builds for other sources removes the directories that nobody holds.
+package build
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"sync"
+	"testing"
+)
+
+// Past is the version of a release that knows nothing of connections that move, nor of several predecessors.
+const Past = "past"
+
+// Secretive is the version of a release that does not tell its successor the keys of its session tickets.
+const Secretive = "secretive"
+
+var builds struct {
+	sync.Mutex
+	done map[string]error // by version
+}
+
+// Version returns the path of the built binary of a version. It is for running commands and for copying;
+// a service runs a copy of its own.
+func Version(t testing.TB, version string) (path string) {
+	t.Helper()
+	dir := directory(t)
+	builds.Lock()
+	defer builds.Unlock()
+	path = filepath.Join(dir, version)
+	err, tried := builds.done[version]
+	if !tried {
+		err = buildOnce(path, version)
+		if builds.done == nil {
+			builds.done = make(map[string]error)
+		}
+		builds.done[version] = err
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// VersionOf returns the version that a binary is, of those that this process has asked for.
+func VersionOf(t testing.TB, binary []byte) (version string) {
+	t.Helper()
+	dir := directory(t)
+	builds.Lock()
+	defer builds.Unlock()
+	for version, failed := range builds.done {
+		want, err := os.ReadFile(filepath.Join(dir, version))
+		if failed == nil && err == nil && bytes.Equal(binary, want) {
+			return version
+		}
+	}
+	return ""
+}
+
+// buildOnce builds a version unless a process has done so before, and keeps others from doing it meanwhile.
+func buildOnce(path, version string) error {
+	unlock, err := lock(path+".lock", exclusive)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Stat(path); err == nil {
+		return nil
+	}
+	set := "-X main.version=" + version
+	if version == Past {
+		set += " -X example.com/baton/upgrade.protocol=1"
+	}
+	args := []string{"build", "-o", path + ".new", "-ldflags", set}
+	if version == Secretive {
+		overlay, err := withoutTheKeys(filepath.Dir(path))
+		if err != nil {
+			return err
+		}
+		args = append(args, "-overlay", overlay)
+	}
+	if Race {
+		args = append(args, "-race")
+	}
+	if out, err := exec.Command("go", append(args, "example.com/baton")...).CombinedOutput(); err != nil {
+		return fmt.Errorf("go build of version %s: %w\n%s", version, err, out)
+	}
+	if err := checkUnchanged(); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+// withoutTheKeys writes an overlay for go build, in which main.go does not hand on the keys of session tickets.
+func withoutTheKeys(dir string) (overlay string, err error) {
+	source := filepath.Join(sources.root, "main.go")
+	text, err := os.ReadFile(source)
+	if err != nil {
+		return "", err
+	}
+	line := regexp.MustCompile(`(?m)^\s*Secret:.*$`)
+	if found := line.FindAll(text, -1); len(found) != 1 {
+		return "", fmt.Errorf("%s: got %d lines that hand on the keys, want 1", source, len(found))
+	}
+	changed := filepath.Join(dir, "without_the_keys.go.txt")
+	if err := os.WriteFile(changed, line.ReplaceAll(text, nil), 0o600); err != nil {
+		return "", err
+	}
+	list, err := json.Marshal(map[string]map[string]string{"Replace": {source: changed}})
+	if err != nil {
+		return "", err
+	}
+	overlay = filepath.Join(dir, "overlay.json")
+	return overlay, os.WriteFile(overlay, list, 0o600)
+}

@@ -1,0 +1,69 @@
+package load
+
+import (
+	"cmp"
+	"slices"
+	"testing"
+	"time"
+
+	"example.com/baton/e2e/internal/await"
+)
+
+// Keeping are the habits of clients that keep their connection for as long as they may.
+var Keeping = []Habit{BackToBack, Pausing, Silent, SilentAfter}
+
+// Http2Habits are those of clients of HTTP/2, who are told to go.
+var Http2Habits = []Habit{Streams, StreamsPausing, StreamsSilent}
+
+// ClientsOf counts the clients of some habits.
+func ClientsOf(clients [Habits]int, some ...Habit) (n int) {
+	for _, h := range some {
+		n += clients[h]
+	}
+	return n
+}
+
+// AwaitCrowd waits until every client has its connection, and all but the silent ones have been answered.
+func AwaitCrowd(t *testing.T, counts *Tally, clients [Habits]int) {
+	t.Helper()
+	await.Until(t, 20*time.Second, "requests of every client", func() bool {
+		return counts.Answered[Pausing].Load() > int64(clients[Pausing]) &&
+			counts.Answered[SilentAfter].Load() == int64(clients[SilentAfter]) &&
+			counts.Connections[Silent].Load() == int64(clients[Silent]) &&
+			counts.Answered[Streams].Load() >= int64(clients[Streams]) &&
+			counts.Answered[StreamsPausing].Load() >= int64(clients[StreamsPausing]) &&
+			counts.Connections[StreamsSilent].Load() == int64(clients[StreamsSilent])
+	})
+}
+
+// Median returns the median.
+func Median[T cmp.Ordered](values []T) T {
+	sorted := slices.Sorted(slices.Values(values))
+	return sorted[len(sorted)/2]
+}
+
+// CheckNothingLost checks that every client that speaks was answered, always.
+func CheckNothingLost(t *testing.T, counts *Tally) {
+	t.Helper()
+	if counts.Failures() != 0 {
+		t.Errorf("%d requests lost, want none", counts.Failures())
+	}
+	for h := range Habits {
+		if h != Silent && counts.Clients[h] > 0 && counts.Answered[h].Load() == 0 {
+			t.Errorf("%v clients: no requests", h)
+		}
+	}
+}
+
+// CheckKept checks that each client that keeps its connection has the one that it began with.
+func CheckKept(t *testing.T, counts *Tally, clients [Habits]int) {
+	t.Helper()
+	for _, h := range Keeping {
+		if n := counts.Connections[h].Load(); n != int64(clients[h]) {
+			t.Errorf("%v clients: got %d connections used by %d, want one by each", h, n, clients[h])
+		}
+		if n := counts.IdleClosed[h].Load() + counts.Reconnects[h].Load(); n != 0 {
+			t.Errorf("%v clients: got %d connections closed by the server, want none", h, n)
+		}
+	}
+}

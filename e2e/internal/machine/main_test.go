@@ -1,0 +1,9 @@
+package machine
+
+import (
+	"testing"
+
+	"example.com/baton/e2e/internal/service"
+)
+
+func TestMain(m *testing.M) { service.Main(m) }

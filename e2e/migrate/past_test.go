@@ -1,0 +1,41 @@
+package migrate
+
+import (
+	"testing"
+	"time"
+
+	"example.com/baton/e2e/internal/build"
+	"example.com/baton/e2e/internal/exchange"
+	"example.com/baton/e2e/internal/load"
+	"example.com/baton/e2e/internal/service"
+)
+
+// Releases of the past: upgrades between them and this one, in both directions.
+
+func TestReleasesOfThePast(t *testing.T) {
+	t.Parallel()
+	b := service.Start(t, service.Files(t), service.Patient())
+	clients := [load.Habits]int{load.BackToBack: 2, load.Pausing: 32, load.PerRequest: 1, load.PerRequestEnd: 1, load.Silent: 8, load.SilentAfter: 8}
+	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: exchange.Files(), Clients: clients})
+	load.AwaitCrowd(t, counts, clients)
+	from := "v1"
+	for i, to := range []string{build.Past, build.Past, "v2", "v1", build.Past, "v2"} {
+		build.Version(t, to)
+		b.Deploy(to)
+		predecessor := b.Follow(b.PID())
+		u := b.Upgrade()
+		if u.Generation != i+2 || u.Version != to {
+			t.Fatalf("from %s to %s: got generation %d, version %s, want generation %d", from, to, u.Generation, u.Version, i+2)
+		}
+		if moves := from != build.Past && to != build.Past; moves != (u.Predecessor.Moved > 0) {
+			t.Errorf("from %s to %s: %d connections moved, want some: %v", from, to, u.Predecessor.Moved, moves)
+		}
+		if !predecessor.Within(10 * time.Second) {
+			t.Fatalf("from %s to %s: the predecessor is still there after 10 s", from, to)
+		}
+		from = to
+	}
+	stop()
+	t.Log(counts)
+	load.CheckNothingLost(t, counts)
+}

@@ -1,0 +1,233 @@
+package upgrade
+
+import (
+	"cmp"
+	"fmt"
+	"os"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"example.com/baton/e2e/internal/await"
+	"example.com/baton/e2e/internal/backend"
+	"example.com/baton/e2e/internal/build"
+	"example.com/baton/e2e/internal/files"
+	"example.com/baton/e2e/internal/http1"
+	"example.com/baton/e2e/internal/load"
+	"example.com/baton/e2e/internal/process"
+	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
+)
+
+// Generations that are stopped or killed at the worst moment: the service goes on without them.
+
+func TestSuccessorStoppedAtStart(t *testing.T) {
+	t.Parallel()
+	tier.Need(t, "sh")
+	b := service.Start(t, service.Files(t), service.Args("-upgrade-timeout", "2s", "-idle-grace", "100ms"))
+	pid := b.PID()
+	counts, stop := service.LightLoad(t, b)
+	next := filepath.Join(b.Dir, "next")
+	files.Install(t, build.Version(t, "v2"), next)
+	held := files.Script(`kill -STOP $$; exec "` + next + `" "$@"`)
+
+	// It stays stopped: the upgrade gives up.
+	b.DeployBytes(held, 0o755)
+	u := b.TryUpgrade()
+	if u.Code != 1 || u.Reason == "" {
+		t.Errorf("upgrade: got exit code %d, %s, want 1 and a reason", u.Code, u.Stdout)
+	}
+	if took := u.Returned.Sub(u.Asked); took > 4*time.Second {
+		t.Errorf("upgrade with a timeout of 2 s: took %v", took)
+	}
+	service.CheckServes(t, b, 1, pid)
+
+	// It is continued in time: the upgrade succeeds.
+	result := b.UpgradeMeanwhile()
+	successor := service.AwaitStarting(t, b)
+	await.Until(t, 5*time.Second, "the successor to be stopped", func() bool { return process.Stopped(t, successor) })
+	service.CheckServesOn(t, b)
+	b.Kill(successor, syscall.SIGCONT)
+	if u := result(); u.Code != 0 || u.PID != successor {
+		t.Errorf("upgrade: got exit code %d, %s, want success with pid %d", u.Code, u.Stdout, successor)
+	}
+	service.CheckServes(t, b, 2, successor)
+	if stop().Failures() != 0 {
+		t.Error(counts)
+	}
+	load.CheckKept(t, counts, service.LightCrowd)
+}
+
+// The configuration file as a named pipe holds a successor in the midst of its start.
+func TestSuccessorInTheMiddle(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL, syscall.SIGTERM, syscall.SIGHUP} {
+		t.Run(sig.String(), func(t *testing.T) {
+			t.Parallel()
+			b := service.Start(t, service.Files(t), service.Config("drain-timeout 5s"), service.Args("-upgrade-timeout", "2s", "-idle-grace", "100ms"))
+			pid := b.PID()
+			counts, stop := service.LightLoad(t, b)
+			if err := os.Remove(b.Config); err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Mkfifo(b.Config, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			result := b.UpgradeMeanwhile()
+			successor := service.AwaitStarting(t, b)
+			b.ExpectBad(successor)
+			b.Kill(successor, sig)
+			if u := result(); u.Code != 1 {
+				t.Errorf("upgrade: got exit code %d, %s, want 1", u.Code, u.Stdout)
+			}
+			service.CheckServes(t, b, 1, pid)
+			b.Configure("drain-timeout 5s\n")
+			b.Upgrade()
+			service.CheckServes(t, b, 2, b.PID())
+			if stop().Failures() != 0 {
+				t.Error(counts)
+			}
+		})
+	}
+}
+
+// Wherever in its start a successor is stopped or killed: who serves then serves, and the next upgrade works.
+// What the successor had already accepted itself may be lost with it.
+func TestSuccessorKilledAnywhere(t *testing.T) {
+	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
+		t.Run(sig.String(), func(t *testing.T) {
+			t.Parallel()
+			b := service.Start(t, service.Files(t), service.Args("-upgrade-timeout", "1s", "-idle-grace", "50ms"))
+			outcomes := map[string]int{}
+			for i := range 15 {
+				predecessor := b.Status().PID
+				result := b.UpgradeMeanwhile("-timeout", "5s")
+				successor := 0
+				if !await.Holds(2*time.Second, func() bool {
+					if all := process.Children(predecessor); len(all) > 0 && process.Executed(all[0]) {
+						successor = all[0]
+					}
+					return successor != 0
+				}) {
+					// The last successor died in the instant in which it had taken over and not yet said so. Its
+					// predecessor serves on, but has no second handoff: that takes a fresh start.
+					u := result()
+					outcomes["needs a restart"]++
+					if u.Code != 1 || u.Reason == "" {
+						t.Errorf("upgrade without a handoff: got exit code %d, %s %s, want 1 and a reason", u.Code, u.Stdout, u.Errors)
+					}
+					b.Kill(predecessor, syscall.SIGTERM)
+					b.AwaitExit(predecessor, 5*time.Second)
+					b.Launch()
+					b.AwaitReady()
+					continue
+				}
+				b.TryFollow(successor)
+				b.ExpectBad(successor)
+				// A little later each time, to hit another point of the start.
+				for until := time.Now().Add(time.Duration(i) * 1500 * time.Microsecond); time.Now().Before(until); {
+				}
+				syscall.Kill(successor, sig)
+				u := result()
+				outcomes[cmp.Or(u.Result, "no answer")]++
+				switch {
+				case u.Result == "failed":
+					if got := b.ReadPID(); got != predecessor {
+						t.Errorf("PID file after a failed upgrade: got %d, want the predecessor, %d (the successor was %d); %s", got, predecessor, successor, u.Reason)
+					}
+				case sig == syscall.SIGKILL:
+					// It had taken over: what was killed is the service. A fresh start is what is left.
+					b.AwaitExit(predecessor, 5*time.Second)
+					b.AwaitExit(successor, 5*time.Second)
+					b.Launch()
+					b.AwaitReady()
+				case sig == syscall.SIGSTOP:
+					syscall.Kill(successor, syscall.SIGCONT)
+				}
+				service.CheckServesOn(t, b)
+				await.Until(t, 10*time.Second, "a single generation", func() bool {
+					s, err := b.TryStatus()
+					return err == nil && len(s.Generations) == 1 && s.State == "serving"
+				})
+			}
+			t.Log(outcomes)
+			if outcomes["failed"] == 0 {
+				t.Error("no successor was hit before it was ready")
+			}
+			b.Upgrade()
+			service.CheckServes(t, b, b.Status().Generation, b.PID())
+		})
+	}
+}
+
+func TestPredecessorKilledBeforeReady(t *testing.T) {
+	t.Parallel()
+	b := service.Start(t, service.Files(t), service.Args("-idle-grace", "100ms"))
+	pid := b.PID()
+	release := holdSuccessor(t, b)
+	result := b.UpgradeMeanwhile()
+	successor := service.AwaitStarting(t, b)
+	await.Until(t, 5*time.Second, "the successor to wait", func() bool {
+		_, err := os.Stat(filepath.Join(b.Dir, "held"))
+		return err == nil
+	})
+	b.Kill(pid, syscall.SIGKILL)
+	b.AwaitExit(pid, 5*time.Second)
+	// Nobody accepts now, but the socket is there: this one waits until the successor does.
+	c := b.Dial()
+	c.Send(t, string(http1.Request("GET", "/100.bin", nil)))
+	release()
+	c.Expect(t, "GET", 200)
+	result()
+	await.Until(t, 10*time.Second, "the successor in the PID file", func() bool { return b.ReadPID() == successor })
+	service.CheckServes(t, b, 2, successor)
+	b.Deploy("v1")
+	b.Upgrade()
+	service.CheckServes(t, b, 3, b.PID())
+}
+
+func TestPredecessorKilledWhileItDrains(t *testing.T) {
+	t.Parallel()
+	g := backend.NewGate(t)
+	b := service.Start(t, service.Args("-proxy", "/="+backend.Start(t, g), "-idle-grace", "100ms"))
+	pid := b.PID()
+	c := b.Dial()
+	c.Send(t, string(http1.Request("GET", "/hold", nil)))
+	g.Await(t, 1)
+	result := b.UpgradeMeanwhile()
+	await.Until(t, 10*time.Second, "generation 2", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 2 && s.State == "serving" })
+	b.Kill(pid, syscall.SIGKILL)
+	u := result()
+	t.Logf("the command: exit code %d, %s %s", u.Code, u.Stdout, u.Errors)
+	successor := b.AwaitGeneration(2, 5*time.Second)
+	if got := b.PID(); got != successor {
+		t.Errorf("PID file: got %d, want %d", got, successor)
+	}
+	for range 5 {
+		if resp := b.Get("/"); resp.Status != 200 {
+			t.Errorf("request: got %d, want 200", resp.Status)
+		}
+	}
+	if e := c.AwaitClose(time.Second); e == http1.StillOn {
+		t.Error("connection that the killed process held: still open")
+	}
+	if u := b.Upgrade(); u.Generation != 3 {
+		t.Errorf("next upgrade: got generation %d, want 3", u.Generation)
+	}
+}
+
+// A crash of the only generation ends the service; a fresh start in its place works at once.
+func TestStartAfterACrash(t *testing.T) {
+	t.Parallel()
+	b := service.Start(t, service.Files(t), service.Args("-idle-grace", "100ms"))
+	b.Upgrade()
+	for i := range 3 {
+		pid := b.PID()
+		b.Kill(pid, syscall.SIGKILL)
+		b.AwaitExit(pid, 5*time.Second)
+		b.Launch()
+		b.AwaitReady()
+		await.Until(t, 5*time.Second, fmt.Sprintf("a new PID file after crash %d", i+1), func() bool { return b.ReadPID() != pid })
+		service.CheckServes(t, b, 1, b.PID())
+	}
+}
