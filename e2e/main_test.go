@@ -114,7 +114,7 @@ func withoutTheKeys(t testing.TB, dir string) (overlay string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := regexp.MustCompile(`(?m)^\s*Secret:.*$`)
+	line := regexp.MustCompile(`(?m)^func \(s service\) Secret\(\).*$`)
 	if found := line.FindAll(text, -1); len(found) != 1 {
 		t.Fatalf("%s: got %d lines that hand on the keys, want 1", source, len(found))
 	}

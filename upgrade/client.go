@@ -20,13 +20,29 @@ var (
 	ErrNoServer = errors.New("no server answers on the control socket")
 	// ErrLost: the server ended, or closed the connection, before its answer.
 	ErrLost = errors.New("the server ended before it answered")
+	// ErrUntrusted: the server may be one that a stranger has put there. Errors that
+	// wrap it wrap [ErrRefused] too.
+	ErrUntrusted = errors.New("the server is not trusted")
+	// ErrUnderway: the caller waits no longer for an upgrade, which goes on.
+	ErrUnderway = errors.New("the upgrade goes on")
 )
+
+// marked is an error that is another one as well, which its text does not mention.
+type marked struct {
+	error
+	as error
+}
+
+func (m marked) Is(target error) bool { return target == m.as }
+
+func (m marked) Unwrap() error { return m.error }
 
 // Ask asks the generation that serves for an upgrade and waits until its
 // successor serves and it has drained. progress, if not nil, is called with
 // what goes on meanwhile. When ctx ends, or the server, after the successor has
 // begun to serve, the outcome is returned as far as it is known, without an
-// error. Errors wrap [ErrNoServer], [ErrRefused], [ErrLost] or the context's error.
+// error. Errors wrap [ErrNoServer], [ErrRefused], [ErrUntrusted], [ErrLost] or the
+// context's error; that together with [ErrUnderway] if an upgrade has begun.
 func Ask(ctx context.Context, control string, progress func(string)) (Outcome, error) {
 	var known *Outcome
 	said := ""
@@ -45,7 +61,7 @@ func Ask(ctx context.Context, control string, progress func(string)) (Outcome, e
 		return *known, nil
 	}
 	if ctx.Err() != nil && said != "" {
-		err = fmt.Errorf("%w; the upgrade goes on all the same: %s; baton status tells how it ends", err, said)
+		err = marked{fmt.Errorf("%w; the upgrade goes on all the same: %s", err, said), ErrUnderway}
 	}
 	return Outcome{}, err
 }
@@ -69,7 +85,7 @@ func converse(ctx context.Context, control string, req request, on func(reply)) 
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "unix", control)
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w %s; is it running, and is this its -control path?", ErrNoServer, control)
+		return fmt.Errorf("%w %s", ErrNoServer, control)
 	} else if errors.Is(err, fs.ErrPermission) {
 		return fmt.Errorf("%w: the control socket %s is for the user of the service and root alone; ask as one of them", ErrRefused, control)
 	} else if err != nil {

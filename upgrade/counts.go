@@ -192,9 +192,10 @@ func (g *Generation) report(l *link, m message, answers uint64) error {
 func (g *Generation) currentReport(to *link) *report {
 	g.mu.Lock()
 	r := &report{State: g.state.String(), Load: g.load(), Counts: g.beyond(to)}
+	service := g.service
 	g.mu.Unlock()
-	if g.opts.Counts != nil && r.State != Starting.String() {
-		r.Counts = r.Counts.plus(g.opts.Counts())
+	if c, ok := service.(Counter); ok && r.State != Starting.String() {
+		r.Counts = r.Counts.plus(c.Counts())
 	}
 	return r
 }

@@ -31,10 +31,10 @@
 //
 // Over the links generations also ask each other what they have counted and have
 // in hand, so that whoever is scraped can answer for the whole line: see
-// [Options.Counts], [Generation.Others] and [Status.Load]. Each count is told by
+// [Counter], [Generation.Others] and [Status.Load]. Each count is told by
 // one generation at a time: a predecessor tells its own and those of generations
 // before it that were gone when it served; what it gives on with a link it tells
-// no more. And a [Keeper] may keep the listeners for when a process dies; the
+// no more. And a [ListenerStore] may hold the listeners for when a process dies; the
 // first generation after that claims them like a successor.
 //
 // The end of a link is not the end of a process. A successor whose link fails before

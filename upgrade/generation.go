@@ -3,7 +3,7 @@ package upgrade
 // This file holds a generation: what it is made of, and what it inherits.
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -41,19 +41,11 @@ type Options struct {
 	// MaxDraining is how many predecessors may still drain when an upgrade begins;
 	// with more of them it waits. 0 means 4, a negative value none.
 	MaxDraining int
-	// Counts returns what this generation has counted itself. It is called by
-	// several goroutines, some times a second while a neighbour is alive, and from Run
-	// on only. Nil means nothing; [Generation.Others] tells what it is for.
-	Counts func() Counts
 	// ShutdownDelay is how long a stop goes on serving after State has become
 	// Draining, so that load balancers notice.
 	ShutdownDelay time.Duration
-	// Secret returns what is for nobody but the successor, 64 KiB at most: keys, say. It
-	// goes over the link, never through a file or the environment, when an upgrade
-	// begins. Nil means nothing; [Generation.Secret] is the other end.
-	Secret func() []byte
-	// Keeper keeps listeners open when the process dies. Nil means nobody does.
-	Keeper Keeper
+	// Store holds the listeners open when the process dies. Nil means none.
+	Store ListenerStore
 	// Logger gets a line for each transition. Nil means slog.Default().
 	Logger *slog.Logger
 	// Output is where Logger writes, and where what a successor prints at its start
@@ -61,17 +53,6 @@ type Options struct {
 	// log go as well then, and with them those of slog.Default(), unless the program
 	// has sent them elsewhere.
 	Output *logging.Output
-	// Check is the last step before the generation is ready. An error ends it.
-	Check func(context.Context) error
-	// OnState is called at each change of state, OnReady once in a successor, with
-	// the time from the trigger of the upgrade to readiness, OnPredecessorDrained with
-	// the report of a predecessor, and OnOrphaned when a successor that has taken over
-	// dies while this generation drains: nobody accepts any more. They must not block.
-	// What a generation does at its end is for [Generation.OnExit].
-	OnState              func(from, to State)
-	OnReady              func(took time.Duration)
-	OnPredecessorDrained func(Drained)
-	OnOrphaned           func()
 }
 
 // Generation is the running process as one in a line of generations.
@@ -85,7 +66,9 @@ type Generation struct {
 	pidFile *pidFile // nil: none
 	hooks   []hook
 
-	offered []claim                // the predecessor's or keeper's listeners that are not claimed yet
+	observers []Observer
+
+	offered []claim                // the predecessor's or the store's listeners that are not claimed yet
 	claims  map[net.Listener]claim // this generation's
 
 	secret      []byte     // of the predecessor
@@ -177,10 +160,13 @@ func deliver(signals chan<- os.Signal, triggers, stops <-chan os.Signal) {
 	}
 }
 
+// ErrControl: the control socket cannot be claimed.
+var ErrControl = errors.New("the control socket cannot be claimed")
+
 // New makes the running process a generation. A program calls it once, before
 // it starts goroutines, because it changes the process as the package's
 // documentation tells. It fails if the control socket or the PID file belongs
-// to another running service. A program whose New, Listen or Run fails must
+// to another running service; an error of the control socket wraps [ErrControl]. A program whose New, Listen or Run fails must
 // exit with a status other than 0 and should print the error: if it was to be
 // a successor, its predecessor serves on and passes that on.
 func New(opts Options) (*Generation, error) {
@@ -242,7 +228,7 @@ func New(opts Options) (*Generation, error) {
 	if err := g.meetPredecessor(); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
-	if err := g.takeKept(); err != nil {
+	if err := g.takeStored(); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
 	g.log = g.log.With("generation", g.number)
@@ -335,7 +321,7 @@ func (g *Generation) claimNames() error {
 	if path := g.opts.Control; path != "" {
 		var err error
 		if ln, err = g.Listen("unix:" + path); err != nil {
-			return fmt.Errorf("%w (the control socket; -control names another)", err)
+			return marked{err, ErrControl}
 		}
 		if g.claims[ln].fresh {
 			if err := os.Chmod(path, 0o600); err != nil {
@@ -368,7 +354,7 @@ func (g *Generation) claimNames() error {
 	return nil
 }
 
-// Secret returns what the predecessor's Options.Secret told; nil without one.
+// Secret returns the secret of the predecessor's [SecretKeeper]; nil without one.
 func (g *Generation) Secret() []byte { return g.secret }
 
 // Number is the generation's place in the line, from 1.

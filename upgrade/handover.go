@@ -169,8 +169,8 @@ func (r *run) prepare(a *attempt) error {
 		h.PIDFile = r.pidFile.path
 	}
 	h.Counts = r.currentReport(l).Counts
-	if r.opts.Secret != nil {
-		h.Secret = r.opts.Secret()
+	if k, ok := r.service.(SecretKeeper); ok {
+		h.Secret = k.Secret()
 	}
 	r.mu.Lock()
 	h.Upgrades = r.upgrades
@@ -329,8 +329,8 @@ func (r *run) successorExited() {
 		return
 	}
 	r.log.Error("successor died after it had taken over; nobody accepts connections now")
-	if r.opts.OnOrphaned != nil {
-		r.opts.OnOrphaned()
+	for _, o := range r.observers {
+		o.Orphaned()
 	}
 }
 

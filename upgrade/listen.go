@@ -29,14 +29,14 @@ type claim struct {
 	Asked string `json:"asked,omitempty"` // the address as configured; its port may be 0
 	Bound string `json:"bound"`           // the address as bound
 	Inode uint64 `json:"inode,omitempty"` // of a unix socket's path
-	Kept  bool   `json:"kept,omitempty"`  // the keeper has it for the case that this process dies
-	Held  bool   `json:"held,omitempty"`  // the keeper has it on its own account
+	Kept  bool   `json:"kept,omitempty"`  // the store has it for the case that this process dies
+	Held  bool   `json:"held,omitempty"`  // the store has it on its own account
 
-	// KeptAs is the name under which the keeper has it, whatever has become of Asked since.
+	// KeptAs is the name under which the store has it, whatever has become of Asked since.
 	KeptAs string `json:"kept_as,omitempty"`
 
 	fresh    bool         // bound by this generation
-	listener net.Listener // of a keeper, until it is inherited
+	listener net.Listener // of a store, until it is inherited
 }
 
 // Listen claims a listener at "host:port", ":port" or "unix:PATH". A successor
@@ -135,7 +135,7 @@ func (g *Generation) takeOffered(asked address) (claim, bool) {
 	return claim{}, false
 }
 
-// inherit returns a listener that the predecessor or the keeper has, or nil.
+// inherit returns a listener that the predecessor or the store has, or nil.
 func (g *Generation) inherit(c claim) (net.Listener, error) {
 	if c.listener == nil {
 		return g.tf.Listener(socketKind, c.Bound)
@@ -143,7 +143,7 @@ func (g *Generation) inherit(c claim) (net.Listener, error) {
 	return c.listener, g.tf.AddListener(socketKind, c.Bound, c.listener.(tableflip.Listener))
 }
 
-// letGo ends what the keeper has on the port of an address that cannot be bound
+// letGo ends what the store has on the port of an address that cannot be bound
 // beside it: the configuration has changed while no process was there.
 func (g *Generation) letGo(asked address) (any bool) {
 	g.offered = slices.DeleteFunc(g.offered, func(c claim) bool {
@@ -153,7 +153,7 @@ func (g *Generation) letGo(asked address) (any bool) {
 			return false
 		}
 		c.listener.Close()
-		g.release(c)
+		g.unstore(c)
 		any = true
 		return true
 	})
@@ -177,7 +177,7 @@ func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 	network, addr := asked.network()
 	ln, err := lc.Listen(context.Background(), network, addr)
 	if errors.Is(err, syscall.EADDRINUSE) && g.letGo(asked) {
-		// The keeper takes a moment.
+		// The store takes a moment.
 		for patience := time.Now().Add(2 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(patience); {
 			time.Sleep(10 * time.Millisecond)
 			ln, err = lc.Listen(context.Background(), network, addr)

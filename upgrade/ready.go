@@ -52,7 +52,7 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 	r.adopter, _ = r.service.(Adopter)
 	r.adoption.Unlock()
 	r.serveControl()
-	r.keepListeners()
+	r.storeListeners()
 	if r.pidFile != nil && r.tf.HasParent() {
 		if err := r.pidFile.publish(); err != nil {
 			r.log.Error("PID file not replaced", "error", err)
@@ -70,8 +70,8 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 		r.record(Upgrade{Time: p.Asked, Trigger: p.Trigger, From: p.Generation, To: r.number, Result: Succeeded, Seconds: took.Seconds(),
 			FromVersion: p.Version, ToVersion: r.opts.Version})
 		r.count(Succeeded)
-		if r.opts.OnReady != nil {
-			r.opts.OnReady(took)
+		for _, o := range r.observers {
+			o.Ready(took)
 		}
 		r.sendServing(message{Type: msgServing, Claims: r.allClaims(), Adopts: r.adopter != nil, Pipe: r.pipe})
 		for _, m := range r.living() {
@@ -156,13 +156,7 @@ func (r *run) check(signals <-chan os.Signal) error {
 	}
 	checked := make(chan error, 1)
 	var passed, ended bool // the checks; the link, and not known why
-	go func() {
-		err := r.service.Check(ctx)
-		if err == nil && r.opts.Check != nil {
-			err = r.opts.Check(ctx)
-		}
-		checked <- err
-	}()
+	go func() { checked <- r.service.Check(ctx) }()
 	for {
 		select {
 		case err := <-checked:

@@ -204,8 +204,8 @@ func (r *run) hear(p *member, m *message) {
 		r.mu.Lock()
 		p.reported, p.load = true, Load{}
 		r.mu.Unlock()
-		if r.opts.OnPredecessorDrained != nil {
-			r.opts.OnPredecessorDrained(d)
+		for _, o := range r.observers {
+			o.PredecessorDrained(d)
 		}
 	case msgUpgrade:
 		if conn := m.takeConn(); conn != nil {

@@ -1,17 +1,23 @@
 package upgrade
 
-// This file holds what a generation needs of that which it runs.
-
 import (
 	"context"
 	"net"
 	"time"
 )
 
-// Service is what a generation serves. Package server has one for HTTP.
+// Service is what a generation serves. Package server has one for HTTP. A service
+// may also be an [Adopter], a [Counter] and a [SecretKeeper]: [Generation.Run] asks.
 type Service interface {
-	// Check fails if the service could not do its work. It is called before
-	// the generation is ready, and must not accept anything.
+	// Check fails if the service could not do its work. It is the last step before
+	// the generation is ready, and an error ends it. Check must not accept
+	// connections. A service that wants more to be checked wraps another one:
+	//
+	//	type shop struct{ *server.Server }
+	//
+	//	func (s shop) Check(ctx context.Context) error {
+	//		return errors.Join(s.Server.Check(ctx), db.PingContext(ctx))
+	//	}
 	Check(ctx context.Context) error
 	// Serve begins to accept connections and returns at once.
 	Serve()
@@ -33,6 +39,24 @@ type Adopter interface {
 	// it had been accepted here. It is called after Serve and never once Drain
 	// has been, by one goroutine at a time, and must not block.
 	Adopt(Connection)
+}
+
+// Counter is a Service that counts.
+type Counter interface {
+	Service
+	// Counts returns what this generation has counted itself. It is called by
+	// several goroutines at once, some times a second while a neighbour is alive.
+	// [Generation.Others] tells what it is for.
+	Counts() Counts
+}
+
+// SecretKeeper is a Service with a secret that is for its successor only: keys, say.
+type SecretKeeper interface {
+	Service
+	// Secret returns the secret, 64 KiB at most. It is called when an upgrade begins.
+	// The secret is sent over the link, never through a file or the environment;
+	// [Generation.Secret] returns it in the successor.
+	Secret() []byte
 }
 
 // Handoff says what others take over from a generation that drains.

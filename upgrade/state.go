@@ -1,7 +1,5 @@
 package upgrade
 
-// This file holds the states of a generation and the one table of transitions.
-
 import (
 	"fmt"
 	"slices"
@@ -48,8 +46,8 @@ func (g *Generation) enter(to State) {
 	g.state = to
 	g.mu.Unlock()
 	g.log.Info("state changed", "from", from.String(), "to", to.String())
-	if g.opts.OnState != nil {
-		g.opts.OnState(from, to)
+	for _, o := range g.observers {
+		o.StateChanged(from, to)
 	}
 }
 

@@ -1,8 +1,5 @@
 package upgrade
 
-// This file holds what a generation reports of itself, its neighbours and the
-// upgrades so far, and how a person reads that.
-
 import (
 	"cmp"
 	"fmt"
@@ -27,7 +24,7 @@ const (
 	Unknown Result = "unknown"
 )
 
-// Status is what `baton status` shows.
+// Status is what a generation reports of itself, its neighbours and the last upgrades.
 type Status struct {
 	Generation  int      `json:"generation"` // of the generation that answers
 	PID         int      `json:"pid"`
@@ -124,7 +121,7 @@ func (g *Generation) Status() Status {
 	return s
 }
 
-// String is the one line in which `baton upgrade` ends.
+// String is the outcome in one line.
 func (o Outcome) String() string {
 	if o.Result != Succeeded {
 		return fmt.Sprintf("upgrade %s: %s", o.Result, o.Reason)

@@ -60,7 +60,7 @@ func (r *run) drainForStop() {
 	r.tf.Stop()
 	<-r.tf.Exit() // it has closed its copies of the sockets
 	for _, c := range r.claims {
-		r.release(c)
+		r.unstore(c)
 	}
 	held := maps.Clone(r.claims)
 	r.drain(Handoff{Kept: func(ln net.Listener) bool { return held[ln].Held }})

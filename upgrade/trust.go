@@ -24,8 +24,8 @@ func trustServer(nc net.Conn, path string) error {
 	if slices.Contains(ownersOf(path), server.Uid) {
 		return nil
 	}
-	return fmt.Errorf("%w: control socket %s: the server there runs as user %d, who may have put it there without being asked to; ask as that user, or name the right socket with -control",
-		ErrRefused, path, server.Uid)
+	return marked{fmt.Errorf("%w: control socket %s: the server there runs as user %d, who may have put it there without being asked to; ask as that user",
+		ErrRefused, path, server.Uid), ErrUntrusted}
 }
 
 // ownersOf returns the users that a server at path may run as. The caller and root

@@ -1,7 +1,5 @@
 package upgrade_test
 
-// This file holds the tests of listeners that somebody keeps beside the process.
-
 import (
 	"fmt"
 	"net"
@@ -10,7 +8,7 @@ import (
 	"testing"
 )
 
-// held makes a socket that a keeper holds, and passes it to the first generation.
+// held makes a socket that a store holds, and passes it to the first generation.
 func (l *line) held(t *testing.T) (address string) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -24,11 +22,11 @@ func (l *line) held(t *testing.T) (address string) {
 	}
 	t.Cleanup(func() { f.Close() })
 	l.passed = []*os.File{f}
-	l.setPlan(func(p *plan) { p.Keeper = true })
+	l.setPlan(func(p *plan) { p.Store = true })
 	return ln.Addr().String()
 }
 
-// A socket that the keeper holds is served, through upgrades, and still its own at
+// A socket that the store holds is served, through upgrades, and still its own at
 // the stop; the others are kept once, and released when they are closed for good.
 func TestHeldListener(t *testing.T) {
 	t.Parallel()

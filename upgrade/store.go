@@ -1,8 +1,5 @@
 package upgrade
 
-// This file holds the listeners that somebody keeps open beside this process,
-// so that connections wait in their queues while no process is there.
-
 import (
 	"encoding/json"
 	"fmt"
@@ -10,31 +7,32 @@ import (
 	"net"
 )
 
-// Keeper keeps listeners open beyond the life of a process, as systemd does in
-// its file descriptor store. Its methods must not block for long.
-type Keeper interface {
-	// Kept returns the listeners that the process was started with, by the
-	// names that Keep was called with. Any other name stands for a socket that
-	// the keeper holds on its own account, whatever becomes of the service.
-	Kept() (iter.Seq2[string, net.Listener], error)
-	// Keep keeps a listener under a name. One that is kept already is kept once.
-	Keep(name string, ln net.Listener) error
-	// Release ends that.
-	Release(name string) error
+// ListenerStore holds listeners open beyond the life of a process, as systemd does in
+// its file descriptor store, so that connections wait in their queues while no process
+// accepts them. Its methods must not block for long.
+type ListenerStore interface {
+	// Listeners returns the listeners that the process was started with, by the
+	// names that Store was called with. Any other name stands for a socket that the
+	// store holds on its own account, whatever becomes of the service.
+	Listeners() (iter.Seq2[string, net.Listener], error)
+	// Store adds a listener under a name. One that is stored already is stored once.
+	Store(name string, ln net.Listener) error
+	// Remove closes the store's copy of a listener.
+	Remove(name string) error
 }
 
-// takeKept makes the listeners that a keeper has for the first generation like
+// takeStored makes the listeners that the store has for the first generation like
 // those which a successor is offered.
-func (g *Generation) takeKept() error {
-	if g.opts.Keeper == nil || g.tf.HasParent() {
+func (g *Generation) takeStored() error {
+	if g.opts.Store == nil || g.tf.HasParent() {
 		return nil
 	}
-	kept, err := g.opts.Keeper.Kept()
+	stored, err := g.opts.Store.Listeners()
 	if err != nil {
 		return err
 	}
-	for name, ln := range kept {
-		c, err := keptClaim(name, ln)
+	for name, ln := range stored {
+		c, err := storedClaim(name, ln)
 		if err != nil {
 			return err
 		}
@@ -44,8 +42,8 @@ func (g *Generation) takeKept() error {
 	return nil
 }
 
-// keptClaim returns what is to be known of a listener that was kept.
-func keptClaim(name string, ln net.Listener) (claim, error) {
+// storedClaim returns what is to be known of a listener that was stored.
+func storedClaim(name string, ln net.Listener) (claim, error) {
 	var c claim
 	if json.Unmarshal([]byte(name), &c) == nil && c.Bound != "" {
 		if c.Asked == "" {
@@ -65,8 +63,8 @@ func keptClaim(name string, ln net.Listener) (claim, error) {
 	return claim{Asked: a.String(), Bound: a.String(), Inode: inode(a.unix), Held: true}, nil
 }
 
-// keptName is the name by which a restarted process recognizes a listener.
-func (c claim) keptName() string {
+// storedName is the name by which a restarted process recognizes a listener.
+func (c claim) storedName() string {
 	if c.KeptAs != "" {
 		return c.KeptAs
 	}
@@ -78,7 +76,7 @@ func (c claim) keptName() string {
 	return string(name)
 }
 
-// checkHeld fails if nobody would accept from a socket that the keeper holds:
+// checkHeld fails if no generation would accept from a socket that the store holds:
 // its clients would connect and wait for ever.
 func (g *Generation) checkHeld() error {
 	for _, c := range g.offered {
@@ -90,7 +88,7 @@ func (g *Generation) checkHeld() error {
 }
 
 // listensAt tells whether this generation has a listener of its own at an address,
-// whatever the keeper has there.
+// whatever the store has there.
 func (g *Generation) listensAt(bound string) bool {
 	for _, c := range g.claims {
 		if c.Bound == bound {
@@ -100,36 +98,36 @@ func (g *Generation) listensAt(bound string) bool {
 	return false
 }
 
-// keepListeners lets the keeper keep what this generation listens at, and
-// nothing else.
-func (r *run) keepListeners() {
-	k := r.opts.Keeper
-	if k == nil {
+// storeListeners stores what this generation accepts from, and nothing else.
+func (r *run) storeListeners() {
+	store := r.opts.Store
+	if store == nil {
 		return
 	}
 	for ln, c := range r.claims {
-		// A first generation also asks for what is kept: the keeper may by now have
-		// heard its last word from the process before.
+		// A first generation also asks for what is stored: the store may by now have
+		// processed the last request of the process before.
 		if c.Held || ln == r.control.listener || c.Kept && r.tf.HasParent() {
 			continue
 		}
-		if err := k.Keep(c.keptName(), ln); err != nil {
+		if err := store.Store(c.storedName(), ln); err != nil {
 			r.log.Warn("listener would not survive a crash", "address", c.Bound, "error", err)
 			continue
 		}
-		c.Kept, c.KeptAs = true, c.keptName()
+		c.Kept, c.KeptAs = true, c.storedName()
 		r.claims[ln] = c
 	}
 	for _, c := range r.offered {
-		r.release(c)
+		r.unstore(c)
 	}
 }
 
-func (g *Generation) release(c claim) {
-	if g.opts.Keeper == nil || !c.Kept {
+// unstore removes a listener from the store.
+func (g *Generation) unstore(c claim) {
+	if g.opts.Store == nil || !c.Kept {
 		return
 	}
-	if err := g.opts.Keeper.Release(c.keptName()); err != nil {
+	if err := g.opts.Store.Remove(c.storedName()); err != nil {
 		g.log.Warn("listener is still kept although nobody accepts from it", "address", c.Bound, "error", err)
 	}
 }
