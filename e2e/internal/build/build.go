@@ -77,7 +77,7 @@ func buildOnce(path, version string) error {
 	}
 	set := "-X main.version=" + version
 	if version == Past {
-		set += " -X example.com/baton/upgrade.protocol=1"
+		set += " -X example.com/baton/upgrade/internal/link.Protocol=1"
 	}
 	args := []string{"build", "-o", path + ".new", "-ldflags", set}
 	if version == Secretive {
@@ -106,7 +106,7 @@ func withoutTheKeys(dir string) (overlay string, err error) {
 	if err != nil {
 		return "", err
 	}
-	line := regexp.MustCompile(`(?m)^\s*Secret:.*$`)
+	line := regexp.MustCompile(`(?m)^func \(s service\) Secret\(\).*$`)
 	if found := line.FindAll(text, -1); len(found) != 1 {
 		return "", fmt.Errorf("%s: got %d lines that hand on the keys, want 1", source, len(found))
 	}
