@@ -1,0 +1,87 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"example.com/baton/server/settings"
+	"example.com/baton/upgrade"
+)
+
+// upgrade asks the serving generation for an upgrade, and waits until it is over.
+func (c *Call) upgrade() int {
+	client, err := settings.ReadClient(c.Input, 3*time.Minute)
+	if err != nil {
+		return c.Fail(BadUsage, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), client.Timeout)
+	defer cancel()
+	outcome, err := upgrade.Ask(ctx, client.Control, c.progress())
+	if c.Width > 0 {
+		io.WriteString(c.Stderr, clearLine)
+	}
+	if err != nil {
+		if client.JSON {
+			c.printJSON(upgrade.Outcome{Result: upgrade.Unknown, Reason: withHint(err).Error()})
+		}
+		return c.Fail(codeOf(err), err)
+	}
+	if client.JSON {
+		c.printJSON(outcome)
+	} else {
+		c.printOutcome(outcome)
+	}
+	switch outcome.Result {
+	case upgrade.Succeeded:
+		return Done
+	case upgrade.Refused:
+		return NotPossible
+	}
+	return Failed
+}
+
+const clearLine = "\r\033[K"
+
+// progress returns what shows the progress of an upgrade on a terminal, or nil.
+func (c *Call) progress() func(string) {
+	if c.Width <= 0 {
+		return nil
+	}
+	return func(line string) { fmt.Fprintf(c.Stderr, clearLine+"%.*s", c.Width-1, line) }
+}
+
+func (c *Call) printOutcome(outcome upgrade.Outcome) {
+	if outcome.Result == upgrade.Succeeded {
+		fmt.Fprintln(c.Stdout, outcome)
+		return
+	}
+	c.complain(c.Prefix, outcome.String())
+	for _, line := range outcome.Stderr {
+		fmt.Fprintln(c.Stderr, "  | "+line)
+	}
+	if outcome.Result == upgrade.Failed && outcome.Generation > 0 {
+		fmt.Fprintf(c.Stderr, "generation %d (pid %d, version %s) goes on serving\n", outcome.Generation, outcome.PID, outcome.Version)
+	}
+}
+
+// status prints the status of the service.
+func (c *Call) status() int {
+	client, err := settings.ReadClient(c.Input, 5*time.Second)
+	if err != nil {
+		return c.Fail(BadUsage, err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), client.Timeout)
+	defer cancel()
+	status, err := upgrade.AskStatus(ctx, client.Control)
+	if err != nil {
+		return c.Fail(codeOf(err), err)
+	}
+	if client.JSON {
+		c.printJSON(status)
+	} else {
+		status.WriteTo(c.Stdout)
+	}
+	return Done
+}

@@ -1,0 +1,178 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"example.com/baton/handlers"
+	"example.com/baton/server"
+	"example.com/baton/upgrade"
+)
+
+// Settings is the configuration of a generation.
+type Settings struct {
+	Listen      Addresses // of the public server, one at least
+	Admin       string    // address of the admin server; empty: none
+	TLS         TLS
+	Files       Files
+	Proxy       Proxy
+	Connections Connections
+	Lifecycle   Lifecycle
+	Log         Log
+}
+
+// TLS configures the listeners for TLS.
+type TLS struct {
+	Certificates  []server.CertificateFiles
+	RedirectHTTPS bool // redirect requests without TLS
+}
+
+// Files configures the directory that is served.
+type Files struct {
+	Root    string // empty: none
+	Listing bool   // list directories without an index
+}
+
+// Proxy configures the applications that requests are passed on to.
+type Proxy struct {
+	Rules          []handlers.ProxyRule
+	Timeout        time.Duration // until a response begins
+	MaxBody        int64         // bytes of a request
+	WebSocketGrace time.Duration // 0: the drain timeout
+	StreamGrace    time.Duration // 0: the drain timeout
+}
+
+// Connections configures the connections of clients, in the terms of [server.Options].
+type Connections struct {
+	IdleGrace         time.Duration
+	IdleTimeout       time.Duration
+	ReadHeaderTimeout time.Duration
+	Migrate           bool
+}
+
+// Lifecycle configures how generations follow each other, in the terms of
+// [upgrade.Options].
+type Lifecycle struct {
+	Control        string
+	PIDFile        string
+	UpgradeTimeout time.Duration
+	DrainTimeout   time.Duration
+	MaxDraining    int
+	ShutdownDelay  time.Duration
+	Foreground     Foreground
+}
+
+// Foreground is whether the first process stays until the last generation is gone.
+type Foreground string
+
+// The values of Foreground. Automatic stays where the end of the first process would be
+// mistaken for that of the service.
+const (
+	Automatic Foreground = "automatic"
+	Always    Foreground = "true"
+	Never     Foreground = "false"
+)
+
+// Address is where the public server listens.
+type Address struct {
+	Address string // as package upgrade takes it
+	TLS     bool
+}
+
+const prefixTLS = "tls:"
+
+func parseAddress(s string) Address {
+	address, isTLS := strings.CutPrefix(s, prefixTLS)
+	return Address{address, isTLS}
+}
+
+// String returns the address as -listen takes it.
+func (a Address) String() string {
+	if a.TLS {
+		return prefixTLS + a.Address
+	}
+	return a.Address
+}
+
+// isHTTPS reports whether a browser could come here.
+func (a Address) isHTTPS() bool { return a.TLS && !strings.HasPrefix(a.Address, "unix:") }
+
+// Addresses are those of the public server.
+type Addresses []Address
+
+// Plain returns the addresses as package upgrade takes them.
+func (a Addresses) Plain() (plain []string) {
+	for _, address := range a {
+		plain = append(plain, address.Address)
+	}
+	return plain
+}
+
+// String returns the addresses as -listen takes them.
+func (a Addresses) String() string {
+	var all []string
+	for _, address := range a {
+		all = append(all, address.String())
+	}
+	return strings.Join(all, ", ")
+}
+
+// HTTPSPort returns the port of the first listener for TLS that a browser could use.
+// The listeners are those of a, in the same order.
+func (a Addresses) HTTPSPort(listeners []net.Listener) int {
+	return listeners[slices.IndexFunc(a, Address.isHTTPS)].Addr().(*net.TCPAddr).Port
+}
+
+// AdminHost returns the host that Admin names, which is empty for a unix socket.
+func (s Settings) AdminHost() string {
+	host, _, _ := net.SplitHostPort(s.Admin)
+	return host
+}
+
+// LoadCertificates reads the certificates, and logs which of them are not valid now.
+func (t TLS) LoadCertificates(logger *slog.Logger) (*server.Certificates, error) {
+	certificates, err := server.LoadCertificates(t.Certificates, logger)
+	if err != nil {
+		return nil, err
+	}
+	for _, invalid := range certificates.Invalid(time.Now()) {
+		logger.Warn("clients will refuse a certificate", "error", invalid)
+	}
+	return certificates, nil
+}
+
+// checkTogether finds the problems that no setting has by itself.
+func (r *reader) checkTogether() {
+	s, certificates, keys := &r.settings, r.certificates, r.keys
+	if len(s.Listen) == 0 {
+		s.Listen = Addresses{{Address: ":8080"}}
+	}
+	r.report(upgrade.CheckDistinct(append(s.Listen.Plain(), s.Admin)...))
+	tlsAt := slices.IndexFunc(s.Listen, func(a Address) bool { return a.TLS })
+	switch {
+	case len(certificates) != len(keys):
+		r.report(fmt.Errorf("got %d -tls-cert and %d -tls-key; want them in pairs", len(certificates), len(keys)))
+	case tlsAt >= 0 && len(keys) == 0:
+		r.report(fmt.Errorf("-listen %s: want -tls-cert and -tls-key", s.Listen[tlsAt]))
+	case len(keys) > 0 && tlsAt < 0:
+		r.report(errors.New("-tls-cert is given, but no address for TLS; want -listen tls:ADDRESS"))
+	}
+	if s.TLS.RedirectHTTPS && !slices.ContainsFunc(s.Listen, Address.isHTTPS) {
+		r.report(errors.New("-redirect-https: want -listen tls:HOST:PORT, to lead there"))
+	}
+	for i := range min(len(certificates), len(keys)) {
+		s.TLS.Certificates = append(s.TLS.Certificates, server.CertificateFiles{Certificate: certificates[i], Key: keys[i]})
+	}
+	_, err := server.LoadCertificates(s.TLS.Certificates, nil)
+	r.report(err)
+	if s.Files.Root != "" {
+		if _, err := handlers.Files(handlers.FilesOptions{Root: s.Files.Root}); err != nil {
+			r.report(fmt.Errorf("-root: %w", err))
+		}
+	}
+}

@@ -1,0 +1,188 @@
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"time"
+
+	"example.com/baton/handlers"
+	"example.com/baton/upgrade"
+)
+
+// setting is a row of the table.
+type setting struct {
+	name  string
+	kind  kind
+	value string // default of one that is given once
+	help  string // as package flag takes it: the placeholder of the value is in backquotes
+	parse func(string) error
+}
+
+// kind is how often a setting may be given, and with what.
+type kind int
+
+const (
+	once   kind = iota // the last value counts
+	each               // all values count, and each may be several, with commas between
+	toggle             // true or false; without a value it is true
+)
+
+// table returns the settings of a generation, whose parsers set those of r. Those that
+// are given once are parsed in this order.
+func (r *reader) table() []setting {
+	s := &r.settings
+	s.Connections.Migrate = true
+	s.Lifecycle.Foreground = Automatic
+	rows := []setting{
+		{"listen", each, "", "`address` to serve on: host:port, :port or unix:PATH, with tls: before it for TLS; repeatable (default :8080)", s.addAddress},
+		{"tls-cert", each, "", "`file` with a certificate and its chain, for the tls: addresses; repeatable, with a -tls-key for each", file(&r.certificates)},
+		{"tls-key", each, "", "`file` with the key of the -tls-cert in the same place; repeatable", file(&r.keys)},
+		{"redirect-https", toggle, "", "redirect requests without TLS to the tls: address", boolean(&s.TLS.RedirectHTTPS)},
+		{"admin", once, "127.0.0.1:9180", "`address` for metrics, health and status; empty: none", address(&s.Admin, "")},
+		{"control", once, r.in.DefaultControl(), "`path` of the unix socket that upgrade and status talk to; empty: none", address(&s.Lifecycle.Control, "unix:")},
+		{"pid-file", once, "", "`path` of a file that names the generation that serves", s.setPIDFile},
+		{"root", once, "", "`folder` whose files are served at /", text(&s.Files.Root)},
+		{"listing", toggle, "", "list directories that have no index.html; false: answer them 403", boolean(&s.Files.Listing)},
+		{"proxy", each, "", "`PREFIX=URL` to pass requests on to; repeatable", s.addProxyRule},
+		{"proxy-timeout", once, "1m0s", "`time` that a backend may take to begin its response", duration(&s.Proxy.Timeout, time.Millisecond)},
+		{"max-body", once, "1073741824", "`bytes` of a proxied request's body, beyond which it is answered 413", s.setMaxBody},
+		{"upgrade-timeout", once, "1m0s", "`time` that a successor may take to be ready", duration(&s.Lifecycle.UpgradeTimeout, time.Millisecond)},
+		{"drain-timeout", once, "30s", "`time` after which a drain cuts what still runs", duration(&s.Lifecycle.DrainTimeout, time.Millisecond)},
+		{"idle-grace", once, "1s", "`time` that a silent connection that does not move stays in a drain", duration(&s.Connections.IdleGrace, 0)},
+		{"websocket-grace", once, "0s", "`time` that WebSockets and other upgraded connections stay in a drain; 0: the drain timeout", duration(&s.Proxy.WebSocketGrace, 0)},
+		{"stream-grace", once, "0s", "`time` that event streams through the proxy go on in a drain; 0: the drain timeout", duration(&s.Proxy.StreamGrace, 0)},
+		{"migrate", toggle, "", "in a drain, move keep-alive connections to the successor; false: close them (default true)", boolean(&s.Connections.Migrate)},
+		{"max-draining", once, "4", "`number` of predecessors that may still drain when an upgrade begins", s.setMaxDraining},
+		{"shutdown-delay", once, "0s", "`time` for which a stop goes on serving while /readyz fails", duration(&s.Lifecycle.ShutdownDelay, 0)},
+		{"idle-timeout", once, "1m15s", "`time` that a connection may be silent between requests", duration(&s.Connections.IdleTimeout, time.Millisecond)},
+		{"read-header-timeout", once, "10s", "`time` that a request's header may take", duration(&s.Connections.ReadHeaderTimeout, time.Millisecond)},
+		{"foreground", toggle, "", "the first process stays until the last generation is gone (default: where its end would be taken for the service's)", s.setForeground},
+		{"log-format", once, "auto", "`format` of the log: text, json, or auto (text on a terminal and in the journal)", s.setLogFormat},
+		{"log-level", once, "info", "least `level` that is logged: debug, info, warn or error", s.setLogLevel},
+	}
+	if r.in.Become != nil { // first, since it decides which files can be read
+		rows = append([]setting{{"user", once, r.in.serviceUser(), "`name` of the user that the service runs as, for root to check as", r.in.Become}}, rows...)
+	}
+	return rows
+}
+
+func text(into *string) func(string) error {
+	return func(s string) error { *into = s; return nil }
+}
+
+// address returns a parser of addresses that may be missing, which are for package
+// upgrade with a prefix.
+func address(into *string, prefix string) func(string) error {
+	return func(s string) error {
+		if *into = s; s == "" {
+			return nil
+		}
+		return upgrade.CheckAddress(prefix + s)
+	}
+}
+
+func file(into *[]string) func(string) error {
+	return func(s string) error {
+		if s == "" {
+			return errors.New("want the path of a file")
+		}
+		*into = append(*into, s)
+		return nil
+	}
+}
+
+func boolean(into *bool) func(string) error {
+	return func(s string) error {
+		on, err := strconv.ParseBool(s)
+		if err != nil {
+			return fmt.Errorf("%q is not one of true, false", s)
+		}
+		*into = on
+		return nil
+	}
+}
+
+func duration(into *time.Duration, least time.Duration) func(string) error {
+	return func(s string) error {
+		d, err := time.ParseDuration(s)
+		if err != nil {
+			return fmt.Errorf("%q is not a duration such as 1.5s or 2m", s)
+		}
+		if d < least {
+			return fmt.Errorf("%v is too short; want %v or more", d, least)
+		}
+		*into = d
+		return nil
+	}
+}
+
+func (s *Settings) addAddress(text string) error {
+	a := parseAddress(text)
+	s.Listen = append(s.Listen, a)
+	return upgrade.CheckAddress(a.Address)
+}
+
+func (s *Settings) setPIDFile(path string) error {
+	if s.Lifecycle.PIDFile = path; path == "" {
+		return nil
+	}
+	dir, err := os.Stat(filepath.Dir(path))
+	if err == nil && !dir.IsDir() {
+		err = fmt.Errorf("%s is not a directory", filepath.Dir(path))
+	}
+	return err
+}
+
+func (s *Settings) addProxyRule(text string) error {
+	rule, err := handlers.ParseProxyRule(text)
+	if slices.ContainsFunc(s.Proxy.Rules, func(r handlers.ProxyRule) bool { return err == nil && r.Prefix == rule.Prefix }) {
+		err = fmt.Errorf("prefix %s is given twice", rule.Prefix)
+	}
+	s.Proxy.Rules = append(s.Proxy.Rules, rule)
+	return err
+}
+
+func (s *Settings) setMaxBody(text string) error {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 {
+		return fmt.Errorf("%q is not a number of bytes of 1 or more", text)
+	}
+	s.Proxy.MaxBody = n
+	return nil
+}
+
+func (s *Settings) setMaxDraining(text string) error {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		return fmt.Errorf("%q is not a number of 0 or more", text)
+	}
+	s.Lifecycle.MaxDraining = n
+	return nil
+}
+
+func (s *Settings) setForeground(text string) error {
+	var on bool
+	if err := boolean(&on)(text); err != nil {
+		return err
+	}
+	s.Lifecycle.Foreground = Foreground(strconv.FormatBool(on))
+	return nil
+}
+
+func (s *Settings) setLogFormat(format string) error {
+	if s.Log.Format = format; !slices.Contains([]string{"auto", "text", "json"}, format) {
+		return fmt.Errorf("%q is not one of auto, text, json", format)
+	}
+	return nil
+}
+
+func (s *Settings) setLogLevel(level string) error {
+	if s.Log.Level.UnmarshalText([]byte(level)) != nil {
+		return fmt.Errorf("%q is not one of debug, info, warn, error", level)
+	}
+	return nil
+}
