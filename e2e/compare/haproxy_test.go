@@ -41,7 +41,7 @@ func startHAProxyPatient(t *testing.T) *other {
 // startHAProxyWith starts HAProxy as Debian's unit does: with a master, which passes the listeners on by itself,
 // and answers on a socket of its own.
 func startHAProxyWith(t *testing.T, recipe, setting string) *other {
-	path := tier.Need(t, "haproxy")
+	path := tier.Tool(t, "haproxy")
 	dir, address := otherPlace(t)
 	config, control := filepath.Join(dir, "haproxy.cfg"), filepath.Join(dir, "master.sock")
 	files.Put(t, []byte(strings.NewReplacer("ADDRESS", address, "BODY", string(otherAnswer.Body), "OPTION", setting).Replace(haproxyConfig)), config, 0o644)

@@ -49,7 +49,7 @@ type nginx struct {
 func (n *nginx) master() *process.Process { return n.masters[len(n.masters)-1] }
 
 func startNginx(t *testing.T, recipe string) *nginx {
-	path := tier.Need(t, "nginx")
+	path := tier.Tool(t, "nginx")
 	dir, address := otherPlace(t)
 	config := filepath.Join(dir, "nginx.conf")
 	files.Put(t, []byte(strings.NewReplacer("DIR", dir, "ADDRESS", address, "BODY", string(otherAnswer.Body)).Replace(nginxConfig)), config, 0o644)

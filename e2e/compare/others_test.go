@@ -2,7 +2,6 @@ package compare
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,6 +12,7 @@ import (
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // What the reload and upgrade recipes of other servers lose and close, under the same load as Baton.
@@ -51,10 +51,9 @@ var otherAnswer = exchange.New("GET", "/100.bin", nil, 200, exchange.Pattern(100
 
 func TestOthers(t *testing.T) {
 	upgrades := *others
-	if upgrades == 0 && os.Getenv("BATON_STRICT") == "1" {
+	if upgrades == 0 {
+		tier.Long(t, "go test ./e2e/compare -others=10 -v makes 10 upgrades of nginx, HAProxy, tableflip and Baton under load")
 		upgrades = 1 // enough to see that it works
-	} else if upgrades == 0 {
-		t.Skip("a comparison with nginx, HAProxy and tableflip: go test ./e2e/compare -others=10 -v makes 10 upgrades of each under load")
 	}
 	var results []outcome
 	for _, c := range []struct {

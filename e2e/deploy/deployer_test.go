@@ -77,8 +77,8 @@ type Deployer struct {
 // deployer makes the stand-ins for a service.
 func deployer(t testing.TB, b *service.Baton) *Deployer {
 	t.Helper()
-	tier.Need(t, "flock")
-	tier.Need(t, "curl")
+	tier.Tool(t, "flock")
+	tier.Tool(t, "curl")
 	d := &Deployer{Baton: b, Tools: filepath.Join(b.Dir, "tools"), Path: os.Getenv("PATH")}
 	if err := os.Mkdir(d.Tools, 0o755); err != nil {
 		t.Fatal(err)

@@ -20,7 +20,7 @@ import (
 // The shell that the script is written for, and the linter that knows it.
 func TestDeployScriptLint(t *testing.T) {
 	t.Parallel()
-	out, err := exec.Command(tier.Need(t, "shellcheck"), "--shell=sh", "--enable=all",
+	out, err := exec.Command(tier.Tool(t, "shellcheck"), "--shell=sh", "--enable=all",
 		// Braces where nothing needs them, a default for each case, and what would matter with set -e, which is not used.
 		"--exclude=SC2249,SC2250,SC2310,SC2311,SC2312", deployScript(t)).CombinedOutput()
 	if err != nil {
@@ -31,7 +31,7 @@ func TestDeployScriptLint(t *testing.T) {
 // Coreutils, sed, flock, and something that speaks HTTP: more than that it must not need.
 func TestDeployScriptTools(t *testing.T) {
 	t.Parallel()
-	tier.Need(t, "wget")
+	tier.Tool(t, "wget")
 	cert, key := certificate.Certificate(t)
 	d := startDeployer(t, service.Listen("HOST:PORT", "unix:DIR/public.sock", "tls:HOST:PORT", "tls:unix:DIR/secret.sock"),
 		service.Args("-tls-cert", cert, "-tls-key", key))
@@ -57,7 +57,7 @@ func TestDeployScriptTools(t *testing.T) {
 		t.Errorf("with wget, nobody there: got %v", got)
 	}
 	d.onlyTools("wget", "curl")
-	curl := tier.Need(t, "curl")
+	curl := tier.Tool(t, "curl")
 	files.Put(t, []byte("#!/bin/sh\ncase $* in *https://*) echo 'curl: (35) no handshake' >&2; printf 000; exit 35 ;; esac\nexec "+curl+" \"$@\"\n"),
 		filepath.Join(d.Path, "curl"), 0o755)
 	if got := d.Run(d.release("v2")); got.Code != 1 || !strings.Contains(got.Stderr, " does not answer: curl: (35) no handshake\n") {

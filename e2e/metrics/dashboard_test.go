@@ -165,7 +165,7 @@ func TestSelectors(t *testing.T) {
 
 func TestPromtool(t *testing.T) {
 	t.Parallel()
-	promtool := tier.Need(t, "promtool")
+	promtool := tier.Tool(t, "promtool")
 	check := func(stdin []byte, args ...string) {
 		t.Helper()
 		cmd := exec.Command(promtool, args...)

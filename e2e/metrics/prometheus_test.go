@@ -21,7 +21,7 @@ import (
 
 func TestPrometheus(t *testing.T) {
 	t.Parallel()
-	tier.Need(t, "prometheus")
+	tier.Tool(t, "prometheus")
 	build.Version(t, "v2")
 	var failing atomic.Int64
 	fails := backend.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -30,7 +30,7 @@ type prometheus struct {
 
 func startPrometheus(t testing.TB, b *service.Baton) *prometheus {
 	t.Helper()
-	path := tier.Need(t, "prometheus")
+	path := tier.Tool(t, "prometheus")
 	rules, err := filepath.Abs("../../handlers/dashboard/rules.yml")
 	if err != nil {
 		t.Fatal(err)

@@ -44,7 +44,7 @@ func browse(t testing.TB, url string) *tab {
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)
 	p.ctx, cancel = chromedp.NewContext(ctx, chromedp.WithListener(p.listen), chromedp.WithAllocatorOptions(
-		chromedp.ExecPath(tier.Need(t, "chromium")), chromedp.Headless,
+		chromedp.ExecPath(tier.Tool(t, "chromium")), chromedp.Headless,
 		chromedp.NoSandbox, // which root cannot have
 		chromedp.Flag("disable-dev-shm-usage", true)))
 	t.Cleanup(cancel)

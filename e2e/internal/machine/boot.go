@@ -211,40 +211,31 @@ func Boot(t testing.TB, unitDirs ...string) *Machine {
 	return m
 }
 
-// needMachine skips the test where no machine can be booted, or fails it under BATON_STRICT=1.
+// needMachine ends a test where no machine can be booted.
 func needMachine(t testing.TB) {
 	t.Helper()
 	for _, tool := range []string{"unshare", "nsenter", "setpriv", "pivot_root"} {
-		tier.Need(t, tool)
+		tier.Tool(t, tool)
 	}
-	hint := ""
-	switch _, err := os.Stat(systemdProgram); {
-	case err != nil:
-		hint = "systemd is missing: install it (on Debian: apt install systemd)"
-	case os.Geteuid() != 0:
-		hint = "booting a systemd takes root: run the tests as root"
-	case ownCgroup(t) == "":
-		hint = "booting a systemd takes cgroup version 2: mount -t cgroup2 cgroup2 /sys/fs/cgroup"
-	default:
-		if hint = portTaken(80); hint == "" {
-			return
-		}
+	if _, err := os.Stat(systemdProgram); err != nil {
+		tier.Needs(t, "systemd", "install it (on Debian: apt install systemd)")
 	}
-	if os.Getenv("BATON_STRICT") == "1" {
-		t.Fatal(hint)
+	tier.Root(t)
+	if ownCgroup(t) == "" {
+		tier.Needs(t, "cgroup version 2", "mount -t cgroup2 cgroup2 /sys/fs/cgroup")
 	}
-	t.Skip(hint)
+	needPort(t, 80)
 }
 
-// portTaken tells of a port that something on this machine, whose network the booted ones share, listens at
-// on all addresses. It returns "" if nothing does.
-func portTaken(port int) string {
+// needPort ends a test if something on this machine, whose network the booted ones share, listens at a port on
+// all addresses.
+func needPort(t testing.TB, port int) {
+	t.Helper()
 	ln, err := net.Listen("tcp", fmt.Sprintf("%s:%d", service.Loopback(), port))
 	if err != nil {
-		return fmt.Sprintf("port %d is taken on this machine (%v): end what listens there", port, err)
+		tier.Needs(t, fmt.Sprintf("port %d", port), fmt.Sprintf("end what listens there: %v", err))
 	}
 	ln.Close()
-	return ""
 }
 
 // ownCgroup returns the folder of the cgroup (version 2) of this process, empty if there is none.
