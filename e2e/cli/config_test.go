@@ -15,6 +15,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // The configuration file: what it may look like, and that one which was lost changes nothing.
@@ -132,9 +133,7 @@ func TestVersion(t *testing.T) {
 // Root may read what the service's user may not.
 func TestCheckAsTheUserOfTheService(t *testing.T) {
 	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("only root can check as another user: run the test as root")
-	}
+	tier.Root(t)
 	b := service.Prepare(t)
 	cert, key := certificate.Certificate(t, http1.Host)
 	for path := filepath.Dir(key); path != os.TempDir() && path != "/"; path = filepath.Dir(path) {

@@ -18,23 +18,12 @@ import (
 	"example.com/baton/e2e/internal/impostor"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Another user of the machine, who may do what every user may.
 
 const stranger = 65534
-
-// asStranger skips the test unless it may run processes as another user.
-func asStranger(t testing.TB) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	if os.Getenv("BATON_STRICT") == "1" {
-		t.Fatal("run as root")
-	}
-	t.Skip("to become another user, run as root")
-}
 
 // strangers runs the test binary as the stranger, to do what the steps say, until the test ends. It returns
 // when that has printed a line.
@@ -75,7 +64,7 @@ func strangers(t testing.TB, steps string) {
 
 // Root does not believe a server that a stranger has put in the place of the right one, nor shows what that says.
 func TestStrangersControlSocket(t *testing.T) {
-	asStranger(t)
+	tier.Root(t)
 	tmp, err := os.MkdirTemp("", "tmp-")
 	if err != nil {
 		t.Fatal(err)
@@ -142,7 +131,7 @@ func TestEscapesInReplies(t *testing.T) {
 
 // Another user can lock what all can read. None of that is a lock of the service.
 func TestStrangersLocks(t *testing.T) {
-	asStranger(t)
+	tier.Root(t)
 	t.Parallel()
 	b := service.Prepare(t, service.Files(t), service.Args("-idle-grace", "100ms"))
 	if err := os.Chmod(b.Dir, 0o755); err != nil {

@@ -94,7 +94,7 @@ func checkOutput(t *testing.T, what, got string, want ...string) {
 
 func TestSystemdDeployHosts(t *testing.T) {
 	t.Parallel()
-	tier.Need(t, "curl")
+	tier.Tool(t, "curl")
 	o := operator(t)
 	one, two := machine.Running(t), machine.Running(t)
 	o.knows("web1", one)

@@ -74,7 +74,7 @@ func (i *Interposer) Run(n int, signal syscall.Signal, runs bool, args ...string
 	cmd, result := i.command(args...)
 	// The pid is known to the tools before the script begins.
 	cmd.Args = append([]string{"sh", "-c", `echo $$ >"$INTERPOSED/pid"; exec "$0" "$@"`, cmd.Path}, cmd.Args[1:]...)
-	cmd.Path = tier.Need(i.T, "sh")
+	cmd.Path = tier.Tool(i.T, "sh")
 	then := "end"
 	if runs {
 		then = "run"

@@ -54,7 +54,7 @@ status codes: (\d+) 2xx`)
 // each handoff there are some whose requests are under way, and some that have just come.
 func TestH2loadThroughUpgrades(t *testing.T) {
 	t.Parallel()
-	path := tier.Need(t, "h2load")
+	path := tier.Tool(t, "h2load")
 	b, over, _ := startSlowly(t)
 	upload := filepath.Join(b.Dir, "upload")
 	files.Put(t, exchange.Pattern(20_000), upload, 0o600)

@@ -24,9 +24,7 @@ import (
 // With BATON in the command stands the service with its flags.
 func contain(t *testing.T, b *service.Baton, proc string, command ...string) (first int, ended func() error) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("only root can make PID namespaces")
-	}
+	tier.Root(t) // for PID namespaces
 	var words []string
 	for _, word := range command {
 		if word == "BATON" {
@@ -38,7 +36,7 @@ func contain(t *testing.T, b *service.Baton, proc string, command ...string) (fi
 	flags := append([]string{"--pid", "--fork", "--kill-child", "--mount",
 		"env", "--default-signal=HUP"}, // which is ignored if the tests run below nohup
 		"sh", "-c", proc+`; exec "$0" "$@"`)
-	cmd := exec.Command(tier.Need(t, "unshare"), append(flags, words...)...)
+	cmd := exec.Command(tier.Tool(t, "unshare"), append(flags, words...)...)
 	cmd.Dir = b.Dir
 	cmd.Env = append(os.Environ(), b.Mark, "GORACE=atexit_sleep_ms=0")
 	log, err := os.OpenFile(b.LogPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
@@ -93,7 +91,7 @@ func TestForeground(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			tier.Need(t, tt.tool)
+			tier.Tool(t, tt.tool)
 			b := service.Prepare(t, service.Args("-idle-grace", "50ms"))
 			files.Put(t, []byte("[supervisord]\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile="+b.Dir+"/supervisord.pid\n"+
 				"[program:baton]\nautorestart=unexpected\nstopwaitsecs=40\nstderr_logfile="+b.LogPath()+"\n"+
@@ -150,7 +148,7 @@ func TestWarningOfSupervisor(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			tier.Need(t, tt.tool)
+			tier.Tool(t, tt.tool)
 			b := service.Prepare(t)
 			files.Put(t, files.Script(pass), filepath.Join(b.Dir, "entrypoint.sh"), 0o755)
 			files.Put(t, []byte("[supervisord]\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile="+b.Dir+"/supervisord.pid\n"+

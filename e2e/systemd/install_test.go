@@ -148,7 +148,7 @@ func TestInstalledExampleIsGood(t *testing.T) {
 
 func TestInstallRefuses(t *testing.T) {
 	t.Parallel()
-	tier.Need(t, "sh")
+	tier.Tool(t, "sh")
 	script, err := filepath.Abs("../../systemd/install.sh")
 	if err != nil {
 		t.Fatal(err)
@@ -226,7 +226,7 @@ func TestInstallRefuses(t *testing.T) {
 // Packagers install below a folder, built from the sources, without root and without touching this system.
 func TestInstallBelowDestdir(t *testing.T) {
 	t.Parallel()
-	tier.Need(t, "go")
+	tier.Tool(t, "go")
 	dir := t.TempDir()
 	cmd := exec.Command("sh", "../../systemd/install.sh", "--prefix", "/usr")
 	cmd.Env = append(os.Environ(), "DESTDIR="+dir)
@@ -263,7 +263,7 @@ func TestInstallBelowDestdir(t *testing.T) {
 
 func TestInstallScriptIsSound(t *testing.T) {
 	t.Parallel()
-	if out, err := exec.Command(tier.Need(t, "shellcheck"), "--shell=sh", "../../systemd/install.sh").CombinedOutput(); err != nil {
+	if out, err := exec.Command(tier.Tool(t, "shellcheck"), "--shell=sh", "../../systemd/install.sh").CombinedOutput(); err != nil {
 		t.Errorf("shellcheck: %v\n%s", err, out)
 	}
 }

@@ -209,8 +209,8 @@ func TestRedirectToHTTPS(t *testing.T) {
 			t.Errorf("%d connections moved, want 2", u.Predecessor.Moved)
 		}
 	}
-	tier.Need(t, "curl")
-	code, body, stderr := process.Run(t, tier.Need(t, "curl"), nil, "--silent", "--show-error", "--fail", "--location", "--cacert", certFile, "--output", "-", "--write-out", "\n%{num_redirects} %{scheme} %{http_version}",
+	tier.Tool(t, "curl")
+	code, body, stderr := process.Run(t, tier.Tool(t, "curl"), nil, "--silent", "--show-error", "--fail", "--location", "--cacert", certFile, "--output", "-", "--write-out", "\n%{num_redirects} %{scheme} %{http_version}",
 		"--connect-to", http1.Host+"::"+b.Host+":", "http://"+http1.Host+":"+portOf(b.Address)+"/100.bin")
 	if want := string(exchange.Pattern(100)) + "\n1 "; code != 0 || !strings.HasPrefix(strings.ToUpper(body), strings.ToUpper(want)+"HTTPS 2") {
 		t.Errorf("curl: got exit code %d, %q, %s, want the file after one redirect to HTTPS, over HTTP/2", code, body, stderr)

@@ -102,12 +102,12 @@ func TestNoResumptionWithoutTheKeys(t *testing.T) {
 		}
 	}
 	check("second visit", len(clients))
-	b.Deploy(build.Secretive)
+	b.Deploy(build.Keyless)
 	b.Upgrade() // still hears of its predecessor's
-	check("upgrade to a release that will not tell its keys", len(clients))
+	check("upgrade to a program that will not hand on its keys", len(clients))
 	b.Deploy("v1")
 	b.Upgrade()
-	check("upgrade from a release that does not tell its keys", 0)
+	check("upgrade from a program that does not hand on its keys", 0)
 	check("second visit thereafter", len(clients))
 	b.Stop()
 	b.Launch()

@@ -26,7 +26,7 @@ var suites = map[string]*regexp.Regexp{
 
 func TestTLSScan(t *testing.T) {
 	t.Parallel()
-	sslscan := tier.Need(t, "sslscan")
+	sslscan := tier.Tool(t, "sslscan")
 	cert, key := certificate.Certificate(t)
 	certRSA, keyRSA := certificate.RsaKey.Certificate(t, certificate.ValidNow, http1.Host) // for which there are weaker suites
 	b := service.Start(t, service.Listen("tls:HOST:PORT"), service.Args("-tls-cert", cert, "-tls-key", key, "-tls-cert", certRSA, "-tls-key", keyRSA))

@@ -24,7 +24,7 @@ import (
 // become ready as it is given, and kills the predecessors that are overdue, and no others.
 func TestClockIsSet(t *testing.T) {
 	t.Parallel()
-	tier.Need(t, "sleep")
+	tier.Tool(t, "sleep")
 	dir, err := os.MkdirTemp("", "baton-")
 	if err != nil {
 		t.Fatal(err)

@@ -72,9 +72,7 @@ func TestWorkingDirectoryIsLost(t *testing.T) {
 // A directory that root has started the service in may be closed to the user that it runs as.
 func TestWorkingDirectoryIsClosed(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		t.Skip("only root can start a process in a directory that is closed to it")
-	}
+	tier.Root(t) // to start a process in a directory that is closed to it
 	b := service.Prepare(t, service.Args("-idle-grace", "50ms"))
 	closed := filepath.Join(b.Dir, "closed")
 	if err := os.Mkdir(closed, 0o700); err != nil {
@@ -85,7 +83,7 @@ func TestWorkingDirectoryIsClosed(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.Control, b.PIDFile = filepath.Join(own, "control.sock"), filepath.Join(own, "baton.pid")
-	cmd := exec.Command(tier.Need(t, "setpriv"), append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", b.Bin}, b.Flags()...)...)
+	cmd := exec.Command(tier.Tool(t, "setpriv"), append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", b.Bin}, b.Flags()...)...)
 	cmd.Dir = closed
 	cmd.Env = append(os.Environ(), b.Mark, "GORACE=atexit_sleep_ms=0")
 	stderr, err := os.OpenFile(b.LogPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666)

@@ -22,7 +22,7 @@ import (
 // asked is told why, and the next good release takes over.
 
 func TestSuccessorFaults(t *testing.T) {
-	tier.Need(t, "sh")
+	tier.Tool(t, "sh")
 	tests := []struct {
 		name   string
 		spoil  func(t *testing.T, b *service.Baton)

@@ -24,7 +24,7 @@ import (
 
 func TestSuccessorStoppedAtStart(t *testing.T) {
 	t.Parallel()
-	tier.Need(t, "sh")
+	tier.Tool(t, "sh")
 	b := service.Start(t, service.Files(t), service.Args("-upgrade-timeout", "2s", "-idle-grace", "100ms"))
 	pid := b.PID()
 	counts, stop := service.LightLoad(t, b)

@@ -123,7 +123,7 @@ func withoutPidfd(t testing.TB) service.Option {
 // A predecessor that cannot receive from its successor for a moment tries again. One that never can gives the successor
 // up, if it has heard of it; else that one is a release without a link, which serves when it says so.
 func TestPredecessorCannotReceive(t *testing.T) {
-	strace := tier.Need(t, "strace")
+	strace := tier.Tool(t, "strace")
 	for name, test := range map[string]struct {
 		inject string
 		heard  bool
@@ -186,7 +186,7 @@ func TestPredecessorCannotReceive(t *testing.T) {
 
 // A successor that cannot talk to its predecessor leaves the service to it, or takes it over.
 func TestSuccessorCannotTalk(t *testing.T) {
-	strace := tier.Need(t, "strace")
+	strace := tier.Tool(t, "strace")
 	for _, inject := range []string{"recvmsg:error=ENOMEM:when=1", "recvmsg:error=ENOMEM", "recvmsg:error=EIO:when=1", "recvmsg:error=EIO:when=2+", "sendmsg:error=ENOBUFS:when=1", "sendmsg:error=ENOBUFS", "sendmsg:error=EIO:when=2+"} {
 		t.Run(inject, func(t *testing.T) {
 			t.Parallel()

@@ -149,7 +149,7 @@ func freePortEverywhere(t *testing.T) string {
 
 func TestUnixSocketSurvives(t *testing.T) {
 	t.Parallel()
-	tier.Need(t, "sh")
+	tier.Tool(t, "sh")
 	b := service.Start(t, service.Listen("unix:DIR/public.sock"), service.Files(t), service.Args("-idle-grace", "100ms"))
 	inode := func() uint64 {
 		t.Helper()

@@ -1,7 +1,6 @@
 package upgrade
 
 import (
-	"os"
 	"slices"
 	"testing"
 	"time"
@@ -45,10 +44,9 @@ func TestUpgradesUnderLoad(t *testing.T) {
 
 func TestSoak(t *testing.T) {
 	upgrades := *tier.Soak
-	if upgrades == 0 && os.Getenv("BATON_STRICT") == "1" {
+	if upgrades == 0 {
+		tier.Long(t, "go test ./e2e/upgrade -run Soak -soak=1000 makes 1,000 upgrades under load in each world")
 		upgrades = 2 // enough to see that it works
-	} else if upgrades == 0 {
-		t.Skip("long: go test ./e2e/upgrade -run Soak -soak=1000 makes 1,000 upgrades under load in each world")
 	}
 	for _, w := range worlds() {
 		t.Run(w.name, func(t *testing.T) { upgradeUnderLoad(t, w, upgrades) })

@@ -24,7 +24,7 @@ import (
 // which sockets it has, and may die without taking them along.
 func holdSuccessor(t *testing.T, b *service.Baton) (release func()) {
 	t.Helper()
-	tier.Need(t, "sh")
+	tier.Tool(t, "sh")
 	next, going := filepath.Join(b.Dir, "next"), filepath.Join(b.Dir, "go")
 	files.Install(t, build.Version(t, "v2"), next)
 	b.DeployBytes(files.Script(`sleep 0.1; : >"`+b.Dir+`/held"; while [ ! -e "`+going+`" ]; do sleep 0.02; done; exec "`+next+`" "$@"`), 0o755)

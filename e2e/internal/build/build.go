@@ -7,12 +7,10 @@ package build
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"sync"
 	"testing"
 )
@@ -20,8 +18,8 @@ import (
 // Past is the version of a release that knows nothing of connections that move, nor of several predecessors.
 const Past = "past"
 
-// Secretive is the version of a release that does not tell its successor the keys of its session tickets.
-const Secretive = "secretive"
+// Keyless is the version of another program, below testdata, which does not hand on the keys of its session tickets.
+const Keyless = "keyless"
 
 var builds struct {
 	sync.Mutex
@@ -80,44 +78,18 @@ func buildOnce(path, version string) error {
 		set += " -X example.com/baton/upgrade/internal/link.Protocol=1"
 	}
 	args := []string{"build", "-o", path + ".new", "-ldflags", set}
-	if version == Secretive {
-		overlay, err := withoutTheKeys(filepath.Dir(path))
-		if err != nil {
-			return err
-		}
-		args = append(args, "-overlay", overlay)
-	}
 	if Race {
 		args = append(args, "-race")
 	}
-	if out, err := exec.Command("go", append(args, "example.com/baton")...).CombinedOutput(); err != nil {
+	program := "example.com/baton"
+	if version == Keyless {
+		program += "/e2e/testdata/keyless"
+	}
+	if out, err := exec.Command("go", append(args, program)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("go build of version %s: %w\n%s", version, err, out)
 	}
 	if err := checkUnchanged(); err != nil {
 		return err
 	}
 	return os.Rename(path+".new", path)
-}
-
-// withoutTheKeys writes an overlay for go build, in which main.go does not hand on the keys of session tickets.
-func withoutTheKeys(dir string) (overlay string, err error) {
-	source := filepath.Join(sources.root, "main.go")
-	text, err := os.ReadFile(source)
-	if err != nil {
-		return "", err
-	}
-	line := regexp.MustCompile(`(?m)^func \(s service\) Secret\(\).*$`)
-	if found := line.FindAll(text, -1); len(found) != 1 {
-		return "", fmt.Errorf("%s: got %d lines that hand on the keys, want 1", source, len(found))
-	}
-	changed := filepath.Join(dir, "without_the_keys.go.txt")
-	if err := os.WriteFile(changed, line.ReplaceAll(text, nil), 0o600); err != nil {
-		return "", err
-	}
-	list, err := json.Marshal(map[string]map[string]string{"Replace": {source: changed}})
-	if err != nil {
-		return "", err
-	}
-	overlay = filepath.Join(dir, "overlay.json")
-	return overlay, os.WriteFile(overlay, list, 0o600)
 }

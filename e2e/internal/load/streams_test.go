@@ -1,101 +1,17 @@
 package load
 
 import (
-	"bytes"
-	"crypto/tls"
 	"io"
-	"net"
-	"net/http"
 	"slices"
 	"testing"
 	"time"
 
 	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
 
 	"example.com/baton/e2e/internal/await"
-	"example.com/baton/e2e/internal/backend"
-	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/exchange"
-	"example.com/baton/e2e/internal/http1"
 	h2 "example.com/baton/e2e/internal/http2"
 )
-
-// http2Script is one connection of a server that does what a script says.
-type http2Script struct {
-	net.Conn
-	*http2.Framer
-	fields bytes.Buffer
-	packer *hpack.Encoder
-}
-
-// next returns the stream of the next request of which all has come, 0 if the client has gone.
-func (s *http2Script) next() uint32 {
-	for {
-		f, err := s.ReadFrame()
-		if err != nil {
-			return 0
-		}
-		switch f := f.(type) {
-		case *http2.SettingsFrame:
-			if !f.IsAck() {
-				s.WriteSettingsAck()
-			}
-		case *http2.HeadersFrame:
-			if f.StreamEnded() {
-				return f.StreamID
-			}
-		case *http2.DataFrame:
-			if f.StreamEnded() {
-				return f.StreamID
-			}
-		}
-	}
-}
-
-// rest reads until the client has gone.
-func (s *http2Script) rest() {
-	for s.next() > 0 {
-	}
-}
-
-func (s *http2Script) begin(stream uint32, status string, end bool) {
-	s.fields.Reset()
-	s.packer.WriteField(hpack.HeaderField{Name: ":status", Value: status})
-	s.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: s.fields.Bytes(), EndHeaders: true, EndStream: end})
-}
-
-func (s *http2Script) answer(stream uint32, body string) {
-	s.begin(stream, "200", false)
-	s.WriteData(stream, true, []byte(body))
-}
-
-func (s *http2Script) goAway(last uint32) { s.WriteGoAway(last, http2.ErrCodeNo, nil) }
-
-// roundTrip waits until the client has seen all that was sent, and reads what it has sent before it did.
-func (s *http2Script) roundTrip() {
-	s.WritePing(false, [8]byte{})
-	for {
-		f, err := s.ReadFrame()
-		if p, ok := f.(*http2.PingFrame); err != nil || ok && p.IsAck() {
-			return
-		}
-	}
-}
-
-// scriptedHTTP2 listens, and treats each connection as the script says, which closes it by returning.
-func scriptedHTTP2(t *testing.T, script func(s *http2Script)) (address string) {
-	t.Helper()
-	return scripted(t, func(c net.Conn, _ func() bool) {
-		if _, err := io.ReadFull(c, make([]byte, len(http2.ClientPreface))); err != nil {
-			return
-		}
-		s := &http2Script{Conn: c, Framer: http2.NewFramer(c, c)}
-		s.packer = hpack.NewEncoder(&s.fields)
-		s.WriteSettings()
-		script(s)
-	})
-}
 
 func TestHTTP2ClientSeesEachFailure(t *testing.T) {
 	tests := []struct {
@@ -323,102 +239,5 @@ func TestHTTP2ClientObeysGoAway(t *testing.T) {
 	}
 	if counts.Failures()+counts.Refused() != 0 {
 		t.Error(counts)
-	}
-}
-
-// All habits at once, over TLS and without, against a server that does everything right.
-func TestClientsOfEveryProtocolAgainstNetHTTP(t *testing.T) {
-	certFile, keyFile := certificate.Certificate(t)
-	for _, secure := range []bool{false, true} {
-		t.Run(map[bool]string{true: "TLS", false: "plaintext"}[secure], func(t *testing.T) {
-			t.Parallel()
-			ln, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			l := Load{Network: "tcp", Address: ln.Addr().String(), Exchanges: exchange.Echo(""), Pause: time.Millisecond}
-			if secure {
-				pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-				if err != nil {
-					t.Fatal(err)
-				}
-				ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}})
-				l.Tls = certificate.Trusting(t, []string{certFile})
-			}
-			srv := &http.Server{Handler: http.HandlerFunc(backend.Echo), Protocols: new(http.Protocols)}
-			srv.Protocols.SetHTTP1(true)
-			srv.Protocols.SetHTTP2(true)
-			srv.Protocols.SetUnencryptedHTTP2(true)
-			done := make(chan struct{})
-			go func() { defer close(done); srv.Serve(ln) }()
-			t.Cleanup(func() { srv.Close(); <-done })
-
-			l.Clients = [Habits]int{BackToBack: 2, Pausing: 4, PerRequest: 1, PerRequestEnd: 1, Silent: 4, SilentAfter: 4,
-				Streams: 2, StreamsPausing: 4, StreamsSilent: 4}
-			counts, stop := Start(t, l)
-			await.Until(t, 20*time.Second, "requests of each habit", func() bool {
-				for _, h := range []Habit{BackToBack, Pausing, PerRequest, PerRequestEnd, Streams, StreamsPausing} {
-					if counts.Answered[h].Load() < 20 {
-						return false
-					}
-				}
-				return counts.Answered[SilentAfter].Load() == 4 && counts.Answered[StreamsSilent].Load() == 2 && counts.Connections[StreamsSilent].Load() == 4
-			})
-			stop()
-			if counts.Failures()+counts.Refused() != 0 {
-				t.Error(counts)
-			}
-			if n := len(counts.Silences()); n != 12 {
-				t.Errorf("silent connections: got %d, want 12", n)
-			}
-			t.Log(counts)
-		})
-	}
-}
-
-// An end over TLS that no close_notify has announced is no orderly one.
-func TestClientOverTLSSeesHowAConnectionEnds(t *testing.T) {
-	certFile, keyFile := certificate.Certificate(t)
-	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		name string
-		end  func(*tls.Conn) error
-		want http1.Ending
-	}{
-		{"with close_notify", (*tls.Conn).Close, http1.Fin},
-		{"without", func(c *tls.Conn) error { return c.NetConn().Close() }, http1.Rst},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			ln, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer ln.Close()
-			ended := make(chan error, 1)
-			go func() {
-				nc, err := ln.Accept()
-				if err == nil {
-					c := tls.Server(nc, &tls.Config{Certificates: []tls.Certificate{pair}})
-					if err = c.Handshake(); err == nil {
-						err = tt.end(c)
-					}
-				}
-				ended <- err
-			}()
-			c, err := http1.DialTLS("tcp", ln.Addr().String(), 5*time.Second, certificate.Trusting(t, []string{certFile}))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer c.Close()
-			if got := c.AwaitClose(5 * time.Second); got != tt.want {
-				t.Errorf("got %s, want %s", got, tt.want)
-			}
-			if err := <-ended; err != nil {
-				t.Error(err)
-			}
-		})
 	}
 }

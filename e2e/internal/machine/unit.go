@@ -62,7 +62,7 @@ func (m *Machine) Installer() string {
 	m.T.Helper()
 	dir := filepath.Join(m.Shared, "source", "systemd")
 	if _, err := os.Stat(dir); err != nil {
-		if err := os.CopyFS(dir, os.DirFS("../../../systemd")); err != nil {
+		if err := os.CopyFS(dir, os.DirFS(filepath.Join(build.Root(m.T), "systemd"))); err != nil {
 			m.T.Fatal(err)
 		}
 		m.chmod(filepath.Join(dir, "install.sh"), 0o755)
