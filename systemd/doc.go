@@ -1,13 +1,15 @@
-// Package systemd speaks with systemd as a service's manager: that the service
-// is ready, upgrades or stops and how it is (sd_notify(3)), that it is alive
-// (its watchdog), which process is the main one after an upgrade, and which
-// listeners to keep for when that process dies (its file descriptor store) or
-// were bound before it was started (socket activation).
+// Package systemd connects a line of generations with systemd as its service manager.
 //
-// All of it goes through a [Manager]. Where systemd is not the manager, or the
-// unit does not ask for something, its methods do nothing. Nothing in here waits
-// for a systemd that does not answer for longer than a second,
-// [Manager.Barrier] aside, which has a context.
+// A [Notifier] notifies systemd of the life of a generation (sd_notify(3)): that the
+// service is ready, upgrades or stops, which process is the main one after an upgrade,
+// its status, and to the watchdog that it is alive. The [Manager] itself has the
+// listeners that were bound before the service was started (socket activation), and
+// stores those that must outlive its main process (the file descriptor store): it is
+// the [upgrade.ListenerStore] of a generation.
+//
+// Where systemd is not the manager, or the unit does not ask for something, nothing is
+// sent. No method waits longer than a second for a systemd that does not answer,
+// [Notifier.Close] aside, which waits five.
 //
 // The variables that systemd sets name the process that it started. What they
 // mean must hold for the successors of that process as well: New and Listeners change

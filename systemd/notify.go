@@ -1,7 +1,5 @@
 package systemd
 
-// This file holds what the service tells systemd of itself: sd_notify(3).
-
 import (
 	"context"
 	"errors"
@@ -17,13 +15,13 @@ import (
 )
 
 // sendTimeout bounds a message to a systemd that does not read. The function of
-// go-systemd has no bound and takes no descriptors, so that only the words are
-// its own.
+// go-systemd has no bound and takes no descriptors, so that only its constants are
+// used.
 const sendTimeout = time.Second
 
-// Manager is systemd, or nobody.
+// Manager is systemd where it is the service manager. Elsewhere its methods do nothing.
 type Manager struct {
-	socket   string        // empty: nobody
+	socket   string        // empty: there is none
 	watchdog time.Duration // 0: none
 }
 
@@ -32,14 +30,14 @@ func New() *Manager {
 	return &Manager{socket: os.Getenv("NOTIFY_SOCKET"), watchdog: watchdogInterval()}
 }
 
-// Ready says that this process is the service's main one, and that the service
-// is ready: for the first time, or again after [Manager.Reloading].
-func (m *Manager) Ready() error {
+// sendReady notifies systemd that this process is the service's main one, and that the
+// service is ready: for the first time, or again after sendReloading.
+func (m *Manager) sendReady() error {
 	return m.send(nil, fmt.Sprintf("MAINPID=%d", os.Getpid()), daemon.SdNotifyReady)
 }
 
-// Reloading says that an upgrade begins.
-func (m *Manager) Reloading() error {
+// sendReloading notifies systemd that an upgrade begins.
+func (m *Manager) sendReloading() error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
 		return fmt.Errorf("tell systemd: %w", err)
@@ -47,26 +45,29 @@ func (m *Manager) Reloading() error {
 	return m.send(nil, daemon.SdNotifyReloading, fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000))
 }
 
-// Stopping says that the service stops, and may take that long for it even if
-// the unit gives it less. A generation that ends because its successor serves
-// must not say so: systemd would stop the unit.
-func (m *Manager) Stopping(within time.Duration) error {
+// sendStopping notifies systemd that the service stops, and may take that long for it even
+// if the unit gives it less. A generation that ends because its successor serves must
+// not send it: systemd would stop the unit.
+func (m *Manager) sendStopping(within time.Duration) error {
 	return m.send(nil, daemon.SdNotifyStopping, fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d", within.Microseconds()))
 }
 
-// Fail says that the service has failed: systemd kills what is left of it and
-// starts it again, if the unit says so.
-func (m *Manager) Fail() error { return m.send(nil, "WATCHDOG=trigger") }
+// sendAlive notifies the watchdog that the service is alive.
+func (m *Manager) sendAlive() error { return m.send(nil, daemon.SdNotifyWatchdog) }
 
-// Status is the line that `systemctl status` shows.
-func (m *Manager) Status(line string) error {
+// sendFailed notifies systemd that the service has failed: systemd kills what is left of it
+// and, if the unit asks for that, starts it again.
+func (m *Manager) sendFailed() error { return m.send(nil, "WATCHDOG=trigger") }
+
+// sendStatus sends the line that `systemctl status` shows.
+func (m *Manager) sendStatus(line string) error {
 	return m.send(nil, "STATUS="+strings.ReplaceAll(line, "\n", " "))
 }
 
-// Barrier returns when systemd has read everything that was sent before, by this
+// barrier returns when systemd has read everything that was sent before, by this
 // process or another. A main process must not exit before systemd knows of the
 // next one, or the unit stops.
-func (m *Manager) Barrier(ctx context.Context) error {
+func (m *Manager) barrier(ctx context.Context) error {
 	if m.socket == "" {
 		return nil
 	}
@@ -82,7 +83,7 @@ func (m *Manager) Barrier(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// systemd closes its copy of the other end when it has come to this message.
+	// systemd closes its copy of the other end when it reads this message.
 	stop := context.AfterFunc(ctx, func() { r.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	if _, err = r.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {

@@ -1,9 +1,8 @@
 package systemd_test
 
-// This file holds the tests of what is said to systemd, with a socket in its place.
-
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,17 +11,20 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/systemd"
+	"example.com/baton/upgrade"
 	"golang.org/x/sys/unix"
 )
 
-const patience = 5 * time.Second
+// patience is how long what must happen may take: only a hang takes so long.
+const patience = time.Minute
 
-// notifySocket is what systemd hears.
+// notifySocket is the socket that systemd reads.
 type notifySocket struct{ *net.UnixConn }
 
 func listenNotify(t *testing.T) notifySocket {
@@ -55,25 +57,120 @@ func (s notifySocket) next(t *testing.T) (message string, fds []int) {
 	return string(packet[:n]), fds
 }
 
-func TestMessages(t *testing.T) {
-	for name, c := range map[string]struct {
-		send func(*systemd.Manager) error
-		want string
+// received returns the messages that have been sent. It does not wait, so that time
+// goes on in a bubble.
+func (s notifySocket) received(t *testing.T) (messages []string) {
+	t.Helper()
+	raw, err := s.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) {
+		packet := make([]byte, 4096)
+		for {
+			n, _, err := unix.Recvfrom(int(fd), packet, unix.MSG_DONTWAIT)
+			if err != nil {
+				return
+			}
+			messages = append(messages, string(packet[:n]))
+		}
+	})
+	return messages
+}
+
+// count returns how many of the messages are one.
+func count(messages []string, message string) (n int) {
+	for _, m := range messages {
+		if m == message {
+			n++
+		}
+	}
+	return n
+}
+
+// generation is one of which the test decides how it is, and the service that it runs.
+type generation struct {
+	mu        sync.Mutex
+	version   string // of which the status tells
+	isStopped bool
+	hangs     bool
+	failure   error // of the service
+}
+
+// set changes a generation.
+func (g *generation) set(change func()) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	change()
+}
+
+func (g *generation) Status() upgrade.Status {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return upgrade.Status{Generation: 1, Generations: []upgrade.Member{{Generation: 1, Version: g.version, State: "serving"}}}
+}
+
+func (g *generation) Alive(ctx context.Context) error {
+	g.mu.Lock()
+	hangs := g.hangs
+	g.mu.Unlock()
+	if hangs {
+		<-ctx.Done()
+	}
+	return ctx.Err()
+}
+
+func (g *generation) TakesRequests() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.isStopped
+}
+
+func (g *generation) PredecessorDrain() time.Duration { return 2 * time.Second }
+
+func (g *generation) Check(context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.failure
+}
+
+func newNotifier(g *generation) *systemd.Notifier {
+	return systemd.New().NewNotifier(systemd.NotifierOptions{
+		Generation: g, Service: g, StopTime: 1500 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
+	})
+}
+
+// status is the message with the status of a version.
+func status(version string) string {
+	return fmt.Sprintf("STATUS=generation 1, version %s, is serving: 0 requests in flight, 0 connections", version)
+}
+
+var ready = fmt.Sprintf("MAINPID=%d\nREADY=1", os.Getpid())
+
+func TestStateChanged(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		from, to  upgrade.State
+		isStopped bool
+		want      []string
 	}{
-		"ready":    {(*systemd.Manager).Ready, fmt.Sprintf("MAINPID=%d\nREADY=1", os.Getpid())},
-		"stopping": {func(m *systemd.Manager) error { return m.Stopping(1500 * time.Millisecond) }, "STOPPING=1\nEXTEND_TIMEOUT_USEC=1500000"},
-		"status":   {func(m *systemd.Manager) error { return m.Status("two\nlines") }, "STATUS=two lines"},
-		"fail":     {(*systemd.Manager).Fail, "WATCHDOG=trigger"},
-		"release":  {func(m *systemd.Manager) error { return m.Remove("a:b") }, "FDSTOREREMOVE=1\nFDNAME=a%3Ab"},
+		{"ready", upgrade.Starting, upgrade.Serving, false, []string{ready, status("v1"), status("v1")}}, // the second is of the heartbeat
+		{"upgrade failed", upgrade.Upgrading, upgrade.Serving, false, []string{ready, status("v1")}},
+		{"stop", upgrade.Serving, upgrade.Draining, true, []string{"STOPPING=1\nEXTEND_TIMEOUT_USEC=3500000", status("v1")}},
+		{"a successor takes over", upgrade.Upgrading, upgrade.Draining, false, nil},
+		{"exit", upgrade.Draining, upgrade.Exited, true, nil},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(tt.name, func(t *testing.T) {
 			s := listenNotify(t)
-			if err := c.send(systemd.New()); err != nil {
-				t.Fatal(err)
-			}
-			if got, _ := s.next(t); got != c.want {
-				t.Errorf("got %q, want %q", got, c.want)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				n := newNotifier(&generation{version: "v1", isStopped: tt.isStopped})
+				n.StateChanged(tt.from, tt.to)
+				synctest.Wait()
+				if got := s.received(t); !slices.Equal(got, tt.want) {
+					t.Errorf("got %q, want %q", got, tt.want)
+				}
+				n.StateChanged(upgrade.Upgrading, upgrade.Draining) // ends the heartbeat
+			})
 		})
 	}
 }
@@ -89,9 +186,7 @@ func TestReloading(t *testing.T) {
 		return ts.Nano() / 1000
 	}
 	before := now()
-	if err := systemd.New().Reloading(); err != nil {
-		t.Fatal(err)
-	}
+	newNotifier(&generation{}).StateChanged(upgrade.Serving, upgrade.Upgrading)
 	after := now()
 	got, _ := s.next(t)
 	usec, ok := strings.CutPrefix(got, "RELOADING=1\nMONOTONIC_USEC=")
@@ -101,71 +196,70 @@ func TestReloading(t *testing.T) {
 	}
 }
 
-func TestBarrier(t *testing.T) {
+func TestOrphaned(t *testing.T) {
 	s := listenNotify(t)
-	m := systemd.New()
-	passed := make(chan error, 1)
-	go func() { passed <- m.Barrier(t.Context()) }()
-	got, fds := s.next(t)
-	if got != "BARRIER=1" || len(fds) != 1 {
-		t.Fatalf("got %q with %d descriptors, want BARRIER=1 with one", got, len(fds))
-	}
-	select {
-	case err := <-passed:
-		t.Fatalf("got %v before the descriptor was closed", err)
-	case <-time.After(50 * time.Millisecond):
-	}
-	unix.Close(fds[0])
-	select {
-	case err := <-passed:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(patience):
-		t.Fatal("not over although the descriptor is closed")
-	}
-
-	// A systemd that hangs is not waited for beyond the deadline.
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-	defer cancel()
-	if err := m.Barrier(ctx); err == nil {
-		t.Error("got no error from a barrier that was never passed")
+	newNotifier(&generation{}).Orphaned()
+	if got, _ := s.next(t); got != "WATCHDOG=trigger" {
+		t.Errorf("got %q, want WATCHDOG=trigger", got)
 	}
 }
 
-func TestNobodyIsTold(t *testing.T) {
-	t.Setenv("NOTIFY_SOCKET", "")
-	m := systemd.New()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		m.Attend(t.Context(), slog.New(slog.DiscardHandler), nil, nil)
-	}()
-	for name, err := range map[string]error{
-		"ready": m.Ready(), "reloading": m.Reloading(), "stopping": m.Stopping(time.Second), "status": m.Status("x"),
-		"fail": m.Fail(), "barrier": m.Barrier(t.Context()), "keep": m.Store(strings.Repeat("é", 200), &net.TCPListener{}), "release": m.Remove("x"),
+// The status is sent once when it has changed, in one line, until a successor takes over.
+func TestStatus(t *testing.T) {
+	s := listenNotify(t)
+	synctest.Test(t, func(t *testing.T) {
+		g := &generation{version: "v1"}
+		n := newNotifier(g)
+		n.StateChanged(upgrade.Starting, upgrade.Serving)
+		time.Sleep(10 * time.Second)
+		if got := s.received(t); count(got, status("v1")) != 2 {
+			t.Errorf("got %q, want the status at readiness, and of the heartbeat once", got)
+		}
+		g.set(func() { g.version = "two\nlines" })
+		time.Sleep(10 * time.Second)
+		if got, want := s.received(t), []string{status("two lines")}; !slices.Equal(got, want) {
+			t.Errorf("got %q, want %q", got, want)
+		}
+		n.StateChanged(upgrade.Upgrading, upgrade.Draining)
+		g.set(func() { g.version = "v3" })
+		time.Sleep(10 * time.Second)
+		if got := s.received(t); len(got) != 0 {
+			t.Errorf("got %q after a successor has taken over, want nothing", got)
+		}
+	})
+}
+
+// The watchdog is notified three times in its time, by a service that answers only.
+func TestWatchdog(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		is   *generation
+		want int
+	}{
+		{"alive", &generation{}, 7}, // at once, and every second
+		{"the generation hangs", &generation{hangs: true}, 0},
+		{"the service fails", &generation{failure: errors.New("hangs")}, 0},
+		{"the service is closed in a stop", &generation{isStopped: true, failure: errors.New("closed")}, 7},
 	} {
-		if err != nil {
-			t.Errorf("%s: got %v without a systemd", name, err)
-		}
+		t.Run(tt.name, func(t *testing.T) {
+			s := listenNotify(t)
+			t.Setenv("WATCHDOG_USEC", "3000000")
+			synctest.Test(t, func(t *testing.T) {
+				n := newNotifier(tt.is)
+				n.StateChanged(upgrade.Starting, upgrade.Serving)
+				time.Sleep(6*time.Second + 500*time.Millisecond)
+				if got := s.received(t); count(got, "WATCHDOG=1") != tt.want {
+					t.Errorf("got %q, want the watchdog notified %d times", got, tt.want)
+				}
+				tt.is.set(func() { tt.is.isStopped = false })
+				n.StateChanged(upgrade.Upgrading, upgrade.Draining)
+				time.Sleep(6 * time.Second)
+				if got := s.received(t); len(got) != 0 {
+					t.Errorf("got %q after a successor has taken over, want nothing", got)
+				}
+			})
+		})
 	}
-	<-ended
-}
-
-// A systemd that does not read must not hold the service up.
-func TestDeafManager(t *testing.T) {
-	listenNotify(t)
-	m := systemd.New()
-	begin := time.Now()
-	for range 10_000 { // until its queue is full
-		if err := m.Status("x"); err != nil {
-			if took := time.Since(begin); took > patience {
-				t.Errorf("took %v", took)
-			}
-			return
-		}
-	}
-	t.Error("no error although nobody reads")
 }
 
 // The watchdog means the process that systemd started, and its successors.
@@ -190,81 +284,121 @@ func TestWatchdogVariables(t *testing.T) {
 					os.Unsetenv(variable)
 				}
 			}
-			m := systemd.New()
-			if _, there := os.LookupEnv("WATCHDOG_PID"); there {
-				t.Error("WATCHDOG_PID is left to successors")
-			}
-			ctx, cancel := context.WithCancel(t.Context())
-			ended := make(chan struct{})
-			go func() {
-				defer close(ended)
-				m.Attend(ctx, slog.New(slog.DiscardHandler), func(context.Context) error { return nil }, func() string { return "fine" })
-			}()
-			first, _ := s.next(t)
-			cancel()
-			<-ended
-			if got := first == "WATCHDOG=1"; got != c.want {
-				t.Errorf("got %q first, want a word to the watchdog: %v", first, c.want)
-			}
+			synctest.Test(t, func(t *testing.T) {
+				n := newNotifier(&generation{})
+				if _, there := os.LookupEnv("WATCHDOG_PID"); there {
+					t.Error("WATCHDOG_PID is left to successors")
+				}
+				n.StateChanged(upgrade.Starting, upgrade.Serving)
+				synctest.Wait()
+				if got := s.received(t); slices.Contains(got, "WATCHDOG=1") != c.want {
+					t.Errorf("got %q, want a message to the watchdog: %t", got, c.want)
+				}
+				n.StateChanged(upgrade.Upgrading, upgrade.Draining)
+			})
 		})
 	}
 }
 
-// The watchdog hears of a service that answers, and of that alone; the status
-// is told when it changes.
-func TestAttend(t *testing.T) {
+// fill sends messages until nobody reads them.
+func (s notifySocket) fill(t *testing.T) {
+	t.Helper()
+	nc, err := net.DialUnix("unixgram", nil, s.LocalAddr().(*net.UnixAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nc.Close()
+	raw, err := nc.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw.Control(func(fd uintptr) {
+		for err == nil {
+			_, err = unix.Write(int(fd), []byte("x")) // net has made it non-blocking
+		}
+	})
+	if err != unix.EAGAIN {
+		t.Fatal(err)
+	}
+}
+
+// A systemd that does not read holds nothing up for longer than a second. It must learn
+// which process is the main one, though, whenever it reads again.
+func TestManagerThatDoesNotRead(t *testing.T) {
 	s := listenNotify(t)
-	t.Setenv("WATCHDOG_USEC", "60000")
-	var alive atomic.Bool
-	alive.Store(true)
-	var status atomic.Value
-	status.Store("one")
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		systemd.New().Attend(ctx, slog.New(slog.DiscardHandler), func(ctx context.Context) error {
-			if !alive.Load() {
-				<-ctx.Done()
-			}
-			return ctx.Err()
-		}, func() string { return status.Load().(string) })
-	}()
-	var heard []string
-	listen := func(until func() bool) {
-		t.Helper()
-		for end := time.Now().Add(patience); !until(); {
-			if time.Now().After(end) {
-				t.Fatalf("heard only %q", heard)
-			}
-			message, _ := s.next(t)
-			heard = append(heard, message)
+	synctest.Test(t, func(t *testing.T) {
+		s.fill(t)
+		n := newNotifier(&generation{})
+		begin := time.Now()
+		n.Orphaned()
+		if took := time.Since(begin); took < time.Second || took > 2*time.Second {
+			t.Errorf("a message took %v, want one second", took)
 		}
-	}
-	count := func(message string) (n int) {
-		for _, h := range heard {
-			if h == message {
-				n++
-			}
+		n.StateChanged(upgrade.Upgrading, upgrade.Serving)
+		time.Sleep(time.Minute)
+		if got := s.received(t); slices.Contains(got, ready) {
+			t.Fatalf("got %q of a full queue", ready)
 		}
-		return n
+		time.Sleep(time.Second)
+		if got := s.received(t); !slices.Equal(got, []string{ready}) {
+			t.Errorf("got %q, want %q", got, ready)
+		}
+		n.StateChanged(upgrade.Upgrading, upgrade.Draining)
+	})
+}
+
+func TestClose(t *testing.T) {
+	s := listenNotify(t)
+	n := newNotifier(&generation{})
+	closed := make(chan struct{})
+	go func() { n.Close(); close(closed) }()
+	got, fds := s.next(t)
+	if got != "BARRIER=1" || len(fds) != 1 {
+		t.Fatalf("got %q with %d descriptors, want BARRIER=1 with one", got, len(fds))
 	}
-	listen(func() bool { return count("WATCHDOG=1") >= 3 })
-	if n := count("STATUS=one"); n != 1 {
-		t.Errorf("the status was told %d times, want once", n)
+	select {
+	case <-closed:
+		t.Fatal("closed before systemd has read the messages")
+	default:
 	}
-	alive.Store(false)
-	status.Store("two")
-	listen(func() bool { return count("STATUS=two") == 1 })
-	before := count("WATCHDOG=1")
-	status.Store("three")
-	listen(func() bool { return count("STATUS=three") == 1 })
-	if n := count("WATCHDOG=1") - before; n > 0 {
-		t.Errorf("the watchdog was fed %d times by a service that hangs", n)
+	unix.Close(fds[0])
+	select {
+	case <-closed:
+	case <-time.After(patience):
+		t.Fatal("not closed although systemd has read the messages")
 	}
-	cancel()
-	<-ended
-	if !slices.Contains(heard, "STATUS=one") {
-		t.Errorf("heard %q", heard)
+}
+
+// A systemd that hangs is not waited for beyond the deadline.
+func TestBarrierThatIsNotPassed(t *testing.T) {
+	listenNotify(t)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(nil)
+	if err := systemd.Barrier(systemd.New(), ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+}
+
+func TestWithoutSystemd(t *testing.T) {
+	t.Setenv("NOTIFY_SOCKET", "")
+	m := systemd.New()
+	n := newNotifier(&generation{failure: errors.New("asked for nothing")})
+	for _, to := range []upgrade.State{upgrade.Serving, upgrade.Upgrading, upgrade.Draining, upgrade.Exited} {
+		n.StateChanged(upgrade.Starting, to)
+	}
+	n.Orphaned()
+	n.Close()
+	if err := errors.Join(m.Store(strings.Repeat("é", 200), &net.TCPListener{}), m.Remove("x")); err != nil {
+		t.Errorf("got %v without a systemd", err)
+	}
+}
+
+func TestRemove(t *testing.T) {
+	s := listenNotify(t)
+	if err := systemd.New().Remove("a:b"); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := s.next(t); got != "FDSTOREREMOVE=1\nFDNAME=a%3Ab" {
+		t.Errorf("got %q", got)
 	}
 }

@@ -1,8 +1,5 @@
 package systemd
 
-// This file holds the listeners that systemd has: those of a socket unit, and
-// those that it keeps for the service in its file descriptor store.
-
 import (
 	"errors"
 	"fmt"

@@ -1,0 +1,78 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net"
+	"slices"
+	"time"
+
+	"example.com/baton/upgrade"
+)
+
+// Pair is two servers as one [upgrade.Adopter]: one for clients and one for operators,
+// which is drained last so that a stop can be watched. Both must be set before the
+// methods are called.
+type Pair struct{ Public, Admin *Server }
+
+var _ upgrade.Adopter = (*Pair)(nil)
+
+// Check checks both servers.
+func (p *Pair) Check(ctx context.Context) error {
+	return errors.Join(p.Public.Check(ctx), p.Admin.Check(ctx))
+}
+
+// Accepting returns what keeps listeners from accepting connections.
+func (p *Pair) Accepting() error {
+	return errors.Join(p.Public.Accepting(), p.Admin.Accepting())
+}
+
+// AcceptErrors returns how many attempts to accept a connection failed.
+func (p *Pair) AcceptErrors() uint64 { return p.Public.AcceptErrors() + p.Admin.AcceptErrors() }
+
+// Adopts reports whether connections of a listener can be adopted by its server.
+func (p *Pair) Adopts(ln net.Listener) bool { return p.Public.Adopts(ln) && p.Admin.Adopts(ln) }
+
+// Adopt serves a connection with the server of its listener.
+func (p *Pair) Adopt(c upgrade.Connection) {
+	if p.Admin.has(c.Listener) {
+		p.Admin.Adopt(c)
+	} else {
+		p.Public.Adopt(c)
+	}
+}
+
+// Serve begins to accept connections with both servers, and returns at once.
+func (p *Pair) Serve() {
+	p.Public.Serve()
+	p.Admin.Serve()
+}
+
+// Load returns that of the public server: scrapes and probes do not count as work.
+func (p *Pair) Load() upgrade.Load { return p.Public.Load() }
+
+// adminDrain bounds the drain of an admin server that nothing is left to be watched on.
+const adminDrain = 100 * time.Millisecond
+
+// Drain drains both servers, and returns the report of the public one. Unless the
+// successor has the admin server's listeners, that server goes on until the public one
+// is drained.
+func (p *Pair) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
+	isKept := !slices.ContainsFunc(p.Admin.listeners, func(l *listener) bool { return !h.Kept(l.Listener) })
+	if isKept {
+		drained := make(chan upgrade.Drained, 1)
+		go func() { drained <- p.Admin.Drain(ctx, h) }()
+		defer func() { <-drained }()
+		return p.Public.Drain(ctx, h)
+	}
+	d := p.Public.Drain(ctx, h)
+	ctx, cancel := context.WithTimeout(ctx, adminDrain)
+	defer cancel()
+	p.Admin.Drain(ctx, h)
+	return d
+}
+
+// has reports whether a listener is one of this server.
+func (s *Server) has(ln net.Listener) bool {
+	return slices.ContainsFunc(s.listeners, func(l *listener) bool { return l.Listener == ln })
+}
