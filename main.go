@@ -13,7 +13,12 @@ import (
 	"os"
 	"time"
 
-	"example.com/baton/handlers"
+	"example.com/baton/handlers/admin"
+	"example.com/baton/handlers/files"
+	"example.com/baton/handlers/metrics"
+	"example.com/baton/handlers/middleware"
+	"example.com/baton/handlers/page"
+	"example.com/baton/handlers/proxy"
 	"example.com/baton/server"
 	"example.com/baton/server/command"
 	"example.com/baton/server/settings"
@@ -126,7 +131,7 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 
 	// Serve.
 	pair := new(server.Pair)
-	metrics := handlers.NewMetrics(handlers.MetricsOptions{
+	metrics := metrics.New(metrics.Options{
 		Version: build.Version, Revision: build.Revision,
 		Source: source{gen, pair, certificates, output}.snapshot,
 		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
@@ -203,16 +208,16 @@ func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logg
 
 // newServers sets both servers of a pair.
 func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Settings, build command.Build,
-	metrics *handlers.Metrics, ln listeners, logger *slog.Logger) error {
+	metrics *metrics.Metrics, ln listeners, logger *slog.Logger) error {
 	handler, err := newHandler(gen, config, build, logger)
 	if err != nil {
 		return err
 	}
 	if config.TLS.RedirectHTTPS {
-		handler = handlers.RedirectHTTPS(config.Listen.HTTPSPort(ln.public), handler)
+		handler = middleware.RedirectHTTPS(config.Listen.HTTPSPort(ln.public), handler)
 	}
 	options := server.Options{
-		Handler:           handlers.Log(metrics.Count(handlers.Resources(handler)), logger),
+		Handler:           middleware.Log(metrics.Count(middleware.Resources(handler)), logger),
 		IdleGrace:         cmp.Or(config.Connections.IdleGrace, -1), // 0 would be the default
 		DisableMigration:  !config.Connections.Migrate,
 		IdleTimeout:       config.Connections.IdleTimeout,
@@ -220,7 +225,7 @@ func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Sett
 		Logger:            logger,
 	}
 	pair.Public = server.New(options)
-	options.Handler = handlers.Admin(handlers.AdminOptions{
+	options.Handler = admin.Handler(admin.Options{
 		Metrics:  metrics,
 		Ready:    gen.TakesRequests,
 		Healthy:  pair.Accepting,
@@ -237,18 +242,18 @@ func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Sett
 // about itself.
 func newHandler(gen *upgrade.Generation, config settings.Settings, build command.Build, logger *slog.Logger) (handler http.Handler, err error) {
 	if config.Files.Root != "" {
-		if handler, err = handlers.Files(handlers.FilesOptions{Root: config.Files.Root, Listing: config.Files.Listing, Logger: logger}); err != nil {
+		if handler, err = files.New(files.Options{Root: config.Files.Root, Listing: config.Files.Listing, Logger: logger}); err != nil {
 			return nil, err
 		}
 	}
 	if len(config.Proxy.Rules) > 0 {
-		handler = handlers.Proxy(handlers.ProxyOptions{
+		handler = proxy.New(proxy.Options{
 			Rules: config.Proxy.Rules, HeaderTimeout: config.Proxy.Timeout, MaxBody: config.Proxy.MaxBody, Logger: logger, Next: handler,
 			Farewell: server.Farewell, WebSocketGrace: config.Proxy.WebSocketGrace, StreamGrace: config.Proxy.StreamGrace,
 		})
 	}
 	if handler == nil {
-		handler = handlers.Page(handlers.Identity{Generation: gen.Number(), PID: os.Getpid(), Version: build.Version}, server.Draining)
+		handler = page.New(page.Identity{Generation: gen.Number(), PID: os.Getpid(), Version: build.Version}, server.Draining)
 	}
 	return handler, nil
 }
@@ -273,7 +278,7 @@ func every(interval time.Duration, do func()) (stop func()) {
 // service is what a generation runs, with what it hands on.
 type service struct {
 	*server.Pair
-	metrics *handlers.Metrics
+	metrics *metrics.Metrics
 	tickets *server.TicketKeys
 }
 
@@ -286,7 +291,7 @@ func (s service) Secret() []byte { return s.tickets.Secret() }
 // observer shows upgrades and drains in the metrics.
 type observer struct {
 	upgrade.NopObserver
-	metrics *handlers.Metrics
+	metrics *metrics.Metrics
 }
 
 func (o observer) Ready(took time.Duration) { o.metrics.ObserveUpgrade(took) }
@@ -303,10 +308,10 @@ type source struct {
 	output       *logging.Output
 }
 
-func (s source) snapshot() handlers.Snapshot {
+func (s source) snapshot() metrics.Snapshot {
 	status := s.gen.Status()
 	load := status.Load() // of all generations that live
-	now := handlers.Snapshot{
+	now := metrics.Snapshot{
 		Generation: s.gen.Number(),
 		State:      status.State,
 		Upgrades:   make(map[string]uint64),
@@ -320,11 +325,11 @@ func (s source) snapshot() handlers.Snapshot {
 		Migrated:         make(map[string]uint64),
 		RequestsInFlight: load.Requests,
 		LogDropped:       s.output.Dropped(),
-		Certificates:     make(map[string]handlers.Validity),
+		Certificates:     make(map[string]metrics.Validity),
 		LastUpgrade:      make(map[string]time.Time),
 	}
 	for name, valid := range s.certificates.Validity() {
-		now.Certificates[name] = handlers.Validity(valid)
+		now.Certificates[name] = metrics.Validity(valid)
 	}
 	for _, u := range status.Upgrades { // oldest first
 		now.LastUpgrade[string(u.Result)] = u.Time

@@ -9,7 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"example.com/baton/handlers"
+	"example.com/baton/handlers/files"
+	"example.com/baton/handlers/proxy"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 )
@@ -40,7 +41,7 @@ type Files struct {
 
 // Proxy configures the applications that requests are passed on to.
 type Proxy struct {
-	Rules          []handlers.ProxyRule
+	Rules          []proxy.Rule
 	Timeout        time.Duration // until a response begins
 	MaxBody        int64         // bytes of a request
 	WebSocketGrace time.Duration // 0: the drain timeout
@@ -171,7 +172,7 @@ func (r *reader) checkTogether() {
 	_, err := server.LoadCertificates(s.TLS.Certificates, nil)
 	r.report(err)
 	if s.Files.Root != "" {
-		if _, err := handlers.Files(handlers.FilesOptions{Root: s.Files.Root}); err != nil {
+		if _, err := files.New(files.Options{Root: s.Files.Root}); err != nil {
 			r.report(fmt.Errorf("-root: %w", err))
 		}
 	}

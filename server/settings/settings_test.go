@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"example.com/baton/handlers"
+	"example.com/baton/handlers/proxy"
 	"example.com/baton/server/settings"
 	"github.com/google/go-cmp/cmp"
 )
@@ -45,7 +45,7 @@ func defaults(tmp string) settings.Settings {
 
 func TestRead(t *testing.T) {
 	dir, rule := t.TempDir(), "/a=http://127.0.0.1:1"
-	parsed, err := handlers.ParseProxyRule(rule)
+	parsed, err := proxy.ParseRule(rule)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +73,7 @@ func TestRead(t *testing.T) {
 			want: func(s *settings.Settings) {
 				s.Admin = ""
 				s.Files = settings.Files{Root: dir, Listing: true}
-				s.Proxy = settings.Proxy{Rules: []handlers.ProxyRule{parsed}, Timeout: time.Millisecond, MaxBody: 1,
+				s.Proxy = settings.Proxy{Rules: []proxy.Rule{parsed}, Timeout: time.Millisecond, MaxBody: 1,
 					WebSocketGrace: 4 * time.Second, StreamGrace: 5 * time.Second}
 				s.Connections = settings.Connections{IdleTimeout: 7 * time.Second, ReadHeaderTimeout: 8 * time.Second}
 				s.Lifecycle = settings.Lifecycle{Control: "/c", PIDFile: dir + "/pid", UpgradeTimeout: 2 * time.Second,

@@ -9,7 +9,7 @@ import (
 	"strconv"
 	"time"
 
-	"example.com/baton/handlers"
+	"example.com/baton/handlers/proxy"
 	"example.com/baton/upgrade"
 )
 
@@ -138,8 +138,8 @@ func (s *Settings) setPIDFile(path string) error {
 }
 
 func (s *Settings) addProxyRule(text string) error {
-	rule, err := handlers.ParseProxyRule(text)
-	if slices.ContainsFunc(s.Proxy.Rules, func(r handlers.ProxyRule) bool { return err == nil && r.Prefix == rule.Prefix }) {
+	rule, err := proxy.ParseRule(text)
+	if slices.ContainsFunc(s.Proxy.Rules, func(r proxy.Rule) bool { return err == nil && r.Prefix == rule.Prefix }) {
 		err = fmt.Errorf("prefix %s is given twice", rule.Prefix)
 	}
 	s.Proxy.Rules = append(s.Proxy.Rules, rule)

@@ -1,0 +1,2 @@
+// Package host reads the Host of a request.
+package host

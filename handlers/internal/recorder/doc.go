@@ -1,0 +1,3 @@
+// Package recorder has the ResponseWriter that the wrappers share. It keeps sendfile, flushing
+// and hijacking.
+package recorder

@@ -1,0 +1,170 @@
+package metrics
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"regexp"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"example.com/baton/handlers/internal/reply"
+	"example.com/baton/handlers/internal/testserver"
+	"example.com/baton/handlers/middleware"
+)
+
+func newMetrics() *Metrics {
+	return New(Options{Version: "1.4.0", Revision: "abc", Source: func() Snapshot {
+		return Snapshot{
+			Generation: 3, State: "upgrading", Predecessors: 1, Accepted: 70, AcceptErrors: 4, RequestsInFlight: 4, LogDropped: 7,
+			Upgrades:     map[string]uint64{"succeeded": 2},
+			Connections:  map[string]int{"idle": 5, "hijacked": 2},
+			Closed:       map[string]uint64{"announced": 60, "cut": 1},
+			Migrated:     map[string]uint64{"in": 12, "out": 11},
+			LastUpgrade:  map[string]time.Time{"failed": time.Unix(1700000000, 250e6)},
+			Certificates: map[string]Validity{"example.com": {NotBefore: time.Unix(1700000000, 0), NotAfter: time.Unix(1800000000, 0)}},
+		}
+	}})
+}
+
+// Scrape returns the samples of baton's own metrics, without histograms' buckets.
+func Scrape(t *testing.T, m *Metrics) (whole string, samples []string) {
+	t.Helper()
+	_, whole = testserver.Do(t, testserver.Serve(t, m.Handler()), "GET", "/metrics")
+	for line := range strings.Lines(whole) {
+		if strings.HasPrefix(line, "baton_") && !strings.Contains(line, "_bucket{") && !strings.Contains(line, "_sum ") {
+			samples = append(samples, strings.TrimSpace(line))
+		}
+	}
+	return whole, samples
+}
+
+func TestMetrics(t *testing.T) {
+	m := newMetrics()
+	m.ObserveUpgrade(41 * time.Millisecond)
+	m.ObserveDrain(time.Second)
+	whole, samples := Scrape(t, m)
+	want := []string{
+		`baton_accept_errors_total 4`,
+		`baton_build_info{goversion="` + runtime.Version() + `",revision="abc",version="1.4.0"} 1`,
+		`baton_connections{state="active"} 0`,
+		`baton_connections{state="hijacked"} 2`,
+		`baton_connections{state="idle"} 5`,
+		`baton_connections{state="new"} 0`,
+		`baton_connections_accepted_total 70`,
+		`baton_connections_closed_total{reason="announced"} 60`,
+		`baton_connections_closed_total{reason="client"} 0`,
+		`baton_connections_closed_total{reason="cut"} 1`,
+		`baton_connections_closed_total{reason="error"} 0`,
+		`baton_connections_closed_total{reason="grace"} 0`,
+		`baton_connections_closed_total{reason="hijacked"} 0`,
+		`baton_connections_closed_total{reason="timeout"} 0`,
+		`baton_connections_migrated_total{direction="in"} 12`,
+		`baton_connections_migrated_total{direction="out"} 11`,
+		`baton_drain_duration_seconds_count 1`,
+		`baton_generation 3`,
+		`baton_http_request_duration_seconds_count 0`,
+		`baton_http_requests_in_flight 4`,
+		`baton_http_requests_total{code="200",method="GET"} 0`,
+		`baton_last_upgrade_timestamp_seconds{result="failed"} 1.70000000025e+09`,
+		`baton_last_upgrade_timestamp_seconds{result="refused"} 0`,
+		`baton_last_upgrade_timestamp_seconds{result="succeeded"} 0`,
+		`baton_log_dropped_total 7`,
+		`baton_predecessors 1`,
+		`baton_state{state="draining"} 0`,
+		`baton_state{state="exited"} 0`,
+		`baton_state{state="serving"} 0`,
+		`baton_state{state="starting"} 0`,
+		`baton_state{state="upgrading"} 1`,
+		`baton_tls_certificate_not_after_timestamp_seconds{name="example.com"} 1.8e+09`,
+		`baton_tls_certificate_not_before_timestamp_seconds{name="example.com"} 1.7e+09`,
+		`baton_upgrade_duration_seconds_count 1`,
+		`baton_upgrades_total{result="failed"} 0`,
+		`baton_upgrades_total{result="refused"} 0`,
+		`baton_upgrades_total{result="succeeded"} 2`,
+	}
+	if diff := cmp.Diff(want, samples); diff != "" {
+		t.Errorf("samples (-want +got):\n%s", diff)
+	}
+	for _, name := range []string{"go_goroutines", "process_open_fds"} {
+		testserver.Equal(t, "has "+name, strings.Contains(whole, "\n"+name+" "), true)
+	}
+	problems, err := promlint.New(strings.NewReader(whole)).Lint()
+	if err != nil || len(problems) > 0 {
+		t.Errorf("lint: got %v, %v, want none", problems, err)
+	}
+	for _, help := range regexp.MustCompile(`(?m)^# HELP baton_.*$`).FindAllString(whole, -1) {
+		testserver.Equal(t, help+" is a sentence", strings.HasSuffix(help, "."), true)
+	}
+}
+
+func TestMetricsNegotiateOpenMetrics(t *testing.T) {
+	response, body := testserver.Do(t, testserver.Serve(t, newMetrics().Handler()), "GET", "/metrics", "Accept", "application/openmetrics-text; version=1.0.0")
+	testserver.Equal(t, "Content-Type", strings.HasPrefix(response.Header.Get("Content-Type"), "application/openmetrics-text"), true)
+	testserver.Equal(t, "ends as OpenMetrics", strings.HasSuffix(body, "# EOF\n"), true)
+}
+
+func TestMetricsCount(t *testing.T) {
+	m := newMetrics()
+	logged, logger := testserver.Capture()
+	server := testserver.Serve(t, middleware.Log(m.Count(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/404":
+			reply.Error(w, r, 404, "not found")
+		case "/hints":
+			w.WriteHeader(103)
+			io.WriteString(w, "x")
+		case "/panic":
+			panic("cause")
+		case "/abort":
+			panic(http.ErrAbortHandler)
+		case "/half":
+			w.WriteHeader(206)
+			panic(http.ErrAbortHandler)
+		case "/hijack":
+			conn, _, _ := w.(http.Hijacker).Hijack()
+			conn.Close()
+		}
+	})), logger))
+	requests := []string{"GET /", "POST /", "GET /404", "GET /404", "PURGE /", "get /", "GET /hints", "GET /panic",
+		"POST /abort", "GET /half", "PATCH /hijack"}
+	for _, request := range requests {
+		method, path, _ := strings.Cut(request, " ")
+		_, _, _ = testserver.Try(t, server, method, path)
+	}
+	logged.AwaitAll(t, "request", len(requests))
+
+	_, samples := Scrape(t, m)
+	var got []string
+	for _, sample := range samples {
+		if strings.HasPrefix(sample, "baton_http_request") && !strings.Contains(sample, "flight") {
+			got = append(got, strings.TrimPrefix(sample, "baton_http_"))
+		}
+	}
+	want := []string{
+		`request_duration_seconds_count 9`, // without the hijacked and the aborted one
+		`requests_total{code="101",method="PATCH"} 1`,
+		`requests_total{code="200",method="GET"} 2`,
+		`requests_total{code="200",method="POST"} 1`,
+		`requests_total{code="200",method="other"} 2`,
+		`requests_total{code="206",method="GET"} 1`,
+		`requests_total{code="404",method="GET"} 2`,
+		`requests_total{code="500",method="GET"} 1`,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("samples (-want +got):\n%s", diff)
+	}
+}
+
+func TestMetricsCountAllocatesOnlyTheRecorder(t *testing.T) {
+	handler := newMetrics().Count(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(200) }))
+	request := httptest.NewRequest("GET", "/", nil)
+	inner := &testserver.Plain{}
+	got := testing.AllocsPerRun(1000, func() { handler.ServeHTTP(inner, request) })
+	testserver.Equal(t, "allocations", got, 1)
+}

@@ -1,0 +1,118 @@
+package metrics
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Snapshot is one moment of a generation. Keys that a map lacks count as 0.
+// Counters are those of this generation alone: what others counted is added at
+// the scrape. Connections and RequestsInFlight are the sums of all generations
+// that live, so that a drain does not look like a loss.
+
+type Snapshot struct {
+	Generation       int
+	State            string               // starting, serving, upgrading, draining or exited
+	Predecessors     int                  // that still drain
+	Upgrades         map[string]uint64    // that this generation has tried, by result: succeeded, failed, refused
+	LastUpgrade      map[string]time.Time // the last one of all generations that ended so, by result
+	Connections      map[string]int       // by state: new, active, idle, hijacked; of all living generations
+	Accepted         uint64               // connections, by this generation
+	AcceptErrors     uint64               // failed attempts to accept one, by this generation
+	Closed           map[string]uint64    // connections of this generation by reason: client, announced, grace, cut, timeout, error, hijacked
+	Migrated         map[string]uint64    // connections that have come to this generation and gone from it: in, out
+	RequestsInFlight int                  // of all living generations
+	LogDropped       uint64               // lines of the log that this generation could not write
+	Certificates     map[string]Validity  // by name
+}
+
+// Validity is the time in which a certificate is valid.
+type Validity struct{ NotBefore, NotAfter time.Time }
+
+// snapshots turns what its function returns into metrics, at each scrape. Every
+// label value is always there, so that a rate over it has a beginning.
+type snapshots func() Snapshot
+
+var (
+	stateLabels      = []string{"starting", "serving", "upgrading", "draining", "exited"}
+	resultLabels     = []string{"succeeded", "failed", "refused"}
+	connectionLabels = []string{"new", "active", "idle", "hijacked"}
+	reasonLabels     = []string{"client", "announced", "grace", "cut", "timeout", "error", "hijacked"}
+	directionLabels  = []string{"in", "out"}
+
+	generationDesc   = describe("baton_generation", "Number of the generation that answers in its line.")
+	stateDesc        = describe("baton_state", "State of the generation that answers: 1 for the one it is in.", "state")
+	predecessorsDesc = describe("baton_predecessors", "Predecessors that still drain.")
+	resultsDesc      = describe("baton_upgrades_total", "Upgrades tried by all generations so far, by result.", "result")
+	lastUpgradeDesc  = describe("baton_last_upgrade_timestamp_seconds", "Time at which the last upgrade with that result began, among the last ten; 0 if there is none.", "result")
+	connectionsDesc  = describe("baton_connections", "Connections open now in all living generations, by state.", "state")
+	acceptedDesc     = describe("baton_connections_accepted_total", "Connections accepted by all generations so far.")
+	acceptErrorsDesc = describe("baton_accept_errors_total", "Attempts to accept a connection that failed, of all generations so far.")
+	closedDesc       = describe("baton_connections_closed_total", "Connections closed by all generations so far, by reason.", "reason")
+	migratedDesc     = describe("baton_connections_migrated_total", "Connections moved between generations so far: out of a predecessor, in to its successor.", "direction")
+	inFlightDesc     = describe("baton_http_requests_in_flight", "Requests being answered now by all living generations.")
+	logDroppedDesc   = describe("baton_log_dropped_total", "Lines of the log dropped by all generations so far, because they could not be written.")
+	notAfterDesc     = describe("baton_tls_certificate_not_after_timestamp_seconds", "Time at which a certificate that is in use expires.", "name")
+	notBeforeDesc    = describe("baton_tls_certificate_not_before_timestamp_seconds", "Time from which a certificate that is in use is valid.", "name")
+)
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, labels, nil)
+}
+
+func (source snapshots) Describe(descs chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc, lastUpgradeDesc,
+		connectionsDesc, acceptedDesc, acceptErrorsDesc, closedDesc, migratedDesc, inFlightDesc, logDroppedDesc, notAfterDesc, notBeforeDesc} {
+		descs <- d
+	}
+}
+
+func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
+	precise := func(desc *prometheus.Desc, value float64, label ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, label...)
+	}
+	gauge := func(desc *prometheus.Desc, value int, label ...string) { precise(desc, float64(value), label...) }
+	counter := func(desc *prometheus.Desc, value uint64, label ...string) {
+		metrics <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), label...)
+	}
+	now := source()
+	gauge(generationDesc, now.Generation)
+	gauge(predecessorsDesc, now.Predecessors)
+	gauge(inFlightDesc, now.RequestsInFlight)
+	counter(acceptedDesc, now.Accepted)
+	counter(acceptErrorsDesc, now.AcceptErrors)
+	counter(logDroppedDesc, now.LogDropped)
+	for _, state := range stateLabels {
+		in := 0
+		if state == now.State {
+			in = 1
+		}
+		gauge(stateDesc, in, state)
+	}
+	for _, result := range resultLabels {
+		counter(resultsDesc, now.Upgrades[result], result)
+		precise(lastUpgradeDesc, timestamp(now.LastUpgrade[result]), result)
+	}
+	for _, state := range connectionLabels {
+		gauge(connectionsDesc, now.Connections[state], state)
+	}
+	for _, reason := range reasonLabels {
+		counter(closedDesc, now.Closed[reason], reason)
+	}
+	for _, direction := range directionLabels {
+		counter(migratedDesc, now.Migrated[direction], direction)
+	}
+	for name, valid := range now.Certificates {
+		precise(notAfterDesc, timestamp(valid.NotAfter), name)
+		precise(notBeforeDesc, timestamp(valid.NotBefore), name)
+	}
+}
+
+// timestamp returns a time in seconds since 1970, 0 for the zero time.
+func timestamp(t time.Time) float64 {
+	if t.IsZero() {
+		return 0
+	}
+	return float64(t.Unix()) + float64(t.Nanosecond())/1e9
+}

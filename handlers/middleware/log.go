@@ -1,0 +1,78 @@
+package middleware
+
+import (
+	"crypto/rand"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"example.com/baton/handlers/internal/recorder"
+	"example.com/baton/handlers/internal/reply"
+	"example.com/baton/handlers/internal/request"
+)
+
+// statusClientClosed stands in the log, never on the wire, for a request that
+// was cut before it had an answer. nginx uses the same number.
+const statusClientClosed = 499
+
+// Log wraps next with what every request gets.
+//
+// A request id: that of X-Request-Id if it is at most 64 characters of
+// [A-Za-z0-9._-], else a new one. It is set on the response, and on the
+// request, so that next sees it and a proxy passes it on.
+//
+// One line in the access log, at level Info, when the handler returns: for a
+// hijacked connection that is the end of the connection, with status 101 and
+// only the bytes before the hijack. The query is left out, it may hold secrets.
+//
+// A panic is logged once with its stack at level Error. It is answered 500 if
+// nothing was written; otherwise the connection is cut, so that the client does
+// not take half a response for a whole one. http.ErrAbortHandler is passed on.
+//
+// Responses carry `Server: baton` unless next changes it.
+func Log(next http.Handler, logger *slog.Logger) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		id := r.Header.Get(request.IDHeader)
+		if !request.ValidID(id) {
+			id = rand.Text()
+		}
+		r.Header.Set(request.IDHeader, id)
+		method, path := r.Method, r.URL.Path // next may change r
+
+		rec := recorder.New(w)
+		rec.Header().Set("Server", "baton")
+		rec.Header().Set(request.IDHeader, id)
+
+		defer func() {
+			failure := recover()
+			cut := failure == http.ErrAbortHandler
+			if failure != nil && !cut {
+				logger.LogAttrs(r.Context(), slog.LevelError, "handler panicked",
+					slog.Any("panic", failure), slog.String("stack", string(debug.Stack())),
+					slog.String("method", method), slog.String("path", request.Shorten(path)), slog.String("request_id", id))
+				if cut = rec.Status != 0; !cut {
+					reply.Error(rec, r, http.StatusInternalServerError, "internal server error")
+				}
+			}
+			status := rec.Status
+			switch {
+			case status == 0 && cut:
+				status = statusClientClosed
+			case status == 0:
+				status = http.StatusOK // net/http sends it when the handler returns
+			}
+			logger.LogAttrs(r.Context(), slog.LevelInfo, "request",
+				slog.String("method", method), slog.String("path", request.Shorten(path)),
+				slog.Int("status", status), slog.Int64("bytes", rec.Bytes),
+				slog.Float64("seconds", time.Since(begin).Seconds()),
+				slog.String("protocol", r.Proto), slog.String("remote", r.RemoteAddr),
+				slog.String("request_id", id), slog.String("user_agent", request.Shorten(r.UserAgent())))
+			if cut {
+				panic(http.ErrAbortHandler)
+			}
+		}()
+		next.ServeHTTP(rec, r)
+	})
+}

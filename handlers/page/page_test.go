@@ -1,0 +1,146 @@
+package page
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/baton/handlers/internal/testserver"
+	"example.com/baton/handlers/metrics"
+	"example.com/baton/handlers/middleware"
+)
+
+var identity = Identity{Generation: 3, PID: 4242, Version: "1.4.0"}
+
+func TestPage(t *testing.T) {
+	server := testserver.Serve(t, New(identity, nil))
+	for _, test := range []struct {
+		name, method, path string
+		status             int
+	}{
+		{"page", "GET", "/", 200},
+		{"page, HEAD", "HEAD", "/", 200},
+		{"events, HEAD", "HEAD", "/events", 200},
+		{"post", "POST", "/", 405},
+		{"post to events", "POST", "/events", 405},
+		{"other", "GET", "/favicon.ico", 404},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			response, _ := testserver.Do(t, server, test.method, test.path)
+			testserver.Equal(t, "status", response.StatusCode, test.status)
+			if test.status == 200 {
+				testserver.Equal(t, "Cache-Control", response.Header.Get("Cache-Control"), "no-store")
+			}
+		})
+	}
+	response, body := testserver.Do(t, server, "GET", "/")
+	testserver.Equal(t, "Content-Type", response.Header.Get("Content-Type"), "text/html; charset=utf-8")
+	testserver.CheckPolicy(t, response, body)
+}
+
+func TestPageEvents(t *testing.T) {
+	logged, logger := testserver.Capture()
+	handler := middleware.Log(metrics.New(metrics.Options{}).Count(New(identity, nil)), logger)
+	ctx, cancel := context.WithCancel(t.Context())
+	response, _, fields := testserver.Events(t, testserver.Serve(t, handler), ctx)
+	for name, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"} {
+		testserver.Equal(t, name, response.Header.Get(name), want)
+	}
+	testserver.Equal(t, "connection closes after it", response.Close, true)
+	testserver.Equal(t, "fields", len(fields), 4)
+	testserver.Equal(t, "retry", fields[0], "retry: 200")
+	testserver.Equal(t, "id", fields[1], "id: 3-4242")
+	testserver.Equal(t, "event", fields[2], "event: identity")
+	var got Identity
+	if err := json.Unmarshal([]byte(strings.TrimPrefix(fields[3], "data: ")), &got); err != nil {
+		t.Fatal(err)
+	}
+	testserver.Equal(t, "identity", got, identity)
+
+	cancel() // the client goes
+	testserver.Equal(t, "status logged at its end", logged.Await(t, "request")["status"], any(200.0))
+}
+
+// A browser whose stream broke off is not told once more what it knows.
+func TestPageEventsAgain(t *testing.T) {
+	for id, want := range map[string]string{"3-4242": "event: ping", "2-4141": "event: identity", "3-1": "event: identity"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		recorder := &testserver.Written{ResponseRecorder: httptest.NewRecorder()}
+		request := httptest.NewRequestWithContext(ctx, "GET", "/events", nil)
+		request.Header.Set("Last-Event-ID", id)
+		cancel() // after the first event
+		New(identity, nil).ServeHTTP(recorder, request)
+		if got := recorder.Body.String(); strings.Count(got, "event: ") != 1 || !strings.Contains(got, want) {
+			t.Errorf("after %s: got %q, want one %s", id, got, want)
+		}
+	}
+}
+
+func TestPageEventsEndWithTheDrain(t *testing.T) {
+	drain := make(chan struct{})
+	server := testserver.Serve(t, New(identity, func(context.Context) <-chan struct{} { return drain }))
+	_, reader, _ := testserver.Events(t, server, t.Context())
+	begin := time.Now()
+	close(drain)
+	rest, err := io.ReadAll(reader)
+	testserver.Equal(t, "ends cleanly", err, nil)
+	testserver.Equal(t, "rest", string(rest), "")
+	if took := time.Since(begin); took > time.Second {
+		t.Errorf("took %v, want milliseconds", took)
+	}
+
+	// Who asks a draining generation is sent on and told nothing that is about to change.
+	_, body := testserver.Do(t, server, "GET", "/events")
+	testserver.Equal(t, "stream of a draining generation", body, "retry: 200\n\n")
+}
+
+// Whoever opens more streams than there are places takes nothing but those.
+func TestPageEventsAreForSoMany(t *testing.T) {
+	server := testserver.Serve(t, New(identity, nil))
+	var leave []context.CancelFunc
+	for range pageClients {
+		ctx, cancel := context.WithCancel(t.Context())
+		leave = append(leave, cancel)
+		testserver.Events(t, server, ctx)
+	}
+	for _, method := range []string{"GET", "HEAD"} {
+		response, body := testserver.Do(t, server, method, "/events")
+		testserver.Equal(t, method+" of one more", response.StatusCode, http.StatusServiceUnavailable)
+		testserver.Equal(t, "Retry-After", response.Header.Get("Retry-After"), "5")
+		testserver.Equal(t, "says why", method == "HEAD" || strings.Contains(body, "too many clients"), true)
+	}
+	response, _ := testserver.Do(t, server, "GET", "/")
+	testserver.Equal(t, "the page", response.StatusCode, http.StatusOK)
+	leave[0]()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+		response, _ = testserver.Do(t, server, "HEAD", "/events")
+		if response.StatusCode == http.StatusOK {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal("the place of one who left stays taken")
+		}
+	}
+}
+
+func TestPageEventsPing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		recorder := httptest.NewRecorder()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			New(identity, nil).ServeHTTP(recorder, httptest.NewRequestWithContext(ctx, "GET", "/events", nil))
+		}()
+		time.Sleep(2*pingEvery + time.Second) // of the bubble's clock
+		cancel()
+		<-done
+		testserver.Equal(t, "pings", strings.Count(recorder.Body.String(), "event: ping\ndata:\n\n"), 2)
+	})
+}

@@ -1,0 +1,517 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"example.com/baton/handlers/internal/testserver"
+)
+
+// drain stands in for a server that drains.
+type drain struct {
+	mu    sync.Mutex
+	says  map[int]func(context.Context)
+	ids   int
+	grace []time.Duration
+	busy  sync.WaitGroup
+}
+
+// farewell is what server.Farewell is to a server.
+func (d *drain) farewell(_ context.Context, grace time.Duration, say func(context.Context)) (stop func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.says == nil {
+		d.says = make(map[int]func(context.Context))
+	}
+	d.ids++
+	id, over := d.ids, make(chan struct{})
+	begun := false
+	d.says[id] = func(ctx context.Context) { defer close(over); begun = true; d.mu.Unlock(); say(ctx) }
+	d.grace = append(d.grace, grace)
+	return func() {
+		d.mu.Lock()
+		wait := begun
+		delete(d.says, id)
+		d.mu.Unlock()
+		if wait {
+			<-over
+		}
+	}
+}
+
+// open returns how many farewells are registered.
+func (d *drain) open() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.says)
+}
+
+// say says all of them, and returns when all have been said.
+func (d *drain) say(t *testing.T, within time.Duration) (took time.Duration) {
+	t.Helper()
+	until := time.Now().Add(10 * time.Second)
+	for d.open() == 0 {
+		if time.Now().After(until) {
+			t.Error("nothing was registered")
+			return 0
+		}
+		time.Sleep(time.Millisecond)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	began := time.Now()
+	d.mu.Lock()
+	says := d.says
+	d.says = nil
+	d.mu.Unlock()
+	for _, say := range says {
+		d.busy.Go(func() { d.mu.Lock(); say(ctx) })
+	}
+	d.busy.Wait()
+	return time.Since(began)
+}
+
+// echo says what it hears, and tells how the conversation ended.
+func echo(ended chan<- error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		conn, err := websocket.Accept(w, r, nil)
+		if err != nil {
+			return
+		}
+		defer conn.CloseNow()
+		for {
+			kind, message, err := conn.Read(r.Context())
+			if err != nil {
+				ended <- err
+				return
+			}
+			if err := conn.Write(r.Context(), kind, message); err != nil {
+				ended <- err
+				return
+			}
+		}
+	}
+}
+
+func TestTunnelOfWebSocket(t *testing.T) {
+	ended := make(chan error, 1)
+	var d drain
+	server, logged, _ := through(t, echo(ended), Options{Farewell: d.farewell, WebSocketGrace: 7 * time.Second})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	conn, _, err := websocket.Dial(ctx, strings.Replace(server.URL, "http", "ws", 1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.CloseNow()
+	for _, message := range []string{"one", strings.Repeat("long ", 5000)} {
+		if err := conn.Write(ctx, websocket.MessageText, []byte(message)); err != nil {
+			t.Fatal(err)
+		}
+		if _, got, err := conn.Read(ctx); string(got) != message {
+			t.Errorf("echo: got %d bytes, %v, want %d", len(got), err, len(message))
+		}
+	}
+	testserver.Equal(t, "grace", d.grace[0], 7*time.Second)
+	read := make(chan error, 1)
+	go func() { _, _, err := conn.Read(ctx); read <- err }()
+	if took := d.say(t, 10*time.Second); took > farewellTimeout/2 {
+		t.Errorf("end of a WebSocket whose peers answer: took %v", took)
+	}
+	testserver.Equal(t, "client's close", websocket.CloseStatus(<-read), websocket.StatusGoingAway)
+	testserver.Equal(t, "backend's close", websocket.CloseStatus(<-ended), websocket.StatusGoingAway)
+	testserver.Equal(t, "status logged", logged.Await(t, "request")["status"], any(101.0))
+	testserver.Equal(t, "registered after it", d.open(), 0)
+}
+
+// A conversation that ends before the drain leaves nothing behind.
+func TestTunnelThatEndsBefore(t *testing.T) {
+	ended := make(chan error, 1)
+	var d drain
+	server, logged, _ := through(t, echo(ended), Options{Farewell: d.farewell})
+	conn, _, err := websocket.Dial(t.Context(), strings.Replace(server.URL, "http", "ws", 1), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	testserver.Equal(t, "registered", d.open(), 1)
+	testserver.Equal(t, "close", conn.Close(websocket.StatusNormalClosure, ""), nil)
+	testserver.Equal(t, "backend's close", websocket.CloseStatus(<-ended), websocket.StatusNormalClosure)
+	logged.Await(t, "request")
+	testserver.Equal(t, "registered after it", d.open(), 0)
+}
+
+// raw is a tunnel of which the test has both ends.
+type raw struct {
+	client, backend net.Conn
+	drain           drain
+	logged          *testserver.Log
+	over            chan time.Duration
+}
+
+// dig makes a tunnel of that protocol.
+func dig(t *testing.T, protocol string) *raw {
+	t.Helper()
+	accepted := make(chan net.Conn, 1)
+	d := &raw{over: make(chan time.Duration, 1)}
+	server, logged, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\n\r\n")
+		accepted <- conn
+	}), Options{Farewell: d.drain.farewell})
+	d.logged = logged
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\n\r\n")
+	reader := bufio.NewReaderSize(conn, 16)
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil || response.StatusCode != 101 {
+		t.Fatalf("got %v, %v", response, err)
+	}
+	d.client = buffered{conn, reader}
+	d.backend = <-accepted
+	t.Cleanup(func() { d.backend.Close() })
+	for _, conn := range []net.Conn{d.client, d.backend} {
+		conn.SetDeadline(time.Now().Add(20 * time.Second))
+	}
+	return d
+}
+
+type buffered struct {
+	net.Conn
+	in io.Reader
+}
+
+func (b buffered) Read(p []byte) (int, error) { return b.in.Read(p) }
+
+func (d *raw) leave(t *testing.T, within time.Duration) {
+	// What the test does next it does in the midst of it, or before: both have to be right.
+	go func() { d.over <- d.drain.say(t, within) }()
+}
+
+// expect reads exactly what is wanted.
+func expect(t *testing.T, what string, from net.Conn, want []byte) {
+	t.Helper()
+	got := make([]byte, len(want))
+	n, err := io.ReadFull(from, got)
+	if !slices.Equal(got[:n], want) {
+		t.Fatalf("%s: got %x, %v, want %x", what, got[:n], err, want)
+	}
+}
+
+// expectGoodBye reads the backend's close frame, whose masking key is any.
+func (d *raw) expectGoodBye(t *testing.T) {
+	t.Helper()
+	var f [8]byte
+	if _, err := io.ReadFull(d.backend, f[:]); err != nil || f[0] != 0x88 || f[1] != 0x82 || f[6]^f[2] != 0x03 || f[7]^f[3] != 0xe9 {
+		t.Fatalf("to the backend: got %x, %v, want a masked close frame with status 1001", f, err)
+	}
+}
+
+func expectEnd(t *testing.T, what string, from net.Conn) {
+	t.Helper()
+	if rest, err := io.ReadAll(from); len(rest) > 0 || err != nil {
+		t.Errorf("%s: got %x, %v, want its end", what, rest, err)
+	}
+}
+
+var (
+	bye       = []byte{0x88, 2, 0x03, 0xe9}
+	maskedBye = []byte{0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe9}
+)
+
+// The close frame waits for the end of what is under way, in each direction by itself.
+func TestTunnelLeavesBetweenMessages(t *testing.T) {
+	d := dig(t, "websocket")
+	down, up := frame(0x81, false, 300), frame(0x82, true, 70000)
+	more, last := frame(0x02, true, 10), frame(0x80, true, 3)
+	d.backend.Write(down[:100])
+	expect(t, "begin of a frame", d.client, down[:100])
+	d.client.Write(up[:9])
+	expect(t, "begin of a frame", d.backend, up[:9])
+	d.leave(t, 10*time.Second)
+	d.client.Write(up[9:])
+	expect(t, "end of the frame", d.backend, up[9:])
+	d.expectGoodBye(t)
+	d.backend.Write(down[100:])
+	expect(t, "end of the frame", d.client, down[100:])
+	expect(t, "to the client", d.client, bye)
+	d.backend.Write(frame(0x81, false, 5))    // ignored
+	d.client.Write(slices.Concat(more, last)) // ignored
+	d.client.Write(maskedBye)
+	d.backend.Write(bye)
+	expectEnd(t, "client", d.client)
+	expectEnd(t, "backend", d.backend)
+	if took := <-d.over; took > farewellTimeout*3/4 {
+		t.Errorf("end took %v, want it as soon as both have answered", took)
+	}
+}
+
+// A message in fragments that does not end soon is left between two of them.
+func TestTunnelLeavesWithinALongMessage(t *testing.T) {
+	d := dig(t, "websocket")
+	more, part, ping := frame(0x01, false, 10), frame(0, false, 20), frame(0x89, false, 2)
+	d.backend.Write(more)
+	expect(t, "first fragment", d.client, more)
+	began := time.Now()
+	d.leave(t, 10*time.Second)
+	d.expectGoodBye(t)
+	d.backend.Write(slices.Concat(ping, part))
+	expect(t, "second fragment", d.client, slices.Concat(ping, part))
+	expect(t, "to the client", d.client, bye)
+	if took := time.Since(began); took < farewellTimeout/4 {
+		t.Errorf("left after %v within a message, want some patience", took)
+	}
+	d.backend.Write(part) // ignored
+	d.backend.Write(bye)
+	d.client.Write(maskedBye)
+	expectEnd(t, "client", d.client)
+	expectEnd(t, "backend", d.backend)
+	<-d.over
+}
+
+// A backend that closes within a message does not keep the client from its close frame.
+func TestTunnelBackendGoesWithinAMessage(t *testing.T) {
+	d := dig(t, "websocket")
+	more := frame(0x01, false, 10)
+	d.backend.Write(more)
+	expect(t, "first fragment", d.client, more)
+	d.leave(t, 10*time.Second)
+	d.expectGoodBye(t)
+	d.backend.Close()
+	expect(t, "to the client", d.client, bye)
+	d.client.Write(maskedBye)
+	expectEnd(t, "client", d.client)
+	<-d.over
+}
+
+// Peers that keep silent, or never end a frame, are not waited for.
+func TestTunnelOfSilentPeers(t *testing.T) {
+	for name, begun := range map[string][]byte{"between frames": nil, "within a frame": {0x81, 5, 'h', 'a'}, "no frames at all": []byte("\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff")} {
+		for bound, within := range map[time.Duration]time.Duration{farewellTimeout: time.Minute, 200 * time.Millisecond: 200 * time.Millisecond} {
+			t.Run(name+" "+bound.String(), func(t *testing.T) {
+				t.Parallel()
+				d := dig(t, "websocket")
+				d.backend.Write(begun)
+				expect(t, "begun", d.client, begun)
+				took := d.drain.say(t, within)
+				if took < bound*9/10 || took > bound+time.Second {
+					t.Errorf("end took %v, want %v", took, bound)
+				}
+				if begun == nil {
+					expect(t, "to the client", d.client, bye)
+				}
+				expectEnd(t, "client", d.client)
+				d.expectGoodBye(t)
+				expectEnd(t, "backend", d.backend)
+				d.logged.Await(t, "request")
+			})
+		}
+	}
+}
+
+// A peer that reads nothing, so that a write to it hangs.
+func TestTunnelOfPeerThatDoesNotRead(t *testing.T) {
+	d := dig(t, "websocket")
+	stuck := make(chan error, 1)
+	go func() {
+		for {
+			d.backend.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+			if _, err := d.backend.Write(frame(0x82, false, 1<<20)); err != nil {
+				stuck <- err
+				return
+			}
+		}
+	}()
+	if err := <-stuck; !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("write: %v, want it to hang", err)
+	}
+	if took := d.drain.say(t, 200*time.Millisecond); took > 2*time.Second {
+		t.Errorf("end took %v, want 200 ms", took)
+	}
+	d.logged.Await(t, "request")
+}
+
+// The close frames of the peers themselves are passed on, and no second one is made.
+func TestTunnelThatIsClosingAlready(t *testing.T) {
+	d := dig(t, "websocket")
+	own := []byte{0x88, 2, 0x03, 0xe8}
+	d.backend.Write(own)
+	expect(t, "the backend's", d.client, own)
+	d.leave(t, 10*time.Second)
+	d.expectGoodBye(t)
+	d.client.Write([]byte{0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8})
+	expectEnd(t, "client", d.client)
+	expectEnd(t, "backend", d.backend)
+	<-d.over
+}
+
+func TestTunnelOfOtherProtocol(t *testing.T) {
+	d := dig(t, "tunnel")
+	d.client.Write(frame(0x81, true, 5)[:4]) // what it may look like
+	expect(t, "to the backend", d.backend, frame(0x81, true, 5)[:4])
+	if took := d.drain.say(t, 10*time.Second); took > farewellTimeout/2 {
+		t.Errorf("end took %v, want it at once", took)
+	}
+	expectEnd(t, "client", d.client)
+	expectEnd(t, "backend", d.backend)
+}
+
+// What a client sends along with its request, before it has the 101, is not lost.
+func TestTunnelEarlyBytes(t *testing.T) {
+	heard := make(chan string, 1)
+	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, buf, _ := http.NewResponseController(w).Hijack()
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tunnel\r\n\r\n")
+		line, _ := buf.ReadString('\n')
+		heard <- line
+	}), Options{})
+	conn, err := net.Dial("tcp", server.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tunnel\r\n\r\nearly ")
+	if response, err := http.ReadResponse(bufio.NewReader(conn), nil); err != nil || response.StatusCode != 101 {
+		t.Fatalf("got %v, %v", response, err)
+	}
+	io.WriteString(conn, "and late\n")
+	testserver.Equal(t, "heard", <-heard, "early and late\n")
+}
+
+// A backend that switches to what nobody has asked for has no good answer, and its connection does not stay behind.
+func TestTunnelThatNobodyAskedFor(t *testing.T) {
+	const switching = "HTTP/1.1 101 Switching Protocols\r\n"
+	for name, tt := range map[string]struct{ asked, answer string }{
+		"at all":                  {"", switching + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
+		"at all, nor named":       {"", switching + "\r\n"},
+		"at all, for events":      {"", switching + "Content-Type: text/event-stream\r\n\r\n"},
+		"and another was":         {"Connection: Upgrade\r\nUpgrade: tunnel\r\n", switching + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
+		"and one was, not named":  {"Connection: Upgrade\r\nUpgrade: tunnel\r\n", switching + "\r\n"},
+		"without Connection":      {"Upgrade: tunnel\r\n", switching + "Connection: Upgrade\r\nUpgrade: tunnel\r\n\r\n"},
+		"but HTTP/2":              {"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n", switching + "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"},
+		"but HTTP/2 or something": {"Connection: Upgrade\r\nUpgrade: tunnel, H2C\r\n", switching + "Connection: Upgrade\r\nUpgrade: tunnel, H2C\r\n\r\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ended := make(chan error, 1)
+			server, logged, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				conn, _, _ := http.NewResponseController(w).Hijack()
+				defer conn.Close()
+				conn.SetDeadline(time.Now().Add(10 * time.Second))
+				io.WriteString(conn, tt.answer)
+				_, err := conn.Read(make([]byte, 1))
+				ended <- err
+			}), Options{Farewell: new(drain).farewell})
+			conn, err := net.Dial("tcp", server.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: h\r\n%s\r\n", tt.asked)
+			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			testserver.Equal(t, "status", response.StatusCode, http.StatusBadGateway)
+			if err := <-ended; err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("backend's connection: got %v, want its end", err)
+			}
+			testserver.Equal(t, "backend failures", len(logged.With("backend failed")), 1)
+		})
+	}
+}
+
+// HTTP/1.0 has no upgrades (RFC 9110, 7.8).
+func TestProxyPassesNoUpgradeOfHTTP10(t *testing.T) {
+	seen := make(chan http.Header, 1)
+	server, _, _ := through(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header }), Options{})
+	for _, tt := range []struct{ line, protocol, want string }{
+		{"GET / HTTP/1.1", "tunnel", "tunnel"},
+		{"GET / HTTP/1.0", "websocket", ""},
+	} {
+		conn, err := net.Dial("tcp", server.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "%s\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", tt.line, tt.protocol)
+		got := <-seen
+		testserver.Equal(t, "Upgrade of "+tt.line+" to "+tt.protocol, got.Get("Upgrade"), tt.want)
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || response.StatusCode != 200 {
+			t.Errorf("%s: got %v, %v, want 200", tt.line, response, err)
+		}
+		conn.Close()
+	}
+}
+
+// Whoever closes in the very moment in which the tunnel does: each side gets one close frame, and then its end.
+func TestTunnelClosesTogether(t *testing.T) {
+	own := []byte{0x88, 2, 0x03, 0xe8}
+	maskedOwn := []byte{0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8}
+	for i := range 60 {
+		d := dig(t, "websocket")
+		var peers sync.WaitGroup
+		heard := make(map[net.Conn][]byte)
+		var mu sync.Mutex
+		// answer reads to the end, and answers the first close frame if it has not sent one itself.
+		answer := func(conn net.Conn, close []byte, length int, said bool) {
+			frame := make([]byte, length)
+			n, err := io.ReadFull(conn, frame)
+			if err == nil && !said {
+				conn.Write(close)
+			}
+			rest, _ := io.ReadAll(conn)
+			conn.Close()
+			mu.Lock()
+			heard[conn] = append(frame[:n], rest...)
+			mu.Unlock()
+		}
+		first := i % 3 // the client, the backend, or both
+		if i%2 == 0 {
+			d.leave(t, 10*time.Second)
+			time.Sleep(time.Duration(i) * 5 * time.Microsecond)
+		}
+		if first != 1 {
+			d.client.Write(maskedOwn)
+		}
+		if first != 0 {
+			d.backend.Write(own)
+		}
+		if i%2 == 1 {
+			time.Sleep(time.Duration(i) * 5 * time.Microsecond)
+			d.leave(t, 10*time.Second)
+		}
+		peers.Go(func() { answer(d.client, maskedOwn, 4, first != 1) })
+		peers.Go(func() { answer(d.backend, own, 8, first != 0) })
+		peers.Wait()
+		if took := <-d.over; took > farewellTimeout/2 {
+			t.Errorf("round %d: end took %v, want it as soon as both have closed", i, took)
+		}
+		if got := heard[d.client]; len(got) != 4 || got[0] != 0x88 {
+			t.Errorf("round %d: client got %x, want one close frame", i, got)
+		}
+		if got := heard[d.backend]; len(got) != 8 || got[0] != 0x88 {
+			t.Errorf("round %d: backend got %x, want one close frame", i, got)
+		}
+	}
+}
