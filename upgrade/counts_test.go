@@ -1,7 +1,5 @@
 package upgrade_test
 
-// This file holds the tests of what generations know of each other's work.
-
 import (
 	"bytes"
 	"encoding/json"

@@ -15,8 +15,6 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// This file tests what a generation makes of neighbours that are no good.
-
 // A program that is started from a successor must not take itself for one, nor
 // get its pipes; and what the two processes share must stay non-blocking.
 func TestSuccessorIsCleanProcess(t *testing.T) {

@@ -12,8 +12,6 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// This file tests upgrades that succeed, their triggers and their status.
-
 func TestUpgrades(t *testing.T) {
 	l := newLine(t)
 	l.launch()

@@ -1,8 +1,5 @@
 package upgrade_test
 
-// This file holds a program that is a generation, which is the test binary
-// itself under another name, and the line of generations that a test begins.
-
 import (
 	"cmp"
 	"context"

@@ -15,8 +15,6 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// This file tests how a line of generations ends.
-
 // A stop may come when the successor serves and the predecessor does not know
 // yet. What the successor has accepted is answered, and both end.
 func TestStopAsSuccessorBecomesReady(t *testing.T) {
