@@ -79,7 +79,7 @@ func built(t testing.TB, version string) (path string) {
 	if !tried {
 		set := "-X main.version=" + version
 		if version == past {
-			set += " -X example.com/baton/upgrade.protocol=1"
+			set += " -X example.com/baton/upgrade/internal/link.Protocol=1"
 		}
 		args := []string{"build", "-o", path, "-ldflags", set}
 		if version == secretive {

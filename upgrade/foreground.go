@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"example.com/baton/upgrade/internal/flip"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
@@ -47,7 +48,7 @@ func (f Foreground) Wait(signals <-chan os.Signal) (exitCode int, waited bool) {
 	if !f.Always && os.Getpid() != 1 && !belowGoRun() && !leadsTerminal() {
 		return 0, false
 	}
-	if absoluteProgram() != nil {
+	if flip.AbsoluteProgram() != nil {
 		return 0, false
 	}
 	// Generations whose predecessor is gone become children of this process.
@@ -133,7 +134,7 @@ var supervisors = []string{"tini", "docker-init", "dumb-init", "catatonit", "pod
 // passers start a program, wait for it and exit as it does.
 var passers = []string{"sh", "bash", "dash", "ash", "busybox", "ksh", "zsh", "timeout", "su", "sudo", "runuser", "flock"}
 
-// outlivesHangup tells whether this process was started with nohup(1): by a person, who
+// outlivesHangup reports whether this process was started with nohup(1): by a person, who
 // lets go of it.
 var outlivesHangup = signal.Ignored(syscall.SIGHUP)
 
@@ -142,7 +143,7 @@ var outlivesHangup = signal.Ignored(syscall.SIGHUP)
 // that of the service: Always should be set then. Empty
 // means that none is known, or that a process is in the foreground already.
 func (f Foreground) Supervisor() string {
-	if os.Getenv(f.variable()) != "" || os.Getenv("NOTIFY_SOCKET") != "" || os.Getenv(tableflipVariable) != "" || outlivesHangup {
+	if os.Getenv(f.variable()) != "" || os.Getenv("NOTIFY_SOCKET") != "" || flip.IsSuccessor() || outlivesHangup {
 		return ""
 	}
 	if self, _ := os.Readlink("/proc/self"); self != strconv.Itoa(os.Getpid()) { // none, or that of another namespace
@@ -195,14 +196,14 @@ func programOf(pid int) (names []string, parent int) {
 	return names, parent
 }
 
-// belowGoRun tells whether the program was started by `go run`.
+// belowGoRun reports whether the program was started by `go run`.
 func belowGoRun() bool {
 	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", os.Getppid()))
 	words := strings.Split(string(line), "\x00")
 	return len(words) > 1 && filepath.Base(words[0]) == "go" && words[1] == "run"
 }
 
-// leadsTerminal tells whether a terminal hangs up when this process ends.
+// leadsTerminal reports whether a terminal hangs up when this process ends.
 func leadsTerminal() bool {
 	session, err := unix.Getsid(0)
 	return err == nil && session == os.Getpid() && term.IsTerminal(0)

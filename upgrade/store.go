@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"iter"
 	"net"
+
+	"example.com/baton/upgrade/internal/link"
 )
 
 // ListenerStore holds listeners open beyond the life of a process, as systemd does in
@@ -24,7 +26,7 @@ type ListenerStore interface {
 // takeStored makes the listeners that the store has for the first generation like
 // those which a successor is offered.
 func (g *Generation) takeStored() error {
-	if g.opts.Store == nil || g.tf.HasParent() {
+	if g.opts.Store == nil || g.flip.HasPredecessor() {
 		return nil
 	}
 	stored, err := g.opts.Store.Listeners()
@@ -45,7 +47,7 @@ func (g *Generation) takeStored() error {
 // storedClaim returns what is to be known of a listener that was stored.
 func storedClaim(name string, ln net.Listener) (claim, error) {
 	var c claim
-	if json.Unmarshal([]byte(name), &c) == nil && c.Bound != "" {
+	if json.Unmarshal([]byte(name), &c.Claim) == nil && c.Bound != "" {
 		if c.Asked == "" {
 			c.Asked = c.Bound
 		}
@@ -60,7 +62,7 @@ func storedClaim(name string, ln net.Listener) (claim, error) {
 	if err != nil {
 		return claim{}, fmt.Errorf("take the socket that the service manager holds: %w", err)
 	}
-	return claim{Asked: a.String(), Bound: a.String(), Inode: inode(a.unix), Held: true}, nil
+	return claim{Claim: link.Claim{Asked: a.String(), Bound: a.String(), Inode: inode(a.unix), Held: true}}, nil
 }
 
 // storedName is the name by which a restarted process recognizes a listener.
@@ -68,7 +70,7 @@ func (c claim) storedName() string {
 	if c.KeptAs != "" {
 		return c.KeptAs
 	}
-	named := claim{Asked: c.Asked, Bound: c.Bound, Inode: c.Inode}
+	named := link.Claim{Asked: c.Asked, Bound: c.Bound, Inode: c.Inode}
 	if named.Asked == named.Bound {
 		named.Asked = ""
 	}
@@ -87,7 +89,7 @@ func (g *Generation) checkHeld() error {
 	return nil
 }
 
-// listensAt tells whether this generation has a listener of its own at an address,
+// listensAt reports whether this generation has a listener of its own at an address,
 // whatever the store has there.
 func (g *Generation) listensAt(bound string) bool {
 	for _, c := range g.claims {
@@ -107,7 +109,7 @@ func (r *run) storeListeners() {
 	for ln, c := range r.claims {
 		// A first generation also asks for what is stored: the store may by now have
 		// processed the last request of the process before.
-		if c.Held || ln == r.control.listener || c.Kept && r.tf.HasParent() {
+		if c.Held || ln == r.controlListener || c.Kept && r.flip.HasPredecessor() {
 			continue
 		}
 		if err := store.Store(c.storedName(), ln); err != nil {
