@@ -3,7 +3,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -11,14 +10,13 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"example.com/baton/handlers/admin"
-	"example.com/baton/handlers/files"
 	"example.com/baton/handlers/metrics"
 	"example.com/baton/handlers/middleware"
 	"example.com/baton/handlers/page"
-	"example.com/baton/handlers/proxy"
 	"example.com/baton/server"
 	"example.com/baton/server/command"
 	"example.com/baton/server/settings"
@@ -48,8 +46,9 @@ func run(args []string) (exitCode int) {
 		stderr = settings.Destination(inherited)
 	}
 	call := &command.Call{
-		Input: settings.Input{Args: args, Environ: os.Environ(), UID: os.Getuid()},
-		Build: command.ReadBuild(version), Stdout: os.Stdout, Stderr: os.Stderr,
+		Input:  settings.Input{Args: args, Environ: os.Environ(), UID: os.Getuid()},
+		Build:  command.ReadBuild(version),
+		Stdout: os.Stdout, Stderr: os.Stderr,
 	}
 	if stderr == settings.Journal {
 		call.Prefix = systemd.Priority(slog.LevelError)
@@ -102,18 +101,9 @@ func serve(signals <-chan os.Signal, call *command.Call, stderr settings.Destina
 func live(signals <-chan os.Signal, config settings.Settings, build command.Build, logger *slog.Logger, output *logging.Output) (exitCode int, err error) {
 	// Inherit.
 	manager := systemd.New()
-	gen, err := upgrade.New(upgrade.Options{
-		Version:        build.Version,
-		Control:        config.Lifecycle.Control,
-		PIDFile:        config.Lifecycle.PIDFile,
-		UpgradeTimeout: config.Lifecycle.UpgradeTimeout,
-		DrainTimeout:   config.Lifecycle.DrainTimeout,
-		MaxDraining:    cmp.Or(config.Lifecycle.MaxDraining, -1), // 0 would be the default
-		ShutdownDelay:  config.Lifecycle.ShutdownDelay,
-		Store:          manager,
-		Logger:         logger,
-		Output:         output,
-	})
+	options := config.Lifecycle.Options()
+	options.Version, options.Store, options.Logger, options.Output = build.Version, manager, logger, output
+	gen, err := upgrade.New(options)
 	if err != nil {
 		return command.Failed, err
 	}
@@ -133,63 +123,46 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	pair := new(server.Pair)
 	metrics := metrics.New(metrics.Options{
 		Version: build.Version, Revision: build.Revision,
-		Source: source{gen, pair, certificates, output}.snapshot,
+		Source: metrics.Source{Generation: gen, Servers: pair, Certificates: certificates, Output: output}.Snapshot,
 		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
 	})
-	listeners, err := listen(gen, config, logger)
+	public, admin, err := listen(gen, config, logger)
 	if err != nil {
 		return command.Failed, err
 	}
-	if err := newServers(pair, gen, config, build, metrics, listeners, logger); err != nil {
+	handler, err := config.Handler(page.Identity{Generation: gen.Number(), PID: os.Getpid(), Version: build.Version}, public, logger)
+	if err != nil {
 		return command.Failed, err
 	}
+	newServers(pair, gen, config, handler, metrics, logger)
 	secured := &tls.Config{GetCertificate: certificates.Get}
 	tickets.Use(secured)
-	for i, ln := range listeners.public {
-		if config.Listen[i].TLS {
-			pair.Public.AddTLS(ln, secured)
-		} else {
-			pair.Public.Add(ln)
-		}
-	}
-	if listeners.admin != nil {
-		pair.Admin.Add(listeners.admin)
-	}
-	defer every(5*time.Second, func() {
-		certificates.Refresh()
-		tickets.Rotate()
-	})()
+	addListeners(pair, config, public, admin, secured)
+	defer every(5*time.Second, certificates.Refresh, tickets.Rotate)()
 
 	// Be ready, wait, and drain.
 	notifier := manager.NewNotifier(systemd.NotifierOptions{
-		Generation: gen,
-		Service:    pair,
-		// The hooks of a stop have ten seconds, and a predecessor that still drains five more.
-		StopTime: config.Lifecycle.ShutdownDelay + config.Lifecycle.DrainTimeout + 20*time.Second,
-		Logger:   logger,
+		Generation: gen, Service: pair, StopTime: config.Lifecycle.StopTime(), Logger: logger,
 	})
 	gen.Observe(notifier)
-	gen.Observe(observer{metrics: metrics})
-	if err := gen.Run(service{pair, metrics, tickets}, signals); err != nil {
+	service := service{Pair: pair, metrics: metrics, tickets: tickets}
+	gen.Observe(service)
+	if err := gen.Run(service, signals); err != nil {
 		return command.Failed, err
 	}
 	notifier.Close()
 	return command.Done, nil
 }
 
-// listeners are those that a generation has claimed.
-type listeners struct {
-	public []net.Listener // in the order of the settings
-	admin  net.Listener   // nil: none
-}
-
-func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logger) (l listeners, err error) {
+// listen claims the listeners, in the order of the settings. Without an admin server
+// admin is nil.
+func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logger) (public []net.Listener, admin net.Listener, err error) {
 	for _, addr := range config.Listen {
 		ln, err := gen.Listen(addr.Address)
 		if err != nil {
-			return l, err
+			return nil, nil, err
 		}
-		l.public = append(l.public, ln)
+		public = append(public, ln)
 		attrs := []any{"address", ln.Addr().String()}
 		if addr.TLS {
 			attrs = append(attrs, "tls", true)
@@ -197,33 +170,20 @@ func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logg
 		logger.Info("listens", attrs...)
 	}
 	if config.Admin == "" {
-		return l, nil
+		return public, nil, nil
 	}
-	if l.admin, err = gen.Listen(config.Admin); err != nil {
-		return l, fmt.Errorf("%w (the admin listener; -admin names another)", err)
+	if admin, err = gen.Listen(config.Admin); err != nil {
+		return nil, nil, fmt.Errorf("%w (the admin listener; -admin names another)", err)
 	}
-	logger.Info("listens", "address", l.admin.Addr().String(), "for", "admin")
-	return l, nil
+	logger.Info("listens", "address", admin.Addr().String(), "for", "admin")
+	return public, admin, nil
 }
 
-// newServers sets both servers of a pair.
-func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Settings, build command.Build,
-	metrics *metrics.Metrics, ln listeners, logger *slog.Logger) error {
-	handler, err := newHandler(gen, config, build, logger)
-	if err != nil {
-		return err
-	}
-	if config.TLS.RedirectHTTPS {
-		handler = middleware.RedirectHTTPS(config.Listen.HTTPSPort(ln.public), handler)
-	}
-	options := server.Options{
-		Handler:           middleware.Log(metrics.Count(middleware.Resources(handler)), logger),
-		IdleGrace:         cmp.Or(config.Connections.IdleGrace, -1), // 0 would be the default
-		DisableMigration:  !config.Connections.Migrate,
-		IdleTimeout:       config.Connections.IdleTimeout,
-		ReadHeaderTimeout: config.Connections.ReadHeaderTimeout,
-		Logger:            logger,
-	}
+// newServers sets both servers of a pair, which listen nowhere yet.
+func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Settings, handler http.Handler,
+	metrics *metrics.Metrics, logger *slog.Logger) {
+	options := config.Connections.Options()
+	options.Handler, options.Logger = middleware.Log(metrics.Count(middleware.Resources(handler)), logger), logger
 	pair.Public = server.New(options)
 	options.Handler = admin.Handler(admin.Options{
 		Metrics:  metrics,
@@ -235,49 +195,45 @@ func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Sett
 	})
 	options.MaxConnections = 16
 	pair.Admin = server.New(options)
-	return nil
 }
 
-// newHandler returns what the public server serves: files, applications, or else a page
-// about itself.
-func newHandler(gen *upgrade.Generation, config settings.Settings, build command.Build, logger *slog.Logger) (handler http.Handler, err error) {
-	if config.Files.Root != "" {
-		if handler, err = files.New(files.Options{Root: config.Files.Root, Listing: config.Files.Listing, Logger: logger}); err != nil {
-			return nil, err
+// addListeners gives the servers of a pair their listeners.
+func addListeners(pair *server.Pair, config settings.Settings, public []net.Listener, admin net.Listener, secured *tls.Config) {
+	for i, ln := range public {
+		if config.Listen[i].TLS {
+			pair.Public.AddTLS(ln, secured)
+		} else {
+			pair.Public.Add(ln)
 		}
 	}
-	if len(config.Proxy.Rules) > 0 {
-		handler = proxy.New(proxy.Options{
-			Rules: config.Proxy.Rules, HeaderTimeout: config.Proxy.Timeout, MaxBody: config.Proxy.MaxBody, Logger: logger, Next: handler,
-			Farewell: server.Farewell, WebSocketGrace: config.Proxy.WebSocketGrace, StreamGrace: config.Proxy.StreamGrace,
-		})
+	if admin != nil {
+		pair.Admin.Add(admin)
 	}
-	if handler == nil {
-		handler = page.New(page.Identity{Generation: gen.Number(), PID: os.Getpid(), Version: build.Version}, server.Draining)
-	}
-	return handler, nil
 }
 
-// every calls do at intervals, until stop is called, which waits for it.
-func every(interval time.Duration, do func()) (stop func()) {
-	tick, end, ended := time.NewTicker(interval), make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		for {
+// every makes calls at intervals until stop is called, which waits for those under way.
+func every(interval time.Duration, calls ...func()) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	running.Go(func() {
+		for tick := time.Tick(interval); ; {
 			select {
-			case <-tick.C:
-				do()
-			case <-end:
+			case <-tick:
+				for _, call := range calls {
+					call()
+				}
+			case <-ctx.Done():
 				return
 			}
 		}
-	}()
-	return func() { tick.Stop(); close(end); <-ended }
+	})
+	return func() { cancel(); running.Wait() }
 }
 
-// service is what a generation runs, with what it hands on.
+// service is what a generation runs, hands on, and shows in its metrics.
 type service struct {
 	*server.Pair
+	upgrade.NopObserver
 	metrics *metrics.Metrics
 	tickets *server.TicketKeys
 }
@@ -288,59 +244,10 @@ func (s service) Counts() upgrade.Counts { return s.metrics.Own() }
 // Secret returns the keys of session tickets.
 func (s service) Secret() []byte { return s.tickets.Secret() }
 
-// observer shows upgrades and drains in the metrics.
-type observer struct {
-	upgrade.NopObserver
-	metrics *metrics.Metrics
-}
+// Ready records how long an upgrade took.
+func (s service) Ready(took time.Duration) { s.metrics.ObserveUpgrade(took) }
 
-func (o observer) Ready(took time.Duration) { o.metrics.ObserveUpgrade(took) }
-
-func (o observer) PredecessorDrained(d upgrade.Drained) {
-	o.metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
-}
-
-// source is where metrics come from.
-type source struct {
-	gen          *upgrade.Generation
-	pair         *server.Pair
-	certificates *server.Certificates
-	output       *logging.Output
-}
-
-func (s source) snapshot() metrics.Snapshot {
-	status := s.gen.Status()
-	load := status.Load() // of all generations that live
-	now := metrics.Snapshot{
-		Generation: s.gen.Number(),
-		State:      status.State,
-		Upgrades:   make(map[string]uint64),
-		Connections: map[string]int{
-			"new": load.Connections.New, "active": load.Connections.Active, "idle": load.Connections.Idle,
-			"hijacked": load.Connections.Hijacked,
-		},
-		Accepted:         s.pair.Public.Accepted(),
-		AcceptErrors:     s.pair.AcceptErrors(),
-		Closed:           make(map[string]uint64),
-		Migrated:         make(map[string]uint64),
-		RequestsInFlight: load.Requests,
-		LogDropped:       s.output.Dropped(),
-		Certificates:     make(map[string]metrics.Validity),
-		LastUpgrade:      make(map[string]time.Time),
-	}
-	for name, valid := range s.certificates.Validity() {
-		now.Certificates[name] = metrics.Validity(valid)
-	}
-	for _, u := range status.Upgrades { // oldest first
-		now.LastUpgrade[string(u.Result)] = u.Time
-	}
-	now.Predecessors = s.gen.Predecessors()
-	for result, n := range s.gen.Results() {
-		now.Upgrades[string(result)] = n
-	}
-	for why, n := range s.pair.Public.Closed() {
-		now.Closed[why.String()] = n
-	}
-	now.Migrated["in"], now.Migrated["out"] = s.pair.Public.Migrated()
-	return now
+// PredecessorDrained records how long a drain took.
+func (s service) PredecessorDrained(d upgrade.Drained) {
+	s.metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
 }

@@ -75,7 +75,7 @@ const usage = `baton [flags]     serves until SIGTERM or SIGINT; SIGHUP upgrades
 baton upgrade     upgrades to the program that is in place now, and waits
 baton status      tells which generations live, and how upgrades went
 baton check       validates flags, environment and configuration file
-baton version     tells version, commit and Go version
+baton version     tells version, commit and Go version; so does -version
 
 Flags may also be given as BATON_FLAG_NAME in the environment, or as lines
 "flag-name value" in the file that -config names; the first of these counts.

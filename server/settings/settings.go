@@ -123,12 +123,6 @@ func (a Addresses) String() string {
 	return strings.Join(all, ", ")
 }
 
-// HTTPSPort returns the port of the first listener for TLS that a browser could use.
-// The listeners are those of a, in the same order.
-func (a Addresses) HTTPSPort(listeners []net.Listener) int {
-	return listeners[slices.IndexFunc(a, Address.isHTTPS)].Addr().(*net.TCPAddr).Port
-}
-
 // AdminHost returns the host that Admin names, which is empty for a unix socket.
 func (s Settings) AdminHost() string {
 	host, _, _ := net.SplitHostPort(s.Admin)

@@ -177,7 +177,7 @@ func TestReadAsAnotherUser(t *testing.T) {
 	failure := errors.New("no such user")
 	root := t.TempDir()
 	var got string
-	in := settings.Input{Args: []string{"-root", root, "-user", "shop"}, UID: 7, Become: func(user string) error {
+	in := settings.Input{Args: []string{"-pid-file", root + "/pid", "-user", "shop", "-config", write(t, "user x\n")}, UID: 7, Become: func(user string) error {
 		got = user
 		os.Remove(root)
 		return failure
@@ -185,6 +185,9 @@ func TestReadAsAnotherUser(t *testing.T) {
 	_, err := settings.Read(in)
 	if got != "shop" || !errors.Is(err, failure) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("became %q, and got error %v, want shop, %v and that of a directory which it may not read", got, err, failure)
+	}
+	if !strings.Contains(err.Error(), `unknown setting "user"`) {
+		t.Errorf("got %v, want a complaint about -user in a file", err)
 	}
 	in.Become = nil
 	if _, err := settings.Read(in); err == nil || !strings.Contains(err.Error(), "unknown flag -user") {
