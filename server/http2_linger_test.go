@@ -9,6 +9,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"example.com/baton/server/internal/frames"
 )
 
 // The deadline that linger sets ends the Read that is under way.
@@ -35,7 +37,7 @@ func TestHTTP2ReadWhileLingering(t *testing.T) {
 	}
 	read := make(chan error, 1)
 	go func() {
-		_, err := c.Read(make([]byte, frameHeader))
+		_, err := c.Read(make([]byte, frames.HeaderLen))
 		read <- err
 	}()
 	time.Sleep(10 * time.Millisecond)

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"example.com/baton/server"
+	"example.com/baton/server/internal/selfsigned"
 	"example.com/baton/upgrade"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -621,7 +622,7 @@ func TestHTTP2ClientsThroughDrain(t *testing.T) {
 // Go's own client, which retries what it may.
 func TestHTTP2GoClientThroughDrain(t *testing.T) {
 	inMemoryTLS(t, server.Options{Handler: http.HandlerFunc(hello)}, func(t *testing.T, s *servedTLS) {
-		transport := &http.Transport{TLSClientConfig: s.signed.trust(), ForceAttemptHTTP2: true,
+		transport := &http.Transport{TLSClientConfig: s.signed.Client(), ForceAttemptHTTP2: true,
 			DialContext: func(context.Context, string, string) (net.Conn, error) { return s.connect() }}
 		defer transport.CloseIdleConnections()
 		for range 3 {
@@ -883,7 +884,7 @@ func TestHTTP2InOneStep(t *testing.T) {
 func TestWithoutHTTP2(t *testing.T) {
 	t.Setenv("GODEBUG", "http2server=0")
 	var logged bytes.Buffer
-	certificate := sign(t, time.Now().Add(time.Hour), "example.com")
+	certificate := selfsigned.New(t, time.Now().Add(time.Hour), "example.com")
 	m := newMovers(t, names("first"))
 	<-m.first.drain(patience, all)
 	over := listen(t)
@@ -894,12 +895,12 @@ func TestWithoutHTTP2(t *testing.T) {
 		names("first").ServeHTTP(w, r)
 	})
 	m.first = newServed(t, listen(t), server.Options{Handler: handler, Logger: slog.New(slog.NewTextHandler(&logged, nil))})
-	m.first.AddTLS(over, &tls.Config{Certificates: []tls.Certificate{certificate.pair(t)}})
+	m.first.AddTLS(over, &tls.Config{Certificates: []tls.Certificate{certificate.TLS(t)}})
 	if err := m.first.Check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	m.first.Serve()
-	config := certificate.trust()
+	config := certificate.Client()
 	config.NextProtos = []string{"h2", "http/1.1"}
 	secured := (&served{t: t, addr: over.Addr()}).dial().shake(config)
 	if got := secured.Conn.(*tls.Conn).ConnectionState().NegotiatedProtocol; got != "http/1.1" {

@@ -52,7 +52,7 @@ func hijacking(t *testing.T, h http.HandlerFunc, test func(t *testing.T, s *serv
 			var config *tls.Config
 			if secure {
 				over := serveTLS(t, opts)
-				s, config = over.served, over.signed.trust()
+				s, config = over.served, over.signed.Client()
 			} else {
 				s = serve(t, opts)
 			}
@@ -205,7 +205,7 @@ func tellLongOnes(t *testing.T, secure, http2 bool) time.Duration {
 	url := "http://"
 	if secure {
 		over := serveTLSOn(t, memory(), opts)
-		s, transport.TLSClientConfig, url = over.served, over.signed.trust(), "https://"
+		s, transport.TLSClientConfig, url = over.served, over.signed.Client(), "https://"
 	} else {
 		s = serveOn(t, memory(), opts)
 	}

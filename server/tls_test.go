@@ -7,16 +7,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -30,77 +24,15 @@ import (
 	"time"
 
 	"example.com/baton/server"
+	"example.com/baton/server/internal/selfsigned"
+	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
 )
-
-// signed is a certificate that signs itself, and its key.
-type signed struct {
-	certificate, key []byte // PEM
-	leaf             *x509.Certificate
-}
-
-// sign makes a certificate for names that is good until then.
-func sign(t testing.TB, until time.Time, names ...string) signed {
-	t.Helper()
-	return signOn(t, elliptic.P256(), until, names...)
-}
-
-// signOn does so with a key on a curve.
-func signOn(t testing.TB, curve elliptic.Curve, until time.Time, names ...string) signed {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(curve, rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
-		NotBefore: until.Add(-30 * 24 * time.Hour), NotAfter: until,
-		BasicConstraintsValid: true, IsCA: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	leaf, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signed{
-		pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
-		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: secret}),
-		leaf,
-	}
-}
-
-// pair returns it as crypto/tls wants it.
-func (s signed) pair(t testing.TB) tls.Certificate {
-	t.Helper()
-	pair, err := tls.X509KeyPair(s.certificate, s.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pair
-}
-
-// trust is the configuration of a client that trusts in it.
-func (s signed) trust() *tls.Config {
-	pool := x509.NewCertPool()
-	pool.AddCert(s.leaf)
-	return &tls.Config{RootCAs: pool, ServerName: s.leaf.DNSNames[0]}
-}
 
 // served over TLS.
 type servedTLS struct {
 	*served
-	signed signed
+	signed selfsigned.Pair
 }
 
 func serveTLS(t *testing.T, opts server.Options) *servedTLS {
@@ -110,9 +42,9 @@ func serveTLS(t *testing.T, opts server.Options) *servedTLS {
 
 func serveTLSOn(t *testing.T, ln net.Listener, opts server.Options) *servedTLS {
 	t.Helper()
-	certificate := sign(t, time.Now().Add(time.Hour), "example.com")
+	certificate := selfsigned.New(t, time.Now().Add(time.Hour), "example.com")
 	return &servedTLS{serveConfig(t, ln, opts, &tls.Config{
-		Certificates: []tls.Certificate{certificate.pair(t)},
+		Certificates: []tls.Certificate{certificate.TLS(t)},
 		MinVersion:   tls.VersionTLS10, // which the server allows nobody
 	}), certificate}
 }
@@ -131,7 +63,7 @@ func serveConfig(t *testing.T, ln net.Listener, opts server.Options, config *tls
 // dialTLS makes a connection that speaks protocol.
 func (s *servedTLS) dialTLS(protocol string) *client {
 	s.t.Helper()
-	config := s.signed.trust()
+	config := s.signed.Client()
 	config.NextProtos = []string{protocol}
 	c := s.dial().shake(config)
 	if got := c.Conn.(*tls.Conn).ConnectionState().NegotiatedProtocol; got != protocol {
@@ -218,10 +150,10 @@ func TestTLSDrain(t *testing.T) {
 func TestTLSStaysWhilePlaintextMoves(t *testing.T) {
 	m := newMovers(t, names("first"))
 	<-m.first.drain(patience, all)
-	certificate := sign(t, time.Now().Add(time.Hour), "example.com")
+	certificate := selfsigned.New(t, time.Now().Add(time.Hour), "example.com")
 	plain, over := listen(t), listen(t)
 	m.first = newServed(t, plain, server.Options{Handler: names("first"), IdleGrace: 100 * time.Millisecond})
-	m.first.AddTLS(over, &tls.Config{Certificates: []tls.Certificate{certificate.pair(t)}})
+	m.first.AddTLS(over, &tls.Config{Certificates: []tls.Certificate{certificate.TLS(t)}})
 	m.first.Serve()
 	secured := &servedTLS{&served{Server: m.first.Server, t: t, addr: over.Addr()}, certificate}
 
@@ -318,7 +250,7 @@ func TestHandshakesUnderWayAreFinished(t *testing.T) {
 				for range clients {
 					c := s.dial()
 					c.SetDeadline(time.Now().Add(time.Minute))
-					config := s.signed.trust()
+					config := s.signed.Client()
 					config.NextProtos = []string{protocol}
 					over := tls.Client(&pausing{c.Conn, paused, proceed, 0}, config)
 					asking.Go(func() {
@@ -409,7 +341,7 @@ func TestGraceSparesBegunRecord(t *testing.T) {
 			for _, split := range []int{1, 4, 5, 6, 30} {
 				c := s.dial()
 				cut := &splitting{Conn: c.Conn}
-				over := (&client{t, cut, nil}).shake(s.signed.trust())
+				over := (&client{t, cut, nil}).shake(s.signed.Client())
 				if used {
 					over.get("/")
 				}
@@ -438,7 +370,7 @@ func TestHalfARecordHasTheTimeOfAHeader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := serveTLSOn(t, memory(), server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: time.Second})
 		gathered := &gathering{Conn: s.dial().Conn}
-		c := (&client{t, gathered, nil}).shake(s.signed.trust())
+		c := (&client{t, gathered, nil}).shake(s.signed.Client())
 		c.get("/")
 		gathered.on = true
 		for range 2 {
@@ -542,7 +474,7 @@ func TestTLSReasons(t *testing.T) {
 						}
 					})})
 				begin := time.Now()
-				over := tls.Client(s.dial().Conn, test.config(s.signed.trust()))
+				over := tls.Client(s.dial().Conn, test.config(s.signed.Client()))
 				if err := over.Handshake(); (err != nil) != test.fails {
 					t.Fatalf("handshake: got %v, want failure %t", err, test.fails)
 				}
@@ -626,13 +558,13 @@ func TestTLSCut(t *testing.T) {
 }
 
 func TestResumption(t *testing.T) {
-	certificate := sign(t, time.Now().Add(time.Hour), "example.com")
-	generation := func(secret []byte) (*served, *server.TicketKeys) {
-		keys, err := server.NewTicketKeys(secret)
+	certificate := selfsigned.New(t, time.Now().Add(time.Hour), "example.com")
+	generation := func(secret []byte) (*served, *tlskeys.TicketKeys) {
+		keys, err := tlskeys.NewTicketKeys(secret)
 		if err != nil {
 			t.Fatal(err)
 		}
-		config := &tls.Config{Certificates: []tls.Certificate{certificate.pair(t)}}
+		config := &tls.Config{Certificates: []tls.Certificate{certificate.TLS(t)}}
 		keys.Use(config)
 		return serveConfig(t, listen(t), server.Options{Handler: http.HandlerFunc(hello)}, config), keys
 	}
@@ -640,7 +572,7 @@ func TestResumption(t *testing.T) {
 	heir, _ := generation(keys.Secret())
 	stranger, _ := generation(nil)
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
-		config := certificate.trust()
+		config := certificate.Client()
 		config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 		config.MinVersion, config.MaxVersion = version, version
 		for _, step := range []struct {
@@ -680,7 +612,7 @@ func TestTLSSaysGoodbye(t *testing.T) {
 		s := serveTLSOn(t, memory(), server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 200 * time.Millisecond})
 		dial := func() (*client, *counting) {
 			counted := &counting{Conn: s.dial().Conn}
-			c := (&client{t, counted, nil}).shake(s.signed.trust())
+			c := (&client{t, counted, nil}).shake(s.signed.Client())
 			c.get("/")
 			return c, counted
 		}
@@ -729,7 +661,7 @@ func TestTLSEndOfBodyWithoutLength(t *testing.T) {
 		}
 	})})
 	for path, want := range map[string]byte{"/whole": alert, "/part": data} {
-		config := s.signed.trust()
+		config := s.signed.Client()
 		config.MaxVersion = tls.VersionTLS12 // which shows the types
 		raw := &recorded{Conn: s.dial().Conn}
 		c := (&client{t, raw, nil}).shake(config)
@@ -757,7 +689,7 @@ func TestGraceAfterHandshake(t *testing.T) {
 		await(t, "the connection", func() bool { return s.Load().Connections.New == 1 })
 		drained := s.drain(patience, all)
 		time.Sleep(grace * 7 / 10)
-		over := c.shake(s.signed.trust())
+		over := c.shake(s.signed.Client())
 		time.Sleep(grace * 7 / 10)
 		if resp, body := over.get("/"); !resp.Close || body != "hello" {
 			t.Errorf("got close %t and %q", resp.Close, body)
@@ -766,4 +698,31 @@ func TestGraceAfterHandshake(t *testing.T) {
 			t.Errorf("got %+v, want one told to close", d.Connections)
 		}
 	})
+}
+
+// Certificates in use by a server are replaced under its connections.
+func TestCertificatesAreReplacedWhileServing(t *testing.T) {
+	old, fresh := selfsigned.New(t, time.Now().Add(time.Hour), "example.com"), selfsigned.New(t, time.Now().Add(time.Hour), "example.com")
+	dir := t.TempDir()
+	files := tlskeys.CertificateFiles{Certificate: filepath.Join(dir, "pem"), Key: filepath.Join(dir, "key")}
+	put := func(pair selfsigned.Pair) {
+		for path, content := range map[string][]byte{files.Certificate: pair.Certificate, files.Key: pair.Key} {
+			if err := os.WriteFile(path, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	put(old)
+	set, err := tlskeys.LoadCertificates([]tlskeys.CertificateFiles{files}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := serveConfig(t, listen(t), server.Options{Handler: names("here")}, &tls.Config{GetCertificate: set.Get})
+	before := s.dial().shake(old.Client())
+	before.isFrom("here")
+	put(fresh)
+	set.Refresh()
+	s.dial().shake(fresh.Client()).isFrom("here")
+	before.isFrom("here")
+	<-s.drain(patience, all)
 }

@@ -1,6 +1,4 @@
-package server_test
-
-// This file tests the keys of session tickets: which tickets resume a session.
+package tlskeys_test
 
 import (
 	"crypto/tls"
@@ -11,7 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"example.com/baton/server"
+	"example.com/baton/server/internal/selfsigned"
+	"example.com/baton/server/tlskeys"
 )
 
 // clock is a time that tests set.
@@ -23,22 +22,22 @@ func (c *clock) now() time.Time { return c.Time }
 type ticketing struct {
 	t      *testing.T
 	clock  *clock
-	signed signed
+	signed selfsigned.Pair
 }
 
 func newTicketing(t *testing.T) *ticketing {
 	now := time.Now()
-	return &ticketing{t, &clock{now}, sign(t, now.Add(29*24*time.Hour), "example.com")}
+	return &ticketing{t, &clock{now}, selfsigned.New(t, now.Add(29*24*time.Hour), "example.com")}
 }
 
 // config is that of a server.
 func (g *ticketing) config() *tls.Config {
-	return &tls.Config{Certificates: []tls.Certificate{g.signed.pair(g.t)}, Time: g.clock.now}
+	return &tls.Config{Certificates: []tls.Certificate{g.signed.TLS(g.t)}, Time: g.clock.now}
 }
 
-func (g *ticketing) keys(secret []byte) *server.TicketKeys {
+func (g *ticketing) keys(secret []byte) *tlskeys.TicketKeys {
 	g.t.Helper()
-	keys, err := server.NewTicketKeys(secret)
+	keys, err := tlskeys.NewTicketKeys(secret)
 	if err != nil {
 		g.t.Fatal(err)
 	}
@@ -48,7 +47,7 @@ func (g *ticketing) keys(secret []byte) *server.TicketKeys {
 
 // client is one that remembers its session.
 func (g *ticketing) client() *tls.Config {
-	config := g.signed.trust()
+	config := g.signed.Client()
 	config.Time, config.ClientSessionCache = g.clock.now, tls.NewLRUClientSessionCache(1)
 	return config
 }
@@ -180,7 +179,7 @@ func TestTicketKeysRotateDuringHandoff(t *testing.T) {
 	successor, after := g.keys(predecessor.Secret()), g.config()
 	successor.Use(after)
 	g.clock.Time = g.clock.Add(24*time.Hour + time.Minute)
-	for _, rotated := range []*server.TicketKeys{predecessor, successor} {
+	for _, rotated := range []*tlskeys.TicketKeys{predecessor, successor} {
 		rotated.Rotate()
 		for _, configs := range [][2]*tls.Config{{before, after}, {after, before}} {
 			client := g.client()
@@ -209,7 +208,7 @@ func TestTicketKeysOfAWrongClock(t *testing.T) {
 
 func TestUnreadableTicketKeys(t *testing.T) {
 	for _, secret := range []string{"garbage", `{}`, `[{"key":[1,2],"from":"yesterday"}]`, `[{"from":"2026-01-01T00:00:00Z"}]`} {
-		keys, err := server.NewTicketKeys([]byte(secret))
+		keys, err := tlskeys.NewTicketKeys([]byte(secret))
 		if err == nil || !strings.Contains(err.Error(), "ticket keys") {
 			t.Errorf("%s: got %v, want an error", secret, err)
 		}

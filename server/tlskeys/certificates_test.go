@@ -1,7 +1,4 @@
-package server_test
-
-// This file tests certificates: what is loaded, which a client gets, and what
-// becomes of changed files.
+package tlskeys_test
 
 import (
 	"bytes"
@@ -18,12 +15,13 @@ import (
 	"testing"
 	"time"
 
-	"example.com/baton/server"
+	"example.com/baton/server/internal/selfsigned"
+	"example.com/baton/server/tlskeys"
 )
 
 // certified is a folder with pairs, and what was loaded from it.
 type certified struct {
-	*server.Certificates
+	*tlskeys.Certificates
 	t      *testing.T
 	folder string
 	logged bytes.Buffer
@@ -41,48 +39,48 @@ func (c *certified) put(name string, content []byte) {
 	}
 }
 
-func (c *certified) putPair(name string, pair signed) {
+func (c *certified) putPair(name string, pair selfsigned.Pair) {
 	c.t.Helper()
-	c.put(name+".pem", pair.certificate)
-	c.put(name+".key", pair.key)
+	c.put(name+".pem", pair.Certificate)
+	c.put(name+".key", pair.Key)
 }
 
-func loadPairs(t *testing.T, pairs ...signed) *certified {
+func loadPairs(t *testing.T, pairs ...selfsigned.Pair) *certified {
 	t.Helper()
 	c := &certified{t: t, folder: t.TempDir()}
-	var files []server.CertificateFiles
+	var files []tlskeys.CertificateFiles
 	for i, pair := range pairs {
 		name := string(rune('a' + i))
 		c.putPair(name, pair)
-		files = append(files, server.CertificateFiles{Certificate: c.path(name + ".pem"), Key: c.path(name + ".key")})
+		files = append(files, tlskeys.CertificateFiles{Certificate: c.path(name + ".pem"), Key: c.path(name + ".key")})
 	}
 	var err error
-	if c.Certificates, err = server.LoadCertificates(files, slog.New(slog.NewTextHandler(&c.logged, nil))); err != nil {
+	if c.Certificates, err = tlskeys.LoadCertificates(files, slog.New(slog.NewTextHandler(&c.logged, nil))); err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
 
 // gives fails unless a client that asks for name gets this certificate.
-func (c *certified) gives(name string, want signed) {
+func (c *certified) gives(name string, want selfsigned.Pair) {
 	c.t.Helper()
 	got, err := c.Get(&tls.ClientHelloInfo{ServerName: name, SupportedVersions: []uint16{tls.VersionTLS13},
 		SignatureSchemes: []tls.SignatureScheme{tls.ECDSAWithP256AndSHA256}})
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if !bytes.Equal(got.Certificate[0], want.leaf.Raw) {
+	if !bytes.Equal(got.Certificate[0], want.Leaf.Raw) {
 		leaf, _ := x509.ParseCertificate(got.Certificate[0])
-		c.t.Errorf("%q: got the certificate of %q, %v, want that of %q, %v", name, leaf.DNSNames, leaf.NotAfter, want.leaf.DNSNames, want.leaf.NotAfter)
+		c.t.Errorf("%q: got the certificate of %q, %v, want that of %q, %v", name, leaf.DNSNames, leaf.NotAfter, want.Leaf.DNSNames, want.Leaf.NotAfter)
 	}
 }
 
 func soon() time.Time { return time.Now().Add(time.Hour) }
 
 func TestCertificateForName(t *testing.T) {
-	first, wild, both := sign(t, soon(), "first.example"), sign(t, soon(), "*.wild.example"), sign(t, soon(), "second.example", "third.example")
+	first, wild, both := selfsigned.New(t, soon(), "first.example"), selfsigned.New(t, soon(), "*.wild.example"), selfsigned.New(t, soon(), "second.example", "third.example")
 	c := loadPairs(t, first, wild, both)
-	for name, want := range map[string]signed{
+	for name, want := range map[string]selfsigned.Pair{
 		"first.example": first, "a.wild.example": wild, "second.example": both, "THIRD.example": both,
 		"": first, "unknown.example": first, "a.b.wild.example": first,
 	} {
@@ -91,28 +89,28 @@ func TestCertificateForName(t *testing.T) {
 }
 
 func TestCertificatesThatCannotBeLoaded(t *testing.T) {
-	good, other := sign(t, soon(), "good.example"), sign(t, soon(), "other.example")
+	good, other := selfsigned.New(t, soon(), "good.example"), selfsigned.New(t, soon(), "other.example")
 	c := loadPairs(t, good, other)
 	c.put("empty.pem", nil)
 	c.put("encrypted.key", pem.EncodeToMemory(&pem.Block{Type: "ENCRYPTED PRIVATE KEY", Bytes: []byte("x")}))
-	useless := signOn(t, elliptic.P224(), soon(), "useless.example")
-	c.put("useless.pem", useless.certificate)
-	c.put("useless.key", useless.key)
-	file := func(certificate, key string) server.CertificateFiles {
-		return server.CertificateFiles{Certificate: c.path(certificate), Key: c.path(key)}
+	useless := selfsigned.NewOn(t, elliptic.P224(), soon(), "useless.example")
+	c.put("useless.pem", useless.Certificate)
+	c.put("useless.Key", useless.Key)
+	file := func(certificate, key string) tlskeys.CertificateFiles {
+		return tlskeys.CertificateFiles{Certificate: c.path(certificate), Key: c.path(key)}
 	}
 	for name, test := range map[string]struct {
-		files []server.CertificateFiles
+		files []tlskeys.CertificateFiles
 		want  []string
 	}{
-		"missing":    {[]server.CertificateFiles{file("none.pem", "a.key"), file("a.pem", "none.key")}, []string{"none.pem", "none.key"}},
-		"mismatched": {[]server.CertificateFiles{file("a.pem", "b.key")}, []string{"a.pem", "b.key", "does not match"}},
-		"no chain":   {[]server.CertificateFiles{file("a.pem", "a.key"), file("empty.pem", "b.key")}, []string{"empty.pem"}},
-		"useless":    {[]server.CertificateFiles{file("useless.pem", "useless.key")}, []string{"useless.pem", "curve"}},
-		"encrypted":  {[]server.CertificateFiles{file("a.pem", "encrypted.key")}, []string{"a.pem", "want one without a passphrase"}},
-		"swapped":    {[]server.CertificateFiles{file("a.key", "a.pem")}, []string{"a.key"}},
+		"missing":    {[]tlskeys.CertificateFiles{file("none.pem", "a.key"), file("a.pem", "none.key")}, []string{"none.pem", "none.key"}},
+		"mismatched": {[]tlskeys.CertificateFiles{file("a.pem", "b.key")}, []string{"a.pem", "b.key", "does not match"}},
+		"no chain":   {[]tlskeys.CertificateFiles{file("a.pem", "a.key"), file("empty.pem", "b.key")}, []string{"empty.pem"}},
+		"useless":    {[]tlskeys.CertificateFiles{file("useless.pem", "useless.Key")}, []string{"useless.pem", "curve"}},
+		"encrypted":  {[]tlskeys.CertificateFiles{file("a.pem", "encrypted.key")}, []string{"a.pem", "want one without a passphrase"}},
+		"swapped":    {[]tlskeys.CertificateFiles{file("a.key", "a.pem")}, []string{"a.key"}},
 	} {
-		_, err := server.LoadCertificates(test.files, slog.New(slog.DiscardHandler))
+		_, err := tlskeys.LoadCertificates(test.files, slog.New(slog.DiscardHandler))
 		if err == nil {
 			t.Errorf("%s: loaded", name)
 			continue
@@ -127,7 +125,7 @@ func TestCertificatesThatCannotBeLoaded(t *testing.T) {
 
 func TestCertificateValidity(t *testing.T) {
 	past, near, far := time.Now().Add(-time.Hour).Truncate(time.Second), soon().Truncate(time.Second), soon().Add(time.Hour).Truncate(time.Second)
-	c := loadPairs(t, sign(t, past, "past.example"), sign(t, far, "same.example", "more.example"), sign(t, near, "same.example"))
+	c := loadPairs(t, selfsigned.New(t, past, "past.example"), selfsigned.New(t, far, "same.example", "more.example"), selfsigned.New(t, near, "same.example"))
 	got := c.Validity()
 	want := map[string]time.Time{"past.example": past, "same.example": near}
 	if len(got) != len(want) {
@@ -142,7 +140,7 @@ func TestCertificateValidity(t *testing.T) {
 
 func TestCertificatesThatAreNotValid(t *testing.T) {
 	at := soon().Truncate(time.Second)
-	c := loadPairs(t, sign(t, at, "first.example"), sign(t, at.Add(time.Hour), "second.example"))
+	c := loadPairs(t, selfsigned.New(t, at, "first.example"), selfsigned.New(t, at.Add(time.Hour), "second.example"))
 	begin := c.start()
 	for name, test := range map[string]struct {
 		at   time.Time
@@ -178,8 +176,8 @@ func (c *certified) start() time.Time {
 }
 
 func TestRefresh(t *testing.T) {
-	old, other := sign(t, soon(), "example.com"), sign(t, soon(), "other.example")
-	fresh := sign(t, soon().Add(time.Hour), "example.com")
+	old, other := selfsigned.New(t, soon(), "example.com"), selfsigned.New(t, soon(), "other.example")
+	fresh := selfsigned.New(t, soon().Add(time.Hour), "example.com")
 	tests := map[string]struct {
 		change func(c *certified)
 		fresh  bool
@@ -187,17 +185,17 @@ func TestRefresh(t *testing.T) {
 	}{
 		"nothing":          {func(c *certified) {}, false, false},
 		"both by rename":   {func(c *certified) { c.putPair("a", fresh) }, true, false},
-		"certificate only": {func(c *certified) { c.put("a.pem", fresh.certificate) }, false, true},
-		"key only":         {func(c *certified) { c.put("a.key", fresh.key) }, false, true},
+		"certificate only": {func(c *certified) { c.put("a.pem", fresh.Certificate) }, false, true},
+		"key only":         {func(c *certified) { c.put("a.key", fresh.Key) }, false, true},
 		"garbage":          {func(c *certified) { c.put("a.pem", []byte("garbage")) }, false, true},
 		"gone":             {func(c *certified) { os.Remove(c.path("a.key")) }, false, true},
-		"expired":          {func(c *certified) { c.putPair("a", sign(t, time.Now().Add(-time.Hour), "example.com")) }, false, true},
-		"not valid yet":    {func(c *certified) { c.putPair("a", sign(t, time.Now().Add(31*24*time.Hour), "example.com")) }, false, true},
+		"expired":          {func(c *certified) { c.putPair("a", selfsigned.New(t, time.Now().Add(-time.Hour), "example.com")) }, false, true},
+		"not valid yet":    {func(c *certified) { c.putPair("a", selfsigned.New(t, time.Now().Add(31*24*time.Hour), "example.com")) }, false, true},
 		"one, then the other": {func(c *certified) {
-			c.put("a.pem", fresh.certificate)
+			c.put("a.pem", fresh.Certificate)
 			c.Refresh()
 			c.gives("example.com", old)
-			c.put("a.key", fresh.key)
+			c.put("a.key", fresh.Key)
 		}, true, false},
 		"garbage, then good": {func(c *certified) {
 			c.put("a.pem", []byte("garbage"))
@@ -207,12 +205,12 @@ func TestRefresh(t *testing.T) {
 		"good again": {func(c *certified) {
 			c.put("a.pem", []byte("garbage"))
 			c.Refresh()
-			c.put("a.pem", old.certificate)
+			c.put("a.pem", old.Certificate)
 			c.Refresh()
 			c.put("a.pem", []byte("garbage"))
 		}, false, true},
 		"by symlink": {func(c *certified) {
-			for name, content := range map[string][]byte{"a.pem": fresh.certificate, "a.key": fresh.key} {
+			for name, content := range map[string][]byte{"a.pem": fresh.Certificate, "a.key": fresh.Key} {
 				c.put("live."+name, content)
 				os.Remove(c.path(name))
 				if err := os.Symlink("live."+name, c.path(name)); err != nil {
@@ -221,20 +219,20 @@ func TestRefresh(t *testing.T) {
 			}
 		}, true, false},
 		"in place": {func(c *certified) {
-			os.WriteFile(c.path("a.pem"), fresh.certificate, 0o600)
-			os.WriteFile(c.path("a.key"), fresh.key, 0o600)
+			os.WriteFile(c.path("a.pem"), fresh.Certificate, 0o600)
+			os.WriteFile(c.path("a.key"), fresh.Key, 0o600)
 			os.Chtimes(c.path("a.pem"), time.Time{}, time.Now().Add(time.Second))
 		}, true, false},
 		"in place, with nothing but the content changed": {func(c *certified) {
 			long := func(pem []byte) []byte {
 				return append(slices.Clone(pem), bytes.Repeat([]byte("\n"), 4096-len(pem))...)
 			}
-			for name, pair := range map[string][2][]byte{"a.pem": {old.certificate, fresh.certificate}, "a.key": {old.key, fresh.key}} {
+			for name, pair := range map[string][2][]byte{"a.pem": {old.Certificate, fresh.Certificate}, "a.key": {old.Key, fresh.Key}} {
 				c.put(name, long(pair[0]))
 				os.Chtimes(c.path(name), time.Unix(1, 0), time.Unix(1, 0))
 			}
 			c.Refresh()
-			for name, content := range map[string][]byte{"a.pem": fresh.certificate, "a.key": fresh.key} {
+			for name, content := range map[string][]byte{"a.pem": fresh.Certificate, "a.key": fresh.Key} {
 				for before := changed(c.path(name)); changed(c.path(name)) == before; { // not in the same tick of the clock
 					os.WriteFile(c.path(name), long(content), 0o600)
 					os.Chtimes(c.path(name), time.Unix(1, 0), time.Unix(1, 0))
@@ -248,7 +246,7 @@ func TestRefresh(t *testing.T) {
 			c.t = t
 			test.change(c)
 			c.Refresh()
-			c.gives("example.com", map[bool]signed{false: old, true: fresh}[test.fresh])
+			c.gives("example.com", map[bool]selfsigned.Pair{false: old, true: fresh}[test.fresh])
 			c.gives("other.example", other)
 			if strings.Contains(c.logged.String(), "level=WARN") {
 				t.Errorf("warned at once: %s", &c.logged)
@@ -273,18 +271,4 @@ func changed(path string) syscall.Timespec {
 		return syscall.Timespec{}
 	}
 	return info.Sys().(*syscall.Stat_t).Ctim
-}
-
-// Certificates in use by a server are replaced under its connections.
-func TestRefreshWhileServing(t *testing.T) {
-	old, fresh := sign(t, soon(), "example.com"), sign(t, soon(), "example.com")
-	c := loadPairs(t, old)
-	s := serveConfig(t, listen(t), server.Options{Handler: names("here")}, &tls.Config{GetCertificate: c.Get})
-	before := s.dial().shake(old.trust())
-	before.isFrom("here")
-	c.putPair("a", fresh)
-	c.Refresh()
-	s.dial().shake(fresh.trust()).isFrom("here")
-	before.isFrom("here")
-	<-s.drain(patience, all)
 }

@@ -1,7 +1,15 @@
-package server
-
-// This file holds the certificates of TLS listeners: read from files, and read
-// again when these change.
+// Package tlskeys holds what a server of TLS has to keep secret: the keys of its certificates,
+// and those of its session tickets.
+//
+// [Certificates] are read from files at the start, where any problem is an error. Their
+// owner then calls [Certificates.Refresh] now and then. Whatever has become of the files by
+// then, the server keeps a certificate that works: a pair that is invalid, as one is between
+// the replacement of its two files, leaves the one before in use, and there is a warning if
+// that lasts. Connections that are open are not affected.
+//
+// [TicketKeys] rotate as those do that crypto/tls makes for each process, and go on in a
+// successor, so that clients resume their sessions across an upgrade.
+package tlskeys
 
 import (
 	"bytes"
@@ -21,7 +29,8 @@ import (
 // CertificateFiles names a certificate chain and its key, both in PEM.
 type CertificateFiles struct{ Certificate, Key string }
 
-// Certificates are those of a server, of which a client's hello picks one.
+// Certificates are those of a server, of which a client's hello picks one. It is safe for
+// concurrent use, but for Refresh.
 type Certificates struct {
 	files  []CertificateFiles
 	log    *slog.Logger
@@ -31,7 +40,7 @@ type Certificates struct {
 type loadedCertificate struct {
 	*tls.Certificate
 	stamps  [2]fileStamp // of the files that it was read from
-	bad     [2]fileStamp // of files that were no good
+	bad     [2]fileStamp // of files that were invalid
 	badness int          // how often these have been seen
 }
 
@@ -53,10 +62,9 @@ var ableClient = &tls.ClientHelloInfo{
 	},
 }
 
-// LoadCertificates reads certificates. The error tells of each file that cannot
-// be read, each key that does not belong to its certificate or is of no use for TLS,
-// and of a chain that is not one. A certificate that has expired is no error:
-// [Certificates.Invalid] tells.
+// LoadCertificates reads certificates. The error names each file that cannot be read, each key that
+// does not belong to its certificate or cannot be used for TLS, and each chain that is not
+// one. A certificate that has expired is no error: [Certificates.Invalid] reports it.
 func LoadCertificates(files []CertificateFiles, log *slog.Logger) (*Certificates, error) {
 	c := &Certificates{files: files, log: log}
 	var (
@@ -125,10 +133,9 @@ func (c *Certificates) Get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	return loaded[0].Certificate, nil
 }
 
-// Refresh reads again what has changed; it is to be called now and then, by one
-// goroutine. A pair that is no good, as one is between the replacement of its two
-// files, or that is not valid yet or any more where the old one is, leaves the old
-// one in use. If it is still the same the second time, there is a warning.
+// Refresh reads again what has changed. It is to be called now and then, by one
+// goroutine. A pair that is invalid, or that is not valid yet or any more where the one in
+// use is, changes nothing. If it is still the same the second time, there is a warning.
 func (c *Certificates) Refresh() {
 	loaded := slices.Clone(*c.loaded.Load())
 	for i, f := range c.files {
@@ -156,7 +163,7 @@ func (c *Certificates) Refresh() {
 	c.loaded.Store(&loaded)
 }
 
-// Invalid tells of each certificate that is not valid at a time.
+// Invalid returns an error for each certificate that is not valid at a time.
 func (c *Certificates) Invalid(at time.Time) (why []error) {
 	for i, certificate := range *c.loaded.Load() {
 		if err := c.files[i].invalid(certificate.Leaf, at); err != nil {

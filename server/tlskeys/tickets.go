@@ -1,7 +1,4 @@
-package server
-
-// This file holds the keys of TLS session tickets. crypto/tls makes its own for
-// each process, so that after an upgrade no client could resume its session.
+package tlskeys
 
 import (
 	"crypto/rand"
@@ -35,9 +32,9 @@ type ticketKey struct {
 	From time.Time `json:"from"` // when it begins to be used
 }
 
-// NewTicketKeys returns keys that go on with those of a predecessor, which its
-// [TicketKeys.Secret] told; nil: with none. An error means that these cannot be
-// read; the keys returned with it are new, and good.
+// NewTicketKeys returns keys that go on with those of a predecessor, of which secret is the
+// [TicketKeys.Secret]; nil: with none. An error means that these cannot be read. The keys that
+// are returned with it are new, and valid.
 func NewTicketKeys(secret []byte) (*TicketKeys, error) {
 	k := &TicketKeys{now: time.Now}
 	var err error

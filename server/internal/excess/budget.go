@@ -1,12 +1,11 @@
-package server
+package excess
 
 import (
 	"sync"
 	"time"
 )
 
-// What a client of HTTP/2 may ask for beyond what it takes. net/http bounds how much of
-// it is queued, but not how much there is in a connection's life.
+// What a client may ask for beyond what it takes.
 const (
 	// A client may cancel requests, as a browser does when its user leaves a page. It
 	// may do so this much more often than requests complete. Node.js has the same
@@ -46,48 +45,4 @@ func (b *budget) spend(n int) bool {
 	}
 	b.left = min(b.left-float64(n), b.most)
 	return b.left >= 0
-}
-
-// openStreams are the requests of an HTTP/2 connection that have begun and neither been
-// answered nor reset. It is safe for concurrent use.
-type openStreams struct {
-	mu   sync.Mutex
-	last uint32 // the latest that has begun
-	open map[uint32]struct{}
-}
-
-// maxOpenStreams is beyond what net/http lets be open, or waits to reset.
-const maxOpenStreams = 20_000
-
-// begin notes a header block of the client's, which is that of a request or a trailer.
-func (s *openStreams) begin(id uint32) (ok bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if id > s.last {
-		s.last = id
-		s.open[id] = struct{}{}
-	}
-	return len(s.open) <= maxOpenStreams
-}
-
-// end reports whether a stream has been open until now.
-func (s *openStreams) end(id uint32) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, open := s.open[id]
-	delete(s.open, id)
-	return open
-}
-
-func (s *openStreams) latest() uint32 {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.last
-}
-
-func (s *openStreams) isOpen(id uint32) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, open := s.open[id]
-	return open
 }

@@ -1,11 +1,8 @@
 package server
 
-// This file tests what knows where frames and records begin and end.
-
 import (
 	"bufio"
 	"bytes"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -13,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/server/internal/frames"
 	"golang.org/x/net/http2"
 )
 
@@ -26,94 +24,6 @@ func split(p []byte, seed uint64) [][]byte {
 		p = p[n:]
 	}
 	return pieces
-}
-
-// FuzzFrames compares, for any bytes in any pieces, with a reader of frames that
-// has them all at once.
-func FuzzFrames(f *testing.F) {
-	var conversation bytes.Buffer
-	fr := http2.NewFramer(&conversation, nil)
-	fr.WriteSettings(http2.Setting{ID: http2.SettingMaxFrameSize, Val: 1 << 20})
-	fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte("block")})
-	fr.WriteContinuation(1, false, nil)
-	fr.WriteContinuation(1, true, []byte("rest"))
-	fr.WriteData(1, true, make([]byte, 300))
-	fr.WritePing(true, [8]byte{1, 2, 3, 4, 5, 6, 7, 8})
-	fr.WriteGoAway(7, http2.ErrCodeNo, []byte("debug data"))
-	fr.WritePushPromise(http2.PushPromiseParam{StreamID: 1, PromiseID: 2, BlockFragment: []byte("push"), EndHeaders: true})
-	for seed := range uint64(100) {
-		f.Add(conversation.Bytes(), seed)
-	}
-	f.Add(conversation.Bytes()[:20], uint64(2))
-	f.Add([]byte{0, 0, 0, frameContinuation, 0, 0, 0, 0, 1, 0, 0, 0, framePing, 0, 0, 0, 0, 0, 0}, uint64(3))
-	f.Add([]byte{255, 255, 255, frameHeaders}, uint64(4))
-	f.Fuzz(func(t *testing.T, p []byte, seed uint64) {
-		// What a reader that has it all finds: each frame, and whether a block goes
-		// on after it.
-		var want []string
-		ends := map[int]bool{0: false} // offset of a frame's end: within a block
-		for at, block := 0, false; len(p)-at >= frameHeader; {
-			length := int(p[at])<<16 | int(p[at+1])<<8 | int(p[at+2])
-			kind, flags := p[at+3], p[at+4]
-			at += frameHeader
-			if len(p)-at < length {
-				break
-			}
-			want = append(want, fmt.Sprint(kind, flags, p[at:at+min(length, 8)]))
-			at += length
-			if kind == frameHeaders || kind == framePushPromise || kind == frameContinuation {
-				block = flags&flagEndHeaders == 0
-			}
-			ends[at] = block
-		}
-		var got []string
-		var followed frames
-		at := 0
-		for _, piece := range split(p, seed) {
-			if need := followed.need(); need > 0 && need < len(piece) { // it must lead to no place beyond the frame's end
-				for end := range ends {
-					if end > at && end < at+need {
-						t.Errorf("at %d %d bytes are needed, but a frame ends at %d", at, need, end)
-					}
-				}
-			}
-			followed.follow(piece, func(f frame) { got = append(got, fmt.Sprint(f.kind, f.flags, f.payload)) })
-			at += len(piece)
-			block, end := ends[at]
-			if followed.between() != (end && !block) {
-				t.Errorf("after %d bytes: between two frames %t, want %t", at, followed.between(), end && !block)
-			}
-		}
-		if fmt.Sprint(got) != fmt.Sprint(want) {
-			t.Errorf("got frames %v, want %v", got, want)
-		}
-		if followed.seen != (len(want) > 0) {
-			t.Errorf("got seen %t after %d frames", followed.seen, len(want))
-		}
-	})
-}
-
-// FuzzRecords does so for the records of TLS.
-func FuzzRecords(f *testing.F) {
-	f.Add([]byte("\x16\x03\x01\x00\x05hello\x17\x03\x03\x00\x00\x17\x03\x03\x01\x00half"), uint64(1))
-	f.Add([]byte("\x17\x03\x03"), uint64(2))
-	f.Add(append([]byte("\x17\x03\x03\x01\x01"), make([]byte, 257+3)...), uint64(3))
-	f.Fuzz(func(t *testing.T, p []byte, seed uint64) {
-		ends := map[int]bool{0: true}
-		for at := 0; len(p)-at >= 5; {
-			at += 5 + int(p[at+3])<<8 + int(p[at+4])
-			ends[at] = true
-		}
-		var s secure
-		at := 0
-		for _, piece := range split(p, seed) {
-			s.records.follow(piece)
-			at += len(piece)
-			if s.within() == ends[at] {
-				t.Errorf("after %d bytes: within a record %t", at, s.within())
-			}
-		}
-	})
 }
 
 // passing is a socket that keeps what is written, and yields what is to be read in
@@ -178,11 +88,11 @@ func putIn(t *testing.T, got, want, extra []byte, after int) {
 	if rest := append(bytes.Clone(got[:at]), got[at+len(extra):]...); !bytes.Equal(rest, want) {
 		t.Fatal("what passed is not what was sent, with something put in")
 	}
-	var followed frames
+	var followed frames.Follower
 	first := -1
 	for i, b := range want {
-		followed.follow([]byte{b}, func(frame) {})
-		if i+1 >= after && followed.between() && followed.seen {
+		followed.Follow([]byte{b}, func(frames.Frame) {})
+		if i+1 >= after && followed.Between() && followed.Seen() {
 			first = i + 1
 			break
 		}
@@ -238,7 +148,7 @@ func FuzzPutIn(f *testing.F) {
 			}
 			at += len(piece)
 		}
-		if err != nil || begun >= 0 && h.sent.between() {
+		if err != nil || begun >= 0 && h.sent.Between() {
 			<-r.sent
 			passed, over := bytes.CutSuffix(socket.written.Bytes(), r.goAway)
 			if !over || !bytes.HasPrefix(sent, passed) {
