@@ -259,7 +259,7 @@ func (h *http2Conn) refuse(what string) {
 	r := &refusal{frames.Append(nil, frames.GoAway, 0, 0, append(payload, "too many "+what...)), make(chan struct{})}
 	h.refusal.Store(r)
 	const longest = 5 * time.Second
-	c.Conn.SetWriteDeadline(time.Now().Add(longest))
+	c.SetWriteDeadline(time.Now().Add(longest))
 	h.tryInterject()
 	select {
 	case <-r.sent:

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"bytes"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server/internal/frames"
@@ -177,5 +179,22 @@ func FuzzPutIn(f *testing.F) {
 			}
 		}
 		putIn(t, got, came, clientGoAway, begun)
+	})
+}
+
+// A client that reads nothing is refused in the time for that, however long it may take
+// for a response.
+func TestRefusalOfAClientThatReadsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer near.Close()
+		s := New(Options{Logger: slog.New(slog.DiscardHandler), WriteTimeout: time.Hour})
+		h := newHTTP2Conn(&conn{Conn: far, server: s})
+		h.sent.Follow(frames.Append(nil, frames.Settings, 0, 0, nil), func(frames.Frame) {})
+		begin := time.Now()
+		h.refuse("frames")
+		if took := time.Since(begin); took != 5*time.Second {
+			t.Errorf("took %v, want 5 s", took)
+		}
 	})
 }
