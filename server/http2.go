@@ -46,16 +46,21 @@ var noDeadline time.Time
 // errExcess is what net/http gets instead of more frames.
 var errExcess = errors.New("client asks for too much")
 
-// http2Conn is what passes of a connection that speaks HTTP/2.
+// http2Conn is what passes of a connection that speaks HTTP/2, between net/http and the
+// socket or TLS. It drains the connection in the two steps of RFC 9113, section 6.8.
+// net/http takes only one, in which a client loses the requests that are on their way
+// meanwhile.
 //
-// When the drain begins, the client is told in a GOAWAY that names no stream to
-// make no more requests, and asked by a PING to answer. When the answer comes, all
-// requests have come that it made before it knew, or a moment later: clients of
-// several threads may overtake themselves. It is not waited for any longer than the
-// idle grace. net/http is then given a GOAWAY as from the client,
-// upon which it shuts the connection down: it sends a GOAWAY with the last
-// request that it has got, finishes what is under way, and closes the connection
-// a second after.
+// When the drain begins, the client is sent a GOAWAY that names no stream, so that it
+// makes no more requests, and a PING. When it answers, all requests have arrived that it
+// made before it knew, or arrive a moment later: clients of several threads may overtake
+// themselves. The answer is awaited for no longer than the idle grace. net/http is then
+// given a GOAWAY as from the client, upon which it shuts the connection down: it sends a
+// GOAWAY with the last request that it has got, completes what is under way, and closes
+// the connection a second after.
+//
+// The fields are grouped by the lock that guards them; the atomics are set by one side
+// and read by the other.
 type http2Conn struct {
 	conn *conn
 	once sync.Once // the drain begins for it
@@ -66,9 +71,7 @@ type http2Conn struct {
 	received frames.Follower // up to what net/http has read
 	reading  bool            // the reader may be blocked
 	woken    bool
-	deadline time.Time     // for reading the frame under way
-	limited  bool          // it is for all that is to come until the next boundary
-	slow     time.Time     // since when the rest of a DATA is waited for
+	time     frameTime
 	settle   time.Duration // from the client's answer to the second step
 	answered bool          // the client has
 	ending   bool          // net/http is to be given a GOAWAY
@@ -147,7 +150,7 @@ func (h *http2Conn) Read(p []byte) (int, error) {
 			p = p[:min(len(p), h.received.Need())]
 		}
 		if h.reading = h.in.Buffered() == 0; h.reading {
-			h.limit(time.Now())
+			h.limitRead()
 		}
 		h.mu.Unlock()
 
@@ -168,36 +171,6 @@ func (h *http2Conn) Read(p []byte) (int, error) {
 	}
 }
 
-// limit sets the time for what is under way, if anything is. A header block, and a
-// frame of any other kind but DATA, has the time of a header for all of it. The
-// bytes of DATA may come as slowly as those of any body. Between two frames there is
-// no limit; an old one is not taken away before it has passed.
-func (h *http2Conn) limit(now time.Time) {
-	within, data := h.received.Within()
-	if !within || h.limited && !data {
-		return
-	}
-	limit := h.conn.server.opts.ReadHeaderTimeout
-	if data {
-		limit = h.conn.server.opts.ReadBodyTimeout
-	}
-	if left := h.deadline.Sub(now); !data || left > limit || left < limit-limit/8 {
-		h.deadline = now.Add(limit)
-		h.conn.Conn.SetReadDeadline(h.deadline)
-	}
-	h.limited = !data
-	if data && h.slow.IsZero() {
-		h.slow = now
-	}
-}
-
-// slowSince returns since when a DATA is under way; the zero time: none is.
-func (h *http2Conn) slowSince() time.Time {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.slow
-}
-
 // afterRead notes how a Read ended, and returns what net/http is told of it.
 func (h *http2Conn) afterRead(err error) error {
 	h.reading = false
@@ -207,7 +180,7 @@ func (h *http2Conn) afterRead(err error) error {
 	}
 	late := timedOut && !h.woken && !h.received.Between()
 	if h.woken || timedOut && !late {
-		h.woken, h.deadline = false, noDeadline
+		h.woken, h.time.deadline = false, noDeadline
 		h.conn.Conn.SetReadDeadline(noDeadline)
 	}
 	switch {
@@ -224,7 +197,7 @@ func (h *http2Conn) afterRead(err error) error {
 
 // came notes a frame that the client has sent.
 func (h *http2Conn) came(f frames.Frame) {
-	h.limited, h.slow = h.limited && !h.received.Between(), time.Time{}
+	h.time.came(h.received.Between())
 	h.charge(f)
 	switch {
 	case f.Type == frames.Ping && f.Flags&frames.FlagAck != 0 && string(f.Payload) == drainPing && h.announced.Load():
