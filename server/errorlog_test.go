@@ -1,7 +1,5 @@
 package server_test
 
-// This file tests what is said of net/http's complaints.
-
 import (
 	"context"
 	"log/slog"

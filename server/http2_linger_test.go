@@ -1,7 +1,5 @@
 package server
 
-// This file tests the end of a connection of HTTP/2 that somebody still reads.
-
 import (
 	"errors"
 	"io"
