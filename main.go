@@ -20,6 +20,7 @@ import (
 	"example.com/baton/server"
 	"example.com/baton/server/command"
 	"example.com/baton/server/settings"
+	"example.com/baton/server/tlskeys"
 	"example.com/baton/systemd"
 	"example.com/baton/upgrade"
 	"example.com/baton/upgrade/logging"
@@ -107,7 +108,7 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	if err != nil {
 		return command.Failed, err
 	}
-	tickets, err := server.NewTicketKeys(gen.Secret())
+	tickets, err := tlskeys.NewTicketKeys(gen.Secret())
 	if err != nil {
 		logger.Warn("TLS sessions that began at the predecessor cannot be resumed", "error", err)
 	}
@@ -235,7 +236,7 @@ type service struct {
 	*server.Pair
 	upgrade.NopObserver
 	metrics *metrics.Metrics
-	tickets *server.TicketKeys
+	tickets *tlskeys.TicketKeys
 }
 
 // Counts returns what this generation has counted, for its neighbours.

@@ -8,13 +8,14 @@ import (
 	"time"
 
 	"example.com/baton/server"
+	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
 )
 
 // shop is a server that hands its ticket keys to its successor.
 type shop struct {
 	*server.Server
-	tickets *server.TicketKeys
+	tickets *tlskeys.TicketKeys
 }
 
 func (s shop) Secret() []byte { return s.tickets.Secret() }
@@ -27,11 +28,11 @@ func ExampleServer_AddTLS() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	tickets, err := server.NewTicketKeys(gen.Secret())
+	tickets, err := tlskeys.NewTicketKeys(gen.Secret())
 	if err != nil {
 		log.Print(err) // these are new ones
 	}
-	certificates, err := server.LoadCertificates([]server.CertificateFiles{{Certificate: "cert.pem", Key: "key.pem"}}, slog.Default())
+	certificates, err := tlskeys.LoadCertificates([]tlskeys.CertificateFiles{{Certificate: "cert.pem", Key: "key.pem"}}, slog.Default())
 	if err != nil {
 		log.Fatal(err)
 	}

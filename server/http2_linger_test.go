@@ -1,7 +1,5 @@
 package server
 
-// This file tests the end of a connection of HTTP/2 that somebody still reads.
-
 import (
 	"errors"
 	"io"
@@ -9,6 +7,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"example.com/baton/server/internal/frames"
 )
 
 // The deadline that linger sets ends the Read that is under way.
@@ -35,7 +35,7 @@ func TestHTTP2ReadWhileLingering(t *testing.T) {
 	}
 	read := make(chan error, 1)
 	go func() {
-		_, err := c.Read(make([]byte, frameHeader))
+		_, err := c.Read(make([]byte, frames.HeaderLen))
 		read <- err
 	}()
 	time.Sleep(10 * time.Millisecond)

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stallStep is how often a write that blocks is looked at.
+// stallStep is the time between two looks at a write that blocks.
 const stallStep = 2 * time.Second
 
 // drainPart is the part of a drain's length that a client may take nothing for: one
@@ -173,7 +173,7 @@ func (c *conn) look(until time.Time) error {
 	return c.Conn.SetWriteDeadline(earlier(c.out.deadline, until))
 }
 
-// isLate tells whether the deadline of the handler has passed.
+// isLate reports whether the deadline of the handler has passed.
 func (c *conn) isLate() bool {
 	c.out.mu.Lock()
 	defer c.out.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"example.com/baton/server"
+	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
 	"example.com/baton/upgrade/logging"
 )
@@ -12,7 +13,7 @@ import (
 type Source struct {
 	Generation   *upgrade.Generation
 	Servers      *server.Pair
-	Certificates *server.Certificates
+	Certificates *tlskeys.Certificates
 	Output       *logging.Output
 }
 

@@ -11,7 +11,7 @@ import (
 
 	"example.com/baton/handlers/files"
 	"example.com/baton/handlers/proxy"
-	"example.com/baton/server"
+	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
 )
 
@@ -29,7 +29,7 @@ type Settings struct {
 
 // TLS configures the listeners for TLS.
 type TLS struct {
-	Certificates  []server.CertificateFiles
+	Certificates  []tlskeys.CertificateFiles
 	RedirectHTTPS bool // redirect requests without TLS
 }
 
@@ -130,8 +130,8 @@ func (s Settings) AdminHost() string {
 }
 
 // LoadCertificates reads the certificates, and logs which of them are not valid now.
-func (t TLS) LoadCertificates(logger *slog.Logger) (*server.Certificates, error) {
-	certificates, err := server.LoadCertificates(t.Certificates, logger)
+func (t TLS) LoadCertificates(logger *slog.Logger) (*tlskeys.Certificates, error) {
+	certificates, err := tlskeys.LoadCertificates(t.Certificates, logger)
 	if err != nil {
 		return nil, err
 	}
@@ -161,9 +161,9 @@ func (r *reader) checkTogether() {
 		r.report(errors.New("-redirect-https: want -listen tls:HOST:PORT, to lead there"))
 	}
 	for i := range min(len(certificates), len(keys)) {
-		s.TLS.Certificates = append(s.TLS.Certificates, server.CertificateFiles{Certificate: certificates[i], Key: keys[i]})
+		s.TLS.Certificates = append(s.TLS.Certificates, tlskeys.CertificateFiles{Certificate: certificates[i], Key: keys[i]})
 	}
-	_, err := server.LoadCertificates(s.TLS.Certificates, nil)
+	_, err := tlskeys.LoadCertificates(s.TLS.Certificates, nil)
 	r.report(err)
 	if s.Files.Root != "" {
 		if _, err := files.New(files.Options{Root: s.Files.Root}); err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/baton/server"
+	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
 )
 
@@ -33,7 +34,7 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	keys, err := server.NewTicketKeys(gen.Secret())
+	keys, err := tlskeys.NewTicketKeys(gen.Secret())
 	if err != nil {
 		log.Fatal(err)
 	}
