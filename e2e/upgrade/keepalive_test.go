@@ -137,8 +137,8 @@ func TestStreamsThroughAnUpgrade(t *testing.T) {
 			t.Errorf("stream %d: got %q, want hello, world, in chunks with their end", i+1, resp.Body)
 		}
 	}
-	if u := result(); u.Predecessor.RequestsFinished != 5 || u.Predecessor.Moved != 5 {
-		t.Errorf("requests finished in the drain: got %d, connections moved after it: %d, want 5 of each", u.Predecessor.RequestsFinished, u.Predecessor.Moved)
+	if u := result(); u.Predecessor.RequestsFinished != 5 || u.Predecessor.Moved < 5 {
+		t.Errorf("requests finished in the drain: got %d, connections moved after it: %d, want 5, and 5 at least", u.Predecessor.RequestsFinished, u.Predecessor.Moved)
 	}
 }
 
