@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/build"
@@ -118,7 +117,7 @@ func TestEscapesInReplies(t *testing.T) {
 			t.Cleanup(func() { os.RemoveAll(dir) })
 			control := filepath.Join(dir, "s")
 			go impostor.ServeReply(control, string(text))
-			await.Until(t, 10*time.Second, "the server", func() bool { _, err := os.Stat(control); return err == nil })
+			await.Until(t, "the server", func() bool { _, err := os.Stat(control); return err == nil })
 			for _, args := range [][]string{{"upgrade"}, {"upgrade", "-json"}, {"status"}, {"status", "-json"}} {
 				_, stdout, stderr := process.Run(t, build.Version(t, "v1"), os.Environ(), append(args, "-control", control, "-timeout", "5s")...)
 				if out := stdout + stderr; strings.ContainsAny(out, "\x1b\u009b\u202e\r") || strings.Contains(out, "\nbaton: all is well") {
@@ -176,10 +175,10 @@ func TestPIDFileIsOneServers(t *testing.T) {
 	c.Send(t, "GET /100.bin HTTP/1.1\r\nHost: x\r\n")
 	predecessor := b.PID()
 	b.UpgradeMeanwhile()
-	await.Until(t, 10*time.Second, "another generation", func() bool { return b.ReadPID() != predecessor })
-	await.Until(t, 10*time.Second, "the drain", func() bool { s, err := b.TryStatus(); return err == nil && s.Generations[0].State == "draining" })
+	await.Until(t, "another generation", func() bool { return b.ReadPID() != predecessor })
+	await.Until(t, "the drain", func() bool { s, err := b.TryStatus(); return err == nil && s.Generations[0].State == "draining" })
 	b.Kill(b.PID(), syscall.SIGKILL)
-	await.Until(t, 10*time.Second, "the end of the serving generation", func() bool { return len(b.Alive()) == 1 })
+	await.Until(t, "the end of the serving generation", func() bool { return len(b.Alive()) == 1 })
 	b.Launch()
 	b.AwaitReady()
 	c.Close()

@@ -57,7 +57,7 @@ func startHAProxyWith(t *testing.T, recipe, setting string) *other {
 		answers: func() int { return whoAnswers(address) },
 		renew:   func(t *testing.T) { signalOther(t, master, syscall.SIGUSR2) },
 	}
-	await.Until(t, 10*time.Second, "answer of HAProxy", func() bool { return o.answers() != 0 })
+	await.Until(t, "answer of HAProxy", func() bool { return o.answers() != 0 })
 	return o
 }
 

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/files"
@@ -57,7 +56,7 @@ func startNginx(t *testing.T, recipe string) *nginx {
 	// Not in the foreground: an nginx whose first parent is still there takes no SIGUSR2. As a daemon it becomes
 	// a child of the test, which adopts orphans.
 	starter := runOther(t, dir, path, "-p", dir, "-e", filepath.Join(dir, "log"), "-c", config)
-	if !starter.Within(10*time.Second) || starter.Status.ExitStatus() != 0 {
+	if !starter.Within(await.Hang) || starter.Status.ExitStatus() != 0 {
 		t.Fatalf("nginx: got %s, want exit status 0 when it runs in the background", starter.Outcome())
 	}
 	n.masters = []*process.Process{awaitPID(t, n.pidFile, 0)}
@@ -68,7 +67,7 @@ func startNginx(t *testing.T, recipe string) *nginx {
 		workers: func() []int { return process.Children(n.master().Pid) },
 		answers: func() int { return whoAnswers(address) },
 	}
-	await.Until(t, 10*time.Second, "answer of nginx", func() bool { return n.answers() != 0 })
+	await.Until(t, "answer of nginx", func() bool { return n.answers() != 0 })
 	return n
 }
 
@@ -84,13 +83,13 @@ func startNginxToUpgrade(t *testing.T) *other {
 		old := n.master()
 		signalOther(t, old, syscall.SIGUSR2)
 		n.masters = append(n.masters, awaitPID(t, n.pidFile, old.Pid))
-		await.Until(t, 20*time.Second, "workers of the new master", func() bool { return len(n.workers()) > 0 })
+		await.Until(t, "workers of the new master", func() bool { return len(n.workers()) > 0 })
 		signalOther(t, old, syscall.SIGWINCH)
-		await.Until(t, 20*time.Second, "end of the old master's workers", func() bool {
+		await.Until(t, "end of the old master's workers", func() bool {
 			return slices.Equal(process.Children(old.Pid), []int{n.master().Pid})
 		})
 		signalOther(t, old, syscall.SIGQUIT)
-		if !old.Within(20 * time.Second) {
+		if !old.Within(await.Hang) {
 			t.Fatalf("nginx: old master %d alive 20 s after SIGQUIT", old.Pid)
 		}
 	}

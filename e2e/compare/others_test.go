@@ -92,7 +92,7 @@ func compare(t *testing.T, o *other, upgrades int) outcome {
 		return n
 	}
 	counts, stop := load.Start(t, load.Load{Network: "tcp", Address: o.address, Exchanges: []exchange.Exchange{otherAnswer}, Clients: otherCrowd})
-	await.Until(t, 20*time.Second, "requests of every client", func() bool {
+	await.Until(t, "requests of every client", func() bool {
 		return counts.Answered[load.Pausing].Load() > 64 && counts.Answered[load.SilentAfter].Load() >= int64(otherCrowd[load.SilentAfter])
 	})
 	r := outcome{name: o.name, began: kept(counts)}
@@ -107,7 +107,7 @@ func compare(t *testing.T, o *other, upgrades int) outcome {
 		}
 		o.renew(t)
 		var after []int
-		await.Until(t, 20*time.Second, fmt.Sprintf("answer from a new process after upgrade %d of workers %v", i+1, before), func() bool {
+		await.Until(t, fmt.Sprintf("answer from a new process after upgrade %d of workers %v", i+1, before), func() bool {
 			after = o.workers()
 			old := slices.ContainsFunc(after, func(pid int) bool { return slices.Contains(before, pid) })
 			return !old && slices.Contains(after, o.answers())

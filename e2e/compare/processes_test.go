@@ -10,7 +10,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/process"
@@ -77,7 +76,7 @@ func endOther(t *testing.T, leaders []*process.Process, workers []int) {
 		}
 	}
 	for _, p := range all {
-		if !p.Within(10 * time.Second) {
+		if !p.Within(await.Hang) {
 			t.Errorf("at the end: process %d alive 10 s after SIGTERM", p.Pid)
 			signalOther(t, p, syscall.SIGKILL)
 		}
@@ -97,7 +96,7 @@ func signalOther(t *testing.T, p *process.Process, sig syscall.Signal) {
 func awaitPID(t *testing.T, path string, old int) *process.Process {
 	t.Helper()
 	pid := 0
-	await.Until(t, 20*time.Second, "new process in "+path, func() bool {
+	await.Until(t, "new process in "+path, func() bool {
 		content, _ := os.ReadFile(path)
 		pid, _ = strconv.Atoi(strings.TrimSpace(string(content)))
 		return pid != 0 && pid != old

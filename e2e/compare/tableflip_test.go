@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
+	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/process"
 )
 
@@ -43,7 +43,7 @@ func startTableflip(t *testing.T) *other {
 			signalOther(t, old, syscall.SIGHUP)
 			serving = awaitPID(t, pidFile, old.Pid)
 			generations = append(generations, serving)
-			if !old.Within(35 * time.Second) { // the next upgrade is refused while it lives
+			if !old.Within(await.Hang) { // the next upgrade is refused while it lives
 				t.Fatalf("tableflip: process %d alive 35 s after the upgrade", old.Pid)
 			}
 		},

@@ -255,6 +255,6 @@ func (d *Deployer) gate() (open func()) {
 		os.Remove(path)
 		f.WriteString("go\n")
 		// The line has to be read before the last end is closed.
-		await.Until(d.T, 20*time.Second, "end of the wait at the gate", func() bool { return unread(f) == 0 })
+		await.Until(d.T, "end of the wait at the gate", func() bool { return unread(f) == 0 })
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/files"
@@ -131,7 +130,7 @@ func TestSystemdDeployEmbedded(t *testing.T) {
 	// A unit that does not hear of successors.
 	u.DropIn("shop.service", "plain", "[Service]", "Type=simple", "NotifyAccess=none", "FileDescriptorStoreMax=0")
 	u.Must("systemctl", "restart", "shop")
-	await.Until(t, 30*time.Second, "warning", func() bool {
+	await.Until(t, "warning", func() bool {
 		return strings.Contains(u.Must("journalctl", "-u", "shop", "-o", "cat"), "systemd will stop this service at its first upgrade")
 	})
 }

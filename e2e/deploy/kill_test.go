@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/build"
@@ -222,7 +221,7 @@ func TestDeployScriptInterruptedReload(t *testing.T) {
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		await.Until(t, 20*time.Second, "the reload", func() bool { return versionOf(t, d.Bin) == version && waits(d.Tools) })
+		await.Until(t, "the reload", func() bool { return versionOf(t, d.Bin) == version && waits(d.Tools) })
 		if err := syscall.Kill(-cmd.Process.Pid, syscall.SIGINT); err != nil {
 			t.Fatal(err)
 		}

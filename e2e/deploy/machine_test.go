@@ -159,7 +159,7 @@ func TestSystemdDeployToWhatDoesNotRun(t *testing.T) {
 		t.Helper()
 		u.DeployScript("case $1 in version) echo 'baton worse (commit none, go1)'; exit; esac; echo no way >&2; exit 1")
 		u.Run("systemctl", "restart", "baton")
-		await.Until(t, 20*time.Second, "loop of restarts", func() bool { return u.Restarts() > 2 })
+		await.Until(t, "loop of restarts", func() bool { return u.Restarts() > 2 })
 	}
 	loops()
 	bad := filepath.Join(u.Shared, "bad")
@@ -329,6 +329,6 @@ func gentleLoad(t testing.TB, address string, grace time.Duration) (counts *load
 	t.Helper()
 	counts, stop = load.Start(t, load.Load{Network: "tcp", Address: address, Exchanges: exchange.Files(), Grace: grace,
 		Pause: 50 * time.Millisecond, Patience: time.Minute, Clients: gentleCrowd})
-	await.Until(t, 20*time.Second, "requests", func() bool { return counts.Answered[load.Pausing].Load() > 16 })
+	await.Until(t, "requests", func() bool { return counts.Answered[load.Pausing].Load() > 16 })
 	return counts, stop
 }

@@ -112,7 +112,7 @@ func TestDeployScriptMissingBinary(t *testing.T) {
 		} else {
 			pid := d.PID()
 			d.Kill(pid, syscall.SIGTERM)
-			d.AwaitExit(pid, machine.CommandTime)
+			d.AwaitExit(pid)
 		}
 		if got := d.Run("--start", d.release("v2")); got.Code != 1 || !strings.HasPrefix(got.Stderr, want) || strings.Contains(got.Stderr, "/proc/0/") {
 			t.Errorf("serving %v: got %v\nwant exit code 1, %s", serving, got, want)

@@ -9,7 +9,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/build"
@@ -202,7 +201,7 @@ func TestDeployScriptTwoAtOnce(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	await.Until(t, 20*time.Second, "the first deploy's replacement", func() bool { return versionOf(t, d.Bin) == "v2" })
+	await.Until(t, "the first deploy's replacement", func() bool { return versionOf(t, d.Bin) == "v2" })
 	second := d.Run(d.release("v3"))
 	want := fmt.Sprintf("deploy: another deploy of %s runs (pid %d); nothing was replaced\n", d.Bin, cmd.Process.Pid)
 	if second.Code != 1 || second.Stderr != want || second.Stdout != "" {

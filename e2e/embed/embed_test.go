@@ -55,14 +55,14 @@ func TestEmbedding(t *testing.T) {
 
 	address, serving := startEmbedded(t, "../testdata/embed")
 	first := serving.Pid
-	await.Until(t, 10*time.Second, "answer", func() bool { return greeter(address) == first })
+	await.Until(t, "answer", func() bool { return greeter(address) == first })
 
 	counts, stop := load.Start(t, load.Load{Network: "tcp", Address: address,
 		Exchanges: []exchange.Exchange{exchange.New("GET", "/", nil, 200, nil), exchange.New("POST", "/", []byte("x"), 200, nil)},
 		Clients:   [load.Habits]int{load.BackToBack: 4, load.Pausing: 16, load.PerRequest: 2, load.PerRequestEnd: 2}})
 	for range 5 {
 		before := counts.Requests()
-		await.Until(t, 10*time.Second, "load", func() bool { return counts.Requests() > before+500 })
+		await.Until(t, "load", func() bool { return counts.Requests() > before+500 })
 		serving = upgradeEmbedded(t, address, serving)
 	}
 	stop()
@@ -135,7 +135,7 @@ func followEmbedded(t *testing.T, pid int) *process.Process {
 	t.Cleanup(func() {
 		if p.Alive() {
 			unix.Kill(p.Pid, syscall.SIGKILL)
-			p.Within(5 * time.Second)
+			p.Within(await.Hang)
 		}
 	})
 	return p
@@ -148,12 +148,12 @@ func upgradeEmbedded(t *testing.T, address string, predecessor *process.Process)
 		t.Fatal(err)
 	}
 	successor := 0 // for a moment both accept, so that one who asks again may meet either
-	await.Until(t, 20*time.Second, "successor", func() bool {
+	await.Until(t, "successor", func() bool {
 		successor = greeter(address)
 		return successor != 0 && successor != predecessor.Pid
 	})
 	serving = followEmbedded(t, successor)
-	if !predecessor.Within(20 * time.Second) {
+	if !predecessor.Within(await.Hang) {
 		t.Fatal("upgrade: the predecessor is still there after 20 s")
 	}
 	if predecessor.Known && predecessor.Status.ExitStatus() != 0 {
@@ -168,7 +168,7 @@ func stopEmbedded(t *testing.T, serving *process.Process) {
 	if err := unix.Kill(serving.Pid, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if !serving.Within(20*time.Second) || serving.Known && serving.Status.ExitStatus() != 0 {
+	if !serving.Within(await.Hang) || serving.Known && serving.Status.ExitStatus() != 0 {
 		t.Errorf("stop: got %s, want exit status 0", serving.Outcome())
 	}
 }
@@ -195,12 +195,12 @@ func TestEmbeddingWithDatabase(t *testing.T) {
 
 	table := filepath.Join(t.TempDir(), "table")
 	address, serving := startEmbedded(t, "../testdata/database", "DATABASE_URL="+table)
-	await.Until(t, 20*time.Second, "answer", func() bool { return greeter(address) != 0 })
+	await.Until(t, "answer", func() bool { return greeter(address) != 0 })
 	counts, stop := load.Start(t, load.Load{Network: "tcp", Address: address,
 		Exchanges: []exchange.Exchange{exchange.New("GET", "/hit", nil, 200, nil)}, Clients: [load.Habits]int{load.BackToBack: 2, load.Pausing: 8, load.PerRequest: 2}})
 	for range 3 {
 		before := counts.Requests()
-		await.Until(t, 20*time.Second, "load", func() bool { return counts.Requests() > before+500 })
+		await.Until(t, "load", func() bool { return counts.Requests() > before+500 })
 		serving = upgradeEmbedded(t, address, serving)
 	}
 	if stop(); counts.Failures() != 0 {

@@ -217,7 +217,7 @@ func TestGoClientOfHTTP2ThroughUpgrades(t *testing.T) {
 	}
 	end := sync.OnceFunc(func() { close(stop); asking.Wait() })
 	t.Cleanup(end)
-	await.Until(t, 10*time.Second, "requests", func() bool { return uploads.Load() > 4 })
+	await.Until(t, "requests", func() bool { return uploads.Load() > 4 })
 	const upgrades = 3
 	for i := range upgrades {
 		before := requests.Load()
@@ -225,7 +225,7 @@ func TestGoClientOfHTTP2ThroughUpgrades(t *testing.T) {
 		if c := u.Predecessor.Connections; c.Announced+c.Client < 2 || c.Cut+c.Error+c.Timeout > 0 {
 			t.Errorf("upgrade %d: got %+v, want connections that are told to go, none in disorder", i+1, u.Predecessor)
 		}
-		await.Until(t, 10*time.Second, "requests of the successor", func() bool { return requests.Load() > before+20 })
+		await.Until(t, "requests of the successor", func() bool { return requests.Load() > before+20 })
 	}
 	end()
 	close(problems)

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
@@ -36,7 +35,7 @@ func inject(t testing.TB, pid int, what string) (stop func()) {
 	}
 	t.Cleanup(stop)
 	said := func() string { text, _ := os.ReadFile(trace.Name()); return string(text) }
-	await.Until(t, 30*time.Second, "attached strace", func() bool {
+	await.Until(t, "attached strace", func() bool {
 		return strings.Contains(said(), "attached") || strings.Contains(said(), "ptrace")
 	})
 	if !strings.Contains(said(), "attached") {
@@ -56,12 +55,12 @@ func TestFailedAcceptsKillNoListener(t *testing.T) {
 			for _, c := range []*http1.Conn{public, admin} {
 				c.Send(t, "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
 			}
-			await.Until(t, 30*time.Second, "failed accepts of both listeners", func() bool {
+			await.Until(t, "failed accepts of both listeners", func() bool {
 				return strings.Count(b.Log(), "connections cannot be accepted") == 2
 			})
 			stop()
-			public.ExpectWithin(t, "GET", 404, 30*time.Second)
-			admin.ExpectWithin(t, "GET", 200, 30*time.Second)
+			public.Expect(t, "GET", 404)
+			admin.Expect(t, "GET", 200)
 			failed := b.Metric("baton_accept_errors_total")
 			if failed < 2 {
 				t.Errorf("got %v accept errors, want 2 at least", failed)

@@ -36,7 +36,7 @@ func TestClientsHoldAllDescriptors(t *testing.T) {
 					all = append(all, c)
 					use(t, c)
 				}
-				await.Until(t, 20*time.Second, "a shortage", func() bool {
+				await.Until(t, "a shortage", func() bool {
 					accepted := b.Metric("baton_connections_accepted_total")
 					time.Sleep(100 * time.Millisecond)
 					return accepted > 50 && b.Metric("baton_connections_accepted_total") == accepted
@@ -51,12 +51,12 @@ func TestClientsHoldAllDescriptors(t *testing.T) {
 					b.Upgrade("-timeout", "30s")
 				} else {
 					b.Signal(syscall.SIGHUP)
-					b.AwaitGeneration(n, 20*time.Second)
+					b.AwaitGeneration(n)
 				}
 				for _, c := range all {
 					c.Close()
 				}
-				await.Until(t, 20*time.Second, "an answer", func() bool {
+				await.Until(t, "an answer", func() bool {
 					resp, err := http1.Fetch(b.Network, b.Address, "GET", "/")
 					return err == nil && resp.Status == 200
 				})

@@ -147,14 +147,14 @@ func TestFloods(t *testing.T) {
 	}
 	// Whoever has filled the control socket may keep the command waiting, but not for long; a signal needs no socket.
 	b.Signal(syscall.SIGHUP)
-	await.Until(t, 15*time.Second, "an upgrade by signal", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 2 })
+	await.Until(t, "an upgrade by signal", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 2 })
 	var u *service.Upgraded
-	if !await.Holds(15*time.Second, func() bool { u = b.TryUpgrade(); return u.Code == 0 }) {
+	if !await.Holds(await.Hang, func() bool { u = b.TryUpgrade(); return u.Code == 0 }) {
 		t.Fatalf("upgrade by command: got exit code %d, %s %s", u.Code, u.Stdout, u.Errors)
 	}
 	b.Upgrade()
 	// Half a request may hold a predecessor up to its deadline, but not the upgrades that come after.
-	service.CheckServes(t, b, 4, b.AwaitGeneration(4, 10*time.Second))
+	service.CheckServes(t, b, 4, b.AwaitGeneration(4))
 	if stop().Failures() != 0 {
 		t.Error(counts)
 	}

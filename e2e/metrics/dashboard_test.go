@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
@@ -179,7 +178,7 @@ func TestPromtool(t *testing.T) {
 	b := service.Start(t, service.Files(t), service.Args("-idle-grace", "100ms"))
 	b.Get("/")
 	b.Upgrade() // so that there are others
-	b.AwaitGeneration(2, 10*time.Second)
+	b.AwaitGeneration(2)
 	resp, err := http1.Fetch("tcp", b.Admin, "GET", "/metrics")
 	if err != nil {
 		t.Fatal(err)

@@ -37,7 +37,7 @@ func TestPrometheus(t *testing.T) {
 	l.Clients = [load.Habits]int{load.Pausing: clients}
 	counts, stop := load.Start(t, l)
 	// A rate needs a beginning.
-	await.Until(t, 20*time.Second, "rate", func() bool { return p.number("sum(rate(baton_http_requests_total[5s]))") > 0 })
+	await.Until(t, "rate", func() bool { return p.number("sum(rate(baton_http_requests_total[5s]))") > 0 })
 	began := time.Now()
 
 	const upgrades = 20
@@ -58,7 +58,7 @@ func TestPrometheus(t *testing.T) {
 	load.CheckKept(t, counts, l.Clients)
 	want := float64(counts.Requests() + failing.Load())
 	const sum = "sum(baton_http_requests_total)"
-	if !await.Holds(20*time.Second, func() bool { return p.number(sum) == want }) {
+	if !await.Holds(await.Hang, func() bool { return p.number(sum) == want }) {
 		t.Errorf("%s: got %v, want the %v requests that were answered", sum, p.number(sum), want)
 	}
 	if got := p.number("baton_generation"); got != upgrades+1 {

@@ -43,7 +43,7 @@ func TestReadyzDoesNotFlap(t *testing.T) {
 	}()
 	for range 20 {
 		before := polls.Load()
-		await.Until(t, 10*time.Second, "polls", func() bool { return polls.Load() > before+10 })
+		await.Until(t, "polls", func() bool { return polls.Load() > before+10 })
 		b.Upgrade()
 	}
 	close(stop)
@@ -67,7 +67,7 @@ func TestAdminKeepAlive(t *testing.T) {
 	counts, stop := load.Start(t, l)
 	for range 10 {
 		before := counts.Answered[load.Pausing].Load()
-		await.Until(t, 10*time.Second, "requests", func() bool { return counts.Answered[load.Pausing].Load() > before+10 })
+		await.Until(t, "requests", func() bool { return counts.Answered[load.Pausing].Load() > before+10 })
 		b.Upgrade()
 	}
 	if stop().Failures() != 0 || counts.Connections[load.Pausing].Load() != 4 || counts.Reconnects[load.Pausing].Load()+counts.IdleClosed[load.Pausing].Load() != 0 {

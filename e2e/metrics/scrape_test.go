@@ -184,7 +184,7 @@ func startScraper(t testing.TB, b *service.Baton) (s *scraper, stop func()) {
 func awaitRequests(t testing.TB, b *service.Baton, want int64) {
 	t.Helper()
 	var got float64
-	if !await.Holds(10*time.Second, func() bool { got = scrapeOf(b).requests(); return got >= float64(want) }) || got != float64(want) {
+	if !await.Holds(await.Hang, func() bool { got = scrapeOf(b).requests(); return got >= float64(want) }) || got != float64(want) {
 		t.Errorf("sum of baton_http_requests_total: got %v, want the %d requests that were answered", got, want)
 	}
 }
@@ -197,7 +197,7 @@ func TestCountersGoOn(t *testing.T) {
 	l.Clients = [load.Habits]int{load.BackToBack: 1, load.Pausing: 16, load.PerRequest: 1, load.PerRequestEnd: 1}
 	counts, stop := load.Start(t, l)
 	scraper, stopScraper := startScraper(t, b)
-	await.Until(t, 20*time.Second, "load", func() bool { return counts.Requests() > 100 && scraper.answers.Load() > 10 })
+	await.Until(t, "load", func() bool { return counts.Requests() > 100 && scraper.answers.Load() > 10 })
 	for i := range 20 {
 		b.Deploy([]string{"v2", "v1"}[i%2])
 		if i%5 == 4 { // one that fails must not count anything twice either
@@ -209,7 +209,7 @@ func TestCountersGoOn(t *testing.T) {
 		}
 		before := scraper.answers.Load()
 		b.Upgrade()
-		await.Until(t, 10*time.Second, "scrapes after an upgrade", func() bool { return scraper.answers.Load() > before+4 })
+		await.Until(t, "scrapes after an upgrade", func() bool { return scraper.answers.Load() > before+4 })
 	}
 	stop()
 	stopScraper()
@@ -253,7 +253,7 @@ func TestCountersOfKilledPredecessor(t *testing.T) {
 	held.Await(t, 1)
 	predecessor := b.PID()
 	upgraded := b.UpgradeMeanwhile()
-	await.Until(t, 20*time.Second, "handoff", func() bool { return b.ReadPID() != predecessor })
+	await.Until(t, "handoff", func() bool { return b.ReadPID() != predecessor })
 
 	// The predecessor still answers on the connections that it has.
 	for _, c := range conns[:early] {
@@ -268,7 +268,7 @@ func TestCountersOfKilledPredecessor(t *testing.T) {
 		c.Expect(t, "GET", 200)
 	}
 	b.Kill(predecessor, syscall.SIGKILL)
-	b.AwaitExit(predecessor, 10*time.Second)
+	b.AwaitExit(predecessor)
 	upgraded()
 	const sure, most = early + late + early, early + late + early + late
 	got := scrapeOf(b).requests()

@@ -63,7 +63,7 @@ rule_files: [%q]
 			t.Logf("prometheus: %v\n%s", err, service.Tail(stderr.String(), 20))
 		}
 	})
-	await.Until(t, 30*time.Second, "Prometheus that is ready", func() bool {
+	await.Until(t, "Prometheus that is ready", func() bool {
 		resp, err := http1.Fetch("tcp", p.address, "GET", "/-/ready")
 		return err == nil && resp.Status == 200
 	})

@@ -45,7 +45,7 @@ func TestBodyAcrossTheUpgrade(t *testing.T) {
 			}
 			for round := range 2 {
 				each(t, all, "first part", func(k *talk, _ *rand.Rand) error { return k.say(at[k].ask.raw[:at[k].split]) })
-				await.Until(t, 10*time.Second, "requests under way", func() bool { return requestsInFlight(b) == len(all) })
+				await.Until(t, "requests under way", func() bool { return requestsInFlight(b) == len(all) })
 				around(t, b, all, "second part", func(k *talk, _ *rand.Rand) error {
 					// The next request comes with the end of this one's body, to some.
 					next := get(fmt.Sprintf("/next/%d", round))
@@ -99,7 +99,7 @@ func TestExpectContinueAcrossTheUpgrade(t *testing.T) {
 				return a, strings.TrimSuffix(a.raw, body), body
 			}
 			told := func(k *talk) error {
-				k.SetReadDeadline(time.Now().Add(20 * time.Second))
+				k.SetReadDeadline(time.Now().Add(await.Hang))
 				if err := k.ReadHead(&k.resp); err != nil {
 					return err
 				}
@@ -123,7 +123,7 @@ func TestExpectContinueAcrossTheUpgrade(t *testing.T) {
 				}
 				return nil
 			})
-			await.Until(t, 10*time.Second, "requests in the backend", func() bool { return m.entered.Load() == perCase })
+			await.Until(t, "requests in the backend", func() bool { return m.entered.Load() == perCase })
 			around(t, b, all, "after", func(k *talk, random *rand.Rand) error {
 				a, header, body := ofTalk(k)
 				var err error

@@ -154,9 +154,9 @@ func TestEndOfAMovedConnection(t *testing.T) {
 			all := talks(t, b, 20)
 			each(t, all[:10], "first request", func(k *talk, _ *rand.Rand) error { return k.exchange(get("/first")) })
 			each(t, busy, "request that is held", func(k *talk, _ *rand.Rand) error { return k.say(get("/gate").raw) })
-			await.Until(t, 10*time.Second, "the request in the backend", func() bool { return m.entered.Load() == 1 })
+			await.Until(t, "the request in the backend", func() bool { return m.entered.Load() == 1 })
 			result := handoff(t, b)
-			await.Until(t, 10*time.Second, "the move", func() bool {
+			await.Until(t, "the move", func() bool {
 				return b.Metric("baton_connections_migrated_total", "direction", "out") == float64(len(all))
 			})
 			last := question{"GET", string(http1.Request("GET", "/last", nil, "Connection: close")), mirrored("GET", "/last", "")}

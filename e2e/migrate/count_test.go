@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
@@ -29,7 +28,7 @@ func TestMovedConnectionsAreCounted(t *testing.T) {
 			answered(t, all[i])
 		}
 	}
-	await.Until(t, 5*time.Second, "the connections", func() bool { return b.Connections() == len(all) })
+	await.Until(t, "the connections", func() bool { return b.Connections() == len(all) })
 	for n := 1; n <= upgrades; n++ {
 		u := b.Upgrade()
 		if c := u.Predecessor.Connections; u.Predecessor.Moved != len(all) || c != (service.Connections{}) {
@@ -65,7 +64,7 @@ func TestMovedConnectionsAreCounted(t *testing.T) {
 	for _, c := range all {
 		c.Close()
 	}
-	await.Until(t, 5*time.Second, "connections closed by their clients", func() bool {
+	await.Until(t, "connections closed by their clients", func() bool {
 		return b.Metric("baton_connections_closed_total", "reason", "client") == float64(len(all))
 	})
 	service.CheckMigrated(t, b, (upgrades+1)*len(all))
@@ -75,7 +74,7 @@ func TestMovedConnectionsAreCounted(t *testing.T) {
 func checkHeld(t *testing.T, b *service.Baton, want int) {
 	t.Helper()
 	var got int
-	if !await.Holds(2*time.Second, func() bool { got = b.Connections(); return got == want }) {
+	if !await.Holds(await.Hang, func() bool { got = b.Connections(); return got == want }) {
 		t.Errorf("connections in hand: got %d, want %d", got, want)
 	}
 }
@@ -90,7 +89,7 @@ func TestMigrationIsSwitchedOff(t *testing.T) {
 	if u.Predecessor.Moved != 0 || u.Predecessor.Connections.Grace != 1 || u.Predecessor.DrainSeconds < 0.15 {
 		t.Errorf("without migration: got %+v, want 1 connection closed after the grace of 0.2 s, none moved", u.Predecessor)
 	}
-	if e := c.AwaitClose(time.Second); e != http1.Fin {
+	if e := c.AwaitClose(await.Hang); e != http1.Fin {
 		t.Errorf("idle connection: got %s, want FIN", e)
 	}
 	b.Configure("migrate true\n")
@@ -115,7 +114,7 @@ func TestConnectionsOfADroppedListener(t *testing.T) {
 	if u.Predecessor.Moved != 1 || u.Predecessor.Connections.Grace != 1 {
 		t.Errorf("upgrade that drops a listener: got %+v, want 1 connection moved, 1 closed after the grace", u.Predecessor)
 	}
-	if e := goes.AwaitClose(time.Second); e != http1.Fin {
+	if e := goes.AwaitClose(await.Hang); e != http1.Fin {
 		t.Errorf("connection of the dropped listener: got %s, want FIN", e)
 	}
 	answered(t, stays)

@@ -76,7 +76,7 @@ func upgradeBySignal(t *testing.T, b *service.Baton) {
 	t.Helper()
 	pid := b.PID()
 	b.Kill(pid, syscall.SIGHUP)
-	await.Until(t, 15*time.Second, "successor that serves", func() bool {
+	await.Until(t, "successor that serves", func() bool {
 		s, err := b.TryStatus()
 		return err == nil && s.PID != pid && s.PID == b.ReadPID() && s.State == "serving" && len(process.ListeningAt(t, pid)) == 0
 	})
@@ -96,7 +96,7 @@ func draining(s *service.Status) (numbers []int) {
 // awaitDraining waits until so many generations drain, no more and no less, and returns which.
 func awaitDraining(t *testing.T, b *service.Baton, want int) (numbers []int) {
 	t.Helper()
-	if !await.Holds(2*time.Second, func() bool { numbers = draining(b.Status()); return len(numbers) == want }) {
+	if !await.Holds(await.Hang, func() bool { numbers = draining(b.Status()); return len(numbers) == want }) {
 		t.Fatalf("generations that drain: got %v, want %d of them", numbers, want)
 	}
 	return numbers
@@ -144,7 +144,7 @@ func TestDownloadsFromSeveralGenerations(t *testing.T) {
 				if !u.Predecessor.Drained || u.Predecessor.Moved < 1 {
 					t.Errorf("upgrade past three that drain: got %+v, want the predecessor drained, and its connection moved", u.Predecessor)
 				}
-				b.AwaitExit(u.Predecessor.PID, service.Slack)
+				b.AwaitExit(u.Predecessor.PID)
 				answered(t, kept)
 			}
 			got := awaitDraining(t, b, 3)
@@ -174,7 +174,7 @@ func TestDownloadsFromSeveralGenerations(t *testing.T) {
 				if err := <-d.done; err != nil {
 					t.Fatalf("download that began in generation %d: %v", i+1, err)
 				}
-				b.AwaitExit(pids[i], 2*time.Second)
+				b.AwaitExit(pids[i])
 				// Its connection is now that of the generation that serves: nobody else could answer.
 				d.SetDeadline(time.Time{})
 				answered(t, d.Conn)
@@ -233,7 +233,7 @@ func TestMaxDraining(t *testing.T) {
 					t.Error("next request: got Connection: close, want the connection kept")
 				}
 			}
-			service.CheckState(t, b, before+1, b.AwaitGeneration(before+1, 5*time.Second))
+			service.CheckState(t, b, before+1, b.AwaitGeneration(before+1))
 		})
 	}
 }
@@ -254,7 +254,7 @@ func TestStopWithSeveralGenerations(t *testing.T) {
 	}
 	last := b.PID()
 	b.Signal(syscall.SIGTERM)
-	await.Until(t, 5*time.Second, "refusal of new connections", service.Refused(b))
+	await.Until(t, "refusal of new connections", service.Refused(b))
 	await.Throughout(t, 300*time.Millisecond, "everybody is there", func() bool { return len(b.Alive()) == 4 })
 	g.Open()
 	for i, c := range held {
@@ -267,9 +267,9 @@ func TestStopWithSeveralGenerations(t *testing.T) {
 			t.Errorf("connection of generation %d: got %s, want FIN", i+1, http1.EndingOf(err))
 		}
 	}
-	stopped := b.AwaitExit(last, 5*time.Second)
+	stopped := b.AwaitExit(last)
 	for i, pid := range pids {
-		if p := b.AwaitExit(pid, time.Second); p.Exited.After(stopped.Exited.Add(service.Slack / 2)) {
+		if p := b.AwaitExit(pid); p.Exited.After(stopped.Exited.Add(service.Slack / 2)) {
 			t.Errorf("generation %d: gone %v after the one that was asked to stop, want before it", i+1, p.Exited.Sub(stopped.Exited))
 		}
 	}

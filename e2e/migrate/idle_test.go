@@ -1,13 +1,10 @@
 package migrate
 
 import (
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/build"
@@ -38,7 +35,7 @@ func (h *herd) grow(t *testing.T, b *service.Baton, n int) {
 		}
 		return http1.Ask(c)
 	})
-	await.Until(t, 10*time.Second, "connections", func() bool { return b.Connections() >= n })
+	await.Until(t, "connections", func() bool { return b.Connections() >= n })
 }
 
 func (h *herd) close() {
@@ -107,45 +104,13 @@ func moveAll(t *testing.T, b *service.Baton, want int) (gone time.Duration, u *s
 	t.Helper()
 	predecessor := b.Follow(b.PID())
 	u = b.Upgrade()
-	if !predecessor.Within(10 * time.Second) {
+	if !predecessor.Within(await.Hang) {
 		t.Fatal("predecessor: alive 10 s after the upgrade")
 	}
 	if c := u.Predecessor.Connections; u.Predecessor.Moved != want || c != (service.Connections{}) {
 		t.Fatalf("connections: got %d moved, closed %+v, want all %d moved", u.Predecessor.Moved, c, want)
 	}
 	return predecessor.Exited.Sub(u.Handoff()), u
-}
-
-// strain returns how many times as long as on a machine of its own work takes now, because others have work as well.
-func strain() float64 {
-	const work = 20 * time.Millisecond // of processor time, on each processor
-	factors := make([]float64, runtime.NumCPU())
-	var wg sync.WaitGroup
-	for i := range factors {
-		wg.Go(func() {
-			runtime.LockOSThread()
-			defer runtime.UnlockOSThread()
-			used := func() time.Duration {
-				var now unix.Timespec
-				unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &now)
-				return time.Duration(now.Nano())
-			}
-			began, before := time.Now(), used()
-			for used()-before < work {
-			}
-			factors[i] = float64(time.Since(began)) / float64(work)
-		})
-	}
-	wg.Wait()
-	return max(1, slices.Max(factors))
-}
-
-// slower is what a time may be that is promised for a machine of two processors that has nothing else to do.
-func slower(d time.Duration, strain float64) time.Duration {
-	if build.Race {
-		d *= 5 // as much slower is the program
-	}
-	return time.Duration(float64(d) * strain)
 }
 
 // A predecessor without long requests is gone at once, whatever the number of its connections, and each costs the same.
@@ -164,13 +129,13 @@ func TestIdleConnectionsMoveAtOnce(t *testing.T) {
 	for _, n := range []int{0, 100, 1000, many} {
 		all.grow(t, b, n)
 		var took, drained []time.Duration
-		busy = strain()
+		busy = await.Strain()
 		for range rounds {
 			gone, u := moveAll(t, b, n)
 			took = append(took, gone)
 			drained = append(drained, time.Duration(u.Predecessor.DrainSeconds*float64(time.Second)))
-			busy = max(busy, strain())
-			if limit := slower(250*time.Millisecond, busy); n <= 1000 && gone > limit {
+			busy = max(busy, await.Strain())
+			if limit := await.Slower(250*time.Millisecond, busy); n <= 1000 && gone > limit {
 				t.Errorf("predecessor with %d idle connections: gone %v after the handoff, want %v at most", n, gone, limit)
 			}
 		}
@@ -183,14 +148,14 @@ func TestIdleConnectionsMoveAtOnce(t *testing.T) {
 		t.Logf("%d idle connections: predecessor gone after %v, drained in %v, %v for each connection; strain %.1f", n, most, load.Median(drained), cost[n], busy)
 	}
 	// One in thousands may not cost more than one of a thousand, measuring errors aside.
-	if cost[many] > slower(3*cost[1000]+10*time.Microsecond, busy) {
+	if cost[many] > await.Slower(3*cost[1000]+10*time.Microsecond, busy) {
 		t.Errorf("cost of a connection: got %v among %d, %v among 1,000, want it to be the same", cost[many], many, cost[1000])
 	}
 	await.InParallel(t, len(all), func(i int) error { return http1.Ask(all[i]) })
 
 	t.Run("while clients are under way", func(t *testing.T) {
 		const clients = 8
-		busy := strain()
+		busy := await.Strain()
 		stop := startTimed(t, b, clients)
 		time.Sleep(500 * time.Millisecond) // a load to compare with, not a condition
 		var took, drained []time.Duration
@@ -203,7 +168,7 @@ func TestIdleConnectionsMoveAtOnce(t *testing.T) {
 			time.Sleep(300 * time.Millisecond)
 		}
 		requests := stop()
-		busy = max(busy, strain())
+		busy = max(busy, await.Strain())
 		within := func(r timed) bool {
 			return slices.ContainsFunc(windows, func(w timed) bool { return r.begun.Before(w.ended) && w.begun.Before(r.ended) })
 		}
@@ -212,10 +177,10 @@ func TestIdleConnectionsMoveAtOnce(t *testing.T) {
 		t.Logf("%d idle connections and %d busy ones: predecessor gone after %v, drained in %v; 99 of 100 requests took %v at most meanwhile (%d requests), %v else (%d); strain %.1f",
 			len(all), clients, took, drained, inside, n, outside, m, busy)
 		// The best of them, because whatever else the machine does in such a moment counts as well.
-		if limit := slower(400*time.Millisecond, busy); slices.Min(took) > limit {
+		if limit := await.Slower(400*time.Millisecond, busy); slices.Min(took) > limit {
 			t.Errorf("predecessor gone %v after the handoff, want %v at most", slices.Min(took), limit)
 		}
-		if limit := slower(100*time.Millisecond, busy); inside > limit || n == 0 || m == 0 {
+		if limit := await.Slower(100*time.Millisecond, busy); inside > limit || n == 0 || m == 0 {
 			t.Errorf("99 of 100 requests while connections moved: got %v at most of %d requests, want %v", inside, n, limit)
 		}
 	})

@@ -64,7 +64,7 @@ func TestClientsLeaveWhileMoving(t *testing.T) {
 						if err := halfClose(k); err != nil {
 							return err
 						}
-						k.SetReadDeadline(time.Now().Add(20 * time.Second))
+						k.SetReadDeadline(time.Now().Add(await.Hang))
 						if _, err := io.Copy(io.Discard, k.R); http1.EndingOf(err) == http1.StillOn {
 							return fmt.Errorf("still open")
 						}
@@ -86,19 +86,19 @@ func TestClientsLeaveWhileMoving(t *testing.T) {
 					}
 					return nil
 				})
-				if !predecessor.Within(5 * time.Second) {
+				if !predecessor.Within(await.Hang) {
 					t.Fatalf("round %d: predecessor alive 5 s after the last client, want it gone; %+v", round+1, b.Status().Generations)
 				}
 				u := result()
 				if c := u.Predecessor.Connections; u.Code != 0 || c.Grace+c.Cut+c.Timeout != 0 {
 					t.Errorf("drain: got exit code %d, %+v, want nothing cut, timed out or closed after the grace", u.Code, u.Predecessor)
 				}
-				await.Until(t, 5*time.Second, "the account of who stayed", func() bool { return connectionsOf(b) == len(stayed) })
+				await.Until(t, "the account of who stayed", func() bool { return connectionsOf(b) == len(stayed) })
 				each(t, stayed, "who stayed", func(k *talk, _ *rand.Rand) error { return k.exchange(whole) })
 				for _, k := range stayed {
 					k.Close()
 				}
-				await.Until(t, 5*time.Second, "an empty account", func() bool { return connectionsOf(b) == 0 })
+				await.Until(t, "an empty account", func() bool { return connectionsOf(b) == 0 })
 			}
 		})
 	}
@@ -182,7 +182,7 @@ func TestNeverASafeMoment(t *testing.T) {
 					t.Errorf("connection %s: after the answer that told: %s, want its end", all[i].name, e)
 				}
 			}
-			if !predecessor.Within(5 * time.Second) {
+			if !predecessor.Within(await.Hang) {
 				t.Error("predecessor: alive 5 s after its last answer")
 			}
 			u := result()

@@ -3,7 +3,6 @@ package migrate
 import (
 	"syscall"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/exchange"
@@ -25,7 +24,7 @@ func TestUpgradesWithoutAPause(t *testing.T) {
 			l := load.Load{Network: b.Network, Address: b.Address, Exchanges: exchange.Files()}
 			l.Clients = [load.Habits]int{load.BackToBack: 2, load.Pausing: 32, load.PerRequest: 1, load.Silent: 50, load.SilentAfter: 50}
 			counts, stop := load.Start(t, l)
-			await.Until(t, 20*time.Second, "load", func() bool {
+			await.Until(t, "load", func() bool {
 				return counts.Answered[load.SilentAfter].Load() == 50 && counts.Answered[load.Pausing].Load() > 64
 			})
 			const upgrades = 10
@@ -34,9 +33,9 @@ func TestUpgradesWithoutAPause(t *testing.T) {
 				b.Kill(pid, syscall.SIGHUP)
 				awaitNewPID(t, b, pid)
 			}
-			b.AwaitGeneration(upgrades+1, 20*time.Second)
+			b.AwaitGeneration(upgrades + 1)
 			before := counts.Requests()
-			await.Until(t, 10*time.Second, "requests of the last generation", func() bool { return counts.Requests() > before+200 })
+			await.Until(t, "requests of the last generation", func() bool { return counts.Requests() > before+200 })
 			stop()
 			if counts.Failures() != 0 {
 				t.Error("requests lost")

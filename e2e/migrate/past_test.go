@@ -2,8 +2,8 @@ package migrate
 
 import (
 	"testing"
-	"time"
 
+	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/load"
@@ -30,7 +30,7 @@ func TestReleasesOfThePast(t *testing.T) {
 		if moves := from != build.Past && to != build.Past; moves != (u.Predecessor.Moved > 0) {
 			t.Errorf("from %s to %s: %d connections moved, want some: %v", from, to, u.Predecessor.Moved, moves)
 		}
-		if !predecessor.Within(10 * time.Second) {
+		if !predecessor.Within(await.Hang) {
 			t.Fatalf("from %s to %s: the predecessor is still there after 10 s", from, to)
 		}
 		from = to

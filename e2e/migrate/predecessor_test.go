@@ -17,7 +17,7 @@ func TestPredecessorKilledWhileMoving(t *testing.T) {
 		successor, result := midMove(t, s, round)
 		held := s.held(successor)
 		s.Kill(s.predecessor.Pid, syscall.SIGKILL)
-		s.AwaitExit(s.predecessor.Pid, 5*time.Second)
+		s.AwaitExit(s.predecessor.Pid)
 		f := askAll(t, s.idle, get("/more"), nil)
 		result()
 		t.Log(f)
@@ -32,7 +32,7 @@ func TestPredecessorKilledWhileMoving(t *testing.T) {
 				t.Errorf("connection whose request the killed process held: got %s, want its end", e)
 			}
 		}
-		if got := s.AwaitGeneration(2, 10*time.Second); got != successor {
+		if got := s.AwaitGeneration(2); got != successor {
 			t.Errorf("who serves: got %d, want %d", got, successor)
 		}
 		if n := connectionsOf(s.Baton); n != len(f.kept) {
@@ -76,12 +76,12 @@ func TestPredecessorKilledWhileSuccessorIsStopped(t *testing.T) {
 				time.Sleep(200 * time.Millisecond)
 			}
 			s.Kill(s.predecessor.Pid, syscall.SIGKILL)
-			s.AwaitExit(s.predecessor.Pid, 5*time.Second)
+			s.AwaitExit(s.predecessor.Pid)
 			s.Kill(successor, syscall.SIGCONT)
 			each(t, gone, "request to the successor", func(k *talk, _ *rand.Rand) error { return k.hear(a) })
 			result()
 			t.Logf("%d of %d connections were with the successor, or on their way", len(gone), len(s.idle))
-			s.AwaitGeneration(2, 10*time.Second)
+			s.AwaitGeneration(2)
 			checkGoesOn(t, s.Baton, gone)
 		})
 	}

@@ -76,7 +76,7 @@ func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(r.URL.Path, "/meet/"):
 		m.met.Add(1)
 		n, _ := strconv.ParseInt(path.Base(r.URL.Path), 10, 64)
-		if !await.Holds(5*time.Second, func() bool { return m.met.Load() >= n }) {
+		if !await.Holds(await.Hang, func() bool { return m.met.Load() >= n }) {
 			http.Error(w, "alone", http.StatusGatewayTimeout)
 			return
 		}

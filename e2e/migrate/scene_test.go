@@ -182,7 +182,7 @@ func newScene(t *testing.T, round int, options ...service.Option) *scene {
 	each(t, s.idle[:150], "first request", func(k *talk, _ *rand.Rand) error { return k.exchange(get("/first")) })
 	s.busy = talks(t, s.Baton, 10)
 	each(t, s.busy, "request that is held", func(k *talk, _ *rand.Rand) error { return k.say(get("/gate").raw) })
-	await.Until(t, 10*time.Second, "requests in the backend", func() bool { return m.entered.Load() == int64(len(s.busy)) })
+	await.Until(t, "requests in the backend", func() bool { return m.entered.Load() == int64(len(s.busy)) })
 	s.connections = sockets(s.predecessor.Pid)
 	for socket := range others {
 		delete(s.connections, socket)
@@ -203,7 +203,7 @@ func (s *scene) release(t *testing.T) {
 func checkOrphaned(t *testing.T, s *scene, successor int, result func() *service.Upgraded, f fates) (amid bool) {
 	t.Helper()
 	s.release(t)
-	s.AwaitExit(successor, 5*time.Second)
+	s.AwaitExit(successor)
 	for _, k := range slices.Concat(f.kept, s.busy) {
 		k.Close()
 	}
@@ -242,6 +242,6 @@ func checkGoesOn(t *testing.T, b *service.Baton, all []*talk) {
 	predecessor := b.Follow(b.PID())
 	u := b.Upgrade()
 	checkNoneClosed(t, u)
-	predecessor.Within(5 * time.Second)
+	predecessor.Within(await.Hang)
 	checkAllMoved(t, b, all)
 }

@@ -25,7 +25,7 @@ func TestSuccessorStarvesWhileMoving(t *testing.T) {
 			s := newScene(t, 2*round, service.Config("drain-timeout 20s"))
 			bare := moving(t, "tcp", new(mirror))
 			bare.Upgrade()
-			limit := descriptors(bare.AwaitGeneration(2, 10*time.Second)) + spare
+			limit := descriptors(bare.AwaitGeneration(2)) + spare
 			idle, silent := s.idle[:160], s.idle[160:]
 
 			// The configuration file as a named pipe holds the successor until it has its limit. Set before that,
@@ -39,7 +39,7 @@ func TestSuccessorStarvesWhileMoving(t *testing.T) {
 			result := s.UpgradeMeanwhile()
 			successor := service.AwaitStarting(t, s.Baton)
 			var pipe *os.File
-			await.Until(t, 10*time.Second, "the successor to read its configuration", func() (ok bool) {
+			await.Until(t, "the successor to read its configuration", func() (ok bool) {
 				var err error
 				pipe, err = os.OpenFile(s.Config, os.O_WRONLY|syscall.O_NONBLOCK, 0)
 				return err == nil
@@ -83,8 +83,8 @@ func TestSuccessorStarvesWhileMoving(t *testing.T) {
 					t.Errorf("new request: got %d, want 200", resp.Status)
 				}
 			}
-			if !s.predecessor.Within(s.Grace() + 5*time.Second) {
-				t.Fatalf("predecessor: alive 5 s after the grace; %+v", s.Status().Generations)
+			if !s.predecessor.Within(await.Hang) {
+				t.Fatalf("predecessor: alive long after the grace; %+v", s.Status().Generations)
 			}
 			// Who says nothing is kept, or ends in order with the grace. So does who was answered before the drain began.
 			endings := make(map[http1.Ending]int)

@@ -31,7 +31,7 @@ func TestSuccessorStoppedThenKilledWhileMoving(t *testing.T) {
 		s := newScene(t, round)
 		successor, result := midMove(t, s, round)
 		s.Kill(successor, syscall.SIGSTOP)
-		await.Until(t, 5*time.Second, "the successor to be stopped", func() bool { return process.Stopped(t, successor) })
+		await.Until(t, "the successor to be stopped", func() bool { return process.Stopped(t, successor) })
 		held := s.held(successor)
 		f := askAll(t, s.idle, get("/more"), func() {
 			time.Sleep(rand.N(200 * time.Millisecond)) // how long it is stopped
@@ -76,7 +76,7 @@ func TestSuccessorStoppedWhileMoving(t *testing.T) {
 					f.kept = append(f.kept, k)
 				}
 			}
-			if !s.predecessor.Within(5 * time.Second) {
+			if !s.predecessor.Within(await.Hang) {
 				t.Fatalf("predecessor: alive 5 s after the last answer; %+v", s.Status().Generations)
 			}
 			if stop == hangs { // then some have stayed, and ended with the grace

@@ -47,7 +47,7 @@ func (k *talk) hear(asks ...question) error {
 
 // hearOne reads one answer, which may announce the end of the connection.
 func (k *talk) hearOne(a question) error {
-	k.SetReadDeadline(time.Now().Add(20 * time.Second))
+	k.SetReadDeadline(time.Now().Add(await.Hang))
 	if err := k.Receive(a.method, &k.resp); err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func talks(t *testing.T, b *service.Baton, n int) []*talk {
 	for i := range all {
 		all[i] = &talk{Conn: b.Dial(), name: fmt.Sprint(i + 1)}
 	}
-	if !await.Holds(10*time.Second, func() bool { return connectionsOf(b) >= before+n }) {
+	if !await.Holds(await.Hang, func() bool { return connectionsOf(b) >= before+n }) {
 		t.Fatalf("accepted connections: got %d, want %d and the %d of before", connectionsOf(b), n, before)
 	}
 	return all
@@ -199,7 +199,7 @@ func around(t *testing.T, b *service.Baton, all []*talk, what string, do func(k 
 	if t.Failed() {
 		t.FailNow()
 	}
-	if !predecessor.Within(5 * time.Second) {
+	if !predecessor.Within(await.Hang) {
 		t.Fatalf("%s: predecessor alive 5 s after the last answer, want every connection moved; %+v", what, b.Status().Generations)
 	}
 	u := result()
@@ -229,7 +229,7 @@ func checkAllMoved(t *testing.T, b *service.Baton, all []*talk) {
 	}
 	each(t, all, "last request", func(k *talk, _ *rand.Rand) error { return k.exchange(get(paths[k])) })
 	var answered map[string]int
-	await.Until(t, 10*time.Second, "lines of the access log", func() bool {
+	await.Until(t, "lines of the access log", func() bool {
 		answered = answerers(b, fmt.Sprintf("/who/%x/", mark))
 		return len(answered) == len(all)
 	})

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/files"
@@ -47,7 +46,7 @@ func TestUnsolicitedResponse(t *testing.T) {
 		t.Errorf("got %d, want 200", resp.Status)
 	}
 	close(answered)
-	await.Until(t, 30*time.Second, "a line about it", func() bool { return strings.Contains(b.Log(), "Unsolicited response") })
+	await.Until(t, "a line about it", func() bool { return strings.Contains(b.Log(), "Unsolicited response") })
 	for line := range strings.Lines(b.Log()) {
 		var fields struct{ Level, Msg string }
 		if err := json.Unmarshal([]byte(line), &fields); err != nil {

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/backend"
@@ -48,7 +47,7 @@ func eventsOfLivePage(t *testing.T, secure bool, upgrades int) {
 		if n > 1 {
 			b.Upgrade()
 		}
-		if !await.Holds(20*time.Second, func() bool { return eval[int](p, "came.length") >= n }) {
+		if !await.Holds(await.Hang, func() bool { return eval[int](p, "came.length") >= n }) {
 			t.Fatalf("after %d upgrades: got events %s, and the stream opened %d times", n-1, eval[string](p, "JSON.stringify(came)"), eval[int](p, "opened"))
 		}
 		p.awaitText("generation", func(got string) bool { return got == fmt.Sprint(n) })
@@ -78,15 +77,15 @@ func eventsOfBackend(t *testing.T, secure bool, upgrades int) {
 	eval[int](p, noteEvents)
 	for n := range upgrades {
 		opened := n + 1
-		await.Until(t, 20*time.Second, "stream", func() bool { return eval[int](p, "opened") >= opened })
+		await.Until(t, "stream", func() bool { return eval[int](p, "opened") >= opened })
 		u := b.Upgrade()
 		if u.Predecessor.Connections.Cut != 0 {
 			t.Errorf("upgrade %d: report %+v, want nothing cut", n+1, u.Predecessor)
 		}
 	}
-	await.Until(t, 20*time.Second, "stream", func() bool { return eval[int](p, "opened") > upgrades })
+	await.Until(t, "stream", func() bool { return eval[int](p, "opened") > upgrades })
 	before := eval[int](p, "came.length")
-	await.Until(t, 20*time.Second, "more events", func() bool { return eval[int](p, "came.length") > before })
+	await.Until(t, "more events", func() bool { return eval[int](p, "came.length") > before })
 	var came []struct{ Number int }
 	if err := json.Unmarshal([]byte(eval[string](p, "JSON.stringify(came)")), &came); err != nil {
 		t.Fatal(err)
@@ -124,12 +123,12 @@ func TestWebSocketInBrowser(t *testing.T) {
 		return 0;
 	})()`)
 	for n := range upgrades {
-		await.Until(t, 20*time.Second, "echoes of a new WebSocket", func() bool { return eval[bool](p, fmt.Sprintf("opened > %d && came > %d", n, 10*n)) })
+		await.Until(t, "echoes of a new WebSocket", func() bool { return eval[bool](p, fmt.Sprintf("opened > %d && came > %d", n, 10*n)) })
 		if u := b.Upgrade(); u.Predecessor.Connections.Cut != 0 {
 			t.Errorf("upgrade %d: report %+v, want nothing cut", n+1, u.Predecessor)
 		}
 	}
-	await.Until(t, 20*time.Second, "WebSocket of the last generation", func() bool { return eval[int](p, "opened") > upgrades })
+	await.Until(t, "WebSocket of the last generation", func() bool { return eval[int](p, "opened") > upgrades })
 	if got, want := eval[string](p, `ends.join()`), strings.TrimSuffix(strings.Repeat("1001 true,", upgrades), ","); got != want {
 		t.Errorf("WebSockets ended with %s, want %s", got, want)
 	}

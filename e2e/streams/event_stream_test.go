@@ -59,7 +59,7 @@ func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
 			pid := b.PID()
 			c := clientsWay.Dial(t, b)
 			c.Send(t, string(http1.Request("GET", "/events", nil, "Accept: text/event-stream")))
-			c.SetReadDeadline(time.Now().Add(20 * time.Second))
+			c.SetReadDeadline(time.Now().Add(await.Hang))
 			var resp http1.Response
 			if err := c.ReadHead(&resp); err != nil {
 				t.Fatal(err)
@@ -74,7 +74,7 @@ func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
 				result = b.UpgradeMeanwhile()
 			}
 			drains := func() bool { return strings.Contains(b.Log(), `"to":"draining"`) }
-			await.Until(t, 20*time.Second, "drain", drains)
+			await.Until(t, "drain", drains)
 			began := time.Now()
 			if err := c.ReadChunks(&resp); err != nil {
 				t.Fatalf("stream: %v, want an end in order, with the last chunk", err)
@@ -94,7 +94,7 @@ func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
 			if got, want := bytes.Count(resp.Body, []byte("id: ")), int(tt.from/(50*time.Millisecond))/2; got < want {
 				t.Errorf("stream brought %d events, want %d at least", got, want)
 			}
-			b.AwaitExit(pid, 5*time.Second)
+			b.AwaitExit(pid)
 			if !strings.Contains(b.Log(), `"requests_finished":1`) || !strings.Contains(b.Log(), `"cut":0`) {
 				t.Error("report of the drain: want one request finished, and nothing cut")
 			}

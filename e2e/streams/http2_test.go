@@ -74,12 +74,12 @@ func TestStreamsOfHTTP2(t *testing.T) {
 			waiting := begin("/begun")
 			held.Await(t, 1)
 			stream := begin("/numbers")
-			await.Until(t, 10*time.Second, "two requests on one connection", func() bool {
+			await.Until(t, "two requests on one connection", func() bool {
 				g := b.Status().Generations[0]
 				return g.RequestsInFlight == 2 && g.Connections.Active == 1 && g.Connections.New+g.Connections.Idle == 0
 			})
 			result := b.UpgradeMeanwhile()
-			await.Until(t, 20*time.Second, "drain", func() bool { return strings.Contains(b.Log(), `"to":"draining"`) })
+			await.Until(t, "drain", func() bool { return strings.Contains(b.Log(), `"to":"draining"`) })
 			began := time.Now()
 			end := <-stream
 			if took := end.at.Sub(began); end.err != nil || took < grace-200*time.Millisecond || took > grace+100*time.Millisecond+service.Slack {
@@ -90,7 +90,7 @@ func TestStreamsOfHTTP2(t *testing.T) {
 			}
 			next := bytes.Count(end.body, []byte("id: ")) + 1
 			again := begin("/numbers", "Last-Event-ID", fmt.Sprint(next-1)) // to the successor, on another connection
-			await.Until(t, 10*time.Second, "stream of the successor", func() bool {
+			await.Until(t, "stream of the successor", func() bool {
 				for _, g := range b.Status().Generations {
 					if g.PID != pid && g.RequestsInFlight == 1 {
 						return true
@@ -134,7 +134,7 @@ func TestEndlessStreamIsCutAtTheDeadline(t *testing.T) {
 	b := service.Start(t, service.Args("-proxy", "/="+backend.Start(t, endless), "-drain-timeout", "1s", "-idle-grace", "100ms"))
 	c := b.Dial()
 	c.Send(t, string(http1.Request("GET", "/", nil)))
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(await.Hang))
 	if _, err := c.R.Peek(1); err != nil {
 		t.Fatal(err)
 	}

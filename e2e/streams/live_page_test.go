@@ -21,12 +21,12 @@ func TestLivePageEndsAtTheDrain(t *testing.T) {
 			b := service.Start(t, way)
 			page := begin(clientsWay, t, b)("/events")
 			lives := func() bool { return b.Status().Generations[0].RequestsInFlight == 1 }
-			await.Until(t, 10*time.Second, "request", lives)
+			await.Until(t, "request", lives)
 			if secure { // the time that a client has to take an event is no bound for the stream
 				await.Throughout(t, 3500*time.Millisecond, "stream, of which nothing is wanted yet", lives)
 			}
 			result := b.UpgradeMeanwhile()
-			await.Until(t, 20*time.Second, "drain", func() bool { return strings.Contains(b.Log(), `"to":"draining"`) })
+			await.Until(t, "drain", func() bool { return strings.Contains(b.Log(), `"to":"draining"`) })
 			began := time.Now()
 			if end := <-page; end.err != nil || !bytes.HasSuffix(end.body, []byte("\n\n")) || end.at.Sub(began) > 100*time.Millisecond+service.Slack {
 				t.Errorf("got %q, %v, after %v, want its end in order at once", end.body, end.err, end.at.Sub(began))
@@ -41,11 +41,11 @@ func TestLivePageEndsAtTheDrain(t *testing.T) {
 
 func livePageEndsAtTheDrain(t *testing.T) {
 	t.Parallel()
-	b := service.Start(t, service.Args("-drain-timeout", "10s"))
+	b := service.Start(t, service.Args("-drain-timeout", "1h"))
 	pid := b.PID()
 	c := b.Dial()
 	c.Send(t, string(http1.Request("GET", "/events", nil, "Accept: text/event-stream")))
-	c.SetReadDeadline(time.Now().Add(10 * time.Second))
+	c.SetReadDeadline(time.Now().Add(await.Hang))
 	var resp http1.Response
 	if err := c.ReadHead(&resp); err != nil {
 		t.Fatal(err)
@@ -60,20 +60,16 @@ func livePageEndsAtTheDrain(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- c.ReadChunks(&resp) }()
 	result := service.UpgradeInBackground(t, b)
-	began := time.Now()
 	if err := <-ended; err != nil {
 		t.Errorf("stream: %v, want an end in order, with the last chunk", err)
 	}
-	if took := time.Since(began); took > 500*time.Millisecond {
-		t.Errorf("stream ended %v after the successor served, want at once", took)
-	}
-	b.AwaitExit(pid, service.DefaultGrace+service.Slack)
+	b.AwaitExit(pid)
 	if u := result(); u.Predecessor.Connections.Cut != 0 {
 		t.Errorf("report of the drain: got %+v, want nothing cut", u.Predecessor.Connections)
 	}
 	again := b.Dial()
 	again.Send(t, string(http1.Request("GET", "/events", nil, "Accept: text/event-stream")))
-	again.SetReadDeadline(time.Now().Add(5 * time.Second))
+	again.SetReadDeadline(time.Now().Add(await.Hang))
 	if err := again.ReadHead(&resp); err != nil || resp.Status != 200 {
 		t.Fatalf("events of the successor: got %d, %v", resp.Status, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/backend"
@@ -26,7 +25,7 @@ func TestStatusPageInBrowser(t *testing.T) {
 	l.Clients[load.Pausing] = 10
 	l.Clients[load.Silent] = 5
 	counts, stop := load.Start(t, l)
-	await.Until(t, 20*time.Second, "load", func() bool { return counts.Requests() > 10 })
+	await.Until(t, "load", func() bool { return counts.Requests() > 10 })
 
 	p := browse(t, "http://"+b.Admin+"/")
 	is := func(want string) func(string) bool { return func(got string) bool { return got == want } }

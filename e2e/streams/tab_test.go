@@ -115,7 +115,7 @@ func (p *tab) text(id string) string {
 func (p *tab) awaitText(id string, cond func(string) bool) string {
 	p.t.Helper()
 	var text string
-	if !await.Holds(20*time.Second, func() bool { text = p.text(id); return cond(text) }) {
+	if !await.Holds(await.Hang, func() bool { text = p.text(id); return cond(text) }) {
 		p.t.Fatalf("#%s: got %q after 20 s; the console: %q", id, text, p.console())
 	}
 	return text
@@ -135,7 +135,7 @@ func (p *tab) check() {
 	}
 	// That the policy holds, and that this would be seen.
 	eval[int](p, `(() => { const s = document.createElement("script"); s.textContent = "window.injected = true"; document.body.append(s); return 0 })()`)
-	await.Until(p.t, 10*time.Second, "violation of the policy by a script", func() bool { return eval[int](p, "violations.length") > 0 })
+	await.Until(p.t, "violation of the policy by a script", func() bool { return eval[int](p, "violations.length") > 0 })
 	if eval[bool](p, "window.injected === true") {
 		p.t.Error("a script ran that the policy does not have")
 	}

@@ -101,7 +101,7 @@ func TestWebSocketThroughAnUpgrade(t *testing.T) {
 	if err := c.Close(websocket.StatusNormalClosure, "bye"); err != nil {
 		t.Errorf("close: %v, want the close frame answered", err)
 	}
-	b.AwaitExit(pid, 3*time.Second)
+	b.AwaitExit(pid)
 	if u := result(); u.Predecessor.Connections.Cut != 0 {
 		t.Errorf("report of the drain: got %+v, want nothing cut", u.Predecessor)
 	}
@@ -235,7 +235,7 @@ func webSocketsOverUpgrades(t *testing.T, secure bool, upgrades int) {
 		})
 	}
 	for i := range upgrades {
-		await.Until(t, 20*time.Second, "WebSockets of all clients", func() bool {
+		await.Until(t, "WebSockets of all clients", func() bool {
 			s := b.Status()
 			return len(s.Generations) == 1 && s.Generations[0].Connections.Hijacked == clients
 		})
@@ -245,7 +245,7 @@ func webSocketsOverUpgrades(t *testing.T, secure bool, upgrades int) {
 		before := echoes.Load()
 		u := b.Upgrade()
 		p := u.Predecessor
-		if !p.Drained || p.Connections.Hijacked+p.Connections.Client != clients || p.RequestsFinished != clients || p.Connections.Cut != 0 || p.DrainSeconds < 0.3 || p.DrainSeconds > 3 {
+		if !p.Drained || p.Connections.Hijacked+p.Connections.Client != clients || p.RequestsFinished != clients || p.Connections.Cut != 0 || p.DrainSeconds < 0.3 || p.DrainSeconds > 3+service.Slack.Seconds() {
 			t.Errorf("upgrade %d: report %+v, want %d finished and closed at the end of a grace of 300 ms", i+1, p, clients)
 		}
 		for range clients {
@@ -258,7 +258,7 @@ func webSocketsOverUpgrades(t *testing.T, secure bool, upgrades int) {
 	close(stop)
 	all.Wait()
 	seen.check(t, "clients", websocket.StatusGoingAway, clients*upgrades)
-	await.Until(t, 10*time.Second, "ends at the backend", func() bool { return backends.count(websocket.StatusGoingAway) >= clients*upgrades })
+	await.Until(t, "ends at the backend", func() bool { return backends.count(websocket.StatusGoingAway) >= clients*upgrades })
 	if broken := backends.count(-1); broken > 0 {
 		t.Errorf("backend: %d WebSockets broke off, want none", broken)
 	}
@@ -276,7 +276,7 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 		{"at their grace", false, []string{"-websocket-grace", "500ms", "-drain-timeout", "30s"}, 500 * time.Millisecond, 500*time.Millisecond + time.Second + service.Slack},
 		{"at their grace over TLS", true, []string{"-websocket-grace", "500ms", "-drain-timeout", "30s"}, 500 * time.Millisecond, 500*time.Millisecond + time.Second + service.Slack},
 		// The deaf ones are closed 100 ms before the deadline.
-		{"at the deadline", false, []string{"-drain-timeout", "10s"}, 9 * time.Second, 10 * time.Second},
+		{"at the deadline", false, []string{"-drain-timeout", "10s"}, 9 * time.Second, 10*time.Second + service.Slack},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -303,7 +303,7 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 			}
 			all.Wait()
 			seen.check(t, "clients", websocket.StatusGoingAway, reading)
-			await.Until(t, 10*time.Second, "ends at the backend", func() bool { return backends.count(websocket.StatusGoingAway) == reading+deaf })
+			await.Until(t, "ends at the backend", func() bool { return backends.count(websocket.StatusGoingAway) == reading+deaf })
 		})
 	}
 }
@@ -343,7 +343,7 @@ func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 			if got := websocket.CloseStatus(err); got != websocket.StatusGoingAway {
 				t.Errorf("WebSocket ended with %v, want a close frame with status 1001", err)
 			}
-			if p := b.AwaitExit(pid, 3*time.Second); p.Known && p.Outcome() != "exit status 0" {
+			if p := b.AwaitExit(pid); p.Known && p.Outcome() != "exit status 0" {
 				t.Errorf("process: got %s, want exit status 0", p.Outcome())
 			}
 		})

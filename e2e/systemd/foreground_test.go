@@ -56,8 +56,8 @@ func contain(t *testing.T, b *service.Baton, proc string, command ...string) (fi
 			t.Logf("log:\n%s", service.Tail(b.Log(), 40))
 		}
 	})
-	await.Until(t, 20*time.Second, "readiness", func() bool { return b.Probe("/readyz") == 200 })
-	await.Until(t, 20*time.Second, "process 1", func() bool {
+	await.Until(t, "readiness", func() bool { return b.Probe("/readyz") == 200 })
+	await.Until(t, "process 1", func() bool {
 		if all := process.Children(cmd.Process.Pid); len(all) == 1 {
 			first = all[0]
 		}
@@ -102,7 +102,7 @@ func TestForeground(t *testing.T) {
 				if code, out, errs := b.Run("upgrade", "-control", b.Control); code != 0 {
 					t.Fatalf("upgrade: got exit code %d, %s %s", code, out, errs)
 				}
-				await.Until(t, 10*time.Second, "next generation", func() bool {
+				await.Until(t, "next generation", func() bool {
 					s, err := b.TryStatus()
 					return err == nil && s.Generation == n && len(s.Generations) == 1
 				})
@@ -170,14 +170,14 @@ func TestForegroundTakesSockets(t *testing.T) {
 	b := service.Prepare(t, with, service.SocketUnit(t, "ADDRESS"), service.Args("-idle-grace", "50ms", "-foreground"))
 	b.Launch()
 	b.AwaitReady()
-	await.Until(t, 10*time.Second, "a word to the watchdog", func() bool { return len(m.Heard("WATCHDOG=1")) > 0 })
+	await.Until(t, "a word to the watchdog", func() bool { return len(m.Heard("WATCHDOG=1")) > 0 })
 	c, err := net.Dial("tcp", b.Address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
 	b.Upgrade()
-	await.Until(t, 10*time.Second, "a word of the successor", func() bool {
+	await.Until(t, "a word of the successor", func() bool {
 		fed := m.Heard("WATCHDOG=1")
 		return fed[len(fed)-1].Pid == b.PID()
 	})

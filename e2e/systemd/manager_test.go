@@ -41,7 +41,7 @@ func TestManagerIsTold(t *testing.T) {
 	if ready := m.Await(t, "READY=1", 2); ready[1].Pid != first || ready[1].Value("MAINPID") != strconv.Itoa(first) {
 		t.Errorf("after a failed upgrade: got %v, want READY=1 of the generation that goes on", ready)
 	}
-	await.Until(t, 10*time.Second, "the failed upgrade in the status", func() bool {
+	await.Until(t, "the failed upgrade in the status", func() bool {
 		said := m.Heard("STATUS=")
 		return strings.Contains(said[len(said)-1].Value("STATUS"), "failed: ")
 	})
@@ -64,7 +64,7 @@ func TestManagerIsTold(t *testing.T) {
 	if ready[2].Pid != u.PID || ready[2].Value("MAINPID") != strconv.Itoa(u.PID) {
 		t.Fatalf("after the upgrade: got %v, want READY=1 and MAINPID of the successor, %d", ready, u.PID)
 	}
-	b.AwaitExit(first, 5*time.Second)
+	b.AwaitExit(first)
 	var barrier service.Note
 	for _, n := range m.Heard("BARRIER=1") {
 		if n.Pid == first {
@@ -113,12 +113,12 @@ func TestWatchdogIsFed(t *testing.T) {
 		slow.Send(t, string(http1.Request("GET", "/hold", nil)))
 		g.Await(t, 1)
 		result := b.UpgradeMeanwhile()
-		await.Until(t, 5*time.Second, "predecessor that drains", func() bool {
+		await.Until(t, "predecessor that drains", func() bool {
 			s, err := b.TryStatus()
 			return err == nil && s.Generation == n && s.Generations[0].State == "draining"
 		})
 		pid, since := b.Status().PID, time.Now()
-		await.Until(t, 5*time.Second, "two words of the generation that serves", func() bool {
+		await.Until(t, "two words of the generation that serves", func() bool {
 			k := 0
 			for _, note := range m.Heard("WATCHDOG=1") {
 				if note.At.After(since) && note.Pid == pid {
@@ -144,7 +144,7 @@ func TestWatchdogIsFed(t *testing.T) {
 	}
 	pid := b.PID()
 	b.Kill(pid, syscall.SIGSTOP)
-	await.Until(t, 2*time.Second, "the stop", func() bool { return process.Stopped(t, pid) })
+	await.Until(t, "the stop", func() bool { return process.Stopped(t, pid) })
 	before := len(m.Heard("WATCHDOG=1"))
 	await.Throughout(t, 2*watchdog, "silence of a process that hangs", func() bool { return len(m.Heard("WATCHDOG=1")) == before })
 	b.Kill(pid, syscall.SIGCONT)
@@ -171,7 +171,7 @@ func TestListenersOutliveTheProcess(t *testing.T) {
 	listened := b.Status().Listen
 	pid := b.PID()
 	b.Kill(pid, syscall.SIGKILL)
-	b.AwaitExit(pid, 5*time.Second)
+	b.AwaitExit(pid)
 
 	var waiting []*http1.Conn
 	for _, address := range listened {
@@ -185,7 +185,7 @@ func TestListenersOutliveTheProcess(t *testing.T) {
 	}
 	b.Launch()
 	for _, c := range waiting {
-		c.ExpectWithin(t, "GET", 200, 10*time.Second)
+		c.Expect(t, "GET", 200)
 	}
 	b.AwaitReady()
 	if again := b.Status().Listen; !slices.Equal(again, listened) {
@@ -216,7 +216,7 @@ func TestManagerIsToldOfAnOrphan(t *testing.T) {
 			g.Await(t, 1)
 			predecessor := b.PID()
 			result := b.UpgradeMeanwhile()
-			await.Until(t, 5*time.Second, "predecessor that drains", func() bool {
+			await.Until(t, "predecessor that drains", func() bool {
 				s, err := b.TryStatus()
 				return err == nil && s.Generation == 2 && s.Generations[0].State == "draining"
 			})
@@ -231,11 +231,11 @@ func TestManagerIsToldOfAnOrphan(t *testing.T) {
 				m.Await(t, "STOPPING=1", 1)
 				time.Sleep(time.Second) // or it would be the same signal
 				b.Kill(successor, sig)  // it does not wait any longer
-				b.AwaitExit(successor, 5*time.Second)
+				b.AwaitExit(successor)
 			}
 			g.Open()
 			slow.Expect(t, "GET", 200)
-			b.AwaitExit(predecessor, 5*time.Second)
+			b.AwaitExit(predecessor)
 			result()
 			if sig == syscall.SIGTERM && len(m.Heard("WATCHDOG=trigger")) > 0 {
 				t.Error("a stop was taken for a failure")
@@ -259,7 +259,7 @@ func TestSocketUnit(t *testing.T) {
 	c := b.Dial()
 	c.Send(t, string(http1.Request("GET", "/100.bin", nil)))
 	b.Launch()
-	c.ExpectWithin(t, "GET", 200, 10*time.Second)
+	c.Expect(t, "GET", 200)
 	b.AwaitReady()
 }
 
@@ -269,7 +269,7 @@ func TestSocketUnitThatIsNotServed(t *testing.T) {
 	b := service.Prepare(t, service.SocketUnit(t, "HOST:PORT"), service.Files(t))
 	p := b.Launch()
 	b.ExpectBad(p.Pid)
-	if !p.Within(10*time.Second) || p.Status.ExitStatus() != 1 {
+	if !p.Within(await.Hang) || p.Status.ExitStatus() != 1 {
 		t.Fatalf("start: %s, want exit status 1", p.Outcome())
 	}
 	if log := b.Log(); !strings.Contains(log, "the configuration does not listen there") {

@@ -35,7 +35,7 @@ func TestSystemdReloadUnderLoad(t *testing.T) {
 	if n := len(u.Processes()); n != 1 {
 		t.Errorf("after the reload: %d processes, want 1: the predecessor has drained", n)
 	}
-	u.Await(t, 10*time.Second, "requests after the reload", func() bool { return counts.Requests() > before+100 })
+	u.Await(t, "requests after the reload", func() bool { return counts.Requests() > before+100 })
 	stop()
 	t.Log(counts)
 	if counts.Failures() != 0 {
@@ -120,7 +120,7 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 			if got := u.MainPID(); got != pid {
 				t.Errorf("MainPID: got %d, want %d as before", got, pid)
 			}
-			u.Await(t, 10*time.Second, "only the process that serves", func() bool { return len(u.Processes()) == 1 })
+			u.Await(t, "only the process that serves", func() bool { return len(u.Processes()) == 1 })
 
 			u.Deploy("v2")
 			if tt.mend != nil {
@@ -148,7 +148,7 @@ func held(u *machine.Unit, t *testing.T, g *backend.Gate) (answered func()) {
 	g.Await(t, 1)
 	return func() {
 		t.Helper()
-		if resp := c.ExpectWithin(t, "GET", http.StatusOK, 30*time.Second); string(resp.Body) != "hello, world" {
+		if resp := c.Expect(t, "GET", http.StatusOK); string(resp.Body) != "hello, world" {
 			t.Errorf("body of the held request: got %q, want the whole", resp.Body)
 		}
 	}
@@ -168,13 +168,13 @@ func TestSystemdReloadDuringADrain(t *testing.T) {
 			answered := held(u, t, g)
 			first := u.MainPID()
 			u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
-			u.Await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
+			u.Await(t, "next generation", func() bool { return u.MainPID() != first })
 
 			second := u.MainPID()
 			u.Deploy("v2")
 			reload := u.Meanwhile("systemctl", "reload", "baton")
 			if waits {
-				u.Await(t, 20*time.Second, "reload", func() bool { return u.Show("baton.service", "ActiveState") == "reloading" })
+				u.Await(t, "reload", func() bool { return u.Show("baton.service", "ActiveState") == "reloading" })
 				await.Throughout(t, time.Second, "the reload waits for the predecessor", func() bool { return len(reload) == 0 && u.MainPID() == second })
 				g.Open()
 				answered()
@@ -184,11 +184,11 @@ func TestSystemdReloadDuringADrain(t *testing.T) {
 			}
 			u.CheckServes(t, 3, "v2")
 			if !waits {
-				u.Await(t, 5*time.Second, "the end of the second generation only", func() bool { return len(u.Processes()) == 2 })
+				u.Await(t, "the end of the second generation only", func() bool { return len(u.Processes()) == 2 })
 				g.Open()
 				answered()
 			}
-			u.Await(t, 5*time.Second, "only the process that serves", func() bool { return len(u.Processes()) == 1 })
+			u.Await(t, "only the process that serves", func() bool { return len(u.Processes()) == 1 })
 			if n := u.Restarts(); n != 0 {
 				t.Errorf("NRestarts: got %d, want 0", n)
 			}

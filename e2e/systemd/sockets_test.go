@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/http1"
@@ -29,7 +30,7 @@ func activated(t *testing.T, lines ...string) *machine.Unit {
 	if err != nil || resp.Status != 200 {
 		t.Fatalf("first connection: got %+v, %v, want 200\n%s", resp, err, u.Log())
 	}
-	u.Await(t, 10*time.Second, "active service", func() bool { return u.Show("baton.service", "ActiveState") == "active" })
+	u.Await(t, "active service", func() bool { return u.Show("baton.service", "ActiveState") == "active" })
 	return u
 }
 
@@ -71,7 +72,7 @@ func TestSystemdSocketKeepsTheQueue(t *testing.T) {
 		waiting = append(waiting, c)
 	}
 	stop := u.Meanwhile("systemctl", "stop", "baton")
-	u.Await(t, 20*time.Second, "stop", func() bool { return u.Show("baton.service", "ActiveState") == "deactivating" })
+	u.Await(t, "stop", func() bool { return u.Show("baton.service", "ActiveState") == "deactivating" })
 	u.Kill("CONT", main)
 	if r := u.Wait("systemctl stop", stop, 30*time.Second); r.Code != 0 {
 		t.Errorf("systemctl stop: got exit code %d, want 0: %s", r.Code, r.Out)
@@ -79,7 +80,7 @@ func TestSystemdSocketKeepsTheQueue(t *testing.T) {
 	// What the stopping generation did not answer, the one that systemd starts for it does.
 	for i, c := range waiting {
 		resp := new(http1.Response)
-		c.SetReadDeadline(time.Now().Add(20 * time.Second))
+		c.SetReadDeadline(time.Now().Add(await.Hang))
 		if err := c.Receive("GET", resp); err != nil || resp.Status != 200 {
 			t.Fatalf("connection %d of those that waited: got status %d, %v, want 200\n%s", i+1, resp.Status, err, service.Tail(u.Log(), 30))
 		}
@@ -121,7 +122,7 @@ func TestSystemdSocketWithoutListen(t *testing.T) {
 	}
 	u.Configure("listen HOST:81")
 	// systemd goes on trying.
-	u.Await(t, 20*time.Second, "service that is mended", func() bool { return http1.Answers("tcp", net.JoinHostPort(u.Host, "81")) })
+	u.Await(t, "service that is mended", func() bool { return http1.Answers("tcp", net.JoinHostPort(u.Host, "81")) })
 }
 
 // While a crash loop lasts, connections wait, and systemd does not give up.
@@ -132,11 +133,11 @@ func TestSystemdNeverGivesUp(t *testing.T) {
 	u.Kill("KILL", u.MainPID())
 	c := http1.MustDial(t, "tcp", u.Address)
 	c.Send(t, string(http1.Request("GET", "/100.bin", nil)))
-	u.Await(t, 60*time.Second, "restarts, more than systemd's usual limits", func() bool {
+	u.Await(t, "restarts, more than systemd's usual limits", func() bool {
 		return u.Restarts() > 10
 	})
 	u.Deploy("v2")
-	c.ExpectWithin(t, "GET", 200, 20*time.Second)
+	c.Expect(t, "GET", 200)
 	u.CheckServes(t, 1, "v2")
 }
 
@@ -150,14 +151,14 @@ func TestSystemdCrashUnderLoad(t *testing.T) {
 	counts, endLoad := u.SmallLoad(t)
 	for i := range crashes {
 		before := counts.Requests()
-		u.Await(t, 20*time.Second, "load", func() bool { return counts.Requests() > before+200 })
+		u.Await(t, "load", func() bool { return counts.Requests() > before+200 })
 		u.Kill("KILL", u.MainPID())
-		u.Await(t, 30*time.Second, "restart", func() bool {
+		u.Await(t, "restart", func() bool {
 			return u.Restarts() == i+1 && u.Show("baton.service", "ActiveState") == "active"
 		})
 	}
 	before := counts.Requests()
-	u.Await(t, 20*time.Second, "load after the last restart", func() bool { return counts.Requests() > before+200 })
+	u.Await(t, "load after the last restart", func() bool { return counts.Requests() > before+200 })
 	u.CheckServes(t, 1, "v1")
 	lost := counts.Failures()
 	u.Deploy("v2")
@@ -215,7 +216,7 @@ func TestSystemdStoreFollowsTheConfiguration(t *testing.T) {
 
 	// A crash brings all of them back.
 	u.Kill("KILL", u.MainPID())
-	u.Await(t, 20*time.Second, "all listeners after a crash", func() bool {
+	u.Await(t, "all listeners after a crash", func() bool {
 		return u.Restarts() == 1 && http1.Answers("tcp", u.Address) && http1.Answers("tcp", public) && http1.Answers("unix", socket())
 	})
 
@@ -236,7 +237,7 @@ func TestSystemdStoreFollowsTheConfiguration(t *testing.T) {
 		t.Errorf("%s, which was dropped, takes connections", public)
 	}
 	u.Kill("KILL", u.MainPID())
-	u.Await(t, 20*time.Second, "restart", func() bool { return u.Restarts() == 2 && http1.Answers("tcp", u.Address) })
+	u.Await(t, "restart", func() bool { return u.Restarts() == 2 && http1.Answers("tcp", u.Address) })
 	if !refused() {
 		t.Errorf("%s, which was dropped, takes connections after a crash", public)
 	}
@@ -249,8 +250,8 @@ func TestSystemdStoreFollowsTheConfiguration(t *testing.T) {
 	}
 	configure("listen HOST:80")
 	u.Kill("KILL", u.MainPID())
-	u.Await(t, 20*time.Second, "restart", func() bool { return u.Restarts() == 3 && http1.Answers("tcp", u.Address) })
-	u.Await(t, 10*time.Second, "end of the listener that was dropped meanwhile", func() bool { return u.Stored() == 2 && refused() })
+	u.Await(t, "restart", func() bool { return u.Restarts() == 3 && http1.Answers("tcp", u.Address) })
+	u.Await(t, "end of the listener that was dropped meanwhile", func() bool { return u.Stored() == 2 && refused() })
 
 	u.Must("systemctl", "stop", "baton")
 	u.CheckStopped(t)
@@ -265,7 +266,7 @@ func TestSystemdCrashDuringADrain(t *testing.T) {
 	held(u, t, g)
 	first := u.MainPID()
 	u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
-	u.Await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
+	u.Await(t, "next generation", func() bool { return u.MainPID() != first })
 	crashWithAQueue(u, t, "during the drain", 20, 10*time.Second)
 	u.CheckServes(t, 1, "v1")
 	u.Reload()
@@ -281,7 +282,7 @@ func TestSystemdStoreOutlivesTheManager(t *testing.T) {
 	u := machine.Running(t)
 	u.Reload()
 	u.Must("systemctl", "daemon-reexec")
-	u.Await(t, 20*time.Second, "systemd that answers again", func() bool {
+	u.Await(t, "systemd that answers again", func() bool {
 		out, _ := u.Run("systemctl", "is-active", "baton")
 		return out == "active\n"
 	})
@@ -294,7 +295,7 @@ func TestSystemdStoreOutlivesTheManager(t *testing.T) {
 	c := http1.MustDial(t, "tcp", u.Address)
 	c.Send(t, string(http1.Request("GET", "/4000.bin", nil, "Connection: close")))
 	u.Kill("KILL", main)
-	c.ExpectWithin(t, "GET", 200, 20*time.Second)
+	c.Expect(t, "GET", 200)
 	u.Reload()
 	u.CheckServes(t, 2, "v1")
 	u.Must("systemctl", "stop", "baton")

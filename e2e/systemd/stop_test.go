@@ -20,8 +20,8 @@ func TestSystemdStop(t *testing.T) {
 	u := machine.Running(t, "proxy /begun="+backend.Start(t, g))
 	answered := held(u, t, g)
 	stop := u.Meanwhile("systemctl", "stop", "baton")
-	u.Await(t, 20*time.Second, "stop", func() bool { return u.Show("baton.service", "ActiveState") == "deactivating" })
-	u.Await(t, 10*time.Second, "end of the listener", func() bool {
+	u.Await(t, "stop", func() bool { return u.Show("baton.service", "ActiveState") == "deactivating" })
+	u.Await(t, "end of the listener", func() bool {
 		c, err := http1.Dial("tcp", u.Address, time.Second)
 		if err == nil {
 			c.Close()
@@ -66,9 +66,9 @@ func TestSystemdStopWhileAPredecessorDrains(t *testing.T) {
 	answered := held(u, t, g)
 	first := u.MainPID()
 	u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
-	u.Await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
+	u.Await(t, "next generation", func() bool { return u.MainPID() != first })
 	stop := u.Meanwhile("systemctl", "stop", "baton")
-	u.Await(t, 20*time.Second, "stop", func() bool { return u.Show("baton.service", "ActiveState") == "deactivating" })
+	u.Await(t, "stop", func() bool { return u.Show("baton.service", "ActiveState") == "deactivating" })
 	await.Throughout(t, time.Second, "the stop waits for the predecessor", func() bool { return len(stop) == 0 })
 	g.Open()
 	answered()
@@ -86,9 +86,9 @@ func TestSystemdStopDuringAReload(t *testing.T) {
 	answered := held(u, t, g)
 	first := u.MainPID()
 	reload := u.Meanwhile("systemctl", "reload", "baton")
-	u.Await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
+	u.Await(t, "next generation", func() bool { return u.MainPID() != first })
 	stop := u.Meanwhile("systemctl", "stop", "baton")
-	u.Await(t, 20*time.Second, "stop", func() bool { return u.Show("baton.service", "ActiveState") == "deactivating" })
+	u.Await(t, "stop", func() bool { return u.Show("baton.service", "ActiveState") == "deactivating" })
 	g.Open()
 	answered()
 	if r := u.Wait("systemctl stop", stop, 30*time.Second); r.Code != 0 {
@@ -104,7 +104,7 @@ func TestSystemdStopDuringAnUpgrade(t *testing.T) {
 	u.DeployScript("echo waiting for godot >&2; exec sleep 300")
 	counts, endLoad := u.SmallLoad(t)
 	reload := u.Meanwhile("systemctl", "reload", "baton")
-	u.Await(t, 20*time.Second, "successor that hangs", func() bool { return strings.Contains(u.Log(), "waiting for godot") })
+	u.Await(t, "successor that hangs", func() bool { return strings.Contains(u.Log(), "waiting for godot") })
 	failedBefore := counts.Failures()
 	endLoad()
 	stop := u.Meanwhile("systemctl", "stop", "baton")

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"syscall"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/service"
 )
@@ -18,7 +17,7 @@ func crash(b *service.Baton) {
 	b.T.Helper()
 	pid := b.PID()
 	b.Kill(pid, syscall.SIGKILL)
-	b.AwaitExit(pid, 5*time.Second)
+	b.AwaitExit(pid)
 }
 
 // A socket whose path is another's by now is of no use, and must not come back after a crash.

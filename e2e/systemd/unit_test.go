@@ -135,7 +135,7 @@ func life(u *machine.Unit, t *testing.T) {
 	}
 	u.Deploy("v1")
 	u.Kill("KILL", u.MainPID())
-	u.Await(t, 20*time.Second, "restart", func() bool { return u.Restarts() == 1 && http1.Answers("tcp", u.Address) })
+	u.Await(t, "restart", func() bool { return u.Restarts() == 1 && http1.Answers("tcp", u.Address) })
 	u.Reload()
 	u.CheckServes(t, 2, "v1")
 	if n := u.Stored(); n != 2 {
@@ -189,23 +189,23 @@ func TestSystemdStatusText(t *testing.T) {
 	u.DropIn("baton.service", "often", "[Service]", "WatchdogSec=3s") // the text comes with its pings
 	u.Start()
 	text := func() string { return u.Show("baton.service", "StatusText") }
-	u.Await(t, 10*time.Second, "status text", func() bool { return strings.Contains(text(), "generation 1, version v1") })
+	u.Await(t, "status text", func() bool { return strings.Contains(text(), "generation 1, version v1") })
 	answered := held(u, t, g)
-	u.Await(t, 20*time.Second, "request in the status text", func() bool {
+	u.Await(t, "request in the status text", func() bool {
 		return strings.Contains(text(), "1 request")
 	})
 	u.Deploy("v2")
 	first := u.MainPID()
 	u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
-	u.Await(t, 20*time.Second, "next generation", func() bool { return u.MainPID() != first })
-	u.Await(t, 20*time.Second, "the drain in the status text", func() bool {
+	u.Await(t, "next generation", func() bool { return u.MainPID() != first })
+	u.Await(t, "the drain in the status text", func() bool {
 		got := text()
 		return strings.Contains(got, "generation 2, version v2") && strings.Contains(got, "generation 1 still drains: 1 request")
 	})
 	t.Log(text())
 	g.Open()
 	answered()
-	u.Await(t, 20*time.Second, "status text after the drain", func() bool {
+	u.Await(t, "status text after the drain", func() bool {
 		return !strings.Contains(text(), "generation 1")
 	})
 	t.Log(text())

@@ -20,7 +20,7 @@ func TestSystemdWatchdogThroughGenerations(t *testing.T) {
 	for range 5 {
 		u.Reload()
 		told := u.Show("baton.service", "WatchdogTimestampMonotonic")
-		u.Await(t, 10*time.Second, "ping of the new generation", func() bool {
+		u.Await(t, "ping of the new generation", func() bool {
 			return u.Show("baton.service", "WatchdogTimestampMonotonic") != told
 		})
 	}
@@ -39,7 +39,7 @@ func TestSystemdWatchdogFires(t *testing.T) {
 	u.Reload() // so that it is a successor's watchdog
 	hung := u.MainPID()
 	u.Hold(hung)
-	u.Await(t, 30*time.Second, "restart", func() bool {
+	u.Await(t, "restart", func() bool {
 		return u.Restarts() == 1 && u.Show("baton.service", "ActiveState") == "active"
 	})
 	if u.MainPID() == hung {

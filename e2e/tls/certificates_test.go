@@ -230,7 +230,7 @@ func TestCertificatesAreReplaced(t *testing.T) {
 		}
 	}
 	warned := func() int { return strings.Count(b.Log(), "changed certificate is no good") }
-	await.Until(t, look, "a warning for each", func() bool { return warned() >= len(all) })
+	await.Until(t, "a warning for each", func() bool { return warned() >= len(all) })
 	check("while the files are no good", 0)
 	if b.PID() != pid {
 		t.Errorf("pid %d serves, want still %d", b.PID(), pid)

@@ -195,7 +195,7 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 		}
 	}
 	halted.Wait()
-	await.Until(t, 20*time.Second, "all connections", func() bool { return b.Connections() == clients+beginners })
+	await.Until(t, "all connections", func() bool { return b.Connections() == clients+beginners })
 
 	// And some whose handshake begins at any moment of it.
 	visits := keepVisiting(address, slices.Repeat([]*tls.Config{trustingHTTP1(t, certFile)}, 4), nil)
@@ -209,7 +209,7 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 			time.Sleep(2 * time.Millisecond) // so that they meet each moment of the upgrade
 		}
 	}()
-	await.Until(t, 20*time.Second, "a second generation that serves", func() bool {
+	await.Until(t, "a second generation that serves", func() bool {
 		s, err := b.TryStatus()
 		return err == nil && s.Generation == 2 && s.State == "serving"
 	})
@@ -304,11 +304,11 @@ func TestHandshakesThatNeverEnd(t *testing.T) {
 	visits := keepVisiting(address, slices.Repeat([]*tls.Config{config}, 2), nil)
 	begun := flood()
 	service.CheckServesOn(t, b)
-	await.Until(t, timeout+slow-time.Since(begun), "end of all handshakes", func() bool { return b.Connections() < 20 })
+	await.Until(t, "end of all handshakes", func() bool { return b.Connections() < 20 })
 	if n := b.Metric("baton_connections_closed_total", "reason", "timeout"); n < clients*9/10 {
 		t.Errorf("connections closed by a timeout: got %v, want about %d", n, clients)
 	}
-	await.Until(t, slow, "descriptors and goroutines as before", func() bool {
+	await.Until(t, "descriptors and goroutines as before", func() bool {
 		return process.FootprintOf(t, b.PID()).Descriptors <= quiet+10 && b.Metric("go_goroutines") <= goroutines+20
 	})
 
@@ -334,10 +334,10 @@ func TestNoHandshake(t *testing.T) {
 	for range 2 {
 		c := http1.MustDial(t, "tcp", b.Secure())
 		c.Send(t, string(http1.Request("GET", "/100.bin", nil)))
-		if resp := c.ExpectWithin(t, "GET", 400, 5*time.Second); !strings.Contains(string(resp.Body), "HTTPS") {
+		if resp := c.Expect(t, "GET", 400); !strings.Contains(string(resp.Body), "HTTPS") {
 			t.Errorf("plain HTTP to a listener for TLS: got %q, want a word about HTTPS", resp.Body)
 		}
-		if end := c.AwaitClose(5 * time.Second); end != http1.Fin {
+		if end := c.AwaitClose(await.Hang); end != http1.Fin {
 			t.Errorf("plain HTTP to a listener for TLS: got %v, want FIN", end)
 		}
 		old := trustingHTTP1(t, certFile)

@@ -59,7 +59,7 @@ func TestFullAcceptQueue(t *testing.T) {
 	counts, stop := load.Start(t, l)
 	for range 3 {
 		before := counts.Requests()
-		await.Until(t, 20*time.Second, "requests", func() bool { return counts.Requests() > before+300 })
+		await.Until(t, "requests", func() bool { return counts.Requests() > before+300 })
 		b.Upgrade()
 	}
 	if stop().Failures() != 0 {

@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/build"
@@ -91,7 +90,7 @@ func TestSuccessorFaults(t *testing.T) {
 			l := load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: exchange.Files()}
 			l.Clients[load.Pausing] = 4
 			counts, stop := load.Start(t, l)
-			await.Until(t, 10*time.Second, "load", func() bool { return counts.Requests() > 4 })
+			await.Until(t, "load", func() bool { return counts.Requests() > 4 })
 
 			tt.spoil(t, b)
 			u := b.TryUpgrade()

@@ -28,7 +28,7 @@ func halfARequest(t *testing.T, migrate bool) {
 	half.Send(t, whole[:len(whole)-2]) // all but the last line
 	slow.Send(t, whole[:8])
 	lost.Send(t, whole[:8])
-	await.Until(t, 5*time.Second, "the bytes to be read", func() bool { return b.Metric("baton_connections", "state", "new") >= 3 })
+	await.Until(t, "the bytes to be read", func() bool { return b.Metric("baton_connections", "state", "new") >= 3 })
 	result := service.UpgradeInBackground(t, b)
 	service.AwaitDrain(t, b)
 	half.Send(t, whole[len(whole)-2:])
@@ -39,11 +39,11 @@ func halfARequest(t *testing.T, migrate bool) {
 		}
 	}
 	u := result()
-	if u.Predecessor.DrainSeconds > 5.5 {
+	if u.Predecessor.DrainSeconds > 5+service.Slack.Seconds() {
 		t.Errorf("drain: got %v s, want the deadline of 5 s at most", u.Predecessor.DrainSeconds)
 	}
 	// Never finished: an answer or an end, but no open connection.
-	lost.SetReadDeadline(time.Now().Add(time.Second))
+	lost.SetReadDeadline(time.Now().Add(await.Hang))
 	if _, err := io.Copy(io.Discard, lost.R); http1.EndingOf(err) == http1.StillOn {
 		t.Error("request that is never finished: connection still open after the drain")
 	}
@@ -57,15 +57,14 @@ func TestSlowHeader(t *testing.T) {
 		drain bool
 	}{
 		{"header timeout", []string{"-read-header-timeout", "1s"}, false},
-		{"drain deadline", []string{"-read-header-timeout", "1m", "-drain-timeout", "1s", "-idle-grace", "200ms"}, true},
-		{"header timeout in the drain", []string{"-read-header-timeout", "1s", "-drain-timeout", "1m", "-idle-grace", "200ms"}, true},
+		{"drain deadline", []string{"-read-header-timeout", "1h", "-drain-timeout", "1s", "-idle-grace", "200ms"}, true},
+		{"header timeout in the drain", []string{"-read-header-timeout", "1s", "-drain-timeout", "1h", "-idle-grace", "200ms"}, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			b := service.Start(t, service.Files(t), service.Args(tt.flags...))
 			c := b.Dial()
-			began := time.Now()
 			ended, stop := make(chan http1.Ending, 1), make(chan struct{})
 			var wg sync.WaitGroup
 			defer wg.Wait()
@@ -73,7 +72,7 @@ func TestSlowHeader(t *testing.T) {
 			wg.Go(func() {
 				drip := time.NewTicker(100 * time.Millisecond)
 				defer drip.Stop()
-				for _, char := range []byte("GET / HTTP/1.1\r\nX: " + strings.Repeat("x", 1000)) {
+				for _, char := range []byte("GET / HTTP/1.1\r\nX: " + strings.Repeat("x", 4000)) {
 					if _, err := c.Write([]byte{char}); err != nil {
 						return
 					}
@@ -85,7 +84,7 @@ func TestSlowHeader(t *testing.T) {
 				}
 			})
 			wg.Go(func() {
-				c.SetReadDeadline(time.Now().Add(10 * time.Second))
+				c.SetReadDeadline(time.Now().Add(await.Hang))
 				_, err := io.Copy(io.Discard, c.R)
 				ended <- http1.EndingOf(err)
 			})
@@ -93,10 +92,7 @@ func TestSlowHeader(t *testing.T) {
 				b.Upgrade()
 			}
 			if <-ended == http1.StillOn {
-				t.Error("connection: still open after 10 s")
-			}
-			if took := time.Since(began); took > 4*time.Second {
-				t.Errorf("connection closed after %v, want about 1 s", took)
+				t.Error("connection: still open")
 			}
 		})
 	}

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/files"
@@ -23,7 +22,7 @@ import (
 // checkAlone checks that one process of the service is left, and that it serves.
 func checkAlone(t *testing.T, b *service.Baton, pid int) {
 	t.Helper()
-	await.Until(t, 20*time.Second, fmt.Sprintf("process %d to be the only one of %v", pid, process.Descendants(b.Mark)), func() bool {
+	await.Until(t, fmt.Sprintf("process %d to be the only one of %v", pid, process.Descendants(b.Mark)), func() bool {
 		return slices.Equal(process.Descendants(b.Mark), []int{pid})
 	})
 	service.CheckServesOn(t, b)
@@ -98,7 +97,7 @@ func TestStopWhileSuccessorHangs(t *testing.T) {
 			b := service.Start(t, service.Files(t), option(t))
 			b.DeployBytes(impostor.Itself(t, "hello ready hang"), 0o755)
 			result := b.UpgradeMeanwhile()
-			await.Until(t, 20*time.Second, "the successor to hang", func() bool { return strings.Contains(b.Log(), "hangs") })
+			await.Until(t, "the successor to hang", func() bool { return strings.Contains(b.Log(), "hangs") })
 			b.Stop()
 			if u := result(); u.Code != 4 {
 				t.Errorf("upgrade: got exit code %d, %s, want 4", u.Code, u.Stdout)
@@ -146,14 +145,14 @@ func TestPredecessorCannotReceive(t *testing.T) {
 			result := b.UpgradeMeanwhile()
 			successor := service.AwaitStarting(t, b)
 			if test.heard {
-				await.Until(t, 20*time.Second, "hello of the successor", func() bool { return len(b.Status().Generations) == 2 })
+				await.Until(t, "hello of the successor", func() bool { return len(b.Status().Generations) == 2 })
 				b.ExpectBad(successor)
 			}
 			tracer := exec.Command(strace, "-f", "-o", b.Dir+"/strace", "-p", fmt.Sprint(pid), "-e", "inject="+test.inject)
 			if err := tracer.Start(); err != nil {
 				t.Fatal(err)
 			}
-			await.Until(t, 20*time.Second, "the tracer", func() bool {
+			await.Until(t, "the tracer", func() bool {
 				traced := true
 				for _, status := range files.Glob(t, fmt.Sprintf("/proc/%d/task/*/status", pid)) {
 					traced = traced && !strings.Contains(status, "TracerPid:\t0\n")
@@ -162,7 +161,7 @@ func TestPredecessorCannotReceive(t *testing.T) {
 			})
 			release()
 			if test.heard && test.code == 0 { // it is no server that could be asked afterwards
-				await.Until(t, 20*time.Second, "the end of the predecessor", func() bool { return slices.Equal(process.Descendants(b.Mark), []int{successor}) })
+				await.Until(t, "the end of the predecessor", func() bool { return slices.Equal(process.Descendants(b.Mark), []int{successor}) })
 				syscall.Kill(successor, syscall.SIGKILL)
 				tracer.Process.Kill()
 				tracer.Wait()
@@ -200,10 +199,10 @@ func TestSuccessorCannotTalk(t *testing.T) {
 			if err := tracer.Start(); err != nil {
 				t.Fatal(err)
 			}
-			await.Until(t, 20*time.Second, "the tracer", func() bool { return process.ProcStatus(t, successor, "TracerPid") != "0" })
+			await.Until(t, "the tracer", func() bool { return process.ProcStatus(t, successor, "TracerPid") != "0" })
 			release()
 			t.Log(result().Stdout)
-			await.Until(t, 30*time.Second, "one process", func() bool { return len(process.Descendants(b.Mark)) == 1 })
+			await.Until(t, "one process", func() bool { return len(process.Descendants(b.Mark)) == 1 })
 			tracer.Process.Kill() // which detaches it
 			tracer.Wait()
 			checkAlone(t, b, process.Descendants(b.Mark)[0])

@@ -120,7 +120,7 @@ func TestListenerSpelledDifferently(t *testing.T) {
 				b.Configure("listen " + fmt.Sprintf(spelling, port))
 				b.Upgrade()
 				before := counts.Requests()
-				await.Until(t, 5*time.Second, fmt.Sprintf("requests after upgrade %d", i+1), func() bool { return counts.Requests() > before+10 })
+				await.Until(t, fmt.Sprintf("requests after upgrade %d", i+1), func() bool { return counts.Requests() > before+10 })
 			}
 			if stop().Failures() != 0 {
 				t.Error(counts)
@@ -189,7 +189,7 @@ func TestStaleSocketsAfterKill(t *testing.T) {
 	b := service.Start(t, service.Listen("unix:DIR/public.sock"), service.Files(t))
 	pid := b.PID()
 	b.Kill(pid, syscall.SIGKILL)
-	b.AwaitExit(pid, 5*time.Second)
+	b.AwaitExit(pid)
 	if _, err := os.Lstat(b.Address); err != nil {
 		t.Fatalf("the socket after SIGKILL: %v, want it there", err)
 	}

@@ -128,7 +128,7 @@ func upgradeAgainAndAgain(t *testing.T, b *service.Baton, counts *load.Tally, up
 		deploy(versions[i%2])
 		<-tick // the distance between upgrades belongs to the case
 		for j, counts := range loads {
-			if !await.Holds(10*time.Second, func() bool { return counts.Requests() >= before[j]+work }) {
+			if !await.Holds(await.Hang, func() bool { return counts.Requests() >= before[j]+work }) {
 				t.Fatalf("before upgrade %d: %d requests in 10 s, want %d at least\n%v", i+1, counts.Requests()-before[j], work, counts)
 			}
 		}
@@ -137,7 +137,7 @@ func upgradeAgainAndAgain(t *testing.T, b *service.Baton, counts *load.Tally, up
 		if want := i + 2; u.Generation != want || u.PID != b.PID() || u.Version != versions[i%2] {
 			t.Fatalf("upgrade %d: got generation %d, pid %d, version %s, PID file %d", i+1, u.Generation, u.PID, u.Version, b.PID())
 		}
-		if !predecessor.Within(5 * time.Second) {
+		if !predecessor.Within(await.Hang) {
 			t.Fatalf("upgrade %d: predecessor alive 5 s after its drain", i+1)
 		}
 		took := predecessor.Exited.Sub(u.Handoff())

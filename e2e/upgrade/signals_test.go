@@ -42,7 +42,7 @@ func TestHangupUpgrades(t *testing.T) {
 	for n := 2; n <= 4; n++ {
 		b.Deploy("v2")
 		b.Signal(syscall.SIGHUP)
-		pid := b.AwaitGeneration(n, 10*time.Second)
+		pid := b.AwaitGeneration(n)
 		service.CheckServes(t, b, n, pid)
 		s := b.Status()
 		if last := s.Upgrades[len(s.Upgrades)-1]; last.Trigger != "signal" || last.From != n-1 || last.To != n || last.Result != "succeeded" {
@@ -63,7 +63,7 @@ func TestTriggersDuringAnUpgrade(t *testing.T) {
 		b.Status() // the signal is delivered before an answer to what comes after it
 	}
 	release()
-	b.AwaitGeneration(3, 10*time.Second)
+	b.AwaitGeneration(3)
 	await.Throughout(t, 700*time.Millisecond, "three generations, not more", func() bool { return b.Status().Generation == 3 })
 	service.CheckServes(t, b, 3, b.PID())
 	if got := b.Metric("baton_upgrades_total", "result", "failed") + b.Metric("baton_upgrades_total", "result", "refused"); got != 0 {
@@ -88,7 +88,7 @@ func TestCommandsDuringAnUpgrade(t *testing.T) {
 	for len(results) < commands {
 		results = append(results, b.UpgradeMeanwhile())
 	}
-	await.Until(t, 10*time.Second, "the commands to connect", func() bool {
+	await.Until(t, "the commands to connect", func() bool {
 		table, _ := os.ReadFile("/proc/net/unix")
 		const andItsListener = 1
 		return strings.Count(string(table), b.Control+"\n") >= commands+andItsListener
@@ -97,7 +97,7 @@ func TestCommandsDuringAnUpgrade(t *testing.T) {
 		t.Errorf("status in the midst of an upgrade: got exit code %d, %s", code, stderr)
 	}
 	release()
-	await.Until(t, 10*time.Second, "generation 2", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 2 && s.State == "serving" })
+	await.Until(t, "generation 2", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 2 && s.State == "serving" })
 	await.Throughout(t, 300*time.Millisecond, "one upgrade at a time", func() bool { return b.Status().Generation == 2 })
 	g.Open()
 	c.Expect(t, "GET", 200)
@@ -110,7 +110,7 @@ func TestCommandsDuringAnUpgrade(t *testing.T) {
 			t.Errorf("command %d: got exit code %d, generation %d, want 0 and %d; %s %s", i, u.Code, u.Generation, want, u.Stdout, u.Errors)
 		}
 	}
-	service.CheckState(t, b, 3, b.AwaitGeneration(3, 10*time.Second))
+	service.CheckState(t, b, 3, b.AwaitGeneration(3))
 }
 
 func TestTriggerDuringADrain(t *testing.T) {
@@ -121,7 +121,7 @@ func TestTriggerDuringADrain(t *testing.T) {
 	c.Send(t, string(http1.Request("GET", "/hold", nil)))
 	g.Await(t, 1)
 	b.Signal(syscall.SIGHUP)
-	await.Until(t, 10*time.Second, "generation 2", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 2 && s.State == "serving" })
+	await.Until(t, "generation 2", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 2 && s.State == "serving" })
 	second := b.Follow(b.Status().PID)
 	for range 3 {
 		b.Signal(syscall.SIGHUP)
@@ -131,8 +131,8 @@ func TestTriggerDuringADrain(t *testing.T) {
 	if resp := c.Expect(t, "GET", 200); resp.Close {
 		t.Error("response of the drain: got Connection: close, want the connection kept")
 	}
-	b.AwaitGeneration(3, 10*time.Second)
-	if !second.Within(10 * time.Second) {
+	b.AwaitGeneration(3)
+	if !second.Within(await.Hang) {
 		t.Error("generation 2: alive")
 	}
 	await.Throughout(t, 500*time.Millisecond, "three generations, not more", func() bool { return b.Status().Generation == 3 })
@@ -147,10 +147,10 @@ func TestStopDuringAnUpgrade(t *testing.T) {
 	successor := service.AwaitStarting(t, b)
 	b.ExpectBad(successor)
 	b.Kill(pid, syscall.SIGTERM)
-	if p := b.AwaitExit(pid, 10*time.Second); p.Outcome() != "exit status 0" {
+	if p := b.AwaitExit(pid); p.Outcome() != "exit status 0" {
 		t.Errorf("the service: got %s, want exit status 0", p.Outcome())
 	}
-	b.AwaitAllGone(5 * time.Second)
+	b.AwaitAllGone()
 	if u := result(); u.Code == 0 {
 		t.Errorf("upgrade that was overtaken by a stop: got exit code 0, %s", u.Stdout)
 	}
@@ -166,7 +166,7 @@ func TestUpgradeDuringAStop(t *testing.T) {
 	c.Send(t, string(http1.Request("GET", "/hold", nil)))
 	g.Await(t, 1)
 	b.Kill(pid, syscall.SIGTERM)
-	await.Until(t, 5*time.Second, "refusal of new connections", service.Refused(b))
+	await.Until(t, "refusal of new connections", service.Refused(b))
 	if u := b.TryUpgrade(); u.Code != 4 || u.Result != "refused" {
 		t.Errorf("upgrade: got exit code %d, %s %s, want 4 and refused", u.Code, u.Stdout, u.Errors)
 	}
@@ -175,7 +175,7 @@ func TestUpgradeDuringAStop(t *testing.T) {
 	if resp := c.Expect(t, "GET", 200); string(resp.Body) != "world" {
 		t.Errorf("request: got %q, want world", resp.Body)
 	}
-	b.AwaitExit(pid, 5*time.Second)
+	b.AwaitExit(pid)
 }
 
 // The wait for an upgrade can run out; the upgrade goes on.
@@ -187,7 +187,7 @@ func TestUpgradeTimeoutOfTheCommand(t *testing.T) {
 		t.Errorf("upgrade: got exit code %d, %s %s, want 4", u.Code, u.Stdout, u.Errors)
 	}
 	release()
-	service.CheckServes(t, b, 2, b.AwaitGeneration(2, 10*time.Second))
+	service.CheckServes(t, b, 2, b.AwaitGeneration(2))
 }
 
 // `timeout 3 baton …` sends SIGTERM to the process, and to its group right afterwards. That is no impatience.
@@ -207,7 +207,7 @@ func TestSignalThatComesTwice(t *testing.T) {
 	if resp := c.Expect(t, "GET", 200); string(resp.Body) != "world" {
 		t.Errorf("request in progress: got %q, want world", resp.Body)
 	}
-	b.AwaitExit(pid, 10*time.Second)
+	b.AwaitExit(pid)
 }
 
 // `killall -HUP` reaches each generation, those that drain as well, and is one upgrade.
@@ -220,15 +220,15 @@ func TestHangupOfAllGenerations(t *testing.T) {
 		g.Await(t, 1)
 		b.Deploy("v2")
 		b.Signal(syscall.SIGHUP)
-		await.Until(t, 10*time.Second, "next generation", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == n && s.State == "serving" })
+		await.Until(t, "next generation", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == n && s.State == "serving" })
 		b.Follow(b.Status().PID)
 	}
 	time.Sleep(time.Second) // what comes earlier would be the signal that made the third
 	for _, pid := range b.Alive() {
 		b.Kill(pid, syscall.SIGHUP)
 	}
-	await.Until(t, 10*time.Second, "generation 4", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 4 && s.State == "serving" })
+	await.Until(t, "generation 4", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 4 && s.State == "serving" })
 	await.Throughout(t, 700*time.Millisecond, "four generations, not more", func() bool { return b.Status().Generation <= 4 })
 	g.Open()
-	b.AwaitGeneration(4, 20*time.Second)
+	b.AwaitGeneration(4)
 }

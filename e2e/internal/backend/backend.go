@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/exchange"
 )
 
@@ -100,7 +101,7 @@ func (g *Gate) Open() { g.once.Do(func() { close(g.opened) }) }
 // Await waits until n requests are in the backend.
 func (g *Gate) Await(t testing.TB, n int) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(await.Hang)
 	for i := range n {
 		select {
 		case <-g.entered:

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"example.com/baton/e2e/internal/await"
 )
 
 // Response is one parsed HTTP/1.1 response. It is reused from one exchange to the next,
@@ -286,16 +288,11 @@ func (c *Conn) Send(t testing.TB, raw string) {
 	}
 }
 
-// Expect reads one response in full within 10 s.
+// Expect reads one response in full.
 func (c *Conn) Expect(t testing.TB, method string, status int) *Response {
 	t.Helper()
-	return c.ExpectWithin(t, method, status, 10*time.Second)
-}
-
-func (c *Conn) ExpectWithin(t testing.TB, method string, status int, within time.Duration) *Response {
-	t.Helper()
 	resp := new(Response)
-	c.SetReadDeadline(time.Now().Add(within))
+	c.SetReadDeadline(time.Now().Add(await.Hang))
 	if err := c.Receive(method, resp); err != nil {
 		t.Fatalf("response: %v", err)
 	}

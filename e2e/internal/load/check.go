@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 )
@@ -26,7 +25,7 @@ func ClientsOf(clients [Habits]int, some ...Habit) (n int) {
 // AwaitCrowd waits until every client has its connection, and all but the silent ones have been answered.
 func AwaitCrowd(t *testing.T, counts *Tally, clients [Habits]int) {
 	t.Helper()
-	await.Until(t, 20*time.Second, "requests of every client", func() bool {
+	await.Until(t, "requests of every client", func() bool {
 		return counts.Answered[Pausing].Load() > int64(clients[Pausing]) &&
 			counts.Answered[SilentAfter].Load() == int64(clients[SilentAfter]) &&
 			counts.Connections[Silent].Load() == int64(clients[Silent]) &&

@@ -79,7 +79,7 @@ func TestClientSeesEachFailure(t *testing.T) {
 			l := Load{Network: "tcp", Address: scripted(t, tt.script), Exchanges: []exchange.Exchange{x}, Patience: tt.patience, Pause: time.Millisecond}
 			l.Clients[tt.habit] = 1
 			counts, stop := Start(t, l)
-			await.Until(t, 10*time.Second, "a failure", func() bool { return counts.Failures() > 0 })
+			await.Until(t, "a failure", func() bool { return counts.Failures() > 0 })
 			stop()
 			for f := range exchange.Failures {
 				if got := counts.Failed[f].Load(); (got > 0) != (f == tt.want) {
@@ -97,7 +97,7 @@ func TestClientSeesThatNobodyListens(t *testing.T) {
 	l := Load{Network: "unix", Address: filepath.Join(t.TempDir(), "none"), Exchanges: []exchange.Exchange{exchange.New("GET", "/", nil, 200, nil)}}
 	l.Clients[PerRequest] = 1
 	counts, stop := Start(t, l)
-	await.Until(t, 10*time.Second, "failures", func() bool { return counts.Failed[exchange.NoConnection].Load() > 1 })
+	await.Until(t, "failures", func() bool { return counts.Failed[exchange.NoConnection].Load() > 1 })
 	stop()
 	if counts.Failures() != counts.Failed[exchange.NoConnection].Load() || counts.Requests() != 0 {
 		t.Errorf("want nothing but dial failures, got %v", counts)
@@ -147,7 +147,7 @@ func TestClientAcceptsWhatIsAllowed(t *testing.T) {
 			l := Load{Network: "tcp", Address: scripted(t, tt.script), Exchanges: []exchange.Exchange{exchange.New("GET", "/", nil, 200, []byte("ok"))}, Pause: time.Minute}
 			l.Clients[tt.habit] = 1
 			counts, stop := Start(t, l)
-			await.Until(t, 10*time.Second, "the case to come about", func() bool { return tt.done(counts) > 2 })
+			await.Until(t, "the case to come about", func() bool { return tt.done(counts) > 2 })
 			stop()
 			if counts.Failures() != 0 {
 				t.Errorf("want no failure, got %v", counts)

@@ -45,7 +45,7 @@ func TestClientsOfEveryProtocolAgainstNetHTTP(t *testing.T) {
 			l.Clients = [Habits]int{BackToBack: 2, Pausing: 4, PerRequest: 1, PerRequestEnd: 1, Silent: 4, SilentAfter: 4,
 				Streams: 2, StreamsPausing: 4, StreamsSilent: 4}
 			counts, stop := Start(t, l)
-			await.Until(t, 20*time.Second, "requests of each habit", func() bool {
+			await.Until(t, "requests of each habit", func() bool {
 				for _, h := range []Habit{BackToBack, Pausing, PerRequest, PerRequestEnd, Streams, StreamsPausing} {
 					if counts.Answered[h].Load() < 20 {
 						return false
@@ -129,7 +129,7 @@ func TestClientAgainstNetHTTP(t *testing.T) {
 			l := Load{Network: network, Address: ln.Addr().String(), Exchanges: exchange.Echo(""), Pause: time.Millisecond}
 			l.Clients = [Habits]int{BackToBack: 2, Pausing: 8, PerRequest: 2, PerRequestEnd: 2, Silent: 4, SilentAfter: 4}
 			counts, stop := Start(t, l)
-			await.Until(t, 20*time.Second, "requests of each habit", func() bool {
+			await.Until(t, "requests of each habit", func() bool {
 				for _, h := range []Habit{BackToBack, Pausing, PerRequest, PerRequestEnd} {
 					if counts.Answered[h].Load() < 100 {
 						return false

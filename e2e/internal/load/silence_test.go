@@ -43,7 +43,7 @@ func TestClientRecordsHowSilenceEnds(t *testing.T) {
 					<-accepted
 				}
 			} else {
-				await.Until(t, 10*time.Second, "ended connections", func() bool { return len(counts.Silences()) > 2 })
+				await.Until(t, "ended connections", func() bool { return len(counts.Silences()) > 2 })
 			}
 			stop()
 			// The last ones may have been ended by the end of the load instead.
@@ -81,7 +81,7 @@ func TestSilentClientHasALastWord(t *testing.T) {
 				Patience: 300 * time.Millisecond, LastWords: true}
 			l.Clients[SilentAfter] = 1
 			counts, stop := Start(t, l)
-			await.Until(t, 10*time.Second, "the first answer", func() bool { return counts.Answered[SilentAfter].Load() == 1 })
+			await.Until(t, "the first answer", func() bool { return counts.Answered[SilentAfter].Load() == 1 })
 			stop()
 			for f := range exchange.Failures {
 				if got := counts.Failed[f].Load(); (got == 1) != (f == tt.failure) {

@@ -106,7 +106,7 @@ func TestHTTP2ClientSeesEachFailure(t *testing.T) {
 				Exchanges: []exchange.Exchange{exchange.New("POST", "/", exchange.Pattern(2*h2.UploadPiece), 200, []byte("ok"))}}
 			l.Clients[tt.habit] = 1
 			counts, stop := Start(t, l)
-			await.Until(t, 10*time.Second, "a failure", func() bool { return counts.Failures() > 0 })
+			await.Until(t, "a failure", func() bool { return counts.Failures() > 0 })
 			stop()
 			for f := range exchange.Failures {
 				if got := counts.Failed[f].Load(); (got > 0) != (f == tt.want) {
@@ -191,7 +191,7 @@ func TestHTTP2ClientAcceptsWhatIsAllowed(t *testing.T) {
 				Exchanges: []exchange.Exchange{exchange.New("POST", "/", exchange.Pattern(2*h2.UploadPiece), 200, []byte("ok"))}}
 			l.Clients[tt.habit] = 1
 			counts, _ := Start(t, l)
-			await.Until(t, 10*time.Second, "the case to come about", func() bool { return tt.done(counts) > 2 })
+			await.Until(t, "the case to come about", func() bool { return tt.done(counts) > 2 })
 			// At the end of the load a script may wait for requests that nobody makes any more.
 			if counts.Failures() != 0 || (counts.OneStep.Load() == 0) != tt.warns {
 				t.Errorf("want no failure, got %d connections that were not warned, %v", counts.OneStep.Load(), counts)
@@ -230,7 +230,7 @@ func TestHTTP2ClientObeysGoAway(t *testing.T) {
 	l := Load{Network: "tcp", Address: address, Exchanges: []exchange.Exchange{exchange.New("GET", "/", nil, 200, []byte("ok"))}}
 	l.Clients[Streams] = 2
 	counts, stop := Start(t, l)
-	await.Until(t, 10*time.Second, "reconnects", func() bool { return counts.Reconnects[Streams].Load() > 50 })
+	await.Until(t, "reconnects", func() bool { return counts.Reconnects[Streams].Load() > 50 })
 	stop()
 	select {
 	case id := <-late:

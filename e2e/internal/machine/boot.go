@@ -171,13 +171,13 @@ func Boot(t testing.TB, unitDirs ...string) *Machine {
 		if err := supervisor.Wait(); err != nil {
 			t.Errorf("end the machine: %v\n%s", err, complaints)
 		}
-		if m.Init != nil && !m.Init.Within(10*time.Second) {
+		if m.Init != nil && !m.Init.Within(await.Hang) {
 			t.Error("process 1 of the machine is alive at the end of the test")
 		}
 	})
 
 	var pid int
-	await.Until(t, 30*time.Second, "process 1 of the machine", func() bool {
+	await.Until(t, "process 1 of the machine", func() bool {
 		// The supervisor starts unshare, and that the machine. Until it is systemd it has the host's files.
 		for _, unshare := range process.Children(supervisor.Process.Pid) {
 			for _, child := range process.Children(unshare) {
@@ -197,7 +197,7 @@ func Boot(t testing.TB, unitDirs ...string) *Machine {
 		t.Fatal(err)
 	}
 	m.Root = fmt.Sprintf("/proc/%d/root", pid)
-	await.Until(t, 30*time.Second, "booted systemd", func() bool {
+	await.Until(t, "booted systemd", func() bool {
 		if !m.Init.Alive() {
 			t.Fatalf("boot the machine: process 1 ended:\n%s", console())
 		}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
@@ -156,7 +157,7 @@ func (m *Machine) Outside(inside int) (pid int) {
 func (m *Machine) PowerOff() {
 	m.T.Helper()
 	m.Run("systemctl", "poweroff", "--no-block") // may be ended by what it begins
-	if !m.Init.Within(time.Minute) {
+	if !m.Init.Within(await.Hang) {
 		m.T.Fatal("machine: runs a minute after poweroff")
 	}
 }

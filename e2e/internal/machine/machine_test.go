@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/files"
@@ -31,7 +30,7 @@ func TestMachine(t *testing.T) {
 			if got := m.Show("sleeper", "ActiveState"); got != "active" {
 				t.Errorf("ActiveState: got %q, want active", got)
 			}
-			await.Until(t, 10*time.Second, "line in the journal", func() bool { return strings.Contains(m.Journal("sleeper"), "it runs") })
+			await.Until(t, "line in the journal", func() bool { return strings.Contains(m.Journal("sleeper"), "it runs") })
 			if got := m.Must("systemctl", "--failed", "--plain", "--no-legend"); got != "" {
 				t.Errorf("failed units: got %s, want none", got)
 			}
@@ -110,7 +109,7 @@ func TestMachineOfAKilledTest(t *testing.T) {
 		_, err := os.Stat(path)
 		return errors.Is(err, os.ErrNotExist)
 	}
-	await.Until(t, 10*time.Second, "end of the machine", func() bool {
+	await.Until(t, "end of the machine", func() bool {
 		return !m.Init.Alive() && gone(m.cgroup) && gone(m.Shared)
 	})
 	m.checkGone(t)

@@ -121,10 +121,10 @@ func (u *Unit) Reload() {
 }
 
 // Await is await for a condition that takes a command to ask, which is not asked all the time.
-func (u *Unit) Await(t testing.TB, within time.Duration, what string, cond func() bool) {
+func (u *Unit) Await(t testing.TB, what string, cond func() bool) {
 	t.Helper()
 	var next time.Time
-	await.Until(t, within, what, func() bool {
+	await.Until(t, what, func() bool {
 		if time.Now().Before(next) {
 			return false
 		}
@@ -200,7 +200,7 @@ func (u *Unit) Hold(pid int) {
 	u.T.Helper()
 	u.Kill("STOP", pid)
 	outside := u.Outside(pid)
-	await.Until(u.T, 10*time.Second, "stopped process", func() bool {
+	await.Until(u.T, "stopped process", func() bool {
 		threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", outside))
 		for _, path := range threads {
 			stat, err := os.ReadFile(path)
@@ -308,7 +308,7 @@ var SmallCrowd = [load.Habits]int{load.BackToBack: 2, load.Pausing: 32, load.Per
 func (u *Unit) SmallLoad(t testing.TB) (counts *load.Tally, stop func() *load.Tally) {
 	t.Helper()
 	counts, stop = load.Start(t, load.Load{Network: "tcp", Address: u.Address, Exchanges: exchange.Files(), Patience: time.Minute, Clients: SmallCrowd})
-	await.Until(t, 20*time.Second, "requests of every client", func() bool {
+	await.Until(t, "requests of every client", func() bool {
 		return counts.Answered[load.BackToBack].Load() > 0 && counts.Answered[load.Pausing].Load() > 32 &&
 			counts.Answered[load.PerRequest].Load() > 0 && counts.Answered[load.PerRequestEnd].Load() > 0
 	})

@@ -2,7 +2,6 @@ package service
 
 import (
 	"testing"
-	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/exchange"
@@ -16,6 +15,6 @@ func LightLoad(t *testing.T, b *Baton) (counts *load.Tally, stop func() *load.Ta
 	t.Helper()
 	l := load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: exchange.Files(), Clients: LightCrowd}
 	counts, stop = load.Start(t, l)
-	await.Until(t, 10*time.Second, "load", func() bool { return counts.Requests() > 16 })
+	await.Until(t, "load", func() bool { return counts.Requests() > 16 })
 	return counts, stop
 }

@@ -149,7 +149,7 @@ func (m *manager) Heard(prefix string) (found []Note) {
 // Await waits for n notifications of which a line begins so; there must not be more.
 func (m *manager) Await(t testing.TB, prefix string, n int) []Note {
 	t.Helper()
-	await.Until(t, 5*time.Second, prefix, func() bool { return len(m.Heard(prefix)) >= n })
+	await.Until(t, prefix, func() bool { return len(m.Heard(prefix)) >= n })
 	found := m.Heard(prefix)
 	if len(found) != n {
 		t.Fatalf("got %v, want %d times %s", found, n, prefix)
@@ -165,7 +165,7 @@ func (m *manager) AwaitKept(t testing.TB, want int) {
 		defer m.mu.Unlock()
 		return slices.Collect(maps.Keys(m.stored))
 	}
-	if !await.Holds(5*time.Second, func() bool { return len(stored()) == want }) {
+	if !await.Holds(await.Hang, func() bool { return len(stored()) == want }) {
 		t.Fatalf("in the store: got %v, want %d listeners", stored(), want)
 	}
 }

@@ -97,7 +97,7 @@ func (b *Baton) PID() int {
 // AwaitReady waits until the service says that it takes requests.
 func (b *Baton) AwaitReady() {
 	b.T.Helper()
-	await.Until(b.T, 20*time.Second, "readiness", func() bool {
+	await.Until(b.T, "readiness", func() bool {
 		if len(b.Alive()) == 0 {
 			b.T.Fatalf("exited before it was ready:\n%s", b.Log())
 		}
@@ -107,7 +107,7 @@ func (b *Baton) AwaitReady() {
 }
 
 // AwaitExit waits for a process to exit, and returns how.
-func (b *Baton) AwaitExit(pid int, within time.Duration) *process.Process {
+func (b *Baton) AwaitExit(pid int) *process.Process {
 	b.T.Helper()
 	b.mu.Lock()
 	p := b.Known[pid]
@@ -115,8 +115,8 @@ func (b *Baton) AwaitExit(pid int, within time.Duration) *process.Process {
 	if p == nil {
 		p = b.Follow(pid)
 	}
-	if !p.Within(within) {
-		b.T.Fatalf("process %d: alive after %v, want it gone; alive are %v", pid, within, b.Alive())
+	if !p.Within(await.Hang) {
+		b.T.Fatalf("process %d: alive after %v, want it gone; alive are %v", pid, await.Hang, b.Alive())
 	}
 	return p
 }
@@ -125,12 +125,12 @@ func (b *Baton) AwaitExit(pid int, within time.Duration) *process.Process {
 func (b *Baton) Stop() {
 	b.T.Helper()
 	b.Signal(syscall.SIGTERM)
-	b.AwaitAllGone(20 * time.Second)
+	b.AwaitAllGone()
 }
 
-func (b *Baton) AwaitAllGone(within time.Duration) {
+func (b *Baton) AwaitAllGone() {
 	b.T.Helper()
-	await.Until(b.T, within, "end of every generation", func() bool {
+	await.Until(b.T, "end of every generation", func() bool {
 		return len(b.Alive()) == 0 && len(process.Descendants(b.Mark)) == 0
 	})
 }
@@ -153,24 +153,24 @@ func (b *Baton) end() {
 		} else {
 			syscall.Kill(pid, syscall.SIGTERM)
 		}
-		if !await.Holds(20*time.Second, func() bool { return len(b.Alive()) == 0 }) {
+		if !await.Holds(await.Hang, func() bool { return len(b.Alive()) == 0 }) {
 			t.Errorf("at the end: %v alive 20 s after SIGTERM to %d", b.Alive(), pid)
 		}
 	}
-	if !await.Holds(2*time.Second, func() bool { return len(process.Descendants(b.Mark)) == 0 }) {
+	if !await.Holds(await.Hang, func() bool { return len(process.Descendants(b.Mark)) == 0 }) {
 		t.Errorf("at the end: processes %v are left over", process.Descendants(b.Mark))
 	}
 	for _, pid := range process.Descendants(b.Mark) {
 		b.ExpectBad(pid)
 		syscall.Kill(pid, syscall.SIGKILL)
 		if p, err := process.Follow(pid); err == nil {
-			p.Within(10 * time.Second)
+			p.Within(await.Hang)
 		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for pid, p := range b.Known {
-		if !p.Within(10 * time.Second) {
+		if !p.Within(await.Hang) {
 			continue
 		}
 		if !p.Known {

@@ -65,9 +65,9 @@ func (b *Baton) Status() *Status {
 }
 
 // AwaitGeneration waits until a generation serves alone, and returns its pid.
-func (b *Baton) AwaitGeneration(n int, within time.Duration) (pid int) {
+func (b *Baton) AwaitGeneration(n int) (pid int) {
 	b.T.Helper()
-	await.Until(b.T, within, fmt.Sprintf("generation %d that serves alone", n), func() bool {
+	await.Until(b.T, fmt.Sprintf("generation %d that serves alone", n), func() bool {
 		s, err := b.TryStatus()
 		if err != nil || s.Generation != n || s.State != "serving" || len(s.Generations) != 1 {
 			return false

@@ -127,7 +127,7 @@ func UpgradeInBackground(t *testing.T, b *Baton) (checked func() *Upgraded) {
 	t.Helper()
 	next := b.Status().Generation + 1
 	result := b.UpgradeMeanwhile()
-	await.Until(t, 15*time.Second, "the successor", func() bool {
+	await.Until(t, "the successor", func() bool {
 		s, err := b.TryStatus()
 		return err == nil && s.Generation == next && s.State == "serving"
 	})
@@ -144,7 +144,7 @@ func UpgradeInBackground(t *testing.T, b *Baton) (checked func() *Upgraded) {
 // AwaitDrain waits until a predecessor has stopped accepting, which it says itself in its status.
 func AwaitDrain(t *testing.T, b *Baton) {
 	t.Helper()
-	await.Until(t, 5*time.Second, "the drain", func() bool {
+	await.Until(t, "the drain", func() bool {
 		for _, g := range b.Status().Generations {
 			if g.State == "draining" {
 				return true
@@ -159,7 +159,7 @@ func AwaitDrain(t *testing.T, b *Baton) {
 // has not yet been able to say that it is there.
 func AwaitStarting(t *testing.T, b *Baton) (pid int) {
 	t.Helper()
-	await.Until(t, 10*time.Second, "successor that starts", func() bool {
+	await.Until(t, "successor that starts", func() bool {
 		if all := process.Children(b.PID()); len(all) > 0 && process.Executed(all[0]) {
 			pid = all[0]
 		}
