@@ -362,36 +362,26 @@ func snapshot(gen *upgrade.Generation, public, admin *server.Server, certificate
 	status := gen.Status()
 	load := status.Load() // of all generations that live
 	s := handlers.Snapshot{
-		Generation: gen.Number(),
-		State:      status.State,
-		Upgrades:   make(map[string]uint64),
-		Connections: map[string]int{
-			"new": load.Connections.New, "active": load.Connections.Active, "idle": load.Connections.Idle,
-			"hijacked": load.Connections.Hijacked,
-		},
+		Generation:       gen.Number(),
+		State:            gen.State(),
+		Predecessors:     gen.Predecessors(),
+		Upgrades:         gen.Results(),
+		Connections:      load.Connections,
 		Accepted:         public.Accepted(),
 		AcceptErrors:     public.AcceptErrors() + admin.AcceptErrors(),
-		Closed:           make(map[string]uint64),
-		Migrated:         make(map[string]uint64),
+		Closed:           public.Closed(),
 		RequestsInFlight: load.Requests,
 		LogDropped:       output.Dropped(),
 		Certificates:     make(map[string]handlers.Validity),
-		LastUpgrade:      make(map[string]time.Time),
+		LastUpgrade:      make(map[upgrade.Result]time.Time),
 	}
 	for name, valid := range certificates.Validity() {
 		s.Certificates[name] = handlers.Validity(valid)
 	}
 	for _, u := range status.Upgrades { // oldest first
-		s.LastUpgrade[string(u.Result)] = u.Time
+		s.LastUpgrade[u.Result] = u.Time
 	}
-	s.Predecessors = gen.Predecessors()
-	for result, n := range gen.Results() {
-		s.Upgrades[string(result)] = n
-	}
-	for why, n := range public.Closed() {
-		s.Closed[why.String()] = n
-	}
-	s.Migrated["in"], s.Migrated["out"] = public.Migrated()
+	s.MigratedIn, s.MigratedOut = public.Migrated()
 	return s
 }
 
