@@ -13,8 +13,9 @@
 // A service outlives its processes, and so do its counters: Metrics adds to its
 // own what the other generations of the line have counted.
 //
-// The package knows nothing of generations, links or connections. What it
-// shows it is given: Page an Identity and a function that tells of the drain,
-// Metrics a function that returns a Snapshot and one for the others' counts,
-// Admin one for readiness and one for the status.
+// The package decides nothing about generations, links or connections. What it
+// shows it is given: Page an Identity and a function that returns the start of
+// the drain, Metrics a function that returns a Snapshot, in the types of packages
+// upgrade and server, and one for the others' counts, Admin one for readiness
+// and one for the status.
 package handlers

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 
 	"example.com/baton/handlers"
+	"example.com/baton/upgrade"
 )
 
 // A public listener that serves an application, with log and metrics around it.
@@ -25,7 +26,7 @@ func Example() {
 	logger := slog.New(slog.DiscardHandler)
 	metrics := handlers.NewMetrics(handlers.MetricsOptions{
 		Version: "1.4.0",
-		Source:  func() handlers.Snapshot { return handlers.Snapshot{Generation: 1, State: "serving"} },
+		Source:  func() handlers.Snapshot { return handlers.Snapshot{Generation: 1, State: upgrade.Serving} },
 	})
 	proxy := handlers.Proxy(handlers.ProxyOptions{Rules: []handlers.ProxyRule{rule}, Logger: logger})
 	baton := httptest.NewServer(handlers.Log(metrics.Count(proxy), logger))

@@ -38,6 +38,15 @@ func events(t *testing.T, server *httptest.Server, ctx context.Context) (*http.R
 	}
 }
 
+func TestPageShowsTheGenerationWithoutScripts(t *testing.T) {
+	_, page := do(t, serve(t, Page(Identity{Generation: 3, PID: 4242, Version: "<1.4.0>"}, nil)), "GET", "/")
+	for _, want := range []string{`<p id="generation">3</p>`, `<dd id="version">&lt;1.4.0&gt;</dd>`, `<dd id="pid">4242</dd>`} {
+		if !strings.Contains(page, want) {
+			t.Errorf("page: lacks %s", want)
+		}
+	}
+}
+
 func TestPage(t *testing.T) {
 	server := serve(t, Page(identity, nil))
 	for _, test := range []struct {
