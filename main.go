@@ -42,31 +42,26 @@ func main() { os.Exit(run(os.Args[1:])) }
 // run runs a command, or serves if the arguments name none.
 func run(args []string) (exitCode int) {
 	name := command.Name(args)
-	stderr := settings.DestinationOf(2)
-	if inherited, ok := os.LookupEnv(stderrVariable); ok && name == "" {
-		stderr = settings.Destination(inherited)
-	}
 	call := &command.Call{
-		Input:  settings.Input{Args: args, Environ: os.Environ(), UID: os.Getuid()},
-		Build:  command.ReadBuild(version),
-		Stdout: os.Stdout, Stderr: os.Stderr,
-	}
-	if stderr == settings.Journal {
-		call.Prefix = systemd.Priority(slog.LevelError)
+		Input: settings.Input{Args: args, Environ: os.Environ(), UID: os.Getuid()},
+		Build: command.ReadBuild(version), Stdout: os.Stdout, Stderr: os.Stderr, Destination: settings.DestinationOf(2),
 	}
 	if width, _, err := term.GetSize(2); err == nil {
 		call.Width = max(width, 1)
 	}
-	if name == "" {
-		return serve(upgrade.Signals(), call, stderr)
+	if name != "" {
+		call.Input.Args = args[1:]
+		return call.Run(name)
 	}
-	call.Input.Args = args[1:]
-	return call.Run(name)
+	if inherited, ok := os.LookupEnv(stderrVariable); ok {
+		call.Destination = settings.Destination(inherited)
+	}
+	return serve(upgrade.Signals(), call)
 }
 
 // serve configures a generation, and lets it live unless this process is to wait for
 // others in the foreground.
-func serve(signals <-chan os.Signal, call *command.Call, stderr settings.Destination) (exitCode int) {
+func serve(signals <-chan os.Signal, call *command.Call) (exitCode int) {
 	config, err := settings.Read(call.Input)
 	if err != nil {
 		return call.Fail(command.BadUsage, err)
@@ -81,8 +76,8 @@ func serve(signals <-chan os.Signal, call *command.Call, stderr settings.Destina
 		return call.Fail(command.Failed, err)
 	}
 	output := logging.NewOutput(2)
-	os.Setenv(stderrVariable, string(stderr))
-	logger := config.Log.Logger(output, stderr)
+	os.Setenv(stderrVariable, string(call.Destination))
+	logger := config.Log.Logger(output, call.Destination)
 	// net/http, for one, reports through package log what no other logger was given for.
 	slog.SetLogLoggerLevel(slog.LevelWarn)
 	slog.SetDefault(logger)

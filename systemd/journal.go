@@ -15,14 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// IsJournal tells whether a descriptor leads to systemd's journal, by JOURNAL_STREAM:
+// IsJournal reports whether a descriptor leads to systemd's journal, by JOURNAL_STREAM:
 // systemd.exec(5).
 func IsJournal(fd int) bool {
 	var stat unix.Stat_t
 	return unix.Fstat(fd, &stat) == nil && os.Getenv("JOURNAL_STREAM") == fmt.Sprintf("%d:%d", stat.Dev, stat.Ino)
 }
 
-// Priority returns the prefix by which the journal learns how grave a line is:
+// Priority returns the prefix that gives a line its priority in the journal:
 // sd-daemon(3).
 func Priority(level slog.Level) string {
 	switch {
@@ -48,8 +48,8 @@ type entry struct {
 	to io.Writer
 }
 
-// WithPriority returns a handler that writes to w what that of format writes, after
-// the prefix of its level.
+// WithPriority returns a handler that writes to w what that of format writes, each
+// entry after the prefix of its level.
 func WithPriority(w io.Writer, format func(io.Writer) slog.Handler) slog.Handler {
 	e := &entry{to: w}
 	return withPriority{format(&e.Buffer), e}
@@ -83,8 +83,8 @@ type brief struct {
 	hasAttrs     bool
 }
 
-// NewBriefHandler returns a handler for who reads the journal: without time, level
-// and pid, which the journal has itself, and with one line for each entry.
+// NewBriefHandler returns a handler for entries that are read in the journal: without
+// time and level, which the journal has itself, and with one line for each entry.
 func NewBriefHandler(w io.Writer, level slog.Leveler) slog.Handler {
 	return brief{slog.NewTextHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 		_, isLevel := a.Value.Any().(slog.Level)

@@ -345,10 +345,8 @@ func (f *files) mayCompress() bool {
 // compressible decides by the name alone, so that a file that does not
 // compress never meets a wrapped ResponseWriter.
 func compressible(name string) bool {
-	media, _, err := mime.ParseMediaType(mime.TypeByExtension(path.Ext(name)))
-	if err != nil {
-		return false
-	}
+	// What package mime knows is well-formed, so that cutting off parameters is enough.
+	media, _, _ := strings.Cut(mime.TypeByExtension(path.Ext(name)), ";")
 	return strings.HasPrefix(media, "text/") || strings.HasSuffix(media, "+xml") || strings.HasSuffix(media, "+json") ||
 		slices.Contains([]string{"application/javascript", "application/json", "application/xml", "application/wasm",
 			"application/x-javascript", "application/vnd.ms-fontobject", "font/ttf", "font/otf", "image/bmp", "image/x-icon",

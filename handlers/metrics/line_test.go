@@ -14,6 +14,8 @@ import (
 	"strings"
 	"testing"
 
+	"example.com/baton/server"
+	"example.com/baton/upgrade"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
@@ -244,8 +246,8 @@ func countersGoOn(t *testing.T, seed uint64) {
 		g.Metrics = New(Options{
 			durationBuckets: releases[random.IntN(len(releases))],
 			Source: func() Snapshot {
-				return Snapshot{Generation: n, State: "serving", Closed: map[string]uint64{"client": g.closed},
-					Migrated: map[string]uint64{"out": g.moved}}
+				return Snapshot{Generation: n, State: upgrade.Serving, Closed: map[server.Reason]uint64{server.ByClient: g.closed},
+					MigratedOut: g.moved}
 			},
 			Others: func(context.Context) map[string]float64 {
 				others := maps.Clone(dead)

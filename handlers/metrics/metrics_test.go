@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/server"
+	"example.com/baton/upgrade"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
@@ -19,14 +21,16 @@ import (
 )
 
 func newMetrics() *Metrics {
+	closed := server.New(server.Options{}).Closed() // has every reason
+	closed[server.Announced], closed[server.Cut] = 60, 1
 	return New(Options{Version: "1.4.0", Revision: "abc", Source: func() Snapshot {
 		return Snapshot{
-			Generation: 3, State: "upgrading", Predecessors: 1, Accepted: 70, AcceptErrors: 4, RequestsInFlight: 4, LogDropped: 7,
-			Upgrades:     map[string]uint64{"succeeded": 2},
-			Connections:  map[string]int{"idle": 5, "hijacked": 2},
-			Closed:       map[string]uint64{"announced": 60, "cut": 1},
-			Migrated:     map[string]uint64{"in": 12, "out": 11},
-			LastUpgrade:  map[string]time.Time{"failed": time.Unix(1700000000, 250e6)},
+			Generation: 3, State: upgrade.Upgrading, Predecessors: 1, Accepted: 70, AcceptErrors: 4, RequestsInFlight: 4, LogDropped: 7,
+			Upgrades:    map[upgrade.Result]uint64{upgrade.Succeeded: 2},
+			Connections: upgrade.Connections{Idle: 5, Hijacked: 2},
+			Closed:      closed,
+			MigratedIn:  12, MigratedOut: 11,
+			LastUpgrade:  map[upgrade.Result]time.Time{upgrade.Failed: time.Unix(1700000000, 250e6)},
 			Certificates: map[string]Validity{"example.com": {NotBefore: time.Unix(1700000000, 0), NotAfter: time.Unix(1800000000, 0)}},
 		}
 	}})

@@ -3,28 +3,31 @@ package metrics
 import (
 	"time"
 
+	"example.com/baton/server"
+	"example.com/baton/upgrade"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Snapshot is one moment of a generation. Keys that a map lacks count as 0.
+// Snapshot is one moment of a generation. Results that a map lacks count as 0.
 // Counters are those of this generation alone: what others counted is added at
 // the scrape. Connections and RequestsInFlight are the sums of all generations
 // that live, so that a drain does not look like a loss.
 
 type Snapshot struct {
 	Generation       int
-	State            string               // starting, serving, upgrading, draining or exited
-	Predecessors     int                  // that still drain
-	Upgrades         map[string]uint64    // that this generation has tried, by result: succeeded, failed, refused
-	LastUpgrade      map[string]time.Time // the last one of all generations that ended so, by result
-	Connections      map[string]int       // by state: new, active, idle, hijacked; of all living generations
-	Accepted         uint64               // connections, by this generation
-	AcceptErrors     uint64               // failed attempts to accept one, by this generation
-	Closed           map[string]uint64    // connections of this generation by reason: client, announced, grace, cut, timeout, error, hijacked
-	Migrated         map[string]uint64    // connections that have come to this generation and gone from it: in, out
-	RequestsInFlight int                  // of all living generations
-	LogDropped       uint64               // lines of the log that this generation could not write
-	Certificates     map[string]Validity  // by name
+	State            upgrade.State
+	Predecessors     int                          // that still drain
+	Upgrades         map[upgrade.Result]uint64    // that this generation has tried
+	LastUpgrade      map[upgrade.Result]time.Time // the last one of all generations that ended so
+	Connections      upgrade.Connections          // of all living generations
+	Accepted         uint64                       // connections, by this generation
+	AcceptErrors     uint64                       // failed attempts to accept one, by this generation
+	Closed           map[server.Reason]uint64     // connections of this generation, with a key for each reason
+	MigratedIn       uint64                       // connections that have come to this generation
+	MigratedOut      uint64                       // and gone from it
+	RequestsInFlight int                          // of all living generations
+	LogDropped       uint64                       // lines of the log that this generation could not write
+	Certificates     map[string]Validity          // by name
 }
 
 // Validity is the time in which a certificate is valid.
@@ -35,11 +38,8 @@ type Validity struct{ NotBefore, NotAfter time.Time }
 type snapshots func() Snapshot
 
 var (
-	stateLabels      = []string{"starting", "serving", "upgrading", "draining", "exited"}
-	resultLabels     = []string{"succeeded", "failed", "refused"}
-	connectionLabels = []string{"new", "active", "idle", "hijacked"}
-	reasonLabels     = []string{"client", "announced", "grace", "cut", "timeout", "error", "hijacked"}
-	directionLabels  = []string{"in", "out"}
+	states  = []upgrade.State{upgrade.Starting, upgrade.Serving, upgrade.Upgrading, upgrade.Draining, upgrade.Exited}
+	results = []upgrade.Result{upgrade.Succeeded, upgrade.Failed, upgrade.Refused}
 
 	generationDesc   = describe("baton_generation", "Number of the generation that answers in its line.")
 	stateDesc        = describe("baton_state", "State of the generation that answers: 1 for the one it is in.", "state")
@@ -83,26 +83,26 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	counter(acceptedDesc, now.Accepted)
 	counter(acceptErrorsDesc, now.AcceptErrors)
 	counter(logDroppedDesc, now.LogDropped)
-	for _, state := range stateLabels {
+	for _, state := range states {
 		in := 0
 		if state == now.State {
 			in = 1
 		}
-		gauge(stateDesc, in, state)
+		gauge(stateDesc, in, state.String())
 	}
-	for _, result := range resultLabels {
-		counter(resultsDesc, now.Upgrades[result], result)
-		precise(lastUpgradeDesc, timestamp(now.LastUpgrade[result]), result)
+	for _, result := range results {
+		counter(resultsDesc, now.Upgrades[result], string(result))
+		precise(lastUpgradeDesc, timestamp(now.LastUpgrade[result]), string(result))
 	}
-	for _, state := range connectionLabels {
-		gauge(connectionsDesc, now.Connections[state], state)
+	gauge(connectionsDesc, now.Connections.New, "new")
+	gauge(connectionsDesc, now.Connections.Active, "active")
+	gauge(connectionsDesc, now.Connections.Idle, "idle")
+	gauge(connectionsDesc, now.Connections.Hijacked, "hijacked")
+	for reason, n := range now.Closed {
+		counter(closedDesc, n, reason.String())
 	}
-	for _, reason := range reasonLabels {
-		counter(closedDesc, now.Closed[reason], reason)
-	}
-	for _, direction := range directionLabels {
-		counter(migratedDesc, now.Migrated[direction], direction)
-	}
+	counter(migratedDesc, now.MigratedIn, "in")
+	counter(migratedDesc, now.MigratedOut, "out")
 	for name, valid := range now.Certificates {
 		precise(notAfterDesc, timestamp(valid.NotAfter), name)
 		precise(notBeforeDesc, timestamp(valid.NotBefore), name)

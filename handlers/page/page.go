@@ -5,7 +5,9 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"html/template"
 	"net/http"
+	"strings"
 	"time"
 
 	"example.com/baton/handlers/internal/document"
@@ -16,6 +18,8 @@ import (
 
 //go:embed page.html
 var pageHTML string
+
+var pageTemplate = template.Must(template.New("page").Parse(pageHTML))
 
 // Identity is what a generation says about itself.
 type Identity struct {
@@ -29,7 +33,7 @@ const (
 	pageClients = 100 // of /events, at a time
 )
 
-// New serves at / a page that shows id and stays current while generations
+// New serves at / a page that shows id, also to who runs no scripts, and stays current while generations
 // change, and at /events what it lives on: server-sent events, the first with
 // id as JSON unless the browser has had that already, then pings. The stream ends when the channel that draining
 // returns for the request's context is closed, so that the browser reconnects
@@ -38,7 +42,9 @@ func New(id Identity, draining func(context.Context) <-chan struct{}) http.Handl
 	identity, _ := json.Marshal(id) // numbers and a string always marshal
 	eventID := fmt.Sprintf("%d-%d", id.Generation, id.PID)
 	identityEvent := fmt.Sprintf("id: %s\nevent: identity\ndata: %s\n\n", eventID, identity)
-	page := document.Handler(pageHTML)
+	var html strings.Builder
+	_ = pageTemplate.Execute(&html, id) // fails only where a test would have
+	page := document.Handler(html.String())
 	var followers live.Audience
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {

@@ -18,6 +18,15 @@ import (
 
 var identity = Identity{Generation: 3, PID: 4242, Version: "1.4.0"}
 
+func TestPageShowsTheGenerationWithoutScripts(t *testing.T) {
+	_, page := testserver.Do(t, testserver.Serve(t, New(Identity{Generation: 3, PID: 4242, Version: "<1.4.0>"}, nil)), "GET", "/")
+	for _, want := range []string{`<p id="generation">3</p>`, `<dd id="version">&lt;1.4.0&gt;</dd>`, `<dd id="pid">4242</dd>`} {
+		if !strings.Contains(page, want) {
+			t.Errorf("page: lacks %s", want)
+		}
+	}
+}
+
 func TestPage(t *testing.T) {
 	server := testserver.Serve(t, New(identity, nil))
 	for _, test := range []struct {

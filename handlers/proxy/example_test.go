@@ -7,6 +7,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 
+	"example.com/baton/upgrade"
+
 	"example.com/baton/handlers/metrics"
 	"example.com/baton/handlers/middleware"
 	"example.com/baton/handlers/proxy"
@@ -27,7 +29,7 @@ func Example() {
 	logger := slog.New(slog.DiscardHandler)
 	counts := metrics.New(metrics.Options{
 		Version: "1.4.0",
-		Source:  func() metrics.Snapshot { return metrics.Snapshot{Generation: 1, State: "serving"} },
+		Source:  func() metrics.Snapshot { return metrics.Snapshot{Generation: 1, State: upgrade.Serving} },
 	})
 	front := proxy.New(proxy.Options{Rules: []proxy.Rule{rule}, Logger: logger})
 	baton := httptest.NewServer(middleware.Log(counts.Count(front), logger))

@@ -57,7 +57,7 @@ func (c *Call) printOutcome(outcome upgrade.Outcome) {
 		fmt.Fprintln(c.Stdout, outcome)
 		return
 	}
-	c.complain(c.Prefix, outcome.String())
+	c.complain(outcome.String())
 	for _, line := range outcome.Stderr {
 		fmt.Fprintln(c.Stderr, "  | "+line)
 	}

@@ -12,9 +12,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 
 	"example.com/baton/server/settings"
+	"example.com/baton/systemd"
 	"example.com/baton/upgrade"
 )
 
@@ -29,12 +31,12 @@ const (
 
 // Call is one call of the program.
 type Call struct {
-	Input  settings.Input
-	Build  Build
-	Stdout io.Writer
-	Stderr io.Writer
-	Width  int    // columns of the terminal that Stderr is; 0: it is none
-	Prefix string // of each line about a failure, for who reads Stderr by it
+	Input       settings.Input
+	Build       Build
+	Stdout      io.Writer
+	Stderr      io.Writer
+	Width       int                  // columns of the terminal that Stderr is; 0: it is none
+	Destination settings.Destination // of Stderr
 }
 
 var commands = map[string]func(*Call) int{
@@ -89,14 +91,23 @@ func (c *Call) Fail(code int, err error) int {
 		io.WriteString(c.Stdout, usage+help.Flags)
 		return Done
 	}
-	c.complain(c.Prefix, withHint(err).Error())
+	c.complain(withHint(err).Error())
 	return code
 }
 
-// warn prints an error that does not end the command.
-func (c *Call) warn(err error) { c.complain("", "warning: "+withHint(err).Error()) }
+// complain prints what has failed, for the journal as an error.
+func (c *Call) complain(text string) {
+	prefix := ""
+	if c.Destination == settings.Journal {
+		prefix = systemd.Priority(slog.LevelError)
+	}
+	c.print(prefix, text)
+}
 
-func (c *Call) complain(prefix, text string) {
+// warn prints an error that does not end the command.
+func (c *Call) warn(err error) { c.print("", "warning: "+withHint(err).Error()) }
+
+func (c *Call) print(prefix, text string) {
 	for line := range strings.Lines(text) {
 		fmt.Fprintln(c.Stderr, prefix+"baton: "+strings.TrimRight(line, "\n"))
 	}
