@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"example.com/baton/server/internal/boundary"
 	"example.com/baton/upgrade"
 )
 
@@ -23,16 +24,17 @@ func (s *Server) Adopts(ln net.Listener) bool {
 // be silent for as long as it had left; from its first byte on all timeouts hold
 // as for any other. In a drain it moves on, or is drained.
 func (s *Server) Adopt(moved upgrade.Connection) {
-	// The deadline that net/http will set is not that for idleness, see holdsNothing.
-	c := &conn{Conn: moved.Conn, server: s, listener: moved.Listener, adopted: true, deadlines: 1}
+	c := &conn{Conn: moved.Conn, server: s, listener: moved.Listener}
 	c.response.conn = c
+	state := boundary.Exported{Spoke: moved.Spoke}
 	if moved.Spoke {
-		c.state = stateIdle
+		c.class = classIdle
 	}
 	if moved.Left > 0 {
-		c.deadline = time.Now().Add(moved.Left)
-		c.Conn.SetReadDeadline(c.deadline)
+		state.Deadline = time.Now().Add(moved.Left)
+		c.Conn.SetReadDeadline(state.Deadline)
 	}
+	c.boundary = boundary.Adopt(state)
 	s.movedIn.Add(1)
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
@@ -44,23 +46,35 @@ func (s *Server) Adopt(moved upgrade.Connection) {
 // ended. Many never do before they move on: net/http takes more of processor and
 // memory for each than all the rest of a move.
 func (c *conn) awaitFirstByte() {
-	for {
-		moved := c.park()
-		var err error
-		again := false
-		if !moved {
-			_, err, again = c.afterRead(nil, awaitReadable(c.Conn), true, false)
-		}
-		switch {
-		case again:
-			continue
-		case !moved && err == nil && c.open() && c.server.adopted.add(c):
-			return
-		case !moved && err == nil: // the drain is over
-			c.because(Cut)
-		}
-		c.Close()
+	switch {
+	case !c.isReadable():
+	case c.open() && c.server.adopted.add(c):
 		return
+	default: // the drain is over
+		c.because(Cut)
+	}
+	c.Close()
+}
+
+// isReadable waits until the connection is readable, and returns false if it has migrated or
+// ended before.
+func (c *conn) isReadable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if do := c.rest(); do&boundary.EOF != 0 {
+			return false
+		}
+		c.mu.Unlock()
+		err := awaitReadable(c.Conn)
+		c.mu.Lock()
+		r := boundary.Readable
+		if err != nil {
+			r = result(err)
+		}
+		if _, do := c.returned(nil, r, err); do&boundary.Rest == 0 {
+			return err == nil
+		}
 	}
 }
 
@@ -76,7 +90,7 @@ func (c *conn) open() bool {
 		time.Sleep(5 * time.Millisecond)
 		nc, err = unopened.Open()
 	}
-	if err != nil && c.currentState() == stateClosed { // cut
+	if err != nil && c.isClosed() { // cut
 		return false
 	}
 	if err != nil {
@@ -86,13 +100,13 @@ func (c *conn) open() bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state == stateClosed { // cut
+	if c.boundary.IsClosed() { // cut
 		nc.Close()
 		return false
 	}
 	c.Conn = nc
 	limitUnsent(nc)
-	nc.SetReadDeadline(c.deadline)
+	nc.SetReadDeadline(c.boundary.Deadline())
 	return true
 }
 

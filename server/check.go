@@ -13,6 +13,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"example.com/baton/server/internal/boundary"
 )
 
 // Check proves that the server answers, before it has accepted anything: a
@@ -62,7 +64,7 @@ func (s *Server) Check(ctx context.Context) error {
 // as might be with a Go release to come, connections do not move.
 func (s *Server) testSafePoint() bool {
 	err := s.probe(func(p *probe) error { return p.expect(true) }) // a new one
-	for _, begun := range []string{request[:1], request[:20], preface[:1], preface[:16]} {
+	for _, begun := range []string{request[:1], request[:20], boundary.Preface[:1], boundary.Preface[:16]} {
 		if err == nil {
 			err = s.probe(func(p *probe) error { return p.begin(begun) })
 		}
@@ -131,7 +133,7 @@ type probe struct {
 func (p *probe) Read(b []byte) (int, error) {
 	if len(b) > 1 { // else net/http watches for the client's end
 		p.conn.mu.Lock()
-		parked := p.conn.parked
+		parked := p.conn.boundary.IsWaiting()
 		p.conn.mu.Unlock()
 		select {
 		case p.reads <- parked:

@@ -10,6 +10,8 @@ import (
 	"io"
 	"net"
 	"time"
+
+	"example.com/baton/server/internal/boundary"
 )
 
 // http2Support tells what net/http was found to do.
@@ -104,7 +106,7 @@ func (t *http2Talk) answered(stream uint32) error {
 }
 
 func (t *http2Talk) begin() error {
-	if _, err := t.Write(appendFrame([]byte(preface), frameSettings, 0, nil)); err != nil {
+	if _, err := t.Write(appendFrame([]byte(boundary.Preface), frameSettings, 0, nil)); err != nil {
 		return err
 	}
 	if err := t.ask(1); err != nil {

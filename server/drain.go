@@ -141,7 +141,7 @@ func (c *conn) endNow() Reason {
 	silent := h != nil && h.isSilent()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if (c.parked || silent && c.state == stateIdle) && !readable(c.Conn) {
+	if (c.boundary.IsWaiting() || silent && c.class == classIdle) && !readable(c.Conn) {
 		return AfterGrace
 	}
 	return Cut

@@ -43,7 +43,7 @@ func Farewell(ctx context.Context, grace time.Duration, say func(context.Context
 	f := &farewell{conn: c, grace: grace, say: say, over: make(chan struct{})}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state == stateClosed {
+	if c.boundary.IsClosed() {
 		return func() {}
 	}
 	if c.farewells == nil {

@@ -15,10 +15,9 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-)
 
-// preface is what a client of HTTP/2 sends first: RFC 9113, section 3.4.
-const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+	"example.com/baton/server/internal/boundary"
+)
 
 // afterPong is how much longer requests are taken when the client has answered.
 // Go's own client answers while another goroutine is about to send a request that
@@ -92,30 +91,23 @@ type refusal struct {
 	sent   chan struct{} // closed when no frame is under way any more
 }
 
-// recognize looks for the preface of HTTP/2 in the first bytes of a connection,
-// and returns false if they are of another protocol than TLS has negotiated. It is
-// called with the lock held.
-func (c *conn) recognize(got []byte) bool {
-	at := c.delivered
-	c.delivered += len(got)
-	if c.http1 {
-		return true
-	}
-	n := min(len(got), len(preface)-at)
-	if string(got[:n]) != preface[at:at+n] {
-		c.http1 = true
-		return c.secure == nil || !c.secure.speaksHTTP2()
-	}
-	if at+n < len(preface) {
-		return true
-	}
-	if c.secure != nil && !c.secure.speaksHTTP2() {
+// startProtocol is called when the first bytes of a connection, which end with p, show the
+// client's protocol. It returns false if TLS has negotiated another one. It is called with
+// the lock held.
+func (c *conn) startProtocol(p []byte, do boundary.Action) bool {
+	isHTTP2 := do&boundary.SwitchToHTTP2 != 0
+	if c.secure != nil && c.secure.speaksHTTP2() != isHTTP2 {
 		return false
 	}
-	h := newHTTP2Conn(c)
-	h.received.follow(got[n:], h.charge)
-	c.parked, c.stays = false, true
-	c.http2.Store(h)
+	if isHTTP2 {
+		h := newHTTP2Conn(c)
+		h.received.follow(c.boundary.Frames(p), h.charge)
+		c.stays = true
+		c.http2.Store(h)
+		if c.server.isDraining.Load() {
+			h.announceLater()
+		}
+	}
 	return true
 }
 
@@ -206,7 +198,7 @@ func (h *http2Conn) slowSince() time.Time {
 func (h *http2Conn) afterRead(err error) error {
 	h.reading = false
 	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
-	if timedOut && h.conn.currentState() == stateClosed { // the deadline is that of linger
+	if timedOut && h.conn.isClosed() { // the deadline is that of linger
 		return err
 	}
 	late := timedOut && !h.woken && !h.received.between()

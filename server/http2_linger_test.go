@@ -9,6 +9,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"example.com/baton/server/internal/boundary"
 )
 
 // The deadline that linger sets ends the Read that is under way.
@@ -28,10 +30,10 @@ func TestHTTP2ReadWhileLingering(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	io.WriteString(client, preface)
+	io.WriteString(client, boundary.Preface)
 	c := &conn{Conn: nc, server: New(Options{})}
-	if _, err := io.ReadFull(c, make([]byte, len(preface))); err != nil || c.http2.Load() == nil {
-		t.Fatalf("the preface is not recognized: %v", err)
+	if _, err := io.ReadFull(c, make([]byte, len(boundary.Preface))); err != nil || c.http2.Load() == nil {
+		t.Fatalf("the boundary.Preface is not recognized: %v", err)
 	}
 	read := make(chan error, 1)
 	go func() {
@@ -40,7 +42,7 @@ func TestHTTP2ReadWhileLingering(t *testing.T) {
 	}()
 	time.Sleep(10 * time.Millisecond)
 	c.mu.Lock()
-	c.state = stateClosed // as Close has it
+	c.boundary.Close() // as Close has it
 	c.mu.Unlock()
 	nc.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 	select {

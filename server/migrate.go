@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/baton/server/internal/boundary"
 	"example.com/baton/upgrade"
 )
 
@@ -25,9 +26,6 @@ const (
 	// moveWorkers is how many batches are under way at once. With one more than the
 	// window fills, those that come from a request do not wait for silent ones.
 	moveWorkers = moveWindow/moveBatch + 1
-	// aheadBoundaries is how many boundaries have to be unsafe before a client is
-	// thought to send ahead always.
-	aheadBoundaries = 5
 	// moveStall is how long a batch may be without an answer. From then on nothing is
 	// offered until one comes: others should not wait as well.
 	moveStall = 2 * time.Second
@@ -129,18 +127,18 @@ func (m *mover) wake() {
 	}
 }
 
-// offer waits until the successor has taken the connection or not, and returns
-// which. The caller reads from it, and does not meanwhile.
-func (m *mover) offer(c *conn, woken bool) (moved bool) {
+// offer waits until the successor has taken the connection or not. The caller reads from it,
+// and does not meanwhile.
+func (m *mover) offer(c *conn, woken bool) {
 	m.mu.Lock()
 	if ended := m.ended; ended || m.stalled.Load() {
 		m.mu.Unlock()
 		if ended {
 			c.stay()
 		}
-		return false
+		return
 	}
-	c.answer = make(chan bool, 1)
+	c.answer = make(chan struct{})
 	if woken {
 		m.woken = append(m.woken, c)
 	} else {
@@ -149,10 +147,9 @@ func (m *mover) offer(c *conn, woken bool) (moved bool) {
 	m.mu.Unlock()
 	nudge(m.filled)
 	select {
-	case moved = <-c.answer:
+	case <-c.answer:
 	case <-m.abandoned:
 	}
-	return moved
 }
 
 func (m *mover) work() {
@@ -208,7 +205,7 @@ func (m *mover) watch() {
 			}
 			m.mu.Unlock()
 			for _, c := range rest {
-				c.answer <- false
+				close(c.answer)
 			}
 		}
 	}
@@ -296,8 +293,7 @@ func (s *Server) mover() *mover {
 func (c *conn) willMove(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	sendsAhead := c.ahead >= aheadBoundaries && now.Sub(c.aheadSince) >= c.server.opts.IdleGrace
-	return c.mayMove() && !sendsAhead
+	return c.mayMove() && !c.boundary.Pipelines(now, c.server.opts.IdleGrace)
 }
 
 // wakeToMove wakes the Read of a parked connection, so that it offers itself, and
@@ -305,39 +301,36 @@ func (c *conn) willMove(now time.Time) bool {
 func (c *conn) wakeToMove() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.parked || c.woken != awake || !c.mayMove() {
-		return false
-	}
-	c.wake(toMove)
-	return true
+	return c.mayMove() && c.wake(boundary.ToOffer)
 }
 
 // luggage is what the successor must know.
 func (c *conn) luggage() upgrade.Connection {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	moving := upgrade.Connection{Conn: c.Conn, Listener: c.listener, Spoke: c.state == stateIdle}
-	if !c.deadline.IsZero() {
-		moving.Left = max(time.Until(c.deadline), time.Millisecond)
+	state, _ := c.boundary.Export()
+	moving := upgrade.Connection{Conn: c.Conn, Listener: c.listener, Spoke: state.Spoke}
+	if !state.Deadline.IsZero() {
+		moving.Left = max(time.Until(state.Deadline), time.Millisecond)
 	}
 	return moving
 }
 
-// settle notes whether the successor has taken the connection, which from then
-// on is its own, and tells the reader.
+// settle notes whether the successor has taken the connection, and lets the reader go on.
 func (c *conn) settle(taken bool) {
 	c.mu.Lock()
 	switch {
-	case c.state == stateClosed: // cut meanwhile
+	case c.boundary.IsClosed(): // cut meanwhile
 		taken = false
 	case taken:
-		c.state = stateMoved
+		c.do(c.boundary.Answer(true))
+		c.class = classMigrated
 		c.server.movedOut.Add(1)
 	default:
 		c.stays = true
 	}
 	c.mu.Unlock()
-	c.answer <- taken
+	close(c.answer)
 }
 
 // stay notes that the connection was not taken.

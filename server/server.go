@@ -204,16 +204,15 @@ func (s *Server) Load() upgrade.Load {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for c := range s.conns {
-		switch c.currentState() {
-		case stateNew:
+		switch c.currentClass() {
+		case classNew:
 			load.Connections.New++
-		case stateIdle:
-			load.Connections.Idle++
-		case stateHijacked:
-			load.Connections.Hijacked++
-		case stateMoved: // is the successor's
-		default:
+		case classActive:
 			load.Connections.Active++
+		case classIdle:
+			load.Connections.Idle++
+		case classHijacked:
+			load.Connections.Hijacked++
 		}
 	}
 	return load

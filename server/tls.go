@@ -48,6 +48,7 @@ func (s *Server) completeTLS() {
 // secure is the TLS of a connection. A nil one is that of a plaintext connection.
 // All of it but what others may call is for who reads the connection.
 type secure struct {
+	owner   *conn
 	conn    *tls.Conn
 	records records
 	arrived arrived
@@ -60,7 +61,7 @@ type secure struct {
 }
 
 func newSecure(c *conn, config *tls.Config) *secure {
-	s := new(secure)
+	s := &secure{owner: c}
 	s.conn = tls.Server(recorded{c.Conn, s, c}, config)
 	return s
 }
@@ -87,17 +88,21 @@ func (r recorded) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// receive reads what is for net/http. Before the handshake it waits for the
-// client's hello only: crypto/tls allows nobody to wake a handshake.
+// receive reads what is for net/http. Before the handshake it reads the beginning of the
+// client's hello and returns nothing: crypto/tls allows nobody to wake a handshake. When it
+// is called again, it performs the handshake, and again returns nothing.
 func (s *secure) receive(p []byte) (int, error) {
-	if s.done.Load() {
+	switch {
+	case s.done.Load():
 		n, err := s.conn.Read(p)
 		s.arrived.noteRead(n, len(p))
 		return n, err
+	case len(s.first) == 0:
+		n, err := s.conn.NetConn().Read(s.hello[:])
+		s.first = s.hello[:n]
+		return 0, err
 	}
-	n, err := s.conn.NetConn().Read(s.hello[:])
-	s.first = s.hello[:n]
-	return 0, err
+	return 0, s.handshake()
 }
 
 func (s *secure) transmit(p []byte) (int, error) {
@@ -108,8 +113,6 @@ func (s *secure) transmit(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *secure) isDone() bool { return s == nil || s.done.Load() }
-
 // speaksHTTP2 tells whether the client has chosen HTTP/2.
 func (s *secure) speaksHTTP2() bool { return s.state.NegotiatedProtocol == alpnHTTP2 }
 
@@ -117,35 +120,30 @@ func (s *secure) speaksHTTP2() bool { return s.state.NegotiatedProtocol == alpnH
 // client may be about to send a request.
 func (s *secure) within() bool { return s != nil && s.records.have > 0 }
 
-// handshake is called when the client's hello begins to arrive. It has the time
-// that net/http gives a request's header. After it the client has a whole grace.
-func (c *conn) handshake() bool {
-	c.mu.Lock()
-	c.SetWriteDeadline(c.deadline)
-	c.mu.Unlock()
-	s := c.secure
+// errHandshake is what a Read returns when the handshake has failed. The account of the
+// connection knows why.
+var errHandshake = errors.New("TLS handshake failed")
+
+// handshake is called when the client's hello has begun to arrive. It has the time that
+// net/http gives a request's header.
+func (s *secure) handshake() error {
+	c := s.owner
+	c.SetWriteDeadline(c.readDeadline())
 	err := s.conn.Handshake()
 	if err == nil {
 		c.SetWriteDeadline(noDeadline)
 		state := s.conn.ConnectionState()
 		s.state = &state
 		s.done.Store(true)
-		c.mu.Lock()
-		c.graceEnd = time.Time{}
-		c.mu.Unlock()
 		if !s.speaksHTTP2() || state.Version > tls.VersionTLS12 || !strings.Contains(tls.CipherSuiteName(state.CipherSuite), "_CBC_") {
-			return true
+			return nil
 		}
 		err = errors.New("HTTP/2 with a cipher suite that is prohibited for it") // RFC 9113, section 9.2.2
 	}
-	why := Failed
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		why = TimedOut
+		c.because(TimedOut)
 	}
-	c.mu.Lock()
-	c.refused = true
-	c.explain(why)
-	c.mu.Unlock()
+	c.because(Failed)
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && looksLikeHTTP(plain.RecordHeader) {
 		c.writeSocket([]byte("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"))
 		if readable(c.Conn) {
@@ -153,7 +151,7 @@ func (c *conn) handshake() bool {
 		}
 	}
 	c.server.opts.Logger.Debug("TLS handshake failed", "client", c.RemoteAddr().String(), "error", err)
-	return false
+	return errHandshake
 }
 
 func looksLikeHTTP(begin [5]byte) bool {
