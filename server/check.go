@@ -1,7 +1,5 @@
 package server
 
-// This file holds the self-tests that precede readiness.
-
 import (
 	"bufio"
 	"context"
@@ -17,51 +15,98 @@ import (
 	"example.com/baton/server/internal/boundary"
 )
 
+// The self-tests have no deadline of their own. A machine may be so busy that each
+// step takes minutes, and that must not switch anything off: only wrong behaviour may.
+// They talk to net/http over connections in memory, and wait for what net/http does
+// next: it reads, answers or closes.
+
 // Check proves that the server answers, before it has accepted anything: a
 // request that no handler gets goes through a connection in memory.
 // Neither the handler nor the counts see it: a server whose handlers are all stuck
-// passes, since they might as well have much to do. Later it also fails when
-// [Server.Accepting] does.
+// passes, since they might as well be busy. The first Check also tests what the
+// server relies on in net/http, and logs a warning for what it does without. Later
+// ones also fail when [Server.Accepting] does.
+//
+// Check takes as long as ctx allows, and no longer. One that ctx has ended tells
+// nothing about net/http.
 func (s *Server) Check(ctx context.Context) error {
+	checked := make(chan error, 1)
 	if err := ctx.Err(); err != nil {
 		return fmt.Errorf("check the server: %w", err)
 	}
-	client, far := net.Pipe()
-	defer client.Close()
-	if deadline, ok := ctx.Deadline(); ok {
-		client.SetDeadline(deadline)
-	}
-	stop := context.AfterFunc(ctx, func() { client.Close() })
-	defer stop()
-
-	c := &conn{Conn: far, server: s, isCheck: true}
-	c.response.conn = c
-	served := make(chan error, 1)
-	go func() { served <- s.http.Serve(&oneConn{conn: c}) }()
-
-	// A failed write shows as a failed read of the answer.
-	io.WriteString(client, "OPTIONS * HTTP/1.1\r\nHost: check\r\nConnection: close\r\n\r\n")
-	answer, err := http.ReadResponse(bufio.NewReader(client), nil)
-	if serveErr := <-served; !isClosed(serveErr) {
-		err = errors.Join(err, serveErr)
+	client, c := s.checkPipe(func(nc net.Conn) net.Conn { return nc })
+	defer client.Close() // ends the request if ctx has ended
+	go func() {
+		err := s.checkAnswer(client, c)
+		if err == nil {
+			if !s.opts.DisableMigration {
+				s.isSafe()
+			}
+			s.http2()
+		}
+		checked <- err
+	}()
+	err := error(nil)
+	select {
+	case err = <-checked:
+	case <-ctx.Done():
+		err = ctx.Err()
 	}
 	if err != nil {
 		return fmt.Errorf("check the server: %w", err)
 	}
-	answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		return fmt.Errorf("check the server: got status %s", answer.Status)
-	}
-	if !s.opts.DisableMigration {
-		s.isSafe()
-	}
-	s.http2()
 	return s.Accepting()
 }
 
+func (s *Server) checkAnswer(client net.Conn, c *conn) error {
+	if err := s.serveCheck(c); err != nil {
+		return err
+	}
+	// A failed write shows as a failed read of the answer.
+	io.WriteString(client, "OPTIONS * HTTP/1.1\r\nHost: check\r\nConnection: close\r\n\r\n")
+	answer, err := http.ReadResponse(bufio.NewReader(client), nil)
+	if err != nil {
+		return err
+	}
+	answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("got status %s", answer.Status)
+	}
+	return nil
+}
+
+// checkPipe returns both ends of a connection in memory. wrap is given the server's.
+func (s *Server) checkPipe(wrap func(net.Conn) net.Conn) (client net.Conn, c *conn) {
+	client, far := net.Pipe()
+	c = &conn{Conn: wrap(timeless{far}), server: s, isCheck: true}
+	c.response.conn = c
+	return client, c
+}
+
+// serveCheck has net/http serve a connection, and returns while it does.
+func (s *Server) serveCheck(c *conn) error {
+	if err := s.http.Serve(&oneConn{conn: c}); !errors.Is(err, net.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
+// timeless is a connection on which nothing times out. What remains are deadlines in
+// the past, with which net/http and the server wake a Read.
+type timeless struct{ net.Conn }
+
+func (c timeless) SetReadDeadline(t time.Time) error {
+	if t.After(time.Unix(1, 0)) {
+		t = noDeadline
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+func (c timeless) SetWriteDeadline(time.Time) error { return nil }
+
 // testSafePoint proves that net/http holds nothing of a request when a connection
-// is parked, and that it lets go of a parked connection without a word. If not,
-// as might be with a Go release to come, connections do not move.
+// is parked, and that it lets go of a parked connection without writing to it. If not,
+// as might be with a Go release to come, connections do not migrate.
 func (s *Server) testSafePoint() bool {
 	err := s.probe(func(p *probe) error { return p.expect(true) }) // a new one
 	for _, begun := range []string{request[:1], request[:20], boundary.Preface[:1], boundary.Preface[:16]} {
@@ -85,49 +130,36 @@ const request = "OPTIONS * HTTP/1.1\r\nHost: check\r\n\r\n"
 // probe has a conversation with net/http, which is to end at a safe point, or
 // within what net/http takes for the preface of HTTP/2.
 func (s *Server) probe(converse func(*probe) error) error {
-	late, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	client, far := net.Pipe()
-	deadline, _ := late.Deadline()
-	client.SetDeadline(deadline)
-	p := &probe{Conn: far, client: client, in: bufio.NewReader(client),
-		reads: make(chan bool, 1), over: make(chan struct{}), closed: make(chan struct{}), late: late.Done()}
-	p.conn = &conn{Conn: p, server: s, isCheck: true}
-	p.conn.response.conn = p.conn
-	err := s.http.Serve(&oneConn{conn: p.conn})
-	if isClosed(err) {
-		err = converse(p)
-	}
-	close(p.over)
-	said := p.written.Load()
-	client.Close() // its Read returns io.EOF
-	if err != nil {
+	p := &probe{reads: make(chan bool, 100), closed: make(chan struct{})}
+	p.client, p.conn = s.checkPipe(func(nc net.Conn) net.Conn { p.Conn = nc; return p })
+	p.in = bufio.NewReader(p.client)
+	defer p.client.Close()
+	if err := s.serveCheck(p.conn); err != nil {
 		return err
 	}
-	select {
-	case <-p.closed:
-	case <-p.late:
-		return errors.New("a connection that ended is not closed")
+	if err := converse(p); err != nil {
+		return err
 	}
-	if p.written.Load() != said && !p.begun {
+	written := p.written.Load()
+	p.client.Close() // the server's Read returns io.EOF
+	<-p.closed
+	if p.written.Load() != written && !p.begun {
 		return errors.New("something is written to a connection that ended between two requests")
 	}
 	return nil
 }
 
-// probe is the far end of a connection in memory, which tells of the Reads.
+// probe is the server's end of a connection in memory, which reports the Reads.
 type probe struct {
 	net.Conn
 	conn    *conn
 	client  net.Conn
 	in      *bufio.Reader
 	reads   chan bool     // for each Read that could be of a header: whether it is parked
-	over    chan struct{} // closed when nobody asks for them any more
-	closed  chan struct{}
+	closed  chan struct{} // closed by Close
 	once    sync.Once
 	written atomic.Int64
 	begun   bool // something of a request has been sent
-	late    <-chan struct{}
 }
 
 func (p *probe) Read(b []byte) (int, error) {
@@ -137,8 +169,7 @@ func (p *probe) Read(b []byte) (int, error) {
 		p.conn.mu.Unlock()
 		select {
 		case p.reads <- parked:
-		case <-p.over:
-		case <-p.late:
+		case <-p.closed:
 		}
 	}
 	return p.Conn.Read(b)
@@ -163,8 +194,10 @@ func (p *probe) converse() error {
 	}
 	parked := func(want bool) func() error { return func() error { return p.expect(want) } }
 	for _, step := range []func() error{
-		parked(true), send(request), p.answered, p.passPreface,
-		parked(true), send(request + begin), p.answered, // in the buffer of the header
+		// After the first Read there may be one for the first request's rest, of which
+		// net/http has read as much before as the preface of HTTP/2 is long.
+		parked(true), send(request), p.answered, p.expectIdle,
+		send(request + begin), p.answered, // in the buffer of the header
 		parked(false), send(rest), p.answered,
 		parked(true), send(request), send(begin), p.answered, // while the answer is under way
 		parked(false), send(rest), p.answered,
@@ -190,31 +223,31 @@ func (p *probe) begin(text string) error {
 	return p.expect(false)
 }
 
-// passPreface passes over the Read for the first request's rest, of which net/http
-// has read as much before as the preface of HTTP/2 is long.
-func (p *probe) passPreface() error {
+// next awaits the next Read that is not to watch for the client's end.
+func (p *probe) next() (parked bool, err error) {
 	select {
-	case parked := <-p.reads:
-		if parked {
-			p.reads <- parked // it did not look for a preface
-		}
-		return nil
-	case <-p.late:
-		return errors.New("no Read for a request")
+	case parked = <-p.reads:
+		return parked, nil
+	case <-p.closed:
+		return false, errors.New("the connection is closed, want a Read for a request")
 	}
 }
 
-// expect awaits the next Read that is not to watch for the client's end.
+// expect fails unless the next Read is parked, or is not.
 func (p *probe) expect(want bool) error {
-	select {
-	case parked := <-p.reads:
-		if parked != want {
-			return fmt.Errorf("a connection is parked: got %t, want %t", parked, want)
-		}
-		return nil
-	case <-p.late:
-		return errors.New("no Read for a request")
+	parked, err := p.next()
+	if err == nil && parked != want {
+		err = fmt.Errorf("a connection is parked: got %t, want %t", parked, want)
 	}
+	return err
+}
+
+// expectIdle fails unless one of the next two Reads is parked.
+func (p *probe) expectIdle() error {
+	if parked, err := p.next(); parked || err != nil {
+		return err
+	}
+	return p.expect(true)
 }
 
 func (p *probe) answered() error {
