@@ -1,7 +1,5 @@
 package server
 
-// This file holds what becomes of a connection that has come from the predecessor.
-
 import (
 	"errors"
 	"net"
@@ -26,9 +24,9 @@ func (s *Server) Adopts(ln net.Listener) bool {
 func (s *Server) Adopt(moved upgrade.Connection) {
 	c := &conn{Conn: moved.Conn, server: s, listener: moved.Listener}
 	c.response.conn = c
-	state := boundary.Exported{Spoke: moved.Spoke}
+	state, as := boundary.Exported{Spoke: moved.Spoke}, classNew
 	if moved.Spoke {
-		c.class = classIdle
+		as = classIdle
 	}
 	if moved.Left > 0 {
 		state.Deadline = time.Now().Add(moved.Left)
@@ -36,9 +34,7 @@ func (s *Server) Adopt(moved upgrade.Connection) {
 	}
 	c.boundary = boundary.Adopt(state)
 	s.movedIn.Add(1)
-	s.mu.Lock()
-	s.conns[c] = struct{}{}
-	s.mu.Unlock()
+	s.register(c, as)
 	go c.awaitFirstByte()
 }
 
@@ -51,7 +47,7 @@ func (c *conn) awaitFirstByte() {
 	case c.open() && c.server.adopted.add(c):
 		return
 	default: // the drain is over
-		c.because(Cut)
+		c.setReason(DrainTimeout)
 	}
 	c.Close()
 }
@@ -95,7 +91,7 @@ func (c *conn) open() bool {
 	}
 	if err != nil {
 		c.server.opts.Logger.Error("connection from the predecessor cannot be opened", "error", err)
-		c.because(Failed)
+		c.setReason(Failed)
 		return false
 	}
 	c.mu.Lock()

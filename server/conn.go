@@ -1,8 +1,5 @@
 package server
 
-// This file holds the account of one connection: what it does, whether
-// anything could be lost by closing it now, and why it was closed.
-
 import (
 	"crypto/tls"
 	"errors"
@@ -16,33 +13,6 @@ import (
 
 	"example.com/baton/server/internal/boundary"
 )
-
-// Reason says why a connection was closed.
-type Reason uint8
-
-const (
-	// ByClient: the client closed it, or asked for that.
-	ByClient Reason = iota
-	// Announced: a response carried "Connection: close".
-	Announced
-	// AfterGrace: it stayed silent for the idle grace of a drain, or to its deadline.
-	AfterGrace
-	// Cut: it was still busy when the drain had to end.
-	Cut
-	// TimedOut: the idle, header or body timeout passed.
-	TimedOut
-	// Failed: the request was malformed, or its handler gave up.
-	Failed
-	// Hijacked: a handler had taken it over, and closed it.
-	Hijacked
-
-	reasons
-)
-
-var reasonNames = [reasons]string{"client", "announced", "grace", "cut", "timeout", "error", "hijacked"}
-
-// String returns the reason as metrics and reports spell it.
-func (why Reason) String() string { return reasonNames[why] }
 
 // conn is a connection as net/http sees it, and its account: what it does, whether anything
 // would be lost by closing it now, and why it was closed.
@@ -60,28 +30,25 @@ type conn struct {
 	isCheck  bool                      // the server's own; no handler gets its requests
 	out      writer
 
-	mu        sync.Mutex
-	boundary  boundary.Machine
-	class     class // in which it is counted
-	why       Reason
-	explained bool // why is known already
-	stays     bool // the successor has not taken it, or could not
-	broken    bool // a handler has given up amid its answer
-	unread    bool // the handler has not read the request's body to its end
-	abandoned bool // nor does anybody else: nothing is read any more
-	excessive bool // its client has been refused, and may be sending yet
-	farewells map[*farewell]struct{}
+	mu       sync.Mutex
+	boundary boundary.Machine
+	class    class
+	reason   Reason
+	tail     tail
+	stays    bool // the successor has not taken it, or a layer cannot migrate
+	hooks    map[*hook]struct{}
 }
 
-// class says as what a connection is counted.
-type class uint8
+// tail says what the client may be sending when its connection is closed, which decides how
+// that is done.
+type tail uint8
 
 const (
-	classNew    class = iota // no whole request header yet
-	classActive              // a request is under way
-	classIdle                // between two requests
-	classHijacked
-	classMigrated // the successor's
+	nothing       tail = iota
+	unreadBody         // the rest of a request's body that the handler has not read
+	abandonedBody      // the rest of a body that nobody reads
+	excessFrames       // frames of HTTP/2, for which it was refused
+	truncated          // no matter what: the response is broken off, and must not look whole
 )
 
 // track counts a connection that has just been accepted.
@@ -94,16 +61,16 @@ func (s *Server) track(nc net.Conn, ln net.Listener, config *tls.Config) *conn {
 	}
 	limitUnsent(nc)
 	s.accepted.Add(1)
-	s.mu.Lock()
-	s.conns[c] = struct{}{}
-	s.mu.Unlock()
+	s.register(c, classNew)
 	return c
 }
 
-func (c *conn) currentClass() class {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.class
+// register counts a connection from now on.
+func (s *Server) register(c *conn, as class) {
+	c.count(as)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[c] = struct{}{}
 }
 
 func (c *conn) isClosed() bool {
@@ -112,27 +79,28 @@ func (c *conn) isClosed() bool {
 	return c.boundary.IsClosed()
 }
 
-// become follows the states of net/http. Closed is not among them: Close is earlier.
-func (c *conn) become(state http.ConnState) {
+// follow follows the states of net/http. Closed is not among them: Close is earlier.
+func (c *conn) follow(state http.ConnState) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.boundary.IsClosed() {
-		return
-	}
+	as := c.class
 	switch state {
 	case http.StateActive:
-		c.class = classActive
-		draining, now := c.server.isDraining.Load(), time.Time{}
+		as = classActive
+		draining, now := c.server.isDraining(), time.Time{}
 		if draining {
 			now = time.Now()
 		}
 		c.boundary.BecomeActive(draining, now)
 	case http.StateIdle:
-		c.class = classIdle
+		as = classIdle
 		c.boundary.BecomeIdle()
 	case http.StateHijacked:
-		c.class = classHijacked
+		as = classHijacked
 		c.boundary.Hijack()
+	}
+	if c.class != uncounted && !c.boundary.IsClosed() {
+		c.count(as)
 	}
 }
 
@@ -175,120 +143,142 @@ func (c *conn) handle(r *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.boundary.Handle(r.ContentLength != 0)
-	c.unread = false
+	if c.tail == unreadBody {
+		c.tail = nothing
+	}
 	if r.Close {
 		c.explain(ByClient)
 	}
 }
 
-// wasCut tells whether the connection was closed under its handler.
-func (c *conn) wasCut() bool {
+// wasClosed reports whether the connection was closed under its handler.
+func (c *conn) wasClosed() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	state := c.boundary.State()
-	return state == boundary.Closed || state == boundary.Released && c.why == Cut
+	return state == boundary.Closed || state == boundary.Released && c.reason == DrainTimeout
 }
 
-// because notes why the connection is about to be closed. The first word holds,
-// but what is cut is cut, whatever would have become of it.
-func (c *conn) because(why Reason) {
+// setReason notes why the connection is about to be closed. The first reason holds, unless
+// the connection is closed forcibly.
+func (c *conn) setReason(r Reason) {
 	c.mu.Lock()
-	c.explain(why)
+	c.explain(r)
 	c.mu.Unlock()
 }
 
-// giveUp notes that a handler has given up: an answer of its that has begun must
-// not look like a whole one.
-func (c *conn) giveUp() {
-	c.mu.Lock()
-	c.broken = true
-	c.explain(Failed)
-	c.mu.Unlock()
-}
-
-// abandonBody notes that nobody reads the rest of a request's body. The connection ends
-// with the response that is under way.
-func (c *conn) abandonBody() {
-	c.mu.Lock()
-	c.unread, c.abandoned = true, true
-	c.boundary.Abandon()
-	c.mu.Unlock()
-}
-
-func (c *conn) explain(why Reason) {
-	if !c.explained || why == Cut {
-		c.why, c.explained = why, true
+// explain is setReason, called with the lock held.
+func (c *conn) explain(r Reason) {
+	if c.reason == unknown || r == DrainTimeout {
+		c.reason = r
 	}
 }
 
-// Close destroys the socket and ends the connection's account. Of one that has
-// moved it closes the copy. Closing twice is no error: net/http does.
+// setTail notes what the client may be sending when the connection is closed.
+func (c *conn) setTail(t tail) {
+	c.tail = max(c.tail, t)
+}
+
+// truncate notes that a handler has given up: a response that has begun must not look whole.
+func (c *conn) truncate() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.setTail(truncated)
+	c.explain(Failed)
+}
+
+// abandonBody notes that nobody reads the rest of a request's body. The connection ends with
+// the response that is under way.
+func (c *conn) abandonBody() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.setTail(abandonedBody)
+	c.boundary.Abandon()
+}
+
+// Close closes the socket and ends the connection's account. Of one that has migrated it
+// closes the copy. Closing twice is no error: net/http does.
 func (c *conn) Close() error { return c.close(true) }
 
-// close is Close. If it must not wait, the end is told of only where that takes no time.
+// close is Close. If it must not wait, close_notify is sent only where that takes no time.
 func (c *conn) close(mayWait bool) error {
 	c.mu.Lock()
+	state := c.boundary.State()
 	if c.boundary.IsClosed() {
 		c.mu.Unlock()
 		return nil
 	}
-	moved := false
-	switch c.boundary.State() {
+	switch state {
 	case boundary.Migrated:
-		moved = true
 	case boundary.Hijacked:
 		c.explain(Hijacked)
-	case boundary.Handling, boundary.Body, boundary.Abandoned: // net/http closes after a response only if it has said so in it
-		c.explain(Announced)
+	case boundary.Handling, boundary.Body, boundary.Abandoned: // net/http closes after a response only if it has sent "Connection: close"
+		c.explain(ConnectionClose)
 	default:
 		c.explain(Failed)
 	}
 	c.do(c.boundary.Close())
-	c.class = classActive
-	c.dropFarewells()
-	pipelines := c.boundary.SentAhead()
-	why, whole, unread := c.why, c.why != Cut && !c.broken, c.abandoned || c.unread && c.why == TimedOut
-	excessive := c.excessive
+	if c.class != uncounted {
+		c.count(classActive)
+	}
+	c.dropHooks()
+	reason, tail, pipelined := c.reason, c.tail, c.boundary.SentAhead()
 	c.mu.Unlock()
 
-	switch {
-	case !whole || moved:
-	case unread:
-		c.linger(lingerBodyTime)
-	case why == Announced && pipelines, (why == Announced || excessive) && readable(c.Conn):
-		c.linger(lingerTime)
-	}
-	if whole {
-		c.secure.sayGoodbye(c.Conn, mayWait && (why == Announced || why == ByClient)) // an answer may be on its way
+	if state != boundary.Migrated && reason != DrainTimeout && tail != truncated {
+		c.linger(lingerTime(c, reason, tail, pipelined))
+		c.secure.sendCloseNotify(c.Conn, mayWait && (reason == ConnectionClose || reason == ByClient)) // a response may be on its way
 	}
 	err := c.Conn.Close()
-	s := c.server
-	s.mu.Lock()
-	if _, tracked := s.conns[c]; tracked {
-		if !moved {
-			s.closed[why].Add(1)
-		}
-		delete(s.conns, c)
+	if state == boundary.Migrated {
+		reason = unknown
 	}
-	s.mu.Unlock()
-	s.noteEnd()
+	c.server.forget(c, reason)
 	return err
 }
 
-// How long a connection lingers whose client goes on to send: after a response, with the
-// rest of a body, and when nothing more comes.
+// forget ends the account of a connection, with the reason for which it was closed.
+func (s *Server) forget(c *conn, reason Reason) {
+	c.mu.Lock()
+	c.count(uncounted)
+	c.mu.Unlock()
+	s.mu.Lock()
+	if _, registered := s.conns[c]; registered && reason != unknown {
+		s.closed[reason].Add(1)
+	}
+	delete(s.conns, c)
+	s.mu.Unlock()
+	s.noteEnd()
+}
+
+// How long a connection lingers whose client goes on to send: after a response, with the rest
+// of a body, and when nothing more comes.
 const (
-	lingerTime     = time.Second
-	lingerBodyTime = 5 * time.Second
+	lingerResponse = time.Second
+	lingerBody     = 5 * time.Second
 	lingerPause    = time.Second
 )
 
-// linger lets the response get through to a client that has sent more, or is about
-// to, which nobody will answer: closing a socket with unread bytes resets the connection,
-// and discards what is still on its way (RFC 9112, section 9.6). Many clients send the
-// whole of a body before they look for a response.
+// lingerTime returns how long a connection lingers that is closed for a reason, with a tail.
+func lingerTime(c *conn, reason Reason, tail tail, pipelined bool) time.Duration {
+	switch {
+	case tail == abandonedBody, tail == unreadBody && reason == TimedOut:
+		return lingerBody
+	case reason == ConnectionClose && pipelined, (reason == ConnectionClose || tail == excessFrames) && readable(c.Conn):
+		return lingerResponse
+	}
+	return 0
+}
+
+// linger lets the response reach a client that has sent more, or is about to, which nobody
+// will answer: closing a socket with unread bytes resets the connection, and discards what is
+// still on its way (RFC 9112, section 9.6). Many clients send the whole of a body before they
+// look for a response.
 func (c *conn) linger(longest time.Duration) {
-	c.secure.sayGoodbye(c.Conn, true)
+	if longest == 0 {
+		return
+	}
+	c.secure.sendCloseNotify(c.Conn, true)
 	if closeWrite(c.Conn) != nil {
 		return
 	}

@@ -87,7 +87,7 @@ func (c *conn) do(do boundary.Action) boundary.Action {
 		c.Conn.SetReadDeadline(c.boundary.Deadline())
 	}
 	if do&boundary.LeaveWindow != 0 {
-		<-c.server.moving.window
+		c.server.drain.Load().mover.leave()
 	}
 	if do&boundary.TimedOut != 0 {
 		c.explain(TimedOut)
@@ -96,7 +96,7 @@ func (c *conn) do(do boundary.Action) boundary.Action {
 		if do&boundary.Reclaimed != 0 {
 			c.explain(TimedOut)
 		}
-		c.explain(AfterGrace)
+		c.explain(IdleGrace)
 		c.mu.Unlock()
 		c.Close()
 		c.mu.Lock()
@@ -107,10 +107,10 @@ func (c *conn) do(do boundary.Action) boundary.Action {
 // rest is called when the connection is at rest. In a drain it is offered to the successor;
 // what has arrived of late is then the successor's to read. If it stays, its grace begins.
 func (c *conn) rest() boundary.Action {
-	for c.mayMove() && c.boundary.Offer() { // again if the successor hung just now
-		m, woken := c.server.moving, c.boundary.InWindow()
+	for c.mayMigrate() && c.boundary.Offer() { // again if the successor hung just now
+		woken := c.boundary.InWindow()
 		c.mu.Unlock()
-		m.offer(c, woken)
+		c.server.drain.Load().mover.offer(c, woken)
 		c.mu.Lock()
 		if c.boundary.State() == boundary.Migrated {
 			return boundary.EOF
@@ -119,7 +119,7 @@ func (c *conn) rest() boundary.Action {
 	}
 	now := time.Now()
 	do := c.do(c.boundary.Block(now))
-	if c.server.isDraining.Load() && !c.mayMove() {
+	if c.server.isDraining() && !c.mayMigrate() {
 		c.boundary.StartGrace(now.Add(max(c.server.opts.IdleGrace, 0)))
 	}
 	return do
@@ -130,7 +130,7 @@ func (c *conn) rest() boundary.Action {
 func (c *conn) expire(now time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mayMove() {
+	if c.mayMigrate() {
 		return time.Time{}
 	}
 	end, do := c.boundary.Expire(now, c.server.opts.IdleGrace)
@@ -163,7 +163,7 @@ func (c *conn) readDeadline() time.Time {
 func (c *conn) limitDiscard(underWay bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.unread = true
+	c.setTail(unreadBody)
 	c.do(c.boundary.Discard(time.Now().Add(discardTime), underWay))
 }
 

@@ -104,7 +104,7 @@ func (c *conn) startProtocol(p []byte, do boundary.Action) bool {
 		h.received.follow(c.boundary.Frames(p), h.charge)
 		c.stays = true
 		c.http2.Store(h)
-		if c.server.isDraining.Load() {
+		if c.server.isDraining() {
 			h.announceLater()
 		}
 	}
@@ -209,11 +209,11 @@ func (h *http2Conn) afterRead(err error) error {
 	switch {
 	case err == nil, errors.Is(err, net.ErrClosed):
 	case late:
-		h.conn.because(TimedOut)
+		h.conn.setReason(TimedOut)
 	case timedOut:
 		return nil
 	default:
-		h.conn.because(ByClient)
+		h.conn.setReason(ByClient)
 	}
 	return err
 }
@@ -229,7 +229,7 @@ func (h *http2Conn) came(f frame) {
 			time.AfterFunc(h.settle, h.end)
 		}
 	case f.kind == frameGoAway:
-		h.conn.because(ByClient)
+		h.conn.setReason(ByClient)
 	}
 }
 
@@ -264,7 +264,7 @@ func (h *http2Conn) refuse(excess string) {
 	c := h.conn
 	c.mu.Lock()
 	c.explain(Failed)
-	c.excessive = true
+	c.setTail(excessFrames)
 	c.mu.Unlock()
 	c.server.opts.Logger.Debug("HTTP/2 connection is refused", "client", c.RemoteAddr().String(), "error", "too many "+excess)
 
@@ -327,11 +327,11 @@ func (h *http2Conn) went(f frame) {
 	h.saidLast.Store(true)
 	switch {
 	case len(f.payload) < 8 || binary.BigEndian.Uint32(f.payload[4:]) != 0:
-		h.conn.because(Failed)
-	case h.conn.server.isDraining.Load():
-		h.conn.because(Announced)
+		h.conn.setReason(Failed)
+	case h.conn.server.isDraining():
+		h.conn.setReason(ConnectionClose)
 	default: // nobody has asked for it
-		h.conn.because(TimedOut)
+		h.conn.setReason(TimedOut)
 	}
 }
 
@@ -398,7 +398,7 @@ func (h *http2Conn) interject() error {
 		return nil
 	}
 	h.announced.Store(true)
-	h.conn.because(Announced)
+	h.conn.setReason(ConnectionClose)
 	_, err := h.conn.transmit(drainNotice)
 	return err
 }
@@ -423,13 +423,13 @@ func (h *http2Conn) end() {
 
 // begin is called when the header of a response is about to be written.
 func (h *http2Conn) begin(header http.Header) {
-	if h.conn.server.isDraining.Load() {
+	if h.conn.server.isDraining() {
 		if !h.conn.server.http2().drains {
 			header.Set("Connection", "close") // net/http makes a GOAWAY of it
 		}
 		h.announce()
 	}
 	if slices.Contains(header["Connection"], "close") {
-		h.conn.because(Announced)
+		h.conn.setReason(ConnectionClose)
 	}
 }

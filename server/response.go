@@ -1,8 +1,5 @@
 package server
 
-// This file holds what surrounds a request's handler: the count of requests,
-// and the ResponseWriter that announces the connection's end in a drain.
-
 import (
 	"bufio"
 	"errors"
@@ -59,16 +56,16 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	s.requests.Add(1)
 	returned := false
 	defer func() {
-		if !returned && rw.http2 == nil { // a panic: net/http closes without a word
-			c.giveUp()
+		if !returned && rw.http2 == nil { // a panic: net/http closes the connection
+			c.truncate()
 		}
 		if rw.request != nil {
 			rw.request.end(rw.fullDuplex || !returned)
 			rw.request = nil
 		}
 		rw.ResponseWriter = overWriter{} // a silent connection should not hold the last request in memory
-		if s.isDraining.Load() && !c.wasCut() {
-			s.finished.Add(1)
+		if d := s.drain.Load(); d != nil && !c.wasClosed() {
+			d.finished.Add(1)
 		}
 		s.requests.Add(-1)
 		s.noteEnd()
@@ -108,13 +105,13 @@ func (w *response) begin(status int) {
 	}
 	if status != http.StatusSwitchingProtocols && w.isLast() {
 		w.Header().Set("Connection", "close")
-		w.conn.because(Announced)
+		w.conn.setReason(ConnectionClose)
 	}
 }
 
 // isLast tells whether the connection must end with this response.
 func (w *response) isLast() bool {
-	if w.conn.isUnknown() || w.conn.server.isDraining.Load() && !w.conn.willMove(time.Now()) && !w.conn.hasMore() {
+	if w.conn.isUnknown() || w.conn.server.isDraining() && !w.conn.willMigrate(time.Now()) && !w.conn.hasMore() {
 		return true
 	}
 	return w.leavesBody() && !w.request.discard()

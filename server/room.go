@@ -76,12 +76,6 @@ func (l *listener) awaitRoom() {
 	}
 }
 
-func (s *Server) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.conns)
-}
-
 // reclaim closes the connection that has been idle for longest.
 func (s *Server) reclaim() {
 	var oldest *conn

@@ -26,9 +26,9 @@ const unsentBytes = 128 << 10
 // stallTime returns for how long a client may take nothing of a response.
 func (s *Server) stallTime() time.Duration {
 	limit := s.opts.WriteTimeout
-	if s.isDraining.Load() {
-		if end, bounded := s.drainCtx.Deadline(); bounded {
-			limit = min(limit, end.Sub(s.drainBegan)/drainPart)
+	if d := s.drain.Load(); d != nil {
+		if length, bounded := d.length(); bounded {
+			limit = min(limit, length/drainPart)
 		}
 	}
 	return limit
@@ -151,7 +151,7 @@ func (c *conn) progress(write func(done int64) (int64, error)) (done int64, err 
 		}
 		queued = left
 		if now.Sub(begin) >= c.server.stallTime() {
-			c.because(TimedOut)
+			c.setReason(TimedOut)
 			// The kernel would keep what nobody reads for minutes after the close.
 			control(c.Conn, func(fd int) {
 				unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})

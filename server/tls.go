@@ -141,13 +141,13 @@ func (s *secure) handshake() error {
 		err = errors.New("HTTP/2 with a cipher suite that is prohibited for it") // RFC 9113, section 9.2.2
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		c.because(TimedOut)
+		c.setReason(TimedOut)
 	}
-	c.because(Failed)
+	c.setReason(Failed)
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && looksLikeHTTP(plain.RecordHeader) {
 		c.writeSocket([]byte("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"))
 		if readable(c.Conn) {
-			c.linger(lingerTime)
+			c.linger(lingerResponse)
 		}
 	}
 	c.server.opts.Logger.Debug("TLS handshake failed", "client", c.RemoteAddr().String(), "error", err)
@@ -162,10 +162,9 @@ func looksLikeHTTP(begin [5]byte) bool {
 	return false
 }
 
-// sayGoodbye tells the client that nothing follows: where that takes no time or, if
-// it may wait, when the client has read enough of what precedes it. Without it the
+// sendCloseNotify sends a close_notify: where that takes no time or, if it may wait, when the client has read enough of what precedes it. Without it the
 // client cannot tell the end of an answer that has no length from an attack.
-func (s *secure) sayGoodbye(socket net.Conn, mayWait bool) {
+func (s *secure) sendCloseNotify(socket net.Conn, mayWait bool) {
 	if s != nil && s.done.Load() && s.writing.TryLock() {
 		defer s.writing.Unlock()
 		if !s.failed && (mayWait || writable(socket)) {
