@@ -239,7 +239,7 @@ func TestHTTP2NoExcess(t *testing.T) {
 			c.gets(101, "")
 		},
 	}
-	both(t, server.Options{Handler: handler}, func(t *testing.T, s *served, dial func() *http2Client) {
+	bothOverTCP(t, server.Options{Handler: handler}, func(t *testing.T, s *served, dial func() *http2Client) {
 		for name, use := range tests {
 			t.Run(name, func(t *testing.T) {
 				c := dial()

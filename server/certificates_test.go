@@ -279,7 +279,7 @@ func changed(path string) syscall.Timespec {
 func TestRefreshWhileServing(t *testing.T) {
 	old, fresh := sign(t, soon(), "example.com"), sign(t, soon(), "example.com")
 	c := loadPairs(t, old)
-	s := serveConfig(t, server.Options{Handler: names("here")}, &tls.Config{GetCertificate: c.Get})
+	s := serveConfig(t, listen(t), server.Options{Handler: names("here")}, &tls.Config{GetCertificate: c.Get})
 	before := s.dial().shake(old.trust())
 	before.isFrom("here")
 	c.putPair("a", fresh)

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"strconv"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
@@ -18,9 +19,9 @@ func TestDrainAnnouncesWhenHeaderIsWritten(t *testing.T) {
 		"body":    {after: "late"},
 		"no body": {},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(name, inBubble(func(t *testing.T) {
 			g.entered, g.open = make(chan struct{}, 1), make(chan struct{})
-			s := serve(t, server.Options{Handler: g})
+			s := serveOn(t, memory(), server.Options{Handler: g})
 			c := s.dial()
 			c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			<-g.entered
@@ -40,7 +41,7 @@ func TestDrainAnnouncesWhenHeaderIsWritten(t *testing.T) {
 			if d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1}) {
 				t.Errorf("got %+v, want one request finished and one connection told to close", d)
 			}
-		})
+		}))
 	}
 }
 
@@ -66,8 +67,10 @@ func TestDrainAfterHeaderIsWrittenWaitsForNextRequest(t *testing.T) {
 	}
 }
 
-func TestDrainWithNothingToDo(t *testing.T) {
-	s := serve(t, server.Options{Handler: http.HandlerFunc(hello)})
+func TestDrainWithNothingToDo(t *testing.T) { synctest.Test(t, testDrainWithNothingToDo) }
+
+func testDrainWithNothingToDo(t *testing.T) {
+	s := serveOn(t, memory(), server.Options{Handler: http.HandlerFunc(hello)})
 	begin := time.Now()
 	<-s.drain(patience, all)
 	if took := time.Since(begin); took > 100*time.Millisecond {
@@ -102,10 +105,12 @@ func TestPipelinedClientGetsWholeAnswer(t *testing.T) {
 	<-drained
 }
 
-func TestDeadlineCuts(t *testing.T) {
+func TestDeadlineCuts(t *testing.T) { synctest.Test(t, testDeadlineCuts) }
+
+func testDeadlineCuts(t *testing.T) {
 	g := newGate()
 	g.before = "begun"
-	s := serve(t, server.Options{Handler: g})
+	s := serveOn(t, memory(), server.Options{Handler: g})
 	c := s.dial()
 	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 	<-g.entered

@@ -27,11 +27,10 @@ func TestOnDrain(t *testing.T) {
 		"late":                  {grace: 300 * time.Millisecond, timeout: patience, late: true, from: 300 * time.Millisecond, to: 1500 * time.Millisecond},
 		"late, after its grace": {grace: time.Nanosecond, timeout: patience, late: true, to: 1500 * time.Millisecond},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
+		t.Run(name, inBubble(func(t *testing.T) {
 			said := make(chan time.Duration, 2)
 			var began time.Time
-			s := serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s := serveOn(t, memory(), server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				nc, buf, err := w.(http.Hijacker).Hijack()
 				if err != nil {
 					t.Error(err)
@@ -80,7 +79,7 @@ func TestOnDrain(t *testing.T) {
 			if len(said) > 0 {
 				t.Error("said twice")
 			}
-		})
+		}))
 	}
 }
 

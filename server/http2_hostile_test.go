@@ -83,7 +83,7 @@ func TestHTTP2SlowHeader(t *testing.T) {
 			drained := s.drain(2*patience, all)
 			for range slow {
 				name := <-ended
-				if took := time.Since(begin); took > timeout+time.Second+slack {
+				if took := time.Since(begin); took > timeout+time.Second {
 					t.Errorf("%s: ended after %v, want the time of a header, and a second for what is still sent", name, took)
 				}
 			}
@@ -215,7 +215,7 @@ func TestHTTP2PauseInBody(t *testing.T) {
 		c.gets(7, " false")
 		c.gets(9, "abbbbbbbbc false")
 		c.gets(3, "az false")
-		if took := time.Since(begin); took < 2*timeout || took > 2*timeout+slack+timeout {
+		if took := time.Since(begin); took < 2*timeout || took > 3*timeout {
 			t.Errorf("took %v", took)
 		}
 
@@ -452,7 +452,7 @@ func TestHTTP2HostileClientsInDrain(t *testing.T) {
 			t.Errorf("after %v there are still those of a client that %s", took, strings.Join(names, ", or "))
 		}
 		d := <-drained
-		if took := time.Since(begin); took > deadline+slack {
+		if took := time.Since(begin); took > deadline {
 			t.Errorf("took %v, want %v", took, deadline)
 		}
 		// One that reads nothing ends when its stream has been reset, or its connection closed.
@@ -502,7 +502,7 @@ func TestHTTP2ClientLeavesInDrain(t *testing.T) {
 // A client that ends its side without a word, or resets, does not hold the drain.
 func TestHTTP2ClientGoesInDrain(t *testing.T) {
 	t.Parallel()
-	gone := make(chan struct{}, 4) // for each handler: the first connection is
+	var gone chan struct{} // for each handler: the first connection is
 	both(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		<-r.Context().Done()
 		<-gone
@@ -510,6 +510,7 @@ func TestHTTP2ClientGoesInDrain(t *testing.T) {
 			t.Errorf("got %v", context.Cause(r.Context()))
 		}
 	})}, func(t *testing.T, s *served, dial func() *http2Client) {
+		gone = make(chan struct{}, 4)
 		for range 3 {
 			c := dial()
 			c.request(1, "/")

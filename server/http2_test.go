@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
@@ -235,8 +236,9 @@ func (c *http2Client) closes() {
 	}
 }
 
-// both runs a test over TLS and by prior knowledge.
-func both(t *testing.T, opts server.Options, test func(t *testing.T, s *served, dial func() *http2Client)) {
+// bothOverTCP runs a test over TLS and by prior knowledge, where somebody is always busy,
+// so that in a bubble no time would pass.
+func bothOverTCP(t *testing.T, opts server.Options, test func(t *testing.T, s *served, dial func() *http2Client)) {
 	t.Run("TLS", func(t *testing.T) {
 		s := serveTLS(t, opts)
 		test(t, s.served, func() *http2Client { return s.dialHTTP2("") })
@@ -244,6 +246,18 @@ func both(t *testing.T, opts server.Options, test func(t *testing.T, s *served, 
 	t.Run("prior knowledge", func(t *testing.T) {
 		s := serve(t, opts)
 		test(t, s, s.dialHTTP2)
+	})
+}
+
+// both runs a test over TLS and by prior knowledge, in memory.
+func both(t *testing.T, opts server.Options, test func(t *testing.T, s *served, dial func() *http2Client)) {
+	t.Run("TLS", func(t *testing.T) {
+		inMemoryTLS(t, opts, func(t *testing.T, s *servedTLS) {
+			test(t, s.served, func() *http2Client { return s.dialHTTP2("") })
+		})
+	})
+	t.Run("prior knowledge", func(t *testing.T) {
+		inMemory(t, opts, func(t *testing.T, s *served) { test(t, s, s.dialHTTP2) })
 	})
 }
 
@@ -339,26 +353,27 @@ func TestHTTP2RequestThatIsOvertaken(t *testing.T) {
 
 // Who begins in the drain is not told to go before there was time for a request.
 func TestHTTP2ConnectionThatBeginsInTheDrain(t *testing.T) {
-	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: patience})
-	busy, silent := s.dial(), s.dial()
-	await(t, "both connections", func() bool { return s.Accepted() == 2 })
-	drained := s.drain(patience, all)
-	s.awaitDraining()
-	c, other := newHTTP2Client(t, busy.Conn), newHTTP2Client(t, silent.Conn)
-	c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-	for c.step() == nil {
-	}
-	if len(c.settings) == 0 || len(c.goAways) > 0 {
-		t.Errorf("before its first request: got settings %v and last streams %d, want settings alone", c.settings, c.goAways)
-	}
-	c.SetReadDeadline(time.Time{})
-	c.isFrom("hello")
-	for _, c := range []*http2Client{c, other} {
-		c.toldOnce()
-		c.pong()
-		c.closes()
-	}
-	<-drained
+	inMemory(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: patience}, func(t *testing.T, s *served) {
+		busy, silent := s.dial(), s.dial()
+		await(t, "both connections", func() bool { return s.Accepted() == 2 })
+		drained := s.drain(patience, all)
+		s.awaitDraining()
+		c, other := newHTTP2Client(t, busy.Conn), newHTTP2Client(t, silent.Conn)
+		c.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		for c.step() == nil {
+		}
+		if len(c.settings) == 0 || len(c.goAways) > 0 {
+			t.Errorf("before its first request: got settings %v and last streams %d, want settings alone", c.settings, c.goAways)
+		}
+		c.SetReadDeadline(time.Time{})
+		c.isFrom("hello")
+		for _, c := range []*http2Client{c, other} {
+			c.toldOnce()
+			c.pong()
+			c.closes()
+		}
+		<-drained
+	})
 }
 
 func TestHTTP2IdleConnectionIsClosedSoon(t *testing.T) {
@@ -505,7 +520,7 @@ func TestHTTP2ClosedWindow(t *testing.T) {
 // The notice goes out between two frames, however much net/http has to write.
 func TestHTTP2NoticeWhileWriting(t *testing.T) {
 	stop := make(chan struct{})
-	both(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	bothOverTCP(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		piece := make([]byte, 20000)
 		for {
 			select {
@@ -523,12 +538,8 @@ func TestHTTP2NoticeWhileWriting(t *testing.T) {
 		}
 		c.await("some of each", func() bool { return len(c.bodies) == 5 })
 		clear(c.bodies)
-		begin := time.Now()
 		drained := s.drain(2*patience, all)
 		c.toldOnce()
-		if took := time.Since(begin); took > time.Second {
-			t.Errorf("notice after %v", took)
-		}
 		c.pong()
 		c.toldTwice(9)
 		close(stop)
@@ -609,61 +620,61 @@ func TestHTTP2ClientsThroughDrain(t *testing.T) {
 
 // Go's own client, which retries what it may.
 func TestHTTP2GoClientThroughDrain(t *testing.T) {
-	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(hello)})
-	transport := &http.Transport{TLSClientConfig: s.signed.trust(), ForceAttemptHTTP2: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "tcp", s.addr.String())
-		}}
-	defer transport.CloseIdleConnections()
-	for range 3 {
-		resp, err := (&http.Client{Transport: transport}).Get("https://example.com/")
-		if err != nil {
-			t.Fatal(err)
+	inMemoryTLS(t, server.Options{Handler: http.HandlerFunc(hello)}, func(t *testing.T, s *servedTLS) {
+		transport := &http.Transport{TLSClientConfig: s.signed.trust(), ForceAttemptHTTP2: true,
+			DialContext: func(context.Context, string, string) (net.Conn, error) { return s.connect() }}
+		defer transport.CloseIdleConnections()
+		for range 3 {
+			resp, err := (&http.Client{Transport: transport}).Get("https://example.com/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			body, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if resp.ProtoMajor != 2 || string(body) != "hello" || err != nil {
+				t.Errorf("got %s %q %v", resp.Proto, body, err)
+			}
 		}
-		body, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if resp.ProtoMajor != 2 || string(body) != "hello" || err != nil {
-			t.Errorf("got %s %q %v", resp.Proto, body, err)
+		begin := time.Now()
+		if d := <-s.drain(patience, all); d.Connections != (upgrade.Closed{Announced: 1}) {
+			t.Errorf("got %+v", d)
 		}
-	}
-	begin := time.Now()
-	if d := <-s.drain(patience, all); d.Connections != (upgrade.Closed{Announced: 1}) {
-		t.Errorf("got %+v", d)
-	}
-	if took := time.Since(begin); took > 2*time.Second {
-		t.Errorf("took %v", took)
-	}
+		if took := time.Since(begin); took > 2*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
 }
 
 // One that becomes HTTP/2 in the drain is told as well, and served.
 func TestHTTP2BeginsInDrain(t *testing.T) {
-	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: patience})
-	splits := []int{0, 1, 13, 14, 15, 23}
-	var clients []*client
-	for _, begun := range splits {
-		c := s.dial()
-		io.WriteString(c, preface[:begun])
-		clients = append(clients, c)
-	}
-	await(t, "the connections", func() bool { return s.Accepted() == uint64(len(splits)) })
-	drained := s.drain(2*patience, all)
-	s.awaitDraining()
-	var told []*http2Client
-	for i, c := range clients {
-		io.WriteString(c, preface[splits[i]:])
-		h := newHTTP2Client(t, prefaced{c.Conn})
-		h.isFrom("hello")
-		h.toldOnce()
-		h.pong()
-		h.toldTwice(1)
-		told = append(told, h)
-	}
-	for _, h := range told {
-		h.closes()
-	}
-	if d := <-drained; d.Connections != (upgrade.Closed{Announced: len(splits)}) {
-		t.Errorf("got %+v, want all told to close", d)
-	}
+	inMemory(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: patience}, func(t *testing.T, s *served) {
+		splits := []int{0, 1, 13, 14, 15, 23}
+		var clients []*client
+		for _, begun := range splits {
+			c := s.dial()
+			io.WriteString(c, preface[:begun])
+			clients = append(clients, c)
+		}
+		await(t, "the connections", func() bool { return s.Accepted() == uint64(len(splits)) })
+		drained := s.drain(2*patience, all)
+		s.awaitDraining()
+		var told []*http2Client
+		for i, c := range clients {
+			io.WriteString(c, preface[splits[i]:])
+			h := newHTTP2Client(t, prefaced{c.Conn})
+			h.isFrom("hello")
+			h.toldOnce()
+			h.pong()
+			h.toldTwice(1)
+			told = append(told, h)
+		}
+		for _, h := range told {
+			h.closes()
+		}
+		if d := <-drained; d.Connections != (upgrade.Closed{Announced: len(splits)}) {
+			t.Errorf("got %+v, want all told to close", d)
+		}
+	})
 }
 
 // prefaced leaves out the preface, which was sent.
@@ -678,6 +689,10 @@ func (c prefaced) Write(p []byte) (int, error) {
 func TestBegunConnectionsDoNotMove(t *testing.T) {
 	const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 	m := newMovers(t, names("first"))
+	<-m.first.drain(patience, all)
+	counted := &countedListener{Listener: listen(t)}
+	m.first = serveOn(t, counted, server.Options{Handler: names("first")})
+	var sent int64
 	type begun struct {
 		*client
 		rest string
@@ -686,20 +701,21 @@ func TestBegunConnectionsDoNotMove(t *testing.T) {
 	for i := 1; i < len(request); i++ {
 		c := m.first.dial()
 		c.send(request[:i])
+		sent += int64(i)
 		clients = append(clients, begun{c, request[i:]})
 	}
 	var known []begun
 	for i := 1; i < len(preface); i++ {
 		c := m.first.dial()
 		c.send(preface[:i])
+		sent += int64(i)
 		known = append(known, begun{c, preface[i:]})
 	}
 	total := len(clients) + len(known)
-	await(t, "the connections", func() bool { return m.first.Accepted() == uint64(total) })
-	time.Sleep(50 * time.Millisecond) // all is read
+	await(t, "the connections", func() bool { return m.first.Accepted() == uint64(total) && counted.read.Load() == sent })
 	drained := m.handOff(2 * patience)
 	m.first.awaitDraining()
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(50 * time.Millisecond) // in which none moves
 	for _, c := range clients {
 		c.send(c.rest)
 		if resp, body := c.answer(); body != "first" || resp.Close {
@@ -717,6 +733,31 @@ func TestBegunConnectionsDoNotMove(t *testing.T) {
 		t.Errorf("got %+v, want %d moved", d, len(clients))
 	}
 	m.end()
+}
+
+// countedListener counts what is read from its connections.
+type countedListener struct {
+	net.Listener
+	read atomic.Int64
+}
+
+func (l *countedListener) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &countedConn{nc.(*net.TCPConn), l}, nil
+}
+
+type countedConn struct {
+	*net.TCPConn
+	listener *countedListener
+}
+
+func (c *countedConn) Read(p []byte) (int, error) {
+	n, err := c.TCPConn.Read(p)
+	c.listener.read.Add(int64(n))
+	return n, err
 }
 
 func TestHTTP2Reasons(t *testing.T) {
@@ -817,23 +858,25 @@ func TestHTTP2DrainOfConnectionThatEnds(t *testing.T) {
 
 // A net/http that does not take the second step announces the end with a response.
 func TestHTTP2InOneStep(t *testing.T) {
-	s := newServed(t, listen(t), server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 10 * time.Millisecond})
-	s.BreakHTTP2Drain()
-	s.Serve()
-	speaker, silent := s.dialHTTP2(), s.dialHTTP2()
-	speaker.isFrom("hello")
-	silent.isFrom("hello")
-	drained := s.drain(2*time.Second, all)
-	s.awaitDraining()
-	speaker.request(3, "/")
-	speaker.gets(3, "hello")
-	speaker.closes()
-	if len(speaker.goAways) != 1 || speaker.goAways[0] != 3 {
-		t.Errorf("got GOAWAY for %d, want one for stream 3", speaker.goAways)
-	}
-	if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1, Grace: 1}) {
-		t.Errorf("got %+v, want one told to close, and the silent one closed at the deadline", d)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newServed(t, memory(), server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 10 * time.Millisecond})
+		s.BreakHTTP2Drain()
+		s.Serve()
+		speaker, silent := s.dialHTTP2(), s.dialHTTP2()
+		speaker.isFrom("hello")
+		silent.isFrom("hello")
+		drained := s.drain(2*time.Second, all)
+		s.awaitDraining()
+		speaker.request(3, "/")
+		speaker.gets(3, "hello")
+		speaker.closes()
+		if len(speaker.goAways) != 1 || speaker.goAways[0] != 3 {
+			t.Errorf("got GOAWAY for %d, want one for stream 3", speaker.goAways)
+		}
+		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1, Grace: 1}) {
+			t.Errorf("got %+v, want one told to close, and the silent one closed at the deadline", d)
+		}
+	})
 }
 
 // Whoever turns HTTP/2 off in net/http gets HTTP/1.1, and connections that move.

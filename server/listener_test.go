@@ -47,7 +47,7 @@ func TestStopWithoutDescriptors(t *testing.T) {
 	s.dial()
 	begin := time.Now()
 	<-s.drain(200*time.Millisecond, none)
-	if took := time.Since(begin); took > patience {
+	if took := time.Since(begin); took > slack {
 		t.Errorf("drain with a deadline of 200 ms took %v", took)
 	}
 }

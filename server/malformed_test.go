@@ -99,7 +99,7 @@ func TestHTTP2MalformedRequests(t *testing.T) {
 		}
 		fmt.Fprint(w, "hello")
 	})
-	both(t, server.Options{Handler: handler}, func(t *testing.T, s *served, dial func() *http2Client) {
+	bothOverTCP(t, server.Options{Handler: handler}, func(t *testing.T, s *served, dial func() *http2Client) {
 		for name, test := range tests {
 			t.Run(name, func(t *testing.T) {
 				c := dial()

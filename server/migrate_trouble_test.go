@@ -176,7 +176,7 @@ func TestSuccessorThatHangsDoesNotHoldUpOthers(t *testing.T) {
 	await(t, "answers to all that were not given away", func() bool {
 		return int(first.Load()+given.Load()) >= len(silent)+len(busy)
 	})
-	if took := time.Since(begin); took > 4*time.Second {
+	if took := time.Since(begin); took > slack {
 		t.Errorf("answers came only after %v", took)
 	}
 	if n := given.Load(); n > 256 {
@@ -219,7 +219,7 @@ func TestDeadlineThatMoveIgnores(t *testing.T) {
 		<-open
 		return everything(conns)
 	}})
-	if took := time.Since(begin); took > 2*time.Second {
+	if took := time.Since(begin); took > slack {
 		t.Errorf("the drain took %v, want 200 ms and a moment", took)
 	}
 	if d.Moved != 0 || d.Connections != (upgrade.Closed{Cut: 1}) {

@@ -2,12 +2,14 @@ package server_test
 
 import (
 	"bytes"
+	"errors"
 	"io"
-	"net"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
@@ -24,7 +26,12 @@ func endWith(t *testing.T, s *served) *served {
 const stalledBody = 32 << 20 // more than any buffer takes
 
 // stalling answers with a body that no client reads.
-func stalling(t *testing.T) (handler http.Handler, ended chan struct{}) {
+type stalling struct {
+	file  string
+	ended chan struct{} // gets a value for each request that has ended
+}
+
+func newStalling(t *testing.T) *stalling {
 	file := filepath.Join(t.TempDir(), "large")
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
@@ -32,30 +39,42 @@ func stalling(t *testing.T) (handler http.Handler, ended chan struct{}) {
 	if err := os.Truncate(file, stalledBody); err != nil {
 		t.Fatal(err)
 	}
-	ended = make(chan struct{}, 100)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() { ended <- struct{}{} }()
-		switch r.URL.Path {
-		case "/file":
-			http.ServeFile(w, r, file)
-		case "/chunks":
-			for range stalledBody / 32768 {
-				if _, err := w.Write(make([]byte, 32768)); err != nil {
-					return
-				}
-			}
-		case "/copy":
-			io.Copy(w, io.LimitReader(struct{ io.Reader }{zeros{}}, stalledBody))
-		case "/hijacked":
-			nc, _, err := http.NewResponseController(w).Hijack()
-			if err == nil {
-				io.Copy(nc, io.LimitReader(zeros{}, stalledBody))
-				nc.Close()
-			}
-		default:
-			io.WriteString(w, "hello")
+	return &stalling{file: file}
+}
+
+// watch lets the requests to come report their end. The channel belongs to the bubble
+// of the caller.
+func (h *stalling) watch() <-chan struct{} {
+	h.ended = make(chan struct{}, 100)
+	return h.ended
+}
+
+func (h *stalling) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer func() {
+		if h.ended != nil {
+			h.ended <- struct{}{}
 		}
-	}), ended
+	}()
+	switch r.URL.Path {
+	case "/file":
+		http.ServeFile(w, r, h.file)
+	case "/chunks":
+		for range stalledBody / 32768 {
+			if _, err := w.Write(make([]byte, 32768)); err != nil {
+				return
+			}
+		}
+	case "/copy":
+		io.Copy(w, io.LimitReader(struct{ io.Reader }{zeros{}}, stalledBody))
+	case "/hijacked":
+		nc, _, err := http.NewResponseController(w).Hijack()
+		if err == nil {
+			io.Copy(nc, io.LimitReader(zeros{}, stalledBody))
+			nc.Close()
+		}
+	default:
+		io.WriteString(w, "hello")
+	}
 }
 
 func initialWindow(size uint32) http2.Setting {
@@ -66,98 +85,109 @@ type zeros struct{}
 
 func (zeros) Read(p []byte) (int, error) { clear(p); return len(p), nil }
 
+// eachHTTP1 runs a test with a connection that speaks HTTP/1.1, in memory: over TLS and not.
+func eachHTTP1(t *testing.T, opts server.Options, test func(t *testing.T, s *served, c *client)) {
+	t.Run("plain", func(t *testing.T) {
+		inMemory(t, opts, func(t *testing.T, s *served) { test(t, s, s.dial()) })
+	})
+	t.Run("TLS", func(t *testing.T) {
+		inMemoryTLS(t, opts, func(t *testing.T, s *servedTLS) { test(t, s.served, s.dialTLS("http/1.1")) })
+	})
+}
+
 func TestClientsThatNeverReadAreClosed(t *testing.T) {
+	const timeout = time.Minute
 	for _, path := range []string{"/file", "/chunks", "/copy", "/hijacked"} {
-		for _, kind := range []string{"plain", "TLS"} {
-			t.Run(kind+path, func(t *testing.T) {
-				t.Parallel()
-				handler, ended := stalling(t)
-				opts := server.Options{Handler: handler, WriteTimeout: 300 * time.Millisecond}
-				var s *served
-				var c *client
-				if kind == "TLS" {
-					secure := serveTLS(t, opts)
-					endWith(t, secure.served)
-					s, c = secure.served, secure.dialTLS("http/1.1")
-				} else {
-					s = endWith(t, serve(t, opts))
-					c = s.dial()
-				}
+		t.Run(path[1:], func(t *testing.T) {
+			handler := newStalling(t)
+			eachHTTP1(t, server.Options{Handler: handler, WriteTimeout: timeout}, func(t *testing.T, s *served, c *client) {
+				endWith(t, s)
+				ended, begin := handler.watch(), time.Now()
 				c.send("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n")
 				<-ended
+				if took := time.Since(begin); took < timeout || took > timeout+2*time.Second {
+					t.Errorf("the handler has ended after %v, want %v", took, timeout)
+				}
 				await(t, "the end of the connection", func() bool { return s.Load().Connections == (upgrade.Connections{}) })
 				if closed := s.Closed(); closed[server.TimedOut] != 1 {
 					t.Errorf("got %v, want one that timed out", closed)
 				}
 			})
-		}
+		})
 	}
 }
 
-// One that reads slowly is never closed, whatever it takes in all.
+// One that reads slowly is never closed, however long that takes in all.
 func TestSlowReadersAreServed(t *testing.T) {
+	const timeout = time.Second
 	for _, path := range []string{"/file", "/chunks"} {
-		for _, kind := range []string{"plain", "TLS"} {
-			t.Run(kind+path, func(t *testing.T) {
-				t.Parallel()
-				handler, _ := stalling(t)
-				opts := server.Options{Handler: handler, WriteTimeout: time.Second}
-				var c *client
-				if kind == "TLS" {
-					secure := serveTLS(t, opts)
-					endWith(t, secure.served)
-					c = secure.dialTLS("http/1.1")
-				} else {
-					c = endWith(t, serve(t, opts)).dial()
-				}
+		t.Run(path[1:], func(t *testing.T) {
+			handler := newStalling(t)
+			eachHTTP1(t, server.Options{Handler: handler, WriteTimeout: timeout}, func(t *testing.T, s *served, c *client) {
+				endWith(t, s)
+				c.SetDeadline(time.Time{})
 				c.send("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n")
 				resp, err := http.ReadResponse(c.in, nil)
 				if err != nil {
 					t.Fatal(err)
 				}
-				begin, got := time.Now(), int64(0)
-				for time.Since(begin) < 3*time.Second { // some 4 MB
-					n, err := io.CopyN(io.Discard, resp.Body, 64<<10)
+				for got := int64(0); got < stalledBody; {
+					n, err := io.CopyN(io.Discard, resp.Body, 128<<10)
 					if got += n; err != nil {
 						t.Fatalf("after %d bytes: %v", got, err)
 					}
-					time.Sleep(50 * time.Millisecond)
-				}
-				n, err := io.Copy(io.Discard, resp.Body)
-				if got += n; err != nil || got != stalledBody {
-					t.Errorf("got %d bytes, %v; want %d", got, err, stalledBody)
+					time.Sleep(timeout * 9 / 10)
 				}
 			})
-		}
+		})
+	}
+}
+
+// A file goes on where the look at a write has interrupted sendfile.
+func TestSendfileGoesOn(t *testing.T) {
+	content := make([]byte, stalledBody)
+	rand.NewChaCha8([32]byte{}).Read(content)
+	file := filepath.Join(t.TempDir(), "large")
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const timeout = 10 * time.Minute // is looked at every two seconds
+	s := endWith(t, serve(t, server.Options{WriteTimeout: timeout, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFile(w, r, file)
+	})}))
+	c := s.dial()
+	c.SetDeadline(time.Now().Add(timeout))
+	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+	time.Sleep(2500 * time.Millisecond) // for at least one look
+	if _, body := c.answer(); body != string(content) {
+		t.Errorf("got %d bytes, which are not the file's", len(body))
 	}
 }
 
 // A deadline of the handler's own holds as well, and no longer than it says.
 func TestHandlersWriteDeadline(t *testing.T) {
-	ended := make(chan error, 1)
-	s := endWith(t, serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-		_, err := io.Copy(w, bytes.NewReader(make([]byte, stalledBody)))
-		ended <- err
-	})}))
-	s.dial().send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	var timeout net.Error
-	if err := <-ended; err == nil || !isTimeout(err, &timeout) {
-		t.Errorf("got %v, want a timeout", err)
-	}
-}
-
-func isTimeout(err error, as *net.Error) bool {
-	ne, ok := err.(net.Error)
-	*as = ne
-	return ok && ne.Timeout()
+	const own = 100 * time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan error, 1)
+		s := endWith(t, serveOn(t, memory(), server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			http.NewResponseController(w).SetWriteDeadline(time.Now().Add(own))
+			_, err := io.Copy(w, bytes.NewReader(make([]byte, stalledBody)))
+			ended <- err
+		})}))
+		begin := time.Now()
+		s.dial().send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		if err := <-ended; !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(begin) != own {
+			t.Errorf("got %v after %v, want a timeout after %v", err, time.Since(begin), own)
+		}
+	})
 }
 
 // A stream without a window is reset; its connection serves others.
 func TestStreamsWithoutWindow(t *testing.T) {
-	handler, ended := stalling(t)
+	handler := newStalling(t)
 	both(t, server.Options{Handler: handler, WriteTimeout: 300 * time.Millisecond}, func(t *testing.T, s *served, dial func() *http2Client) {
 		endWith(t, s)
+		ended := handler.watch()
 		c := dial()
 		c.windows = false
 		c.mu.Lock()
@@ -186,10 +216,11 @@ func TestStreamsWithoutWindow(t *testing.T) {
 // A client that reads nothing of its HTTP/2 connection loses that, at once or, if the
 // reset of its stream still fits into the buffers, as an idle one.
 func TestHTTP2ClientThatNeverReads(t *testing.T) {
-	handler, ended := stalling(t)
+	handler := newStalling(t)
 	both(t, server.Options{Handler: handler, WriteTimeout: 300 * time.Millisecond,
 		IdleTimeout: 500 * time.Millisecond}, func(t *testing.T, s *served, dial func() *http2Client) {
 		endWith(t, s)
+		ended := handler.watch()
 		c := dial()
 		c.mu.Lock()
 		c.WriteSettings(initialWindow(1<<31 - 1))
@@ -206,7 +237,7 @@ func TestHTTP2ClientThatNeverReads(t *testing.T) {
 
 // They do not hold a drain until its deadline.
 func TestDrainOfClientsThatNeverRead(t *testing.T) {
-	handler, _ := stalling(t)
+	handler := newStalling(t)
 	both(t, server.Options{Handler: handler}, func(t *testing.T, s *served, dial func() *http2Client) {
 		c := dial()
 		c.mu.Lock()

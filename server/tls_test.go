@@ -26,6 +26,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
@@ -104,19 +105,23 @@ type servedTLS struct {
 
 func serveTLS(t *testing.T, opts server.Options) *servedTLS {
 	t.Helper()
+	return serveTLSOn(t, listen(t), opts)
+}
+
+func serveTLSOn(t *testing.T, ln net.Listener, opts server.Options) *servedTLS {
+	t.Helper()
 	certificate := sign(t, time.Now().Add(time.Hour), "example.com")
-	return &servedTLS{serveConfig(t, opts, &tls.Config{
+	return &servedTLS{serveConfig(t, ln, opts, &tls.Config{
 		Certificates: []tls.Certificate{certificate.pair(t)},
 		MinVersion:   tls.VersionTLS10, // which the server allows nobody
 	}), certificate}
 }
 
-func serveConfig(t *testing.T, opts server.Options, config *tls.Config) *served {
+func serveConfig(t *testing.T, ln net.Listener, opts server.Options, config *tls.Config) *served {
 	t.Helper()
 	if opts.IdleGrace == 0 {
 		opts.IdleGrace = 100 * time.Millisecond
 	}
-	ln := listen(t)
 	s := &served{Server: server.New(opts), t: t, listener: ln, addr: ln.Addr()}
 	s.AddTLS(ln, config)
 	s.Serve()
@@ -163,48 +168,50 @@ func TestTLSIsSeenByHandlers(t *testing.T) {
 }
 
 func TestTLSDrain(t *testing.T) {
-	const grace = 300 * time.Millisecond
-	g := newGate()
-	g.after = "slow"
-	s := serveTLS(t, server.Options{IdleGrace: grace, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/slow" {
-			g.ServeHTTP(w, r)
-			return
+	synctest.Test(t, func(t *testing.T) {
+		const grace = 300 * time.Millisecond
+		g := newGate()
+		g.after = "slow"
+		s := serveTLSOn(t, memory(), server.Options{IdleGrace: grace, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/slow" {
+				g.ServeHTTP(w, r)
+				return
+			}
+			io.WriteString(w, "hello")
+		})})
+		mute, fresh, used, speaker, busy := s.dial(), s.dialTLS("http/1.1"), s.dialTLS("http/1.1"), s.dialTLS("http/1.1"), s.dialTLS("http/1.1")
+		used.get("/")
+		speaker.get("/")
+		busy.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+		<-g.entered
+		await(t, "the connections", func() bool {
+			return s.Load().Connections == upgrade.Connections{New: 2, Idle: 2, Active: 1}
+		})
+		begin := time.Now()
+		drained := s.drainBy(patience, upgrade.Handoff{Kept: all, Move: func(context.Context, []upgrade.Connection) []bool {
+			t.Error("a connection over TLS was offered")
+			return nil
+		}})
+		s.awaitDraining()
+		if resp, body := speaker.get("/"); !resp.Close || body != "hello" {
+			t.Errorf("within the grace: got close %t and %q, want the announcement", resp.Close, body)
 		}
-		io.WriteString(w, "hello")
-	})})
-	mute, fresh, used, speaker, busy := s.dial(), s.dialTLS("http/1.1"), s.dialTLS("http/1.1"), s.dialTLS("http/1.1"), s.dialTLS("http/1.1")
-	used.get("/")
-	speaker.get("/")
-	busy.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-	<-g.entered
-	await(t, "the connections", func() bool {
-		return s.Load().Connections == upgrade.Connections{New: 2, Idle: 2, Active: 1}
+		speaker.closedCleanly()
+		for _, c := range []*client{mute, fresh, used} {
+			c.closedCleanly()
+			if took := time.Since(begin); took < grace || took > grace+time.Second {
+				t.Errorf("silent connection closed after %v, want %v", took, grace)
+			}
+		}
+		close(g.open)
+		if resp, body := busy.answer(); !resp.Close || body != "slow" {
+			t.Errorf("busy: got close %t and %q, want the announcement", resp.Close, body)
+		}
+		busy.closedCleanly()
+		if d := <-drained; d.Moved != 0 || d.Requests != 2 || d.Connections != (upgrade.Closed{Announced: 2, Grace: 3}) {
+			t.Errorf("got %+v, want 2 requests finished, 2 told to close and 3 after the grace", d)
+		}
 	})
-	begin := time.Now()
-	drained := s.drainBy(patience, upgrade.Handoff{Kept: all, Move: func(context.Context, []upgrade.Connection) []bool {
-		t.Error("a connection over TLS was offered")
-		return nil
-	}})
-	s.awaitDraining()
-	if resp, body := speaker.get("/"); !resp.Close || body != "hello" {
-		t.Errorf("within the grace: got close %t and %q, want the announcement", resp.Close, body)
-	}
-	speaker.closedCleanly()
-	for _, c := range []*client{mute, fresh, used} {
-		c.closedCleanly()
-		if took := time.Since(begin); took < grace || took > grace+time.Second {
-			t.Errorf("silent connection closed after %v, want %v", took, grace)
-		}
-	}
-	close(g.open)
-	if resp, body := busy.answer(); !resp.Close || body != "slow" {
-		t.Errorf("busy: got close %t and %q, want the announcement", resp.Close, body)
-	}
-	busy.closedCleanly()
-	if d := <-drained; d.Moved != 0 || d.Requests != 2 || d.Connections != (upgrade.Closed{Announced: 2, Grace: 3}) {
-		t.Errorf("got %+v, want 2 requests finished, 2 told to close and 3 after the grace", d)
-	}
 }
 
 // On the same server, those without TLS move.
@@ -243,41 +250,43 @@ func TestTLSStaysWhilePlaintextMoves(t *testing.T) {
 
 // Clients that never retry, around the beginning of a drain and the end of the grace.
 func TestTLSClientsThatNeverRetry(t *testing.T) {
-	const clients, grace = 40, 400 * time.Millisecond
-	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace})
-	var failed, announced atomic.Int64
-	var asking sync.WaitGroup
-	started := make(chan struct{}, clients)
-	for i := range clients {
-		c := s.dialTLS("http/1.1")
-		asking.Go(func() {
-			for n := 0; ; n++ {
-				if n == 3 {
-					started <- struct{}{}
+	synctest.Test(t, func(t *testing.T) {
+		const clients, grace = 40, 400 * time.Millisecond
+		s := serveTLSOn(t, memory(), server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace})
+		var failed, announced atomic.Int64
+		var asking sync.WaitGroup
+		started := make(chan struct{}, clients)
+		for i := range clients {
+			c := s.dialTLS("http/1.1")
+			asking.Go(func() {
+				for n := 0; ; n++ {
+					if n == 3 {
+						started <- struct{}{}
+					}
+					io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+					resp, err := http.ReadResponse(c.in, nil)
+					if err != nil {
+						failed.Add(1)
+						return
+					}
+					io.Copy(io.Discard, resp.Body)
+					if resp.Close {
+						announced.Add(1)
+						return
+					}
+					time.Sleep(time.Duration(i+1) * time.Millisecond) // clients differ
 				}
-				io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-				resp, err := http.ReadResponse(c.in, nil)
-				if err != nil {
-					failed.Add(1)
-					return
-				}
-				io.Copy(io.Discard, resp.Body)
-				if resp.Close {
-					announced.Add(1)
-					return
-				}
-				time.Sleep(time.Duration(i) * time.Millisecond) // clients differ
-			}
-		})
-	}
-	for range clients {
-		<-started
-	}
-	d := <-s.drain(patience, all)
-	asking.Wait()
-	if failed.Load() != 0 || announced.Load() != clients || d.Connections != (upgrade.Closed{Announced: clients}) {
-		t.Errorf("%d requests failed, %d clients told to close, %+v; want all %d told", failed.Load(), announced.Load(), d, clients)
-	}
+			})
+		}
+		for range clients {
+			<-started
+		}
+		d := <-s.drain(patience, all)
+		asking.Wait()
+		if failed.Load() != 0 || announced.Load() != clients || d.Connections != (upgrade.Closed{Announced: clients}) {
+			t.Errorf("%d requests failed, %d clients told to close, %+v; want all %d told", failed.Load(), announced.Load(), d, clients)
+		}
+	})
 }
 
 // pausing stops the client before it sends again, once it has read the server's part.
@@ -300,58 +309,60 @@ func TestHandshakesUnderWayAreFinished(t *testing.T) {
 	const clients = 200
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		t.Run(protocol, func(t *testing.T) {
-			grace := map[string]time.Duration{"http/1.1": time.Second, "h2": time.Minute}[protocol]
-			s := serveTLS(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace, ReadHeaderTimeout: time.Minute})
-			paused, proceed := make(chan struct{}, clients), make(chan struct{})
-			var asking sync.WaitGroup
-			var answered atomic.Int64
-			for range clients {
-				c := s.dial()
-				c.SetDeadline(time.Now().Add(time.Minute))
-				config := s.signed.trust()
-				config.NextProtos = []string{protocol}
-				over := tls.Client(&pausing{c.Conn, paused, proceed, 0}, config)
-				asking.Go(func() {
-					if err := over.Handshake(); err != nil {
-						t.Errorf("handshake: %v", err)
-						paused <- struct{}{}
-						return
-					}
-					if protocol == "h2" {
-						h := newHTTP2Client(t, over)
-						h.answers = true
-						h.request(1, "/")
-						if body, err := h.body(1); err != nil || body != "hello" {
-							t.Errorf("got %q, %v", body, err)
+			synctest.Test(t, func(t *testing.T) {
+				grace := map[string]time.Duration{"http/1.1": time.Second, "h2": time.Minute}[protocol]
+				s := serveTLSOn(t, memory(), server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace, ReadHeaderTimeout: time.Minute})
+				paused, proceed := make(chan struct{}, clients), make(chan struct{})
+				var asking sync.WaitGroup
+				var answered atomic.Int64
+				for range clients {
+					c := s.dial()
+					c.SetDeadline(time.Now().Add(time.Minute))
+					config := s.signed.trust()
+					config.NextProtos = []string{protocol}
+					over := tls.Client(&pausing{c.Conn, paused, proceed, 0}, config)
+					asking.Go(func() {
+						if err := over.Handshake(); err != nil {
+							t.Errorf("handshake: %v", err)
+							paused <- struct{}{}
+							return
+						}
+						if protocol == "h2" {
+							h := newHTTP2Client(t, over)
+							h.answers = true
+							h.request(1, "/")
+							if body, err := h.body(1); err != nil || body != "hello" {
+								t.Errorf("got %q, %v", body, err)
+								return
+							}
+							answered.Add(1)
+							return
+						}
+						io.WriteString(over, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+						resp, err := http.ReadResponse(bufio.NewReader(over), nil)
+						if err != nil || !resp.Close {
+							t.Errorf("got %v, %v, want an answer with the announcement", resp, err)
 							return
 						}
 						answered.Add(1)
-						return
-					}
-					io.WriteString(over, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-					resp, err := http.ReadResponse(bufio.NewReader(over), nil)
-					if err != nil || !resp.Close {
-						t.Errorf("got %v, %v, want an answer with the announcement", resp, err)
-						return
-					}
-					answered.Add(1)
-				})
-			}
-			for range clients {
-				<-paused
-			}
-			drained := s.drain(time.Minute, all)
-			s.awaitDraining()
-			time.Sleep(1200 * time.Millisecond) // the grace is no matter
-			if got := s.Load().Connections; got != (upgrade.Connections{New: clients}) {
-				t.Errorf("got %+v, want all %d", got, clients)
-			}
-			close(proceed)
-			asking.Wait()
-			d := <-drained
-			if answered.Load() != clients || d.Connections.Announced+d.Connections.Client != clients {
-				t.Errorf("%d of %d answered, %+v", answered.Load(), clients, d)
-			}
+					})
+				}
+				for range clients {
+					<-paused
+				}
+				drained := s.drain(time.Minute, all)
+				s.awaitDraining()
+				time.Sleep(1200 * time.Millisecond) // the grace is no matter
+				if got := s.Load().Connections; got != (upgrade.Connections{New: clients}) {
+					t.Errorf("got %+v, want all %d", got, clients)
+				}
+				close(proceed)
+				asking.Wait()
+				d := <-drained
+				if answered.Load() != clients || d.Connections.Announced+d.Connections.Client != clients {
+					t.Errorf("%d of %d answered, %+v", answered.Load(), clients, d)
+				}
+			})
 		})
 	}
 }
@@ -361,81 +372,87 @@ func TestHandshakeTimeout(t *testing.T) {
 	const timeout = 300 * time.Millisecond
 	for name, drains := range map[string]bool{"serving": false, "draining": true} {
 		t.Run(name, func(t *testing.T) {
-			s := serveTLS(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: timeout, IdleGrace: 10 * time.Millisecond})
-			var clients []*client
-			begin := time.Now()
-			for _, hello := range []string{"\x16", "\x16\x03\x01\x00", "\x16\x03\x01\x02\x00\x01"} {
-				c := s.dial()
-				c.send(hello)
-				clients = append(clients, c)
-			}
-			await(t, "the connections", func() bool { return s.Accepted() == 3 })
-			if drains {
-				drained := s.drain(patience, all)
-				defer func() { <-drained }()
-			}
-			for _, c := range clients {
-				io.Copy(io.Discard, c)
-				if took := time.Since(begin); took < timeout || took > timeout+time.Second {
-					t.Errorf("closed after %v, want %v", took, timeout)
+			synctest.Test(t, func(t *testing.T) {
+				s := serveTLSOn(t, memory(), server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: timeout, IdleGrace: 10 * time.Millisecond})
+				var clients []*client
+				begin := time.Now()
+				for _, hello := range []string{"\x16", "\x16\x03\x01\x00", "\x16\x03\x01\x02\x00\x01"} {
+					c := s.dial()
+					c.send(hello)
+					clients = append(clients, c)
 				}
-			}
-			await(t, "the account of it", func() bool { return s.Closed()[server.TimedOut] == 3 })
-			if !drains {
-				<-s.drain(patience, all)
-			}
+				await(t, "the connections", func() bool { return s.Accepted() == 3 })
+				if drains {
+					drained := s.drain(patience, all)
+					defer func() { <-drained }()
+				}
+				for _, c := range clients {
+					io.Copy(io.Discard, c)
+					if took := time.Since(begin); took < timeout || took > timeout+time.Second {
+						t.Errorf("closed after %v, want %v", took, timeout)
+					}
+				}
+				await(t, "the account of it", func() bool { return s.Closed()[server.TimedOut] == 3 })
+				if !drains {
+					<-s.drain(patience, all)
+				}
+			})
 		})
 	}
 }
 
 // What has begun to arrive in a record is not destroyed by the grace.
 func TestGraceSparesBegunRecord(t *testing.T) {
-	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 20 * time.Millisecond, ReadHeaderTimeout: patience})
-	for _, used := range []bool{false, true} {
-		for _, split := range []int{1, 4, 5, 6, 30} {
-			c := s.dial()
-			cut := &splitting{Conn: c.Conn}
-			over := (&client{t, cut, nil}).shake(s.signed.trust())
-			if used {
-				over.get("/")
+	synctest.Test(t, func(t *testing.T) {
+		s := serveTLSOn(t, memory(), server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 20 * time.Millisecond, ReadHeaderTimeout: patience})
+		for _, used := range []bool{false, true} {
+			for _, split := range []int{1, 4, 5, 6, 30} {
+				c := s.dial()
+				cut := &splitting{Conn: c.Conn}
+				over := (&client{t, cut, nil}).shake(s.signed.trust())
+				if used {
+					over.get("/")
+				}
+				cut.split = split
+				over.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+				defer func() {
+					time.Sleep(50 * time.Millisecond)
+					if _, err := c.Conn.Write(cut.rest); err != nil {
+						t.Errorf("send the rest: %v", err)
+					}
+					if resp, body := over.answer(); !resp.Close || body != "hello" {
+						t.Errorf("split at %d: got close %t and %q", split, resp.Close, body)
+					}
+				}()
 			}
-			cut.split = split
-			over.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-			defer func() {
-				time.Sleep(50 * time.Millisecond)
-				if _, err := c.Conn.Write(cut.rest); err != nil {
-					t.Errorf("send the rest: %v", err)
-				}
-				if resp, body := over.answer(); !resp.Close || body != "hello" {
-					t.Errorf("split at %d: got close %t and %q", split, resp.Close, body)
-				}
-			}()
 		}
-	}
-	quiet := s.dial()
-	await(t, "all connections", func() bool { return s.Accepted() == 11 })
-	s.drain(2*patience, all)
-	quiet.closedCleanly() // the grace is over
+		quiet := s.dial()
+		await(t, "all connections", func() bool { return s.Accepted() == 11 })
+		s.drain(2*patience, all)
+		quiet.closedCleanly() // the grace is over
+	})
 }
 
 // A record's beginning that has come along with a request is one's own beginning.
 func TestHalfARecordHasTheTimeOfAHeader(t *testing.T) {
-	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: time.Second})
-	gathered := &gathering{Conn: s.dial().Conn}
-	c := (&client{t, gathered, nil}).shake(s.signed.trust())
-	c.get("/")
-	gathered.on = true
-	for range 2 {
-		c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	}
-	begin := time.Now()
-	gathered.Conn.Write(gathered.all[:len(gathered.all)-1])
-	c.answer()
-	c.closedCleanly()
-	if took := time.Since(begin); took < time.Second || took > 3*time.Second {
-		t.Errorf("closed after %v, want the header timeout", took)
-	}
-	<-s.drain(patience, all)
+	synctest.Test(t, func(t *testing.T) {
+		s := serveTLSOn(t, memory(), server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: time.Second})
+		gathered := &gathering{Conn: s.dial().Conn}
+		c := (&client{t, gathered, nil}).shake(s.signed.trust())
+		c.get("/")
+		gathered.on = true
+		for range 2 {
+			c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		}
+		begin := time.Now()
+		gathered.Conn.Write(gathered.all[:len(gathered.all)-1])
+		c.answer()
+		c.closedCleanly()
+		if took := time.Since(begin); took < time.Second || took > 3*time.Second {
+			t.Errorf("closed after %v, want the header timeout", took)
+		}
+		<-s.drain(patience, all)
+	})
 }
 
 // gathering keeps back all that is written.
@@ -513,34 +530,36 @@ func TestTLSReasons(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := serveTLS(t, server.Options{IdleTimeout: 200 * time.Millisecond, ReadHeaderTimeout: 2 * time.Second,
-				Logger: slog.New(slog.DiscardHandler),
-				Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					if r.URL.Path == "/panic" {
-						panic(http.ErrAbortHandler)
-					}
-					if r.URL.Path != "/" || r.Method == "PRI" {
-						t.Errorf("handler called for %s %s", r.Method, r.URL)
-					}
-				})})
-			begin := time.Now()
-			over := tls.Client(s.dial().Conn, test.config(s.signed.trust()))
-			if err := over.Handshake(); (err != nil) != test.fails {
-				t.Fatalf("handshake: got %v, want failure %t", err, test.fails)
-			}
-			if test.do != nil {
-				test.do(&client{t, over, bufio.NewReader(over)})
-			}
-			await(t, "the connection's end", func() bool { return s.Load().Connections == upgrade.Connections{} && s.Accepted() == 1 })
-			if took := time.Since(begin); test.want == server.Failed && took > 1500*time.Millisecond {
-				t.Errorf("closed after %v, want at once", took)
-			}
-			for why, n := range s.Closed() {
-				if want := map[bool]uint64{true: 1}[why == test.want]; n != want {
-					t.Errorf("closed by reason %v: got %d, want %d", why, n, want)
+			synctest.Test(t, func(t *testing.T) {
+				s := serveTLSOn(t, memory(), server.Options{IdleTimeout: 200 * time.Millisecond, ReadHeaderTimeout: 2 * time.Second,
+					Logger: slog.New(slog.DiscardHandler),
+					Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if r.URL.Path == "/panic" {
+							panic(http.ErrAbortHandler)
+						}
+						if r.URL.Path != "/" || r.Method == "PRI" {
+							t.Errorf("handler called for %s %s", r.Method, r.URL)
+						}
+					})})
+				begin := time.Now()
+				over := tls.Client(s.dial().Conn, test.config(s.signed.trust()))
+				if err := over.Handshake(); (err != nil) != test.fails {
+					t.Fatalf("handshake: got %v, want failure %t", err, test.fails)
 				}
-			}
-			<-s.drain(patience, none)
+				if test.do != nil {
+					test.do(&client{t, over, bufio.NewReader(over)})
+				}
+				await(t, "the connection's end", func() bool { return s.Load().Connections == upgrade.Connections{} && s.Accepted() == 1 })
+				if took := time.Since(begin); test.want == server.Failed && took > 1500*time.Millisecond {
+					t.Errorf("closed after %v, want at once", took)
+				}
+				for why, n := range s.Closed() {
+					if want := map[bool]uint64{true: 1}[why == test.want]; n != want {
+						t.Errorf("closed by reason %v: got %d, want %d", why, n, want)
+					}
+				}
+				<-s.drain(patience, none)
+			})
 		})
 	}
 }
@@ -582,26 +601,28 @@ func TestTLSBodies(t *testing.T) {
 // The deadline cuts without a word of goodbye, which would make half an answer a
 // whole one, and without waiting for a client that does not read.
 func TestTLSCut(t *testing.T) {
-	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		for {
-			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
-				return
+	synctest.Test(t, func(t *testing.T) {
+		s := serveTLSOn(t, memory(), server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for {
+				if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+					return
+				}
 			}
+		})})
+		for range 3 {
+			s.dialTLS("http/1.1").send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		}
-	})})
-	for range 3 {
-		s.dialTLS("http/1.1").send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	}
-	await(t, "the requests", func() bool { return s.Load().Requests == 3 })
-	time.Sleep(50 * time.Millisecond) // the sockets are full
-	begin := time.Now()
-	if d := <-s.drain(100*time.Millisecond, all); d.Connections != (upgrade.Closed{Cut: 3}) {
-		t.Errorf("got %+v, want 3 cut", d)
-	}
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("took %v, want 100 ms and a moment", took)
-	}
-	await(t, "the handlers' end", func() bool { return s.Load().Requests == 0 })
+		await(t, "the requests", func() bool { return s.Load().Requests == 3 })
+		time.Sleep(50 * time.Millisecond) // the sockets are full
+		begin := time.Now()
+		if d := <-s.drain(100*time.Millisecond, all); d.Connections != (upgrade.Closed{Cut: 3}) {
+			t.Errorf("got %+v, want 3 cut", d)
+		}
+		if took := time.Since(begin); took > time.Second {
+			t.Errorf("took %v, want 100 ms and a moment", took)
+		}
+		await(t, "the handlers' end", func() bool { return s.Load().Requests == 0 })
+	})
 }
 
 func TestResumption(t *testing.T) {
@@ -613,7 +634,7 @@ func TestResumption(t *testing.T) {
 		}
 		config := &tls.Config{Certificates: []tls.Certificate{certificate.pair(t)}}
 		keys.Use(config)
-		return serveConfig(t, server.Options{Handler: http.HandlerFunc(hello)}, config), keys
+		return serveConfig(t, listen(t), server.Options{Handler: http.HandlerFunc(hello)}, config), keys
 	}
 	first, keys := generation(nil)
 	heir, _ := generation(keys.Secret())
@@ -655,21 +676,23 @@ func (c *counting) Read(p []byte) (int, error) {
 // The end of a connection is said within TLS: a client could take a FIN alone for
 // an attack.
 func TestTLSSaysGoodbye(t *testing.T) {
-	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 200 * time.Millisecond})
-	dial := func() (*client, *counting) {
-		counted := &counting{Conn: s.dial().Conn}
-		c := (&client{t, counted, nil}).shake(s.signed.trust())
-		c.get("/")
-		return c, counted
-	}
-	c, counted := dial()
-	drained := s.drain(patience, all)
-	before := counted.n
-	c.closedCleanly()
-	if counted.n == before {
-		t.Error("closed without a word")
-	}
-	<-drained
+	synctest.Test(t, func(t *testing.T) {
+		s := serveTLSOn(t, memory(), server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 200 * time.Millisecond})
+		dial := func() (*client, *counting) {
+			counted := &counting{Conn: s.dial().Conn}
+			c := (&client{t, counted, nil}).shake(s.signed.trust())
+			c.get("/")
+			return c, counted
+		}
+		c, counted := dial()
+		drained := s.drain(patience, all)
+		before := counted.n
+		c.closedCleanly()
+		if counted.n == before {
+			t.Error("closed without a word")
+		}
+		<-drained
+	})
 }
 
 // recorded keeps what comes, to tell the types of the records.
@@ -727,18 +750,20 @@ func TestTLSEndOfBodyWithoutLength(t *testing.T) {
 // A client whose handshake ends when the grace of its silence before is almost over
 // has a whole one for its request.
 func TestGraceAfterHandshake(t *testing.T) {
-	const grace = time.Second
-	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace})
-	c := s.dial()
-	await(t, "the connection", func() bool { return s.Load().Connections.New == 1 })
-	drained := s.drain(patience, all)
-	time.Sleep(grace * 7 / 10)
-	over := c.shake(s.signed.trust())
-	time.Sleep(grace * 7 / 10)
-	if resp, body := over.get("/"); !resp.Close || body != "hello" {
-		t.Errorf("got close %t and %q", resp.Close, body)
-	}
-	if d := <-drained; d.Connections != (upgrade.Closed{Announced: 1}) {
-		t.Errorf("got %+v, want one told to close", d.Connections)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		const grace = time.Second
+		s := serveTLSOn(t, memory(), server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace})
+		c := s.dial()
+		await(t, "the connection", func() bool { return s.Load().Connections.New == 1 })
+		drained := s.drain(patience, all)
+		time.Sleep(grace * 7 / 10)
+		over := c.shake(s.signed.trust())
+		time.Sleep(grace * 7 / 10)
+		if resp, body := over.get("/"); !resp.Close || body != "hello" {
+			t.Errorf("got close %t and %q", resp.Close, body)
+		}
+		if d := <-drained; d.Connections != (upgrade.Closed{Announced: 1}) {
+			t.Errorf("got %+v, want one told to close", d.Connections)
+		}
+	})
 }
