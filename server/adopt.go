@@ -22,29 +22,29 @@ func (s *Server) Adopts(ln net.Listener) bool {
 // be silent for as long as it had left; from its first byte on all timeouts hold
 // as for any other. In a drain it moves on, or is drained.
 func (s *Server) Adopt(moved upgrade.Connection) {
-	c := &conn{Conn: moved.Conn, server: s, listener: moved.Listener}
-	c.response.conn = c
+	c := s.newConn(moved.Conn, nil)
+	c.listener = moved.Listener
 	state, as := boundary.Exported{Spoke: moved.Spoke}, classNew
 	if moved.Spoke {
 		as = classIdle
 	}
 	if moved.Left > 0 {
 		state.Deadline = time.Now().Add(moved.Left)
-		c.Conn.SetReadDeadline(state.Deadline)
+		c.socket.SetReadDeadline(state.Deadline)
 	}
 	c.boundary = boundary.Adopt(state)
 	s.movedIn.Add(1)
 	s.register(c, as)
-	go c.awaitFirstByte()
+	go http1{c}.awaitFirstByte()
 }
 
 // awaitFirstByte gives an adopted connection to net/http when it has spoken, or
 // ended. Many never do before they move on: net/http takes more of processor and
 // memory for each than all the rest of a move.
-func (c *conn) awaitFirstByte() {
+func (c http1) awaitFirstByte() {
 	switch {
 	case !c.isReadable():
-	case c.open() && c.server.adopted.add(c):
+	case c.open() && c.server.adopted.add(c.conn):
 		return
 	default: // the drain is over
 		c.setReason(DrainTimeout)
@@ -54,7 +54,7 @@ func (c *conn) awaitFirstByte() {
 
 // isReadable waits until the connection is readable, and returns false if it has migrated or
 // ended before.
-func (c *conn) isReadable() bool {
+func (c http1) isReadable() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
@@ -62,7 +62,7 @@ func (c *conn) isReadable() bool {
 			return false
 		}
 		c.mu.Unlock()
-		err := awaitReadable(c.Conn)
+		err := awaitReadable(c.socket.Conn)
 		c.mu.Lock()
 		r := boundary.Readable
 		if err != nil {
@@ -77,7 +77,7 @@ func (c *conn) isReadable() bool {
 // open makes a connection of what has come over the link, and returns false if that
 // cannot be.
 func (c *conn) open() bool {
-	unopened, ok := c.Conn.(upgrade.Unopened)
+	unopened, ok := c.socket.Conn.(upgrade.Unopened)
 	if !ok {
 		return true
 	}
@@ -100,7 +100,7 @@ func (c *conn) open() bool {
 		nc.Close()
 		return false
 	}
-	c.Conn = nc
+	c.socket.Conn = nc
 	limitUnsent(nc)
 	nc.SetReadDeadline(c.boundary.Deadline())
 	return true

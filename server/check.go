@@ -78,8 +78,8 @@ func (s *Server) checkAnswer(client net.Conn, c *conn) error {
 // checkPipe returns both ends of a connection in memory. wrap is given the server's.
 func (s *Server) checkPipe(wrap func(net.Conn) net.Conn) (client net.Conn, c *conn) {
 	client, far := net.Pipe()
-	c = &conn{Conn: wrap(timeless{far}), server: s, isCheck: true}
-	c.response.conn = c
+	c = s.newConn(wrap(timeless{far}), nil)
+	c.isCheck = true
 	return client, c
 }
 

@@ -65,7 +65,7 @@ func (s *Server) converseHTTP2() (found http2Support, err error) {
 		return found, err
 	}
 	found.speaks = true
-	err = t.drain(c.http2.Load())
+	err = t.drain(c.follower())
 	found.drains = err == nil
 	return found, err
 }
@@ -158,8 +158,9 @@ func (t *http2Talk) begin() error {
 
 // drain goes through both steps. A request made between the two is answered, one
 // after them is not.
-func (t *http2Talk) drain(h *http2Conn) error {
-	if h == nil {
+func (t *http2Talk) drain(f follower) error {
+	h, ok := f.(*http2Conn)
+	if !ok {
 		return errors.New("the preface was not recognized")
 	}
 	h.notice()

@@ -12,23 +12,25 @@ import (
 	"time"
 
 	"example.com/baton/server/internal/boundary"
+	"example.com/baton/upgrade"
 )
 
-// conn is a connection as net/http sees it, and its account: what it does, whether anything
-// would be lost by closing it now, and why it was closed.
+// conn is the top layer of a connection, which net/http has, and its account: what it does,
+// whether anything would be lost by closing it now, and why it was closed.
 //
 // The boundary machine knows at which calls of net/http the connection is at rest. Only then
 // may it migrate, or be closed because it is idle.
 type conn struct {
-	net.Conn
+	layer    // the one below the follower: TLS or the socket
+	socket   socket
+	secure   *secure                  // the layer of TLS; nil: plaintext
+	http1    follower                 // until the preface of HTTP/2 has come
+	top      atomic.Pointer[follower] // of the client's protocol
 	server   *Server
-	listener net.Listener              // from which it was accepted
-	response response                  // reused by each request; HTTP/1 has one at a time
-	answer   chan struct{}             // closed when the successor has taken it, or not; made for each offer
-	secure   *secure                   // TLS; nil: plaintext
-	http2    atomic.Pointer[http2Conn] // since HTTP/2's preface has come
-	isCheck  bool                      // the server's own; no handler gets its requests
-	out      writer
+	listener net.Listener  // from which it was accepted
+	response response      // reused by each request; HTTP/1 has one at a time
+	answer   chan struct{} // closed when the successor has taken it, or not; made for each offer
+	isCheck  bool          // the server's own; no handler gets its requests
 
 	mu       sync.Mutex
 	boundary boundary.Machine
@@ -51,14 +53,43 @@ const (
 	truncated          // no matter what: the response is broken off, and must not look whole
 )
 
-// track counts a connection that has just been accepted.
-func (s *Server) track(nc net.Conn, ln net.Listener, config *tls.Config) *conn {
-	c := &conn{Conn: nc, server: s, listener: ln}
+// follower is the layer next to net/http. It follows the requests in what passes, and knows
+// how its protocol ends a connection.
+type follower interface {
+	io.ReadWriter
+	// beginRequest returns what a handler is given for a request, or why the request is
+	// malformed.
+	beginRequest(w http.ResponseWriter, r *http.Request) (rw *response, handed *http.Request, malformed string)
+	// beginResponse is called when the header of the final response is about to be written.
+	beginResponse(rw *response, status int)
+	// abortResponse is called when a handler has panicked.
+	abortResponse()
+	// drain is called when the server has begun to drain.
+	drain()
+	// isIdle reports whether nothing would be lost by closing the connection, as far as bytes
+	// are concerned that were read.
+	isIdle() bool
+}
+
+// newConn returns a connection, over TLS unless config is nil.
+func (s *Server) newConn(nc net.Conn, config *tls.Config) *conn {
+	c := &conn{server: s}
+	c.socket.Conn, c.socket.owner = nc, c
+	c.layer, c.http1 = &c.socket, http1{c}
+	c.top.Store(&c.http1)
 	c.response.conn = c
 	if config != nil {
 		c.secure = newSecure(c, config)
-		c.stays = true
+		c.layer = c.secure
 	}
+	return c
+}
+
+// track counts a connection that has just been accepted.
+func (s *Server) track(nc net.Conn, ln net.Listener, config *tls.Config) *conn {
+	c := s.newConn(nc, config)
+	c.listener = ln
+	c.stays = !c.layer.export(new(upgrade.Connection))
 	limitUnsent(nc)
 	s.accepted.Add(1)
 	s.register(c, classNew)
@@ -104,51 +135,27 @@ func (c *conn) follow(state http.ConnState) {
 	}
 }
 
-func (c *conn) Read(p []byte) (int, error) {
-	if h := c.http2.Load(); h != nil {
-		return h.Read(p)
-	}
-	return c.readHTTP1(p)
-}
+func (c *conn) follower() follower { return *c.top.Load() }
 
-// receive reads from the socket, through TLS if need be.
-func (c *conn) receive(p []byte) (int, error) {
-	if c.secure != nil {
-		return c.secure.receive(p)
-	}
-	return c.Conn.Read(p)
-}
+func (c *conn) Read(p []byte) (int, error) { return c.follower().Read(p) }
 
 // Write is not called concurrently by net/http.
-func (c *conn) Write(p []byte) (int, error) {
-	if h := c.http2.Load(); h != nil {
-		return h.Write(p)
+func (c *conn) Write(p []byte) (int, error) { return c.follower().Write(p) }
+
+// ReadFrom keeps sendfile working, where nothing is encrypted.
+func (c *conn) ReadFrom(r io.Reader) (int64, error) {
+	if rf, ok := c.layer.(io.ReaderFrom); ok {
+		return rf.ReadFrom(r)
 	}
-	return c.transmit(p)
+	return copyTo(c, r)
 }
 
-// transmit writes to the socket, through TLS if need be.
-func (c *conn) transmit(p []byte) (int, error) {
-	if c.secure != nil {
-		return c.secure.transmit(p)
+// SyscallConn gives access to the socket, where nothing is encrypted.
+func (c *conn) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := c.layer.(syscall.Conn); ok {
+		return sc.SyscallConn()
 	}
-	return c.writeSocket(p)
-}
-
-// handle notes that a request has reached its handler.
-func (c *conn) handle(r *http.Request) {
-	if c.http2.Load() != nil { // one of many
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.boundary.Handle(r.ContentLength != 0)
-	if c.tail == unreadBody {
-		c.tail = nothing
-	}
-	if r.Close {
-		c.explain(ByClient)
-	}
+	return nil, errors.ErrUnsupported
 }
 
 // wasClosed reports whether the connection was closed under its handler.
@@ -177,14 +184,6 @@ func (c *conn) explain(r Reason) {
 // setTail notes what the client may be sending when the connection is closed.
 func (c *conn) setTail(t tail) {
 	c.tail = max(c.tail, t)
-}
-
-// truncate notes that a handler has given up: a response that has begun must not look whole.
-func (c *conn) truncate() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.setTail(truncated)
-	c.explain(Failed)
 }
 
 // abandonBody notes that nobody reads the rest of a request's body. The connection ends with
@@ -227,9 +226,9 @@ func (c *conn) close(mayWait bool) error {
 
 	if state != boundary.Migrated && reason != DrainTimeout && tail != truncated {
 		c.linger(lingerTime(c, reason, tail, pipelined))
-		c.secure.sendCloseNotify(c.Conn, mayWait && (reason == ConnectionClose || reason == ByClient)) // a response may be on its way
+		c.secure.sendCloseNotify(mayWait && (reason == ConnectionClose || reason == ByClient)) // a response may be on its way
 	}
-	err := c.Conn.Close()
+	err := c.socket.Close()
 	if state == boundary.Migrated {
 		reason = unknown
 	}
@@ -264,7 +263,7 @@ func lingerTime(c *conn, reason Reason, tail tail, pipelined bool) time.Duration
 	switch {
 	case tail == abandonedBody, tail == unreadBody && reason == TimedOut:
 		return lingerBody
-	case reason == ConnectionClose && pipelined, (reason == ConnectionClose || tail == excessFrames) && readable(c.Conn):
+	case reason == ConnectionClose && pipelined, (reason == ConnectionClose || tail == excessFrames) && readable(&c.socket):
 		return lingerResponse
 	}
 	return 0
@@ -278,54 +277,17 @@ func (c *conn) linger(longest time.Duration) {
 	if longest == 0 {
 		return
 	}
-	c.secure.sendCloseNotify(c.Conn, true)
-	if closeWrite(c.Conn) != nil {
+	c.secure.sendCloseNotify(true)
+	if c.socket.CloseWrite() != nil {
 		return
 	}
 	buffer := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buffer)
 	end := time.Now().Add(longest)
 	for now := time.Now(); now.Before(end); now = time.Now() {
-		c.Conn.SetReadDeadline(now.Add(min(lingerPause, end.Sub(now))))
-		if _, err := c.Conn.Read(buffer[:]); err != nil {
+		c.socket.SetReadDeadline(now.Add(min(lingerPause, end.Sub(now))))
+		if _, err := c.socket.Read(buffer[:]); err != nil {
 			return
 		}
 	}
-}
-
-// ReadFrom keeps sendfile working, where nothing is encrypted.
-func (c *conn) ReadFrom(r io.Reader) (int64, error) {
-	if rf, ok := c.Conn.(io.ReaderFrom); ok && c.secure == nil {
-		if file := asFile(r); file != nil {
-			return c.sendFile(rf, file)
-		}
-	}
-	buffer := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buffer)
-	return io.CopyBuffer(struct{ io.Writer }{c}, r, buffer[:])
-}
-
-const copySize = 32 << 10
-
-var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
-
-// CloseWrite lets net/http and proxied WebSockets end one direction only.
-func (c *conn) CloseWrite() error {
-	c.secure.closeWrite()
-	return closeWrite(c.Conn)
-}
-
-func closeWrite(nc net.Conn) error {
-	if cw, ok := nc.(interface{ CloseWrite() error }); ok {
-		return cw.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
-
-// SyscallConn gives access to the socket, where nothing is encrypted.
-func (c *conn) SyscallConn() (syscall.RawConn, error) {
-	if sc, ok := c.Conn.(syscall.Conn); ok && c.secure == nil {
-		return sc.SyscallConn()
-	}
-	return nil, errors.ErrUnsupported
 }

@@ -58,9 +58,7 @@ func (d *drain) run(h upgrade.Handoff) {
 	var goAway sync.WaitGroup
 	goAway.Go(func() {
 		for _, c := range s.open() {
-			if h := c.http2.Load(); h != nil {
-				h.announce()
-			}
+			c.follower().drain()
 		}
 	})
 
@@ -135,11 +133,7 @@ func (d *drain) closeForcibly() {
 // reasonAtDeadline returns why a connection is closed that is left at the deadline. One that
 // is idle loses no more than the rest of its grace.
 func (c *conn) reasonAtDeadline() Reason {
-	h := c.http2.Load()
-	silent := h != nil && h.isSilent()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if (c.boundary.IsWaiting() || silent && c.class == classIdle) && !readable(c.Conn) {
+	if c.follower().isIdle() && !readable(&c.socket) {
 		return IdleGrace
 	}
 	return DrainTimeout

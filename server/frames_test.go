@@ -109,8 +109,8 @@ func FuzzRecords(f *testing.F) {
 		for _, piece := range split(p, seed) {
 			s.records.follow(piece)
 			at += len(piece)
-			if s.within() == ends[at] {
-				t.Errorf("after %d bytes: within a record %t", at, s.within())
+			if s.holds() == ends[at] {
+				t.Errorf("after %d bytes: within a record %t", at, s.holds())
 			}
 		}
 	})
@@ -202,7 +202,7 @@ func FuzzPutIn(f *testing.F) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		sent := randomFrames(random)
 		socket := new(passing)
-		h := newHTTP2Conn(&conn{Conn: socket, server: s})
+		h := newHTTP2Conn(s.newConn(socket, nil))
 		from, at := random.IntN(len(sent)), 0
 		begun := -1
 		for _, piece := range split(sent, seed) {
@@ -223,7 +223,7 @@ func FuzzPutIn(f *testing.F) {
 
 		// A refusal is put in as well, and nothing follows on it.
 		socket = new(passing)
-		h = newHTTP2Conn(&conn{Conn: socket, server: s})
+		h = newHTTP2Conn(s.newConn(socket, nil))
 		r := &refusal{goAway: []byte("a GOAWAY"), sent: make(chan struct{})}
 		at, begun = 0, -1
 		var err error
@@ -249,8 +249,8 @@ func FuzzPutIn(f *testing.F) {
 
 		came := randomFrames(random)
 		socket = &passing{pieces: split(came, seed)}
-		h = newHTTP2Conn(&conn{Conn: socket, server: s})
-		h.in = bufio.NewReaderSize(receiver{h.conn}, 16)
+		h = newHTTP2Conn(s.newConn(socket, nil))
+		h.in = bufio.NewReaderSize(h.conn.layer, 16)
 		h.noticing.Store(true)
 		from, begun = random.IntN(len(came)), -1
 		var got []byte

@@ -4,20 +4,21 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"example.com/baton/server/internal/boundary"
 )
 
-// readHTTP1 reads for net/http while the client speaks HTTP/1, or has said nothing yet. What
-// the boundary machine makes of each step is done here.
-func (c *conn) readHTTP1(p []byte) (int, error) {
+// http1 is the follower of a connection whose client speaks HTTP/1, or has sent nothing yet.
+// It does what the boundary machine makes of each call.
+type http1 struct{ *conn }
+
+func (c http1) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	do := c.do(c.boundary.Read(len(p), !c.secure.within()))
+	do := c.do(c.boundary.Read(len(p), !c.layer.holds()))
 	for {
 		if do&boundary.Rest != 0 {
 			do = c.rest()
@@ -26,7 +27,7 @@ func (c *conn) readHTTP1(p []byte) (int, error) {
 			return 0, io.EOF
 		}
 		c.mu.Unlock()
-		n, err := c.receive(p)
+		n, err := c.layer.Read(p)
 		c.mu.Lock()
 		r := result(err)
 		n, do = c.returned(p[:n], r, err)
@@ -61,9 +62,9 @@ func result(err error) boundary.Result {
 func (c *conn) returned(p []byte, r boundary.Result, err error) (n int, do boundary.Action) {
 	below := boundary.Empty
 	switch {
-	case c.secure.within():
+	case c.layer.holds():
 		below = boundary.Part
-	case c.boundary.IsEnding() && readable(c.Conn): // it came in this moment
+	case c.boundary.IsEnding() && readable(&c.socket): // it came in this moment
 		below = boundary.Arrived
 	}
 	n, do = c.boundary.Returned(p, r, below)
@@ -78,13 +79,13 @@ func (c *conn) returned(p []byte, r boundary.Result, err error) (n int, do bound
 func (c *conn) do(do boundary.Action) boundary.Action {
 	switch {
 	case do&boundary.WakeUp != 0:
-		c.Conn.SetReadDeadline(time.Unix(1, 0))
+		c.layer.SetReadDeadline(time.Unix(1, 0))
 	case do&boundary.HeaderDeadline != 0:
-		c.Conn.SetReadDeadline(time.Now().Add(c.server.opts.ReadHeaderTimeout))
+		c.layer.SetReadDeadline(time.Now().Add(c.server.opts.ReadHeaderTimeout))
 	case do&boundary.BodyDeadline != 0:
-		c.Conn.SetReadDeadline(c.boundary.BodyDeadline(time.Now(), c.server.opts.ReadBodyTimeout))
+		c.layer.SetReadDeadline(c.boundary.BodyDeadline(time.Now(), c.server.opts.ReadBodyTimeout))
 	case do&boundary.RestoreDeadline != 0:
-		c.Conn.SetReadDeadline(c.boundary.Deadline())
+		c.layer.SetReadDeadline(c.boundary.Deadline())
 	}
 	if do&boundary.LeaveWindow != 0 {
 		c.server.drain.Load().mover.leave()
@@ -167,16 +168,67 @@ func (c *conn) limitDiscard(underWay bool) {
 	c.do(c.boundary.Discard(time.Now().Add(discardTime), underWay))
 }
 
-// isMalformed reports whether the present request must not be served: its length is given in
-// two ways.
-func (c *conn) isMalformed() bool {
+func (c http1) Write(p []byte) (int, error) { return c.layer.Write(p) }
+
+func (c http1) beginRequest(w http.ResponseWriter, r *http.Request) (*response, *http.Request, string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.boundary.IsMalformed()
+	c.boundary.Handle(r.ContentLength != 0)
+	if c.tail == unreadBody {
+		c.tail = nothing
+	}
+	if r.Close {
+		c.explain(ByClient)
+	}
+	if c.boundary.IsMalformed() {
+		c.setTail(abandonedBody)
+		c.boundary.Abandon()
+		w.Header().Set("Connection", "close")
+		return nil, nil, "Transfer-Encoding beside Content-Length, or in HTTP/1.0"
+	}
+	rw := &c.response
+	rw.request, rw.fullDuplex = nil, false
+	if r.ContentLength != 0 {
+		r, rw.request = newRequestBody(c.conn, r)
+	}
+	return rw, r, ""
+}
+
+func (c http1) beginResponse(rw *response, status int) {
+	if status != http.StatusSwitchingProtocols && c.isLast(rw) {
+		rw.Header().Set("Connection", "close")
+		c.setReason(ConnectionClose)
+	}
+}
+
+// isLast reports whether the connection must end with this response.
+func (c http1) isLast(rw *response) bool {
+	if c.isUnknown() || c.server.isDraining() && !c.willMigrate(time.Now()) && !c.hasMore() {
+		return true
+	}
+	return rw.leavesBody() && !rw.request.discard()
+}
+
+// abortResponse is called when a handler has given up: a response that has begun must not
+// look whole.
+func (c http1) abortResponse() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.setTail(truncated)
+	c.explain(Failed)
+}
+
+// drain does nothing: the mover and the sweep end connections of HTTP/1.
+func (c http1) drain() {}
+
+func (c http1) isIdle() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.boundary.IsWaiting()
 }
 
 // isUnknown reports whether the present request was not recognized when it came.
-func (c *conn) isUnknown() bool {
+func (c http1) isUnknown() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.boundary.IsUnknown()
@@ -184,14 +236,8 @@ func (c *conn) isUnknown() bool {
 
 // hasMore reports whether a client that has not been sent "Connection: close" has pipelined
 // more requests: they are answered, and the last response carries it.
-func (c *conn) hasMore() bool {
-	pending := int64(0)
-	control(c.Conn, func(fd int) {
-		if n, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err == nil {
-			pending = int64(n)
-		}
-	})
-	pending += c.secure.pending()
+func (c http1) hasMore() bool {
+	pending := c.layer.pending()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.boundary.Awaits(pending)

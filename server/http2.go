@@ -103,7 +103,8 @@ func (c *conn) startProtocol(p []byte, do boundary.Action) bool {
 		h := newHTTP2Conn(c)
 		h.received.follow(c.boundary.Frames(p), h.charge)
 		c.stays = true
-		c.http2.Store(h)
+		var top follower = h
+		c.top.Store(&top)
 		if c.server.isDraining() {
 			h.announceLater()
 		}
@@ -114,17 +115,12 @@ func (c *conn) startProtocol(p []byte, do boundary.Action) bool {
 func newHTTP2Conn(c *conn) *http2Conn {
 	return &http2Conn{
 		conn:     c,
-		in:       bufio.NewReader(receiver{c}),
+		in:       bufio.NewReader(c.layer),
 		streams:  openStreams{open: make(map[uint32]struct{})},
 		resets:   newBudget(resetsAtOnce, resetsPerSecond),
 		overhead: newBudget(overheadAtOnce, overheadPerSecond),
 	}
 }
-
-// receiver reads what comes from the client.
-type receiver struct{ conn *conn }
-
-func (r receiver) Read(p []byte) (int, error) { return r.conn.receive(p) }
 
 // Read gives net/http what has come, and in between what is to be put in.
 func (h *http2Conn) Read(p []byte) (int, error) {
@@ -179,7 +175,7 @@ func (h *http2Conn) limit(now time.Time) {
 	}
 	if left := h.deadline.Sub(now); !data || left > limit || left < limit-limit/8 {
 		h.deadline = now.Add(limit)
-		h.conn.Conn.SetReadDeadline(h.deadline)
+		h.conn.layer.SetReadDeadline(h.deadline)
 	}
 	h.limited = !data
 	if data && h.slow.IsZero() {
@@ -204,7 +200,7 @@ func (h *http2Conn) afterRead(err error) error {
 	late := timedOut && !h.woken && !h.received.between()
 	if h.woken || timedOut && !late {
 		h.woken, h.deadline = false, noDeadline
-		h.conn.Conn.SetReadDeadline(noDeadline)
+		h.conn.layer.SetReadDeadline(noDeadline)
 	}
 	switch {
 	case err == nil, errors.Is(err, net.ErrClosed):
@@ -273,7 +269,7 @@ func (h *http2Conn) refuse(excess string) {
 	r := &refusal{appendFrame(nil, frameGoAway, 0, append(payload, "too many "+excess...)), make(chan struct{})}
 	h.refusal.Store(r)
 	const longest = 5 * time.Second
-	c.Conn.SetWriteDeadline(time.Now().Add(longest))
+	c.socket.Conn.SetWriteDeadline(time.Now().Add(longest))
 	h.tryInterject()
 	select {
 	case <-r.sent:
@@ -295,7 +291,7 @@ func (h *http2Conn) Write(p []byte) (n int, err error) {
 			}
 		}
 		var m int
-		m, err = h.conn.transmit(part)
+		m, err = h.conn.layer.Write(part)
 		h.sent.follow(part[:m], h.went)
 		n += m
 	}
@@ -335,8 +331,8 @@ func (h *http2Conn) went(f frame) {
 	}
 }
 
-// announce begins the drain of the connection.
-func (h *http2Conn) announce() {
+// drain begins the drain of the connection.
+func (h *http2Conn) drain() {
 	if !h.conn.server.http2().drains {
 		return
 	}
@@ -352,7 +348,7 @@ func (h *http2Conn) announce() {
 // announceLater is for a connection that begins in the drain. It has cost its client
 // a handshake, and may have a request for it, for which there is a moment.
 func (h *http2Conn) announceLater() {
-	time.AfterFunc(min(max(h.conn.server.opts.IdleGrace, 0), firstRequest), h.announce)
+	time.AfterFunc(min(max(h.conn.server.opts.IdleGrace, 0), firstRequest), h.drain)
 }
 
 func (h *http2Conn) notice() {
@@ -369,7 +365,7 @@ func (h *http2Conn) interjects() bool {
 // does not read, it waits for the next Write.
 func (h *http2Conn) tryInterject() {
 	if h.interjects() && h.writing.TryLock() {
-		if writable(h.conn.Conn) {
+		if writable(&h.conn.socket) {
 			h.interject()
 		}
 		h.writing.Unlock()
@@ -385,7 +381,7 @@ func (h *http2Conn) interject() error {
 	}
 	if r := h.refusal.Load(); r != nil {
 		if !h.saidLast.Swap(true) {
-			h.conn.transmit(r.goAway)
+			h.conn.layer.Write(r.goAway)
 		}
 		select {
 		case <-r.sent:
@@ -399,15 +395,18 @@ func (h *http2Conn) interject() error {
 	}
 	h.announced.Store(true)
 	h.conn.setReason(ConnectionClose)
-	_, err := h.conn.transmit(drainNotice)
+	_, err := h.conn.layer.Write(drainNotice)
 	return err
 }
 
-// isSilent tells whether the client is between two frames, and nothing more has come.
-func (h *http2Conn) isSilent() bool {
+// isIdle reports whether the client is between two frames and has no request under way.
+func (h *http2Conn) isIdle() bool {
+	h.conn.mu.Lock()
+	idle := h.conn.class == classIdle
+	h.conn.mu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.reading && h.received.between()
+	return idle && h.reading && h.received.between()
 }
 
 // end lets net/http shut the connection down.
@@ -417,19 +416,37 @@ func (h *http2Conn) end() {
 	h.ending = h.noticing.Swap(false) || h.ending
 	if h.ending && h.reading && !h.woken && h.received.between() {
 		h.woken = true
-		h.conn.Conn.SetReadDeadline(time.Unix(1, 0))
+		h.conn.layer.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// begin is called when the header of a response is about to be written.
-func (h *http2Conn) begin(header http.Header) {
+func (h *http2Conn) beginRequest(w http.ResponseWriter, r *http.Request) (*response, *http.Request, string) {
+	if why := malformed(r); why != "" {
+		return nil, nil, why
+	}
+	opts := &h.conn.server.opts
+	rw := &response{conn: h.conn}
+	if opts.WriteTimeout > 0 {
+		rw.stream = &streamWriter{control: http.NewResponseController(w), conn: h}
+	}
+	if r.ContentLength != 0 || r.Header.Get("Content-Length") != "" { // it may be 0, and not have ended
+		rw.body = &streamBody{ReadCloser: r.Body, conn: h, timeout: opts.ReadBodyTimeout}
+		r.Body = rw.body
+	}
+	return rw, r, ""
+}
+
+func (h *http2Conn) beginResponse(rw *response, _ int) {
 	if h.conn.server.isDraining() {
 		if !h.conn.server.http2().drains {
-			header.Set("Connection", "close") // net/http makes a GOAWAY of it
+			rw.Header().Set("Connection", "close") // net/http makes a GOAWAY of it
 		}
-		h.announce()
+		h.drain()
 	}
-	if slices.Contains(header["Connection"], "close") {
+	if slices.Contains(rw.Header()["Connection"], "close") {
 		h.conn.setReason(ConnectionClose)
 	}
 }
+
+// abortResponse does nothing: net/http resets the stream.
+func (h *http2Conn) abortResponse() {}

@@ -31,9 +31,9 @@ func TestHTTP2ReadWhileLingering(t *testing.T) {
 	}
 	defer nc.Close()
 	io.WriteString(client, boundary.Preface)
-	c := &conn{Conn: nc, server: New(Options{})}
-	if _, err := io.ReadFull(c, make([]byte, len(boundary.Preface))); err != nil || c.http2.Load() == nil {
-		t.Fatalf("the boundary.Preface is not recognized: %v", err)
+	c := New(Options{}).newConn(nc, nil)
+	if _, err := io.ReadFull(c, make([]byte, len(boundary.Preface))); err != nil || c.top.Load() == &c.http1 {
+		t.Fatalf("the preface is not recognized: %v", err)
 	}
 	read := make(chan error, 1)
 	go func() {

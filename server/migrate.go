@@ -310,7 +310,8 @@ func (c *conn) export() upgrade.Connection {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	state, _ := c.boundary.Export()
-	exported := upgrade.Connection{Conn: c.Conn, Listener: c.listener, Spoke: state.Spoke}
+	exported := upgrade.Connection{Listener: c.listener, Spoke: state.Spoke}
+	c.layer.export(&exported)
 	if !state.Deadline.IsZero() {
 		exported.Left = max(time.Until(state.Deadline), time.Millisecond)
 	}

@@ -14,7 +14,8 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
+
+	"example.com/baton/upgrade"
 )
 
 const alpnHTTP2, alpnHTTP1 = "h2", "http/1.1"
@@ -48,6 +49,7 @@ func (s *Server) completeTLS() {
 // secure is the TLS of a connection. A nil one is that of a plaintext connection.
 // All of it but what others may call is for who reads the connection.
 type secure struct {
+	layer   // the socket
 	owner   *conn
 	conn    *tls.Conn
 	records records
@@ -61,21 +63,16 @@ type secure struct {
 }
 
 func newSecure(c *conn, config *tls.Config) *secure {
-	s := &secure{owner: c}
-	s.conn = tls.Server(recorded{c.Conn, s, c}, config)
+	s := &secure{layer: &c.socket, owner: c}
+	s.conn = tls.Server(recorded{s.layer, s}, config)
 	return s
 }
 
 // recorded is the socket as crypto/tls reads it.
 type recorded struct {
-	net.Conn
+	layer
 	secure *secure
-	conn   *conn
 }
-
-func (r recorded) Write(p []byte) (int, error) { return r.conn.writeSocket(p) }
-
-func (r recorded) SetWriteDeadline(t time.Time) error { return r.conn.SetWriteDeadline(t) }
 
 func (r recorded) Read(p []byte) (int, error) {
 	if first := r.secure.first; len(first) > 0 {
@@ -83,15 +80,15 @@ func (r recorded) Read(p []byte) (int, error) {
 		r.secure.first = first[n:]
 		return n, nil
 	}
-	n, err := r.Conn.Read(p)
+	n, err := r.layer.Read(p)
 	r.secure.arrived.add(r.secure.records.follow(p[:n]), r.secure.records.have > 0)
 	return n, err
 }
 
-// receive reads what is for net/http. Before the handshake it reads the beginning of the
+// Read reads what is for net/http. Before the handshake it reads the beginning of the
 // client's hello and returns nothing: crypto/tls allows nobody to wake a handshake. When it
 // is called again, it performs the handshake, and again returns nothing.
-func (s *secure) receive(p []byte) (int, error) {
+func (s *secure) Read(p []byte) (int, error) {
 	switch {
 	case s.done.Load():
 		n, err := s.conn.Read(p)
@@ -105,7 +102,7 @@ func (s *secure) receive(p []byte) (int, error) {
 	return 0, s.handshake()
 }
 
-func (s *secure) transmit(p []byte) (int, error) {
+func (s *secure) Write(p []byte) (int, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	n, err := s.conn.Write(p)
@@ -116,9 +113,20 @@ func (s *secure) transmit(p []byte) (int, error) {
 // speaksHTTP2 tells whether the client has chosen HTTP/2.
 func (s *secure) speaksHTTP2() bool { return s.state.NegotiatedProtocol == alpnHTTP2 }
 
-// within tells whether a part of something has come that is not decrypted: a
-// client may be about to send a request.
-func (s *secure) within() bool { return s != nil && s.records.have > 0 }
+// holds reports whether a part of a record has come, or of the handshake: a client may be
+// about to send a request.
+func (s *secure) holds() bool { return s.records.have > 0 }
+
+// export returns false: the keys are not exported.
+func (s *secure) export(*upgrade.Connection) bool { return false }
+
+// connectionState returns the state of the handshake that is done, nil without TLS.
+func (s *secure) connectionState() *tls.ConnectionState {
+	if s == nil {
+		return nil
+	}
+	return s.state
+}
 
 // errHandshake is what a Read returns when the handshake has failed. The account of the
 // connection knows why.
@@ -145,8 +153,8 @@ func (s *secure) handshake() error {
 	}
 	c.setReason(Failed)
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && looksLikeHTTP(plain.RecordHeader) {
-		c.writeSocket([]byte("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"))
-		if readable(c.Conn) {
+		s.layer.Write([]byte("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"))
+		if readable(s.layer) {
 			c.linger(lingerResponse)
 		}
 	}
@@ -164,22 +172,22 @@ func looksLikeHTTP(begin [5]byte) bool {
 
 // sendCloseNotify sends a close_notify: where that takes no time or, if it may wait, when the client has read enough of what precedes it. Without it the
 // client cannot tell the end of an answer that has no length from an attack.
-func (s *secure) sendCloseNotify(socket net.Conn, mayWait bool) {
+func (s *secure) sendCloseNotify(mayWait bool) {
 	if s != nil && s.done.Load() && s.writing.TryLock() {
 		defer s.writing.Unlock()
-		if !s.failed && (mayWait || writable(socket)) {
+		if !s.failed && (mayWait || writable(s.layer)) {
 			s.conn.CloseWrite() // waits for 5 seconds at most
 		}
 	}
 }
 
-func (s *secure) closeWrite() {
-	if s == nil || !s.done.Load() {
-		return
+func (s *secure) CloseWrite() error {
+	if s.done.Load() {
+		s.writing.Lock()
+		defer s.writing.Unlock()
+		s.conn.CloseWrite() // waits for 5 seconds at most
 	}
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	s.conn.CloseWrite() // waits for 5 seconds at most
+	return s.layer.CloseWrite()
 }
 
 // arrived tells whether more has come from a client than net/http has read. crypto/tls
@@ -214,9 +222,7 @@ func (a *arrived) noteRead(n, buffer int) {
 // pending returns how many bytes may have come for net/http, besides those that the
 // kernel has: an upper bound, 0 if there are certainly none.
 func (s *secure) pending() int64 {
-	if s == nil {
-		return 0
-	}
+	below := s.layer.pending()
 	a := &s.arrived
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -227,7 +233,7 @@ func (s *secure) pending() int64 {
 	if a.rest || a.within {
 		n = max(n, 0) + 1
 	}
-	return max(n, 0) * maxPlaintext
+	return below + max(n, 0)*maxPlaintext
 }
 
 const maxPlaintext = 16 << 10 // of a record: RFC 8446, section 5.1
