@@ -898,7 +898,7 @@ func (cfg config) handler(gen *upgrade.Generation, version string, logger *slog.
 	}
 	return handlers.Proxy(handlers.ProxyOptions{
 		Rules: cfg.proxy, HeaderTimeout: cfg.proxyTimeout, MaxBody: cfg.maxBody, Logger: logger, Next: next,
-		Farewell: server.Farewell, WebSocketGrace: cfg.webSocketGrace, StreamGrace: cfg.streamGrace,
+		Farewell: server.OnDrain, WebSocketGrace: cfg.webSocketGrace, StreamGrace: cfg.streamGrace,
 	}), nil
 }
 

@@ -28,7 +28,7 @@ func throughHTTP2(t *testing.T, backend http.Handler) (url string, client *http.
 	t.Helper()
 	app := serve(t, backend)
 	logged, logger := capture()
-	srv := server.New(server.Options{Handler: Log(Proxy(ProxyOptions{Rules: rules(t, "/="+app.URL), Logger: logger, Farewell: server.Farewell}), logger), Logger: logger})
+	srv := server.New(server.Options{Handler: Log(Proxy(ProxyOptions{Rules: rules(t, "/="+app.URL), Logger: logger, Farewell: server.OnDrain}), logger), Logger: logger})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

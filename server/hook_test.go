@@ -15,7 +15,7 @@ import (
 
 // This file tests what is registered for the end of a drain.
 
-func TestFarewell(t *testing.T) {
+func TestOnDrain(t *testing.T) {
 	for name, tt := range map[string]struct {
 		grace, timeout time.Duration
 		late           bool // registered in the drain
@@ -38,7 +38,7 @@ func TestFarewell(t *testing.T) {
 				}
 				defer nc.Close()
 				register := func() (stop func()) {
-					return server.Farewell(r.Context(), tt.grace, func(ctx context.Context) {
+					return server.OnDrain(r.Context(), tt.grace, func(ctx context.Context) {
 						took := time.Since(began)
 						if end, bounded := ctx.Deadline(); !bounded || end.Sub(began) >= tt.timeout || end.Before(time.Now()) {
 							t.Errorf("context: ends %v after the drain began, want shortly before its deadline", end.Sub(began))
@@ -83,15 +83,15 @@ func TestFarewell(t *testing.T) {
 	}
 }
 
-func TestFarewellTakenBack(t *testing.T) {
+func TestOnDrainTakenBack(t *testing.T) {
 	entered, leave := make(chan struct{}), make(chan struct{})
 	s := serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithCancel(r.Context())
 		defer cancel()
-		stop := server.Farewell(ctx, time.Nanosecond, func(context.Context) { t.Error("said, and was taken back before") })
+		stop := server.OnDrain(ctx, time.Nanosecond, func(context.Context) { t.Error("said, and was taken back before") })
 		stop()
 		stop()
-		slow := server.Farewell(ctx, time.Nanosecond, func(context.Context) { close(entered); time.Sleep(100 * time.Millisecond); close(leave) })
+		slow := server.OnDrain(ctx, time.Nanosecond, func(context.Context) { close(entered); time.Sleep(100 * time.Millisecond); close(leave) })
 		<-entered
 		slow()
 		select {
@@ -107,14 +107,14 @@ func TestFarewellTakenBack(t *testing.T) {
 }
 
 // What nobody takes back ends with its connection.
-func TestFarewellOfClosedConnection(t *testing.T) {
+func TestOnDrainOfClosedConnection(t *testing.T) {
 	s := serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		nc, _, _ := w.(http.Hijacker).Hijack()
 		say := func(context.Context) { t.Error("said to a connection that is closed") }
-		server.Farewell(r.Context(), time.Nanosecond, say)
+		server.OnDrain(r.Context(), time.Nanosecond, say)
 		nc.Close()
-		server.Farewell(r.Context(), time.Nanosecond, say)()
-		server.Farewell(r.Context(), time.Nanosecond, say)
+		server.OnDrain(r.Context(), time.Nanosecond, say)()
+		server.OnDrain(r.Context(), time.Nanosecond, say)
 	})})
 	s.dial() // holds the drain for the idle grace
 	hijacked := s.dial()
@@ -126,20 +126,20 @@ func TestFarewellOfClosedConnection(t *testing.T) {
 	<-s.drain(patience, all)
 }
 
-func TestFarewellOfForeignContext(t *testing.T) {
-	server.Farewell(t.Context(), time.Nanosecond, func(context.Context) { t.Error("said for a context that is no request's") })()
+func TestOnDrainOfForeignContext(t *testing.T) {
+	server.OnDrain(t.Context(), time.Nanosecond, func(context.Context) { t.Error("said for a context that is no request's") })()
 }
 
 // A handler that takes a connection over, and says good-bye to its client before
 // the drain would cut it.
-func ExampleFarewell() {
+func ExampleOnDrain() {
 	chat := func(w http.ResponseWriter, r *http.Request) {
 		conn, in, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			return
 		}
 		defer conn.Close()
-		stop := server.Farewell(r.Context(), 10*time.Second, func(ctx context.Context) {
+		stop := server.OnDrain(r.Context(), 10*time.Second, func(ctx context.Context) {
 			fmt.Fprintln(conn, "we are closing, come back")
 			conn.Close() // ends the loop below
 		})
