@@ -31,6 +31,7 @@ import (
 
 	"example.com/baton/handlers"
 	"example.com/baton/server"
+	"example.com/baton/server/tlskeys"
 	"example.com/baton/systemd"
 	"example.com/baton/upgrade"
 	"example.com/baton/upgrade/logging"
@@ -114,7 +115,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 		public, admin *server.Server
 		both          service
 		metrics       *handlers.Metrics
-		tickets       *server.TicketKeys
+		tickets       *tlskeys.TicketKeys
 	)
 	// The hooks of a stop have ten seconds, and a predecessor that still drains five more.
 	tell := newAttendance(systemd.New(), logger, cfg.shutdownDelay+cfg.drainTimeout+20*time.Second)
@@ -141,7 +142,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 	if err != nil {
 		return complain(failed, err)
 	}
-	if tickets, err = server.NewTicketKeys(gen.Secret()); err != nil {
+	if tickets, err = tlskeys.NewTicketKeys(gen.Secret()); err != nil {
 		logger.Warn("TLS sessions that began at the predecessor cannot be resumed", "error", err)
 	}
 	certificates, err := cfg.loadCertificates(logger)
@@ -358,7 +359,7 @@ func (s service) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	return d
 }
 
-func snapshot(gen *upgrade.Generation, public, admin *server.Server, certificates *server.Certificates, output *logging.Output) handlers.Snapshot {
+func snapshot(gen *upgrade.Generation, public, admin *server.Server, certificates *tlskeys.Certificates, output *logging.Output) handlers.Snapshot {
 	status := gen.Status()
 	load := status.Load() // of all generations that live
 	s := handlers.Snapshot{
@@ -591,7 +592,7 @@ func (a *ask) parse(args []string) error {
 // config is what a generation is told.
 type config struct {
 	listen            []listen
-	certificates      []server.CertificateFiles
+	certificates      []tlskeys.CertificateFiles
 	redirectHTTPS     bool
 	admin             string
 	control           string
@@ -828,9 +829,9 @@ func configure(args []string, become func(user string) error) (config, error) {
 		wrong(errors.New("-redirect-https: want -listen tls:HOST:PORT, to lead there"))
 	}
 	for i := range min(len(certificates), len(keys)) {
-		cfg.certificates = append(cfg.certificates, server.CertificateFiles{Certificate: certificates[i], Key: keys[i]})
+		cfg.certificates = append(cfg.certificates, tlskeys.CertificateFiles{Certificate: certificates[i], Key: keys[i]})
 	}
-	if _, err := server.LoadCertificates(cfg.certificates, nil); err != nil {
+	if _, err := tlskeys.LoadCertificates(cfg.certificates, nil); err != nil {
 		wrong(err)
 	}
 	if cfg.idleGrace == 0 {
@@ -848,8 +849,8 @@ func configure(args []string, become func(user string) error) (config, error) {
 }
 
 // loadCertificates reads them, and logs which are not valid now.
-func (cfg config) loadCertificates(logger *slog.Logger) (*server.Certificates, error) {
-	certificates, err := server.LoadCertificates(cfg.certificates, logger)
+func (cfg config) loadCertificates(logger *slog.Logger) (*tlskeys.Certificates, error) {
+	certificates, err := tlskeys.LoadCertificates(cfg.certificates, logger)
 	if err != nil {
 		return nil, err
 	}

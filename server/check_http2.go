@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/baton/server/internal/boundary"
+	"example.com/baton/server/internal/frames"
 )
 
 // http2Support is what net/http was found to do.
@@ -49,7 +50,7 @@ func (s *Server) testHTTP2() http2Support {
 
 func (s *Server) converseHTTP2() (found http2Support, err error) {
 	client, c := s.checkPipe(func(nc net.Conn) net.Conn { return nc })
-	t := &http2Talk{Conn: client, frames: make(chan frame, 100)}
+	t := &http2Talk{Conn: client, frames: make(chan frames.Frame, 100)}
 	received := make(chan struct{})
 	go func() { defer close(received); t.receive() }()
 	defer func() {
@@ -73,15 +74,15 @@ func (s *Server) converseHTTP2() (found http2Support, err error) {
 // http2Talk is the client of such a conversation.
 type http2Talk struct {
 	net.Conn
-	frames chan frame // that come; closed at the connection's end
-	pings  byte       // that were sent
+	frames chan frames.Frame // that come; closed at the connection's end
+	pings  byte              // that were sent
 }
 
 // receive reads the frames that come.
 func (t *http2Talk) receive() {
 	defer close(t.frames)
 	for {
-		var header [frameHeader]byte
+		var header [frames.HeaderLen]byte
 		if _, err := io.ReadFull(t, header[:]); err != nil {
 			return
 		}
@@ -92,14 +93,15 @@ func (t *http2Talk) receive() {
 				return
 			}
 		}
-		t.frames <- frame{header[3], header[4], binary.BigEndian.Uint32(header[5:]), len(payload), payload}
+		t.frames <- frames.Frame{Type: header[3], Flags: header[4],
+			Stream: binary.BigEndian.Uint32(header[5:]), Length: length, Payload: payload}
 	}
 }
 
 // ask sends a request: OPTIONS *.
 func (t *http2Talk) ask(stream uint32) error {
 	fields := []byte("\x02\x07OPTIONS\x04\x01*\x86\x01\x05check") // RFC 7541: plain literals, and a scheme of http
-	_, err := t.Write(appendStreamFrame(nil, frameHeaders, flagEndHeaders|flagEndStream, stream, fields))
+	_, err := t.Write(frames.Append(nil, frames.Headers, frames.FlagEndHeaders|frames.FlagEndStream, stream, fields))
 	return err
 }
 
@@ -108,11 +110,11 @@ func (t *http2Talk) answered(stream uint32) error {
 	const status200 = 0x88 // RFC 7541, appendix A
 	for f := range t.frames {
 		switch {
-		case f.stream > stream:
-			return fmt.Errorf("a request is answered that was not made: stream %d", f.stream)
-		case f.stream != stream || f.kind != frameHeaders:
-		case len(f.payload) == 0 || f.payload[0] != status200 || f.flags&flagEndStream == 0:
-			return fmt.Errorf("got %x as the answer", f.payload)
+		case f.Stream > stream:
+			return fmt.Errorf("a request is answered that was not made: stream %d", f.Stream)
+		case f.Stream != stream || f.Type != frames.Headers:
+		case len(f.Payload) == 0 || f.Payload[0] != status200 || f.Flags&frames.FlagEndStream == 0:
+			return fmt.Errorf("got %x as the answer", f.Payload)
 		default:
 			return nil
 		}
@@ -124,14 +126,14 @@ var errEnds = errors.New("the connection ends")
 
 // sync sends a PING, and returns the frames that precede its answer. net/http processes
 // what it gets in order.
-func (t *http2Talk) sync() (before []frame, err error) {
+func (t *http2Talk) sync() (before []frames.Frame, err error) {
 	t.pings++
 	payload := []byte{'c', 'h', 'e', 'c', 'k', 0, 0, t.pings}
-	if _, err := t.Write(appendFrame(nil, framePing, 0, payload)); err != nil {
+	if _, err := t.Write(frames.Append(nil, frames.Ping, 0, 0, payload)); err != nil {
 		return nil, errEnds
 	}
 	for f := range t.frames {
-		if f.kind == framePing && f.flags&flagAck != 0 && string(f.payload) == string(payload) {
+		if f.Type == frames.Ping && f.Flags&frames.FlagAck != 0 && string(f.Payload) == string(payload) {
 			return before, nil
 		}
 		before = append(before, f)
@@ -141,13 +143,13 @@ func (t *http2Talk) sync() (before []frame, err error) {
 
 // begin makes the first request.
 func (t *http2Talk) begin() error {
-	if _, err := t.Write(appendFrame([]byte(boundary.Preface), frameSettings, 0, nil)); err != nil {
+	if _, err := t.Write(frames.Append([]byte(boundary.Preface), frames.Settings, 0, 0, nil)); err != nil {
 		return err
 	}
 	switch first, ok := <-t.frames; { // RFC 9113, section 3.4
 	case !ok:
 		return errEnds
-	case first.kind != frameSettings:
+	case first.Type != frames.Settings:
 		return errNotHTTP2
 	}
 	if err := t.ask(1); err != nil {
@@ -177,7 +179,7 @@ func (t *http2Talk) drain(f follower) error {
 	if err := t.answered(3); err != nil {
 		return err
 	}
-	if _, err := t.Write(appendFrame(nil, framePing, flagAck, []byte(drainPing))); err != nil {
+	if _, err := t.Write(frames.Append(nil, frames.Ping, frames.FlagAck, 0, []byte(drainPing))); err != nil {
 		return err
 	}
 	before, err = t.sync()
@@ -197,7 +199,7 @@ func (t *http2Talk) drain(f follower) error {
 		return nil
 	}
 	before, _ = t.sync()
-	if slices.ContainsFunc(before, func(f frame) bool { return f.stream > 3 }) {
+	if slices.ContainsFunc(before, func(f frames.Frame) bool { return f.Stream > 3 }) {
 		return errors.New("a request is answered that came after the last GOAWAY")
 	}
 	return nil
@@ -205,13 +207,13 @@ func (t *http2Talk) drain(f follower) error {
 
 // goesAway fails unless a GOAWAY is among the frames, without an error, and for this
 // last stream.
-func goesAway(frames []frame, last uint32) error {
-	for _, f := range frames {
-		if f.kind != frameGoAway {
+func goesAway(passed []frames.Frame, last uint32) error {
+	for _, f := range passed {
+		if f.Type != frames.GoAway {
 			continue
 		}
-		if len(f.payload) < 8 || binary.BigEndian.Uint32(f.payload) != last || binary.BigEndian.Uint32(f.payload[4:]) != 0 {
-			return fmt.Errorf("got a GOAWAY with %x, want one for stream %d without an error", f.payload, last)
+		if len(f.Payload) < 8 || binary.BigEndian.Uint32(f.Payload) != last || binary.BigEndian.Uint32(f.Payload[4:]) != 0 {
+			return fmt.Errorf("got a GOAWAY with %x, want one for stream %d without an error", f.Payload, last)
 		}
 		return nil
 	}

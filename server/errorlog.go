@@ -1,7 +1,5 @@
 package server
 
-// This file holds what net/http has to say.
-
 import (
 	"context"
 	"log/slog"

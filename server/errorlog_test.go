@@ -1,7 +1,5 @@
 package server_test
 
-// This file tests what is said of net/http's complaints.
-
 import (
 	"context"
 	"log/slog"
@@ -37,7 +35,7 @@ func TestErrorLog(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			told := toldOf{slog.DiscardHandler, make(chan slog.Record, 10)}
 			opts := server.Options{Logger: slog.New(told), Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("a bug") })}
-			both(t, opts, func(t *testing.T, s *served, dial func() *http2Client) {
+			bothOverTCP(t, opts, func(t *testing.T, s *served, dial func() *http2Client) {
 				c := dial()
 				test.do(c)
 				select {

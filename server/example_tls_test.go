@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"example.com/baton/server"
+	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
 )
 
@@ -15,15 +16,15 @@ import (
 // certificate is read again when its files change.
 func ExampleServer_AddTLS() {
 	signals := upgrade.Signals()
-	var tickets *server.TicketKeys
+	var tickets *tlskeys.TicketKeys
 	gen, err := upgrade.New(upgrade.Options{Secret: func() []byte { return tickets.Secret() }})
 	if err != nil {
 		log.Fatal(err)
 	}
-	if tickets, err = server.NewTicketKeys(gen.Secret()); err != nil {
+	if tickets, err = tlskeys.NewTicketKeys(gen.Secret()); err != nil {
 		log.Print(err) // these are new ones
 	}
-	certificates, err := server.LoadCertificates([]server.CertificateFiles{{Certificate: "cert.pem", Key: "key.pem"}}, slog.Default())
+	certificates, err := tlskeys.LoadCertificates([]tlskeys.CertificateFiles{{Certificate: "cert.pem", Key: "key.pem"}}, slog.Default())
 	if err != nil {
 		log.Fatal(err)
 	}

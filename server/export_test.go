@@ -2,9 +2,6 @@ package server
 
 import "time"
 
-// SetClock gives the keys another time.
-func (k *TicketKeys) SetClock(now func() time.Time) { k.now = now }
-
 // IsDraining tells whether responses announce the end of their connection.
 func (s *Server) IsDraining() bool { return s.isDraining() }
 

@@ -128,7 +128,7 @@ func TestDrainAnswersWhatHasArrived(t *testing.T) {
 				} else {
 					secure := serveTLS(t, opts)
 					s = secure.served
-					config := secure.signed.trust()
+					config := secure.signed.Client()
 					config.NextProtos, config.MaxVersion = nil, map[bool]uint16{true: tls.VersionTLS12}[protocol == "TLS 1.2"]
 					c = s.dial().shake(config)
 				}

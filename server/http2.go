@@ -1,9 +1,5 @@
 package server
 
-// This file holds the drain of an HTTP/2 connection, in the two steps of RFC 9113,
-// section 6.8. net/http takes one, in which a client loses the requests that
-// are on their way meanwhile. The other is taken here, where its frames pass.
-
 import (
 	"bufio"
 	"encoding/binary"
@@ -17,6 +13,8 @@ import (
 	"time"
 
 	"example.com/baton/server/internal/boundary"
+	"example.com/baton/server/internal/excess"
+	"example.com/baton/server/internal/frames"
 )
 
 // afterPong is how much longer requests are taken when the client has answered.
@@ -34,11 +32,11 @@ const drainPing = "draining"
 var (
 	// drainNotice is the first step: no more requests, please, and tell when
 	// you have heard of it.
-	drainNotice = appendFrame(
-		appendFrame(nil, frameGoAway, 0, []byte{0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0}),
-		framePing, 0, []byte(drainPing))
+	drainNotice = frames.Append(
+		frames.Append(nil, frames.GoAway, 0, 0, []byte{0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0}),
+		frames.Ping, 0, 0, []byte(drainPing))
 	// clientGoAway is what a client sends that will make no more requests.
-	clientGoAway = appendFrame(nil, frameGoAway, 0, make([]byte, 8))
+	clientGoAway = frames.Append(nil, frames.GoAway, 0, 0, make([]byte, 8))
 )
 
 var noDeadline time.Time
@@ -46,39 +44,41 @@ var noDeadline time.Time
 // errExcess is what net/http gets instead of more frames.
 var errExcess = errors.New("client asks for too much")
 
-// http2Conn is what passes of a connection that speaks HTTP/2.
+// http2Conn is what passes of a connection that speaks HTTP/2, between net/http and the
+// socket or TLS. It drains the connection in the two steps of RFC 9113, section 6.8.
+// net/http takes only one, in which a client loses the requests that are on their way
+// meanwhile.
 //
-// When the drain begins, the client is told in a GOAWAY that names no stream to
-// make no more requests, and asked by a PING to answer. When the answer comes, all
-// requests have come that it made before it knew, or a moment later: clients of
-// several threads may overtake themselves. It is not waited for any longer than the
-// idle grace. net/http is then given a GOAWAY as from the client,
-// upon which it shuts the connection down: it sends a GOAWAY with the last
-// request that it has got, finishes what is under way, and closes the connection
-// a second after.
+// When the drain begins, the client is sent a GOAWAY that names no stream, so that it
+// makes no more requests, and a PING. When it answers, all requests have arrived that it
+// made before it knew, or arrive a moment later: clients of several threads may overtake
+// themselves. The answer is awaited for no longer than the idle grace. net/http is then
+// given a GOAWAY as from the client, upon which it shuts the connection down: it sends a
+// GOAWAY with the last request that it has got, completes what is under way, and closes
+// the connection a second after.
+//
+// The fields are grouped by the lock that guards them; the atomics are set by one side
+// and read by the other.
 type http2Conn struct {
 	conn *conn
 	once sync.Once // the drain begins for it
 
 	mu       sync.Mutex
-	in       *bufio.Reader // used by the reader, without the lock
-	excess   string        // what the client has sent too many of
-	received frames        // up to what net/http has read
-	reading  bool          // the reader may be blocked
+	in       *bufio.Reader   // used by the reader, without the lock
+	excess   string          // what the client has sent too many of
+	received frames.Follower // up to what net/http has read
+	reading  bool            // the reader may be blocked
 	woken    bool
-	deadline time.Time     // for reading the frame under way
-	limited  bool          // it is for all that is to come until the next boundary
-	slow     time.Time     // since when the rest of a DATA is waited for
+	time     frameTime
 	settle   time.Duration // from the client's answer to the second step
 	answered bool          // the client has
 	ending   bool          // net/http is to be given a GOAWAY
 	put      []byte        // what it is to be given of that
 
-	streams          openStreams
-	resets, overhead *budget
+	account *excess.Account
 
 	writing   sync.Mutex
-	sent      frames
+	sent      frames.Follower
 	saidLast  atomic.Bool // a GOAWAY that names a stream is sent
 	noticing  atomic.Bool // in the first step of a drain
 	announced atomic.Bool // the notice is sent
@@ -101,7 +101,7 @@ func (c *conn) startProtocol(p []byte, do boundary.Action) bool {
 	}
 	if isHTTP2 {
 		h := newHTTP2Conn(c)
-		h.received.follow(c.boundary.Frames(p), h.charge)
+		h.received.Follow(c.boundary.Frames(p), h.charge)
 		c.stays = true
 		var top follower = h
 		c.top.Store(&top)
@@ -114,11 +114,9 @@ func (c *conn) startProtocol(p []byte, do boundary.Action) bool {
 
 func newHTTP2Conn(c *conn) *http2Conn {
 	return &http2Conn{
-		conn:     c,
-		in:       bufio.NewReader(c.layer),
-		streams:  openStreams{open: make(map[uint32]struct{})},
-		resets:   newBudget(resetsAtOnce, resetsPerSecond),
-		overhead: newBudget(overheadAtOnce, overheadPerSecond),
+		conn:    c,
+		in:      bufio.NewReader(c.layer),
+		account: excess.NewAccount(),
 	}
 }
 
@@ -126,7 +124,7 @@ func newHTTP2Conn(c *conn) *http2Conn {
 func (h *http2Conn) Read(p []byte) (int, error) {
 	for {
 		h.mu.Lock()
-		if h.ending && h.received.seen && h.received.between() {
+		if h.ending && h.received.Seen() && h.received.Between() {
 			h.ending, h.put = false, clientGoAway
 		}
 		if len(h.put) > 0 {
@@ -136,10 +134,10 @@ func (h *http2Conn) Read(p []byte) (int, error) {
 			return n, nil
 		}
 		if h.ending { // up to where it can be put in
-			p = p[:min(len(p), h.received.need())]
+			p = p[:min(len(p), h.received.Need())]
 		}
 		if h.reading = h.in.Buffered() == 0; h.reading {
-			h.limit(time.Now())
+			h.limitRead()
 		}
 		h.mu.Unlock()
 
@@ -147,47 +145,17 @@ func (h *http2Conn) Read(p []byte) (int, error) {
 
 		h.mu.Lock()
 		err = h.afterRead(err)
-		h.received.follow(p[:n], h.came)
-		excess := h.excess
+		h.received.Follow(p[:n], h.came)
+		what := h.excess
 		h.mu.Unlock()
-		if excess != "" {
-			h.refuse(excess)
+		if what != "" {
+			h.refuse(what)
 			return 0, errExcess
 		}
 		if n > 0 || err != nil {
 			return n, err
 		}
 	}
-}
-
-// limit sets the time for what is under way, if anything is. A header block, and a
-// frame of any other kind but DATA, has the time of a header for all of it. The
-// bytes of DATA may come as slowly as those of any body. Between two frames there is
-// no limit; an old one is not taken away before it has passed.
-func (h *http2Conn) limit(now time.Time) {
-	within, data := h.received.within()
-	if !within || h.limited && !data {
-		return
-	}
-	limit := h.conn.server.opts.ReadHeaderTimeout
-	if data {
-		limit = h.conn.server.opts.ReadBodyTimeout
-	}
-	if left := h.deadline.Sub(now); !data || left > limit || left < limit-limit/8 {
-		h.deadline = now.Add(limit)
-		h.conn.layer.SetReadDeadline(h.deadline)
-	}
-	h.limited = !data
-	if data && h.slow.IsZero() {
-		h.slow = now
-	}
-}
-
-// slowSince returns since when a DATA is under way; the zero time: none is.
-func (h *http2Conn) slowSince() time.Time {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.slow
 }
 
 // afterRead notes how a Read ended, and returns what net/http is told of it.
@@ -197,9 +165,9 @@ func (h *http2Conn) afterRead(err error) error {
 	if timedOut && h.conn.isClosed() { // the deadline is that of linger
 		return err
 	}
-	late := timedOut && !h.woken && !h.received.between()
+	late := timedOut && !h.woken && !h.received.Between()
 	if h.woken || timedOut && !late {
-		h.woken, h.deadline = false, noDeadline
+		h.woken, h.time.deadline = false, noDeadline
 		h.conn.layer.SetReadDeadline(noDeadline)
 	}
 	switch {
@@ -215,61 +183,43 @@ func (h *http2Conn) afterRead(err error) error {
 }
 
 // came notes a frame that the client has sent.
-func (h *http2Conn) came(f frame) {
-	h.limited, h.slow = h.limited && !h.received.between(), time.Time{}
+func (h *http2Conn) came(f frames.Frame) {
+	h.time.came(h.received.Between())
 	h.charge(f)
 	switch {
-	case f.kind == framePing && f.flags&flagAck != 0 && string(f.payload) == drainPing && h.announced.Load():
+	case f.Type == frames.Ping && f.Flags&frames.FlagAck != 0 && string(f.Payload) == drainPing && h.announced.Load():
 		if !h.answered {
 			h.answered = true
 			time.AfterFunc(h.settle, h.end)
 		}
-	case f.kind == frameGoAway:
+	case f.Type == frames.GoAway:
 		h.conn.setReason(ByClient)
 	}
 }
 
 // charge counts what the client has less use of than the server has work with.
-func (h *http2Conn) charge(f frame) {
-	resets, cost := 0, frameHeader+f.length-carriedPays*f.carried()
-	switch f.kind {
-	case frameHeaders:
-		if !h.saidLast.Load() && !h.streams.begin(f.stream) { // net/http ignores those that begin later
-			h.excess = "streams"
-		}
-	case frameRSTStream:
-		if h.streams.end(f.stream) {
-			resets = 1
-		}
-	case frameData: // the rest of an upload to which the response was early is reset, each frame of it
-		if !h.streams.isOpen(f.stream) {
-			cost = 2*frameHeader + 4
-		}
-	}
-	if !h.resets.spend(resets) { // with 0: the server may have reset streams meanwhile
-		h.excess = "reset streams"
-	}
-	if !h.overhead.spend(cost) {
-		h.excess = "frames that carry nothing"
+func (h *http2Conn) charge(f frames.Frame) {
+	if what := h.account.Received(f, h.saidLast.Load()); what != "" {
+		h.excess = what
 	}
 }
 
 // refuse sends the client a GOAWAY with ENHANCE_YOUR_CALM, if it reads what precedes that.
 // The reader then lets net/http close the connection.
-func (h *http2Conn) refuse(excess string) {
+func (h *http2Conn) refuse(what string) {
 	c := h.conn
 	c.mu.Lock()
 	c.explain(Failed)
 	c.setTail(excessFrames)
 	c.mu.Unlock()
-	c.server.opts.Logger.Debug("HTTP/2 connection is refused", "client", c.RemoteAddr().String(), "error", "too many "+excess)
+	c.server.opts.Logger.Debug("HTTP/2 connection is refused", "client", c.RemoteAddr().String(), "error", "too many "+what)
 
-	payload := binary.BigEndian.AppendUint32(nil, h.streams.latest())
-	payload = binary.BigEndian.AppendUint32(payload, codeEnhanceYourCalm)
-	r := &refusal{appendFrame(nil, frameGoAway, 0, append(payload, "too many "+excess...)), make(chan struct{})}
+	payload := binary.BigEndian.AppendUint32(nil, h.account.LastStream())
+	payload = binary.BigEndian.AppendUint32(payload, frames.CodeEnhanceYourCalm)
+	r := &refusal{frames.Append(nil, frames.GoAway, 0, 0, append(payload, "too many "+what...)), make(chan struct{})}
 	h.refusal.Store(r)
 	const longest = 5 * time.Second
-	c.socket.Conn.SetWriteDeadline(time.Now().Add(longest))
+	c.SetWriteDeadline(time.Now().Add(longest))
 	h.tryInterject()
 	select {
 	case <-r.sent:
@@ -287,12 +237,12 @@ func (h *http2Conn) Write(p []byte) (n int, err error) {
 				break
 			}
 			if h.interjects() {
-				part = part[:min(len(part), h.sent.need())]
+				part = part[:min(len(part), h.sent.Need())]
 			}
 		}
 		var m int
 		m, err = h.conn.layer.Write(part)
-		h.sent.follow(part[:m], h.went)
+		h.sent.Follow(part[:m], h.went)
 		n += m
 	}
 	h.writing.Unlock()
@@ -303,26 +253,14 @@ func (h *http2Conn) Write(p []byte) (n int, err error) {
 }
 
 // went notes a frame that net/http has sent.
-func (h *http2Conn) went(f frame) {
-	if n := f.carried(); n > 0 {
-		h.overhead.spend(-carriedPays * n)
-	}
-	switch { // the reader sees what is left
-	case f.completes():
-		if h.streams.end(f.stream) {
-			h.resets.spend(-1)
-		}
-	case f.kind == frameRSTStream:
-		if h.streams.end(f.stream) && f.refuses() {
-			h.resets.spend(1)
-		}
-	}
-	if f.kind != frameGoAway {
+func (h *http2Conn) went(f frames.Frame) {
+	h.account.Sent(f) // the reader sees what is left
+	if f.Type != frames.GoAway {
 		return
 	}
 	h.saidLast.Store(true)
 	switch {
-	case len(f.payload) < 8 || binary.BigEndian.Uint32(f.payload[4:]) != 0:
+	case len(f.Payload) < 8 || binary.BigEndian.Uint32(f.Payload[4:]) != 0:
 		h.conn.setReason(Failed)
 	case h.conn.server.isDraining():
 		h.conn.setReason(ConnectionClose)
@@ -376,7 +314,7 @@ func (h *http2Conn) tryInterject() {
 // frame is under way, and net/http's first one was sent. Neither must follow on a GOAWAY
 // that names a stream.
 func (h *http2Conn) interject() error {
-	if !h.sent.seen || !h.sent.between() {
+	if !h.sent.Seen() || !h.sent.Between() {
 		return nil
 	}
 	if r := h.refusal.Load(); r != nil {
@@ -406,7 +344,7 @@ func (h *http2Conn) isIdle() bool {
 	h.conn.mu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return idle && h.reading && h.received.between()
+	return idle && h.reading && h.received.Between()
 }
 
 // end lets net/http shut the connection down.
@@ -414,7 +352,7 @@ func (h *http2Conn) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ending = h.noticing.Swap(false) || h.ending
-	if h.ending && h.reading && !h.woken && h.received.between() {
+	if h.ending && h.reading && !h.woken && h.received.Between() {
 		h.woken = true
 		h.conn.layer.SetReadDeadline(time.Unix(1, 0))
 	}

@@ -1,7 +1,5 @@
 package server
 
-// This file tests the end of a connection of HTTP/2 that somebody still reads.
-
 import (
 	"errors"
 	"io"
@@ -11,6 +9,7 @@ import (
 	"time"
 
 	"example.com/baton/server/internal/boundary"
+	"example.com/baton/server/internal/frames"
 )
 
 // The deadline that linger sets ends the Read that is under way.
@@ -37,7 +36,7 @@ func TestHTTP2ReadWhileLingering(t *testing.T) {
 	}
 	read := make(chan error, 1)
 	go func() {
-		_, err := c.Read(make([]byte, frameHeader))
+		_, err := c.Read(make([]byte, frames.HeaderLen))
 		read <- err
 	}()
 	time.Sleep(10 * time.Millisecond)

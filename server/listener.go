@@ -1,8 +1,5 @@
 package server
 
-// This file holds the listener: the place where a connection begins to count,
-// and where accepting ends without losing one that waits to be accepted.
-
 import (
 	"crypto/tls"
 	"errors"
@@ -18,6 +15,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// listener is where a connection begins to count, and where accepting ends without losing
+// one that waits to be accepted.
 type listener struct {
 	net.Listener
 	server   *Server
@@ -32,8 +31,8 @@ func (s *Server) newListener(ln net.Listener, config *tls.Config) *listener {
 	return &listener{Listener: ln, server: s, config: config, closed: make(chan struct{})}
 }
 
-// Accept returns the next connection. It is counted before net/http sees it,
-// so that a drain that begins in this instant knows of it.
+// Accept returns the next connection. It is counted before net/http sees it, so that a
+// drain that begins in this instant includes it.
 //
 // No error but the listener's end is returned, because net/http would accept
 // nothing more. accept(2) also reports errors of the network, of the connection
@@ -118,7 +117,7 @@ func (f *failures) reset() (n int) {
 	return n
 }
 
-// lasting returns the last failure if there have been only failures for too long.
+// lasting returns the last failure if there have only been failures for unhealthyAfter.
 func (f *failures) lasting(now time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -198,7 +197,7 @@ func (s *Server) stopAccepting(kept func(net.Listener) bool) {
 	}
 }
 
-// readable tells whether a read or accept on the socket would return at once.
+// readable reports whether a read or accept on the socket would return at once.
 func readable(s any) (ready bool) {
 	control(s, func(fd int) { ready = isReadable(uintptr(fd)) })
 	return ready
@@ -206,7 +205,7 @@ func readable(s any) (ready bool) {
 
 func isReadable(fd uintptr) bool { return polls(int(fd), unix.POLLIN) }
 
-// writable tells whether a small write to the socket would return at once.
+// writable reports whether a small write to the socket would return at once.
 func writable(s any) bool {
 	ready := true
 	control(s, func(fd int) { ready = polls(fd, unix.POLLOUT) })

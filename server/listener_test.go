@@ -11,8 +11,6 @@ import (
 	"example.com/baton/server"
 )
 
-// This file tests the end of accepting.
-
 // Connections that hold the last descriptors must end for others to be accepted.
 func TestStopWithoutDescriptors(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")

@@ -43,15 +43,15 @@ func (w *wire) endsInAlert() bool {
 func hijacking(t *testing.T, h http.HandlerFunc, test func(t *testing.T, s *served, c *client, raw *wire)) {
 	for _, secure := range []bool{false, true} {
 		name := map[bool]string{false: "plaintext", true: "TLS"}[secure]
-		t.Run(name, func(t *testing.T) {
+		t.Run(name, inBubble(func(t *testing.T) {
 			opts := server.Options{Handler: h}
 			var s *served
 			var config *tls.Config
 			if secure {
-				over := serveTLS(t, opts)
-				s, config = over.served, over.signed.trust()
+				over := serveTLSOn(t, memory(), opts)
+				s, config = over.served, over.signed.Client()
 			} else {
-				s = serve(t, opts)
+				s = serveOn(t, memory(), opts)
 			}
 			raw := &wire{Conn: s.dial().Conn}
 			c := &client{t, raw, bufio.NewReader(raw)}
@@ -66,7 +66,7 @@ func hijacking(t *testing.T, h http.HandlerFunc, test func(t *testing.T, s *serv
 				t.Errorf("connections: got %+v, want one that is hijacked", got)
 			}
 			test(t, s, c, raw)
-		})
+		}))
 	}
 }
 
@@ -205,7 +205,7 @@ func tellLongOnes(t *testing.T, secure, http2 bool) time.Duration {
 	url := "http://"
 	if secure {
 		over := serveTLSOn(t, memory(), opts)
-		s, transport.TLSClientConfig, url = over.served, over.signed.trust(), "https://"
+		s, transport.TLSClientConfig, url = over.served, over.signed.Client(), "https://"
 	} else {
 		s = serveOn(t, memory(), opts)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 const (
-	// roomInterval is how often somebody who waits for descriptors looks.
+	// roomInterval is the time between two looks for descriptors while something waits for them.
 	roomInterval = 20 * time.Millisecond
 	// roomPatience is how long a request waits for descriptors.
 	roomPatience = 5 * time.Second

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
@@ -226,8 +227,8 @@ func TestReasons(t *testing.T) {
 		}, server.TimedOut},
 	}
 	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			s := serve(t, server.Options{
+		t.Run(name, inBubble(func(t *testing.T) {
+			s := serveOn(t, memory(), server.Options{
 				IdleTimeout: 200 * time.Millisecond, ReadHeaderTimeout: 200 * time.Millisecond, ReadBodyTimeout: 200 * time.Millisecond,
 				Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					switch r.URL.Path {
@@ -251,15 +252,17 @@ func TestReasons(t *testing.T) {
 				}
 			}
 			<-s.drain(patience, none)
-		})
+		}))
 	}
 }
 
 // A body may take longer than the timeout as long as it keeps coming, and the
 // deadline of a handler that sets one is its own.
-func TestSlowBody(t *testing.T) {
+func TestSlowBody(t *testing.T) { synctest.Test(t, testSlowBody) }
+
+func testSlowBody(t *testing.T) {
 	const pause = 60 * time.Millisecond
-	s := serve(t, server.Options{
+	s := serveOn(t, memory(), server.Options{
 		ReadBodyTimeout: 3 * pause,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/patient" {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// stallStep is how often a write that blocks is looked at.
+// stallStep is the time between two looks at a write that blocks.
 const stallStep = 2 * time.Second
 
 // drainPart is the part of a drain's length that a client may take nothing for: one

@@ -1,10 +1,5 @@
 package server
 
-// This file holds TLS. net/http sees plaintext only: what is between its
-// connection and the socket is encrypted here, so that the account of a connection
-// is the same for both. One over TLS never moves to the successor, which does not
-// have its keys.
-
 import (
 	"crypto/tls"
 	"errors"
@@ -15,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"example.com/baton/server/internal/records"
 	"example.com/baton/upgrade"
 )
 
@@ -24,7 +20,7 @@ const alpnHTTP2, alpnHTTP1 = "h2", "http/1.1"
 // HTTP/2 and HTTP/1.1 as the client chooses. It must be called before Serve. config
 // is completed: by the protocols, if it names none, and by TLS 1.2 as the oldest
 // version, whatever it says. It must not be changed any more but by
-// [TicketKeys.Use], and may be shared with other listeners of the server.
+// [example.com/baton/server/tlskeys.TicketKeys.Use], and may be shared with other listeners of the server.
 func (s *Server) AddTLS(ln net.Listener, config *tls.Config) {
 	s.listeners = append(s.listeners, s.newListener(ln, config))
 }
@@ -46,14 +42,16 @@ func (s *Server) completeTLS() {
 	}
 }
 
-// secure is the TLS of a connection. A nil one is that of a plaintext connection.
+// secure is the TLS of a connection. net/http sees plaintext only: what is between its
+// connection and the socket is encrypted here, so that the account of a connection
+// is the same for both. One over TLS never migrates to the successor, which does not
+// have its keys. A nil one is that of a plaintext connection.
 // All of it but what others may call is for who reads the connection.
 type secure struct {
 	layer   // the socket
 	owner   *conn
 	conn    *tls.Conn
-	records records
-	arrived arrived
+	inbound records.Inbound
 	hello   [5]byte // room for first
 	first   []byte  // what the client's hello begins with, until crypto/tls takes it
 	state   *tls.ConnectionState
@@ -81,7 +79,7 @@ func (r recorded) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	n, err := r.layer.Read(p)
-	r.secure.arrived.add(r.secure.records.follow(p[:n]), r.secure.records.have > 0)
+	r.secure.inbound.Came(p[:n])
 	return n, err
 }
 
@@ -92,7 +90,7 @@ func (s *secure) Read(p []byte) (int, error) {
 	switch {
 	case s.done.Load():
 		n, err := s.conn.Read(p)
-		s.arrived.noteRead(n, len(p))
+		s.inbound.Read(n, len(p))
 		return n, err
 	case len(s.first) == 0:
 		n, err := s.conn.NetConn().Read(s.hello[:])
@@ -115,7 +113,7 @@ func (s *secure) speaksHTTP2() bool { return s.state.NegotiatedProtocol == alpnH
 
 // holds reports whether a part of a record has come, or of the handshake: a client may be
 // about to send a request.
-func (s *secure) holds() bool { return s.records.have > 0 }
+func (s *secure) holds() bool { return s.inbound.Within() }
 
 // export returns false: the keys are not exported.
 func (s *secure) export(*upgrade.Connection) bool { return false }
@@ -170,8 +168,8 @@ func looksLikeHTTP(begin [5]byte) bool {
 	return false
 }
 
-// sendCloseNotify sends a close_notify: where that takes no time or, if it may wait, when the client has read enough of what precedes it. Without it the
-// client cannot tell the end of an answer that has no length from an attack.
+// sendCloseNotify sends a close_notify: where that takes no time or, if it may wait, when
+// the client has read enough of what precedes it. Without it the client cannot tell the end of an answer that has no length from an attack.
 func (s *secure) sendCloseNotify(mayWait bool) {
 	if s != nil && s.done.Load() && s.writing.TryLock() {
 		defer s.writing.Unlock()
@@ -190,82 +188,10 @@ func (s *secure) CloseWrite() error {
 	return s.layer.CloseWrite()
 }
 
-// arrived tells whether more has come from a client than net/http has read. crypto/tls
-// reads ahead, and does not say how far.
-type arrived struct {
-	mu     sync.Mutex
-	whole  int  // records of application data that have come; in TLS 1.3 those at a handshake's end look like them
-	read   int  // records that were read, one of them in part if rest is true
-	rest   bool // the last Read filled its buffer: there may be more of its record
-	within bool // a part of a record has come
-}
-
-func (a *arrived) add(records int, within bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.whole += records
-	a.within = within
-}
-
-// noteRead notes a Read. None is of two records.
-func (a *arrived) noteRead(n, buffer int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if n > 0 {
-		if !a.rest {
-			a.read++
-		}
-		a.rest = n == buffer
-	}
-}
-
-// pending returns how many bytes may have come for net/http, besides those that the
-// kernel has: an upper bound, 0 if there are certainly none.
 func (s *secure) pending() int64 {
-	below := s.layer.pending()
-	a := &s.arrived
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	n := int64(a.whole - a.read)
+	handshake := 0
 	if s.state.Version >= tls.VersionTLS13 {
-		n-- // the client's Finished
+		handshake = 1 // the client's Finished
 	}
-	if a.rest || a.within {
-		n = max(n, 0) + 1
-	}
-	return below + max(n, 0)*maxPlaintext
-}
-
-const maxPlaintext = 16 << 10 // of a record: RFC 8446, section 5.1
-
-// records follows the records of TLS that come from a client.
-type records struct {
-	header [5]byte // RFC 8446, section 5.1
-	have   int     // bytes of the record under way, of its header at most; 0: between two
-	left   int     // bytes of its content that are to come, when its header is whole
-}
-
-// follow returns how many records of application data have come to their end.
-func (r *records) follow(p []byte) (whole int) {
-	for len(p) > 0 {
-		if r.have < len(r.header) {
-			n := copy(r.header[r.have:], p)
-			r.have += n
-			p = p[n:]
-			if r.have < len(r.header) {
-				return whole
-			}
-			r.left = int(r.header[3])<<8 | int(r.header[4])
-		}
-		n := min(r.left, len(p))
-		r.left -= n
-		p = p[n:]
-		if r.left == 0 {
-			r.have = 0
-			if r.header[0] == 23 { // RFC 8446, section 5.1
-				whole++
-			}
-		}
-	}
-	return whole
+	return s.layer.pending() + s.inbound.Pending(handshake)
 }

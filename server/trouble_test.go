@@ -1,7 +1,5 @@
 package server_test
 
-// This file holds listeners that behave as those of a machine in trouble.
-
 import (
 	"errors"
 	"net"

@@ -1,0 +1,77 @@
+package records
+
+import (
+	"math/rand/v2"
+	"testing"
+)
+
+// split cuts p into pieces of random sizes.
+func split(p []byte, seed uint64) [][]byte {
+	random := rand.New(rand.NewPCG(seed, 0))
+	var pieces [][]byte
+	for len(p) > 0 {
+		n := 1 + random.IntN(min(len(p), 1+random.IntN(40)))
+		pieces = append(pieces, p[:n])
+		p = p[n:]
+	}
+	return pieces
+}
+
+// FuzzInbound compares, for any bytes in any pieces, with a reader of records that has them
+// all at once.
+func FuzzInbound(f *testing.F) {
+	f.Add([]byte("\x16\x03\x01\x00\x05hello\x17\x03\x03\x00\x00\x17\x03\x03\x01\x00half"), uint64(1))
+	f.Add([]byte("\x17\x03\x03"), uint64(2))
+	f.Add(append([]byte("\x17\x03\x03\x01\x01"), make([]byte, 257+3)...), uint64(3))
+	f.Fuzz(func(t *testing.T, p []byte, seed uint64) {
+		ends := map[int]bool{0: true}
+		for at := 0; len(p)-at >= 5; {
+			at += 5 + int(p[at+3])<<8 + int(p[at+4])
+			ends[at] = true
+		}
+		var in Inbound
+		at := 0
+		for _, piece := range split(p, seed) {
+			in.Came(piece)
+			at += len(piece)
+			if in.Within() == ends[at] {
+				t.Errorf("after %d bytes: within a record %t", at, in.Within())
+			}
+		}
+	})
+}
+
+// What was read of what has come, as crypto/tls reads it.
+func TestPending(t *testing.T) {
+	record := func(kind byte, size int) []byte {
+		return append([]byte{kind, 3, 3, byte(size >> 8), byte(size)}, make([]byte, size)...)
+	}
+	whole := record(applicationData, 100)
+	tests := map[string]struct {
+		handshake int
+		do        func(in *Inbound)
+		want      int64
+	}{
+		"nothing":                              {do: func(in *Inbound) {}},
+		"a record":                             {do: func(in *Inbound) { in.Came(whole) }, want: maxPlaintext},
+		"two":                                  {do: func(in *Inbound) { in.Came(whole); in.Came(whole) }, want: 2 * maxPlaintext},
+		"one that was read":                    {do: func(in *Inbound) { in.Came(whole); in.Read(100, 4096) }},
+		"one that was read twice":              {do: func(in *Inbound) { in.Came(whole); in.Read(60, 60); in.Read(40, 60) }},
+		"one that filled the buffer may go on": {do: func(in *Inbound) { in.Came(whole); in.Read(60, 60) }, want: maxPlaintext},
+		"a Read of nothing":                    {do: func(in *Inbound) { in.Came(whole); in.Read(0, 60) }, want: maxPlaintext},
+		"the beginning of a header":            {do: func(in *Inbound) { in.Came(whole[:1]) }, want: maxPlaintext},
+		"all but the end":                      {do: func(in *Inbound) { in.Came(whole[:104]) }, want: maxPlaintext},
+		"a handshake":                          {do: func(in *Inbound) { in.Came(record(22, 50)) }},
+		"the end of a handshake":               {handshake: 1, do: func(in *Inbound) { in.Came(whole) }},
+		"and a record":                         {handshake: 1, do: func(in *Inbound) { in.Came(whole); in.Came(whole) }, want: maxPlaintext},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			in := new(Inbound)
+			test.do(in)
+			if got := in.Pending(test.handshake); got != test.want {
+				t.Errorf("got %d, want %d", got, test.want)
+			}
+		})
+	}
+}
