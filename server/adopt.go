@@ -1,7 +1,5 @@
 package server
 
-// This file holds what becomes of a connection that has come from the predecessor.
-
 import (
 	"errors"
 	"net"
@@ -10,6 +8,7 @@ import (
 	"syscall"
 	"time"
 
+	"example.com/baton/server/internal/boundary"
 	"example.com/baton/upgrade"
 )
 
@@ -23,51 +22,62 @@ func (s *Server) Adopts(ln net.Listener) bool {
 // be silent for as long as it had left; from its first byte on all timeouts hold
 // as for any other. In a drain it moves on, or is drained.
 func (s *Server) Adopt(moved upgrade.Connection) {
-	// The deadline that net/http will set is not that for idleness, see holdsNothing.
-	c := &conn{Conn: moved.Conn, server: s, listener: moved.Listener, adopted: true, deadlines: 1}
-	c.response.conn = c
+	c := s.newConn(moved.Conn, nil)
+	c.listener = moved.Listener
+	state, as := boundary.Exported{Spoke: moved.Spoke}, classNew
 	if moved.Spoke {
-		c.state = stateIdle
+		as = classIdle
 	}
 	if moved.Left > 0 {
-		c.deadline = time.Now().Add(moved.Left)
-		c.Conn.SetReadDeadline(c.deadline)
+		state.Deadline = time.Now().Add(moved.Left)
+		c.socket.SetReadDeadline(state.Deadline)
 	}
+	c.boundary = boundary.Adopt(state)
 	s.movedIn.Add(1)
-	s.mu.Lock()
-	s.conns[c] = struct{}{}
-	s.mu.Unlock()
-	go c.awaitFirstByte()
+	s.register(c, as)
+	go http1{c}.awaitFirstByte()
 }
 
 // awaitFirstByte gives an adopted connection to net/http when it has spoken, or
 // ended. Many never do before they move on: net/http takes more of processor and
 // memory for each than all the rest of a move.
-func (c *conn) awaitFirstByte() {
-	for {
-		moved := c.park()
-		var err error
-		again := false
-		if !moved {
-			_, err, again = c.afterRead(nil, awaitReadable(c.Conn), true, false)
-		}
-		switch {
-		case again:
-			continue
-		case !moved && err == nil && c.open() && c.server.adopted.add(c):
-			return
-		case !moved && err == nil: // the drain is over
-			c.because(Cut)
-		}
-		c.Close()
+func (c http1) awaitFirstByte() {
+	switch {
+	case !c.isReadable():
+	case c.open() && c.server.adopted.add(c.conn):
 		return
+	default: // the drain is over
+		c.setReason(DrainTimeout)
+	}
+	c.Close()
+}
+
+// isReadable waits until the connection is readable, and returns false if it has migrated or
+// ended before.
+func (c http1) isReadable() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		if do := c.rest(); do&boundary.EOF != 0 {
+			return false
+		}
+		c.mu.Unlock()
+		err := awaitReadable(c.socket.Conn)
+		c.mu.Lock()
+		r := boundary.Readable
+		if err != nil {
+			r = result(err)
+		}
+		if _, do := c.returned(nil, r, err); do&boundary.Rest == 0 {
+			return err == nil
+		}
 	}
 }
 
 // open makes a connection of what has come over the link, and returns false if that
 // cannot be.
 func (c *conn) open() bool {
-	unopened, ok := c.Conn.(upgrade.Unopened)
+	unopened, ok := c.socket.Conn.(upgrade.Unopened)
 	if !ok {
 		return true
 	}
@@ -76,23 +86,23 @@ func (c *conn) open() bool {
 		time.Sleep(5 * time.Millisecond)
 		nc, err = unopened.Open()
 	}
-	if err != nil && c.currentState() == stateClosed { // cut
+	if err != nil && c.isClosed() { // cut
 		return false
 	}
 	if err != nil {
 		c.server.opts.Logger.Error("connection from the predecessor cannot be opened", "error", err)
-		c.because(Failed)
+		c.setReason(Failed)
 		return false
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.state == stateClosed { // cut
+	if c.boundary.IsClosed() { // cut
 		nc.Close()
 		return false
 	}
-	c.Conn = nc
+	c.socket.Conn = nc
 	limitUnsent(nc)
-	nc.SetReadDeadline(c.deadline)
+	nc.SetReadDeadline(c.boundary.Deadline())
 	return true
 }
 

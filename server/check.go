@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"example.com/baton/server/internal/boundary"
 )
 
 // The self-tests have no deadline of their own. A machine may be so busy that each
@@ -76,8 +78,8 @@ func (s *Server) checkAnswer(client net.Conn, c *conn) error {
 // checkPipe returns both ends of a connection in memory. wrap is given the server's.
 func (s *Server) checkPipe(wrap func(net.Conn) net.Conn) (client net.Conn, c *conn) {
 	client, far := net.Pipe()
-	c = &conn{Conn: wrap(timeless{far}), server: s, isCheck: true}
-	c.response.conn = c
+	c = s.newConn(wrap(timeless{far}), nil)
+	c.isCheck = true
 	return client, c
 }
 
@@ -107,7 +109,7 @@ func (c timeless) SetWriteDeadline(time.Time) error { return nil }
 // as might be with a Go release to come, connections do not migrate.
 func (s *Server) testSafePoint() bool {
 	err := s.probe(func(p *probe) error { return p.expect(true) }) // a new one
-	for _, begun := range []string{request[:1], request[:20], preface[:1], preface[:16]} {
+	for _, begun := range []string{request[:1], request[:20], boundary.Preface[:1], boundary.Preface[:16]} {
 		if err == nil {
 			err = s.probe(func(p *probe) error { return p.begin(begun) })
 		}
@@ -163,7 +165,7 @@ type probe struct {
 func (p *probe) Read(b []byte) (int, error) {
 	if len(b) > 1 { // else net/http watches for the client's end
 		p.conn.mu.Lock()
-		parked := p.conn.parked
+		parked := p.conn.boundary.IsWaiting()
 		p.conn.mu.Unlock()
 		select {
 		case p.reads <- parked:

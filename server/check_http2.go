@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"example.com/baton/server/internal/boundary"
 	"example.com/baton/server/internal/frames"
 )
 
@@ -65,7 +66,7 @@ func (s *Server) converseHTTP2() (found http2Support, err error) {
 		return found, err
 	}
 	found.speaks = true
-	err = t.drain(c.http2.Load())
+	err = t.drain(c.follower())
 	found.drains = err == nil
 	return found, err
 }
@@ -142,7 +143,7 @@ func (t *http2Talk) sync() (before []frames.Frame, err error) {
 
 // begin makes the first request.
 func (t *http2Talk) begin() error {
-	if _, err := t.Write(frames.Append([]byte(preface), frames.Settings, 0, 0, nil)); err != nil {
+	if _, err := t.Write(frames.Append([]byte(boundary.Preface), frames.Settings, 0, 0, nil)); err != nil {
 		return err
 	}
 	switch first, ok := <-t.frames; { // RFC 9113, section 3.4
@@ -159,8 +160,9 @@ func (t *http2Talk) begin() error {
 
 // drain goes through both steps. A request made between the two is answered, one
 // after them is not.
-func (t *http2Talk) drain(h *http2Conn) error {
-	if h == nil {
+func (t *http2Talk) drain(f follower) error {
+	h, ok := f.(*http2Conn)
+	if !ok {
 		return errors.New("the preface was not recognized")
 	}
 	h.notice()

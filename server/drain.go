@@ -1,96 +1,95 @@
 package server
 
-// This file holds the drain: what brings every connection to its end.
-
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/baton/upgrade"
 )
 
-// afterCut is how long handlers whose connection was cut have to return before
-// the drain is called over without them.
-const afterCut = 250 * time.Millisecond
+// afterDeadline is how long handlers whose connection was closed forcibly have to return
+// before the drain ends without them.
+const afterDeadline = 250 * time.Millisecond
 
-// Drain stops accepting, brings every request and connection to its end and
-// returns an account of it. When ctx ends first, what remains is cut. Connections
-// that wait in the queue of a listener which nobody keeps are accepted and
-// answered first. It must be called once at most.
+// drain is the drain of a Server. It is made when the drain begins; whoever finds it in
+// Server.drain finds all of it.
+type drain struct {
+	server   *Server
+	ctx      context.Context // its end is the drain's deadline
+	began    time.Time
+	mover    *mover        // nil: no connection can migrate
+	finished atomic.Int64  // requests
+	progress chan struct{} // cap 1: a connection or request has ended
+}
+
+// Drain stops accepting, completes every request, ends every connection and returns an
+// account of it. When ctx ends first, the connections that remain are closed forcibly.
+// Connections that wait in the queue of a listener which nobody keeps are accepted and
+// answered first. Drain must be called once at most.
 func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
-	start := time.Now()
+	d := &drain{server: s, ctx: ctx, began: time.Now(), progress: make(chan struct{}, 1)}
 	before := s.Closed()
 	_, movedBefore := s.Migrated()
-	s.moving = s.newMover(ctx, h)
-	s.http2() // its test is not for a server that drains
-	s.drainBegan, s.drainCtx = start, ctx
-	s.isDraining.Store(true)
+	d.mover = s.newMover(ctx, h)
+	s.http2() // its self-test is not for a server that drains
+	s.drain.Store(d)
 	close(s.draining)
-	s.announceEnds()
-	stopped := make(chan struct{})
+	d.run(h)
+	_, moved := s.Migrated()
+	return upgrade.Drained{
+		Seconds:     time.Since(d.began).Seconds(),
+		Requests:    int(d.finished.Load()),
+		Moved:       int(moved - movedBefore),
+		Connections: s.closedSince(before),
+	}
+}
+
+func (d *drain) run(h upgrade.Handoff) {
+	s := d.server
+	d.scheduleHooks()
+	stopped := make(chan struct{}) // closed when nothing is accepted any more
 	go func() {
 		defer close(stopped)
 		s.stopAccepting(h.Kept)
 	}()
-
-	if s.moving != nil {
-		s.moving.start()
-	}
-	var announcing sync.WaitGroup
-	announcing.Go(func() {
+	d.mover.start()
+	var goAway sync.WaitGroup
+	goAway.Go(func() {
 		for _, c := range s.open() {
-			if h := c.http2.Load(); h != nil {
-				h.announce()
-			}
+			c.follower().drain()
 		}
 	})
 
-	if s.awaitEnd(ctx, stopped) {
-		s.moving.stop()
+	if d.awaitEnd(d.ctx, stopped) {
+		d.mover.stop()
 		// No connection is left, so that Shutdown has nothing to lose.
-		quiet, cancel := context.WithTimeout(context.Background(), afterCut)
+		quiet, cancel := context.WithTimeout(context.Background(), afterDeadline)
 		s.http.Shutdown(quiet)
 		cancel()
 	} else {
-		s.moving.stop()
-		s.cut()
-		s.moving.abandon()
-		cutoff, cancel := context.WithTimeout(context.Background(), afterCut)
-		s.awaitEnd(cutoff, stopped)
+		d.mover.stop()
+		d.closeForcibly()
+		d.mover.abandon()
+		last, cancel := context.WithTimeout(context.Background(), afterDeadline)
+		d.awaitEnd(last, stopped)
 		cancel()
 		s.http.Close()
 	}
 
-	announcing.Wait()
+	goAway.Wait()
 	s.adopted.Close()
 	s.adopting.Wait()
-
-	closed := s.Closed()
-	_, moved := s.Migrated()
-	count := func(why Reason) int { return int(closed[why] - before[why]) }
-	return upgrade.Drained{
-		Seconds:  time.Since(start).Seconds(),
-		Requests: int(s.finished.Load()),
-		Moved:    int(moved - movedBefore),
-		Connections: upgrade.Closed{
-			Client:    count(ByClient),
-			Announced: count(Announced),
-			Grace:     count(AfterGrace),
-			Cut:       count(Cut),
-			Timeout:   count(TimedOut),
-			Error:     count(Failed),
-			Hijacked:  count(Hijacked),
-		},
-	}
 }
 
-// awaitEnd destroys silent connections as their grace ends. It returns true when
-// accepting has stopped and neither a connection nor a request is left, false
-// when ctx ends first.
-func (s *Server) awaitEnd(ctx context.Context, stopped <-chan struct{}) bool {
-	look := time.NewTimer(0)
-	defer look.Stop()
+// awaitEnd closes idle connections as their grace ends. It returns true when nothing is
+// accepted any more and neither a connection nor a request is left, false when ctx ends
+// first.
+func (d *drain) awaitEnd(ctx context.Context, stopped <-chan struct{}) bool {
+	s := d.server
+	sweep := time.NewTimer(0)
+	defer sweep.Stop()
 	accepting := true
 	for {
 		select {
@@ -98,55 +97,57 @@ func (s *Server) awaitEnd(ctx context.Context, stopped <-chan struct{}) bool {
 			return false
 		case <-stopped:
 			accepting, stopped = false, nil
-		case <-s.ended:
-		case now := <-look.C:
-			look.Reset(time.Until(s.sweep(now)))
+		case <-d.progress:
+		case now := <-sweep.C:
+			sweep.Reset(time.Until(d.sweep(now)))
 		}
-		s.mu.Lock()
-		left := len(s.conns)
-		s.mu.Unlock()
-		if !accepting && left == 0 && s.requests.Load() == 0 {
+		if !accepting && s.count() == 0 && s.requests.Load() == 0 {
 			return true
 		}
 	}
 }
 
-// sweep destroys the connections whose grace is over, and returns when the next
-// one's ends. One that falls silent later has a whole grace before it.
-func (s *Server) sweep(now time.Time) time.Time {
-	next := now.Add(max(s.opts.IdleGrace, 10*time.Millisecond))
-	for _, c := range s.open() {
-		if due := c.expire(now); !due.IsZero() && due.Before(next) {
-			next = due
+// sweep closes the connections whose grace is over, and returns when the next one's ends.
+// One that becomes idle later has a whole grace before it.
+func (d *drain) sweep(now time.Time) time.Time {
+	next := now.Add(max(d.server.opts.IdleGrace, 10*time.Millisecond))
+	for _, c := range d.server.open() {
+		if end := c.expire(now); !end.IsZero() && end.Before(next) {
+			next = end
 		}
 	}
 	return next
 }
 
-// cut closes every listener and connection that is left, whatever it does.
-func (s *Server) cut() {
-	for _, ln := range s.listeners {
+// closeForcibly closes every listener and connection that is left.
+func (d *drain) closeForcibly() {
+	for _, ln := range d.server.listeners {
 		ln.Close()
 	}
-	for _, c := range s.open() {
-		c.because(c.endNow())
+	for _, c := range d.server.open() {
+		c.setReason(c.reasonAtDeadline())
 		c.close(false)
 	}
 }
 
-// endNow returns why a connection is closed that is left at the deadline. One that
-// is silent loses no more than the rest of its grace.
-func (c *conn) endNow() Reason {
-	h := c.http2.Load()
-	silent := h != nil && h.isSilent()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if (c.parked || silent && c.state == stateIdle) && !readable(c.Conn) {
-		return AfterGrace
+// reasonAtDeadline returns why a connection is closed that is left at the deadline. One that
+// is idle loses no more than the rest of its grace.
+func (c *conn) reasonAtDeadline() Reason {
+	if c.follower().isIdle() && !readable(&c.socket) {
+		return IdleGrace
 	}
-	return Cut
+	return DrainTimeout
 }
 
+// length returns how long the drain may take, and false if that is not bounded.
+func (d *drain) length() (time.Duration, bool) {
+	end, bounded := d.ctx.Deadline()
+	return end.Sub(d.began), bounded
+}
+
+func (s *Server) isDraining() bool { return s.drain.Load() != nil }
+
+// open returns the connections from Accept to Close, copies of migrated ones included.
 func (s *Server) open() []*conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,15 +158,33 @@ func (s *Server) open() []*conn {
 	return open
 }
 
-// noteEnd wakes a drain that may be over now.
+// count returns how many they are.
+func (s *Server) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// noteEnd wakes a drain that may be over, since a connection or request has ended.
 func (s *Server) noteEnd() {
-	if s.isDraining.Load() {
-		nudge(s.ended)
+	if d := s.drain.Load(); d != nil {
+		nudge(d.progress)
 	}
 }
 
-// nudge wakes whoever receives from a channel of capacity 1, now or when they look
-// next. Nudging twice before that is as good as once.
+// Draining returns a channel that is closed when the server that serves a request begins to
+// drain. A handler that would otherwise go on for long, such as an event stream, should then
+// complete. ctx is the request's context, or one derived from it; for any other the channel
+// is nil, and receiving from it blocks for ever.
+func Draining(ctx context.Context) <-chan struct{} {
+	if c, ok := ctx.Value(connKey{}).(*conn); ok {
+		return c.server.draining
+	}
+	return nil
+}
+
+// nudge wakes whoever receives from a channel of capacity 1, now or next. Nudging twice
+// before that is as good as once.
 func nudge(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:

@@ -12,12 +12,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/baton/server/internal/boundary"
 	"example.com/baton/server/internal/excess"
 	"example.com/baton/server/internal/frames"
 )
-
-// preface is what a client of HTTP/2 sends first: RFC 9113, section 3.4.
-const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // afterPong is how much longer requests are taken when the client has answered.
 // Go's own client answers while another goroutine is about to send a request that
@@ -93,45 +91,34 @@ type refusal struct {
 	sent   chan struct{} // closed when no frame is under way any more
 }
 
-// recognize looks for the preface of HTTP/2 in the first bytes of a connection,
-// and returns false if they are of another protocol than TLS has negotiated. It is
-// called with the lock held.
-func (c *conn) recognize(got []byte) bool {
-	at := c.delivered
-	c.delivered += len(got)
-	if c.http1 {
-		return true
-	}
-	n := min(len(got), len(preface)-at)
-	if string(got[:n]) != preface[at:at+n] {
-		c.http1 = true
-		return c.secure == nil || !c.secure.speaksHTTP2()
-	}
-	if at+n < len(preface) {
-		return true
-	}
-	if c.secure != nil && !c.secure.speaksHTTP2() {
+// startProtocol is called when the first bytes of a connection, which end with p, show the
+// client's protocol. It returns false if TLS has negotiated another one. It is called with
+// the lock held.
+func (c *conn) startProtocol(p []byte, do boundary.Action) bool {
+	isHTTP2 := do&boundary.SwitchToHTTP2 != 0
+	if c.secure != nil && c.secure.speaksHTTP2() != isHTTP2 {
 		return false
 	}
-	h := newHTTP2Conn(c)
-	h.received.Follow(got[n:], h.charge)
-	c.parked, c.stays = false, true
-	c.http2.Store(h)
+	if isHTTP2 {
+		h := newHTTP2Conn(c)
+		h.received.Follow(c.boundary.Frames(p), h.charge)
+		c.stays = true
+		var top follower = h
+		c.top.Store(&top)
+		if c.server.isDraining() {
+			h.announceLater()
+		}
+	}
 	return true
 }
 
 func newHTTP2Conn(c *conn) *http2Conn {
 	return &http2Conn{
 		conn:    c,
-		in:      bufio.NewReader(receiver{c}),
+		in:      bufio.NewReader(c.layer),
 		account: excess.NewAccount(),
 	}
 }
-
-// receiver reads what comes from the client.
-type receiver struct{ conn *conn }
-
-func (r receiver) Read(p []byte) (int, error) { return r.conn.receive(p) }
 
 // Read gives net/http what has come, and in between what is to be put in.
 func (h *http2Conn) Read(p []byte) (int, error) {
@@ -175,22 +162,22 @@ func (h *http2Conn) Read(p []byte) (int, error) {
 func (h *http2Conn) afterRead(err error) error {
 	h.reading = false
 	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
-	if timedOut && h.conn.currentState() == stateClosed { // the deadline is that of linger
+	if timedOut && h.conn.isClosed() { // the deadline is that of linger
 		return err
 	}
 	late := timedOut && !h.woken && !h.received.Between()
 	if h.woken || timedOut && !late {
 		h.woken, h.time.deadline = false, noDeadline
-		h.conn.Conn.SetReadDeadline(noDeadline)
+		h.conn.layer.SetReadDeadline(noDeadline)
 	}
 	switch {
 	case err == nil, errors.Is(err, net.ErrClosed):
 	case late:
-		h.conn.because(TimedOut)
+		h.conn.setReason(TimedOut)
 	case timedOut:
 		return nil
 	default:
-		h.conn.because(ByClient)
+		h.conn.setReason(ByClient)
 	}
 	return err
 }
@@ -206,7 +193,7 @@ func (h *http2Conn) came(f frames.Frame) {
 			time.AfterFunc(h.settle, h.end)
 		}
 	case f.Type == frames.GoAway:
-		h.conn.because(ByClient)
+		h.conn.setReason(ByClient)
 	}
 }
 
@@ -223,7 +210,7 @@ func (h *http2Conn) refuse(what string) {
 	c := h.conn
 	c.mu.Lock()
 	c.explain(Failed)
-	c.excessive = true
+	c.setTail(excessFrames)
 	c.mu.Unlock()
 	c.server.opts.Logger.Debug("HTTP/2 connection is refused", "client", c.RemoteAddr().String(), "error", "too many "+what)
 
@@ -254,7 +241,7 @@ func (h *http2Conn) Write(p []byte) (n int, err error) {
 			}
 		}
 		var m int
-		m, err = h.conn.transmit(part)
+		m, err = h.conn.layer.Write(part)
 		h.sent.Follow(part[:m], h.went)
 		n += m
 	}
@@ -274,16 +261,16 @@ func (h *http2Conn) went(f frames.Frame) {
 	h.saidLast.Store(true)
 	switch {
 	case len(f.Payload) < 8 || binary.BigEndian.Uint32(f.Payload[4:]) != 0:
-		h.conn.because(Failed)
-	case h.conn.server.isDraining.Load():
-		h.conn.because(Announced)
+		h.conn.setReason(Failed)
+	case h.conn.server.isDraining():
+		h.conn.setReason(ConnectionClose)
 	default: // nobody has asked for it
-		h.conn.because(TimedOut)
+		h.conn.setReason(TimedOut)
 	}
 }
 
-// announce begins the drain of the connection.
-func (h *http2Conn) announce() {
+// drain begins the drain of the connection.
+func (h *http2Conn) drain() {
 	if !h.conn.server.http2().drains {
 		return
 	}
@@ -299,7 +286,7 @@ func (h *http2Conn) announce() {
 // announceLater is for a connection that begins in the drain. It has cost its client
 // a handshake, and may have a request for it, for which there is a moment.
 func (h *http2Conn) announceLater() {
-	time.AfterFunc(min(max(h.conn.server.opts.IdleGrace, 0), firstRequest), h.announce)
+	time.AfterFunc(min(max(h.conn.server.opts.IdleGrace, 0), firstRequest), h.drain)
 }
 
 func (h *http2Conn) notice() {
@@ -316,7 +303,7 @@ func (h *http2Conn) interjects() bool {
 // does not read, it waits for the next Write.
 func (h *http2Conn) tryInterject() {
 	if h.interjects() && h.writing.TryLock() {
-		if writable(h.conn.Conn) {
+		if writable(&h.conn.socket) {
 			h.interject()
 		}
 		h.writing.Unlock()
@@ -332,7 +319,7 @@ func (h *http2Conn) interject() error {
 	}
 	if r := h.refusal.Load(); r != nil {
 		if !h.saidLast.Swap(true) {
-			h.conn.transmit(r.goAway)
+			h.conn.layer.Write(r.goAway)
 		}
 		select {
 		case <-r.sent:
@@ -345,16 +332,19 @@ func (h *http2Conn) interject() error {
 		return nil
 	}
 	h.announced.Store(true)
-	h.conn.because(Announced)
-	_, err := h.conn.transmit(drainNotice)
+	h.conn.setReason(ConnectionClose)
+	_, err := h.conn.layer.Write(drainNotice)
 	return err
 }
 
-// isSilent tells whether the client is between two frames, and nothing more has come.
-func (h *http2Conn) isSilent() bool {
+// isIdle reports whether the client is between two frames and has no request under way.
+func (h *http2Conn) isIdle() bool {
+	h.conn.mu.Lock()
+	idle := h.conn.class == classIdle
+	h.conn.mu.Unlock()
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.reading && h.received.Between()
+	return idle && h.reading && h.received.Between()
 }
 
 // end lets net/http shut the connection down.
@@ -364,19 +354,37 @@ func (h *http2Conn) end() {
 	h.ending = h.noticing.Swap(false) || h.ending
 	if h.ending && h.reading && !h.woken && h.received.Between() {
 		h.woken = true
-		h.conn.Conn.SetReadDeadline(time.Unix(1, 0))
+		h.conn.layer.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
-// begin is called when the header of a response is about to be written.
-func (h *http2Conn) begin(header http.Header) {
-	if h.conn.server.isDraining.Load() {
-		if !h.conn.server.http2().drains {
-			header.Set("Connection", "close") // net/http makes a GOAWAY of it
-		}
-		h.announce()
+func (h *http2Conn) beginRequest(w http.ResponseWriter, r *http.Request) (*response, *http.Request, string) {
+	if why := malformed(r); why != "" {
+		return nil, nil, why
 	}
-	if slices.Contains(header["Connection"], "close") {
-		h.conn.because(Announced)
+	opts := &h.conn.server.opts
+	rw := &response{conn: h.conn}
+	if opts.WriteTimeout > 0 {
+		rw.stream = &streamWriter{control: http.NewResponseController(w), conn: h}
+	}
+	if r.ContentLength != 0 || r.Header.Get("Content-Length") != "" { // it may be 0, and not have ended
+		rw.body = &streamBody{ReadCloser: r.Body, conn: h, timeout: opts.ReadBodyTimeout}
+		r.Body = rw.body
+	}
+	return rw, r, ""
+}
+
+func (h *http2Conn) beginResponse(rw *response, _ int) {
+	if h.conn.server.isDraining() {
+		if !h.conn.server.http2().drains {
+			rw.Header().Set("Connection", "close") // net/http makes a GOAWAY of it
+		}
+		h.drain()
+	}
+	if slices.Contains(rw.Header()["Connection"], "close") {
+		h.conn.setReason(ConnectionClose)
 	}
 }
+
+// abortResponse does nothing: net/http resets the stream.
+func (h *http2Conn) abortResponse() {}

@@ -141,45 +141,45 @@ var hostilities = map[string]hostility{
 			c.encode("GET", "/")
 			return rawFrame(c.fields.Len(), http2.FrameHeaders, 5, uint32(2*i+3), c.fields.Bytes())
 		})
-	}, ends: server.Announced},
+	}, ends: server.ConnectionClose},
 	"opens streams and reads nothing": {deaf: true, do: func(c *http2Client) {
 		keepSending(c, time.Millisecond, func(i int) []byte {
 			c.fields.Reset()
 			c.encode("GET", "/")
 			return rawFrame(c.fields.Len(), http2.FrameHeaders, 5, uint32(2*i+3), c.fields.Bytes())
 		})
-	}, ends: server.Announced},
+	}, ends: server.ConnectionClose},
 	"sends PINGs": {do: func(c *http2Client) {
 		keepSending(c, time.Millisecond, func(int) []byte { return rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8)) })
-	}, ends: server.Announced},
+	}, ends: server.ConnectionClose},
 	"sends SETTINGS": {do: func(c *http2Client) {
 		keepSending(c, time.Millisecond, func(int) []byte { return rawFrame(0, http2.FrameSettings, 0, 0, nil) })
-	}, ends: server.Announced},
+	}, ends: server.ConnectionClose},
 	"sends what is unknown": {do: func(c *http2Client) {
 		unknown := bytes.Repeat(rawFrame(5, 0x77, 0xff, 9, []byte("hello")), 5) // as many as it may
 		keepSending(c, time.Millisecond, func(int) []byte { return unknown })
-	}, ends: server.Announced},
+	}, ends: server.ConnectionClose},
 	"answers with a wrong PING": {do: func(c *http2Client) {
 		c.Conn.Write(rawFrame(8, http2.FramePing, 1, 0, []byte("whatever")))
-	}, ends: server.Announced},
+	}, ends: server.ConnectionClose},
 	"opens no window": {do: func(c *http2Client) {
 		c.Conn.Write(rawFrame(6, http2.FrameSettings, 0, 0, []byte{0, byte(http2.SettingInitialWindowSize), 0, 0, 0, 0}))
 		c.request(3, "/large")
-	}, ends: server.Announced},
+	}, ends: server.ConnectionClose},
 	"opens it byte by byte": {do: func(c *http2Client) {
 		c.windows = false
 		c.request(3, "/large")
 		keepSending(c, 10*time.Millisecond, func(int) []byte { return rawFrame(4, http2.FrameWindowUpdate, 0, 3, []byte{0, 0, 0, 1}) })
-	}, ends: server.Announced},
+	}, ends: server.ConnectionClose},
 	"reads nothing": {deaf: true, do: func(c *http2Client) {
 		c.Conn.Write(rawFrame(6, http2.FrameSettings, 0, 0, []byte{0, byte(http2.SettingInitialWindowSize), 0x7f, 0xff, 0xff, 0xff}))
 		c.Conn.Write(rawFrame(4, http2.FrameWindowUpdate, 0, 0, []byte{0x7f, 0, 0, 0}))
 		c.request(3, "/endless")
-	}, ends: server.Announced},
+	}, ends: server.ConnectionClose},
 	"sends a body byte by byte": {do: func(c *http2Client) {
 		c.open(3, "POST", "/", false)
 		keepSending(c, 10*time.Millisecond, func(int) []byte { return rawFrame(1, http2.FrameData, 0, 3, []byte("x")) })
-	}, ends: server.Cut},
+	}, ends: server.DrainTimeout},
 }
 
 func TestHTTP2HostileClientsInDrain(t *testing.T) {
@@ -188,7 +188,7 @@ func TestHTTP2HostileClientsInDrain(t *testing.T) {
 	large := pattern(400 << 10)
 	want := upgrade.Closed{}
 	for _, hostile := range hostilities {
-		if hostile.ends == server.Cut {
+		if hostile.ends == server.DrainTimeout {
 			want.Cut++
 		} else {
 			want.Announced++
@@ -223,7 +223,7 @@ func TestHTTP2HostileClientsInDrain(t *testing.T) {
 		time.Sleep(50 * time.Millisecond) // they are busy
 		begin := time.Now()
 		drained := s.drain(deadline, all)
-		ends := func() uint64 { closed := s.Closed(); return closed[server.Announced] + closed[server.TimedOut] }
+		ends := func() uint64 { closed := s.Closed(); return closed[server.ConnectionClose] + closed[server.TimedOut] }
 		for ends() < uint64(want.Announced) && time.Since(begin) < deadline {
 			time.Sleep(5 * time.Millisecond)
 		}
@@ -232,7 +232,7 @@ func TestHTTP2HostileClientsInDrain(t *testing.T) {
 		if took := time.Since(begin); took > deadline*3/4 {
 			var names []string
 			for name, hostile := range hostilities {
-				if _, over := ended.Load(name); hostile.ends == server.Announced && !over {
+				if _, over := ended.Load(name); hostile.ends == server.ConnectionClose && !over {
 					names = append(names, name)
 				}
 			}

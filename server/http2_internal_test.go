@@ -114,7 +114,7 @@ func FuzzPutIn(f *testing.F) {
 		random := rand.New(rand.NewPCG(seed, 1))
 		sent := randomFrames(random)
 		socket := new(passing)
-		h := newHTTP2Conn(&conn{Conn: socket, server: s})
+		h := newHTTP2Conn(s.newConn(socket, nil))
 		from, at := random.IntN(len(sent)), 0
 		begun := -1
 		for _, piece := range split(sent, seed) {
@@ -135,7 +135,7 @@ func FuzzPutIn(f *testing.F) {
 
 		// A refusal is put in as well, and nothing follows on it.
 		socket = new(passing)
-		h = newHTTP2Conn(&conn{Conn: socket, server: s})
+		h = newHTTP2Conn(s.newConn(socket, nil))
 		r := &refusal{goAway: []byte("a GOAWAY"), sent: make(chan struct{})}
 		at, begun = 0, -1
 		var err error
@@ -161,8 +161,8 @@ func FuzzPutIn(f *testing.F) {
 
 		came := randomFrames(random)
 		socket = &passing{pieces: split(came, seed)}
-		h = newHTTP2Conn(&conn{Conn: socket, server: s})
-		h.in = bufio.NewReaderSize(receiver{h.conn}, 16)
+		h = newHTTP2Conn(s.newConn(socket, nil))
+		h.in = bufio.NewReaderSize(h.conn.layer, 16)
 		h.noticing.Store(true)
 		from, begun = random.IntN(len(came)), -1
 		var got []byte
@@ -189,7 +189,7 @@ func TestRefusalOfAClientThatReadsNothing(t *testing.T) {
 		near, far := net.Pipe()
 		defer near.Close()
 		s := New(Options{Logger: slog.New(slog.DiscardHandler), WriteTimeout: time.Hour})
-		h := newHTTP2Conn(&conn{Conn: far, server: s})
+		h := newHTTP2Conn(s.newConn(far, nil))
 		h.sent.Follow(frames.Append(nil, frames.Settings, 0, 0, nil), func(frames.Frame) {})
 		begin := time.Now()
 		h.refuse("frames")

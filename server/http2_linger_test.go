@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/server/internal/boundary"
 	"example.com/baton/server/internal/frames"
 )
 
@@ -28,9 +29,9 @@ func TestHTTP2ReadWhileLingering(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	io.WriteString(client, preface)
-	c := &conn{Conn: nc, server: New(Options{})}
-	if _, err := io.ReadFull(c, make([]byte, len(preface))); err != nil || c.http2.Load() == nil {
+	io.WriteString(client, boundary.Preface)
+	c := New(Options{}).newConn(nc, nil)
+	if _, err := io.ReadFull(c, make([]byte, len(boundary.Preface))); err != nil || c.top.Load() == &c.http1 {
 		t.Fatalf("the preface is not recognized: %v", err)
 	}
 	read := make(chan error, 1)
@@ -40,7 +41,7 @@ func TestHTTP2ReadWhileLingering(t *testing.T) {
 	}()
 	time.Sleep(10 * time.Millisecond)
 	c.mu.Lock()
-	c.state = stateClosed // as Close has it
+	c.boundary.Close() // as Close has it
 	c.mu.Unlock()
 	nc.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
 	select {

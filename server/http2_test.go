@@ -129,7 +129,7 @@ func TestHTTP2Reasons(t *testing.T) {
 		"client closes":  {func(c *http2Client) { c.isFrom(""); c.Close() }, server.ByClient},
 		"client says so": {func(c *http2Client) { c.isFrom(""); c.WriteGoAway(0, http2.ErrCodeNo, nil); c.closes() }, server.ByClient},
 		"idle timeout":   {func(c *http2Client) { c.isFrom(""); c.closes() }, server.TimedOut},
-		"handler closes": {func(c *http2Client) { c.request(1, "/close"); c.closes() }, server.Announced},
+		"handler closes": {func(c *http2Client) { c.request(1, "/close"); c.closes() }, server.ConnectionClose},
 		"protocol error": {func(c *http2Client) { c.isFrom(""); c.WriteWindowUpdate(2, 1); io.Copy(io.Discard, c.Conn) }, server.Failed},
 		"half a header":  {func(c *http2Client) { c.isFrom(""); c.Conn.Write([]byte{0, 0, 9, 1}); io.Copy(io.Discard, c.Conn) }, server.TimedOut},
 		"header goes on": {func(c *http2Client) {

@@ -40,7 +40,7 @@ func (h *http2Conn) limitRead() {
 	opts := h.conn.server.opts
 	within, data := h.received.Within()
 	if deadline, set := h.time.await(time.Now(), within, data, opts.ReadHeaderTimeout, opts.ReadBodyTimeout); set {
-		h.conn.Conn.SetReadDeadline(deadline)
+		h.conn.layer.SetReadDeadline(deadline)
 	}
 }
 

@@ -17,9 +17,6 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// This file tests what lasts for long, over each protocol: hijacked connections,
-// streams and long polls.
-
 // wire keeps what a client gets.
 type wire struct {
 	net.Conn
@@ -75,13 +72,15 @@ func hijacking(t *testing.T, h http.HandlerFunc, test func(t *testing.T, s *serv
 
 func TestHijackedSaysGoodbye(t *testing.T) {
 	hijacking(t, func(w http.ResponseWriter, r *http.Request) {
+		echoed := make(chan struct{})
 		nc, buf, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			t.Error(err)
 			return
 		}
 		defer nc.Close()
-		defer server.Farewell(r.Context(), 50*time.Millisecond, func(context.Context) {
+		defer server.OnDrain(r.Context(), 50*time.Millisecond, func(context.Context) {
+			<-echoed // the time has come, also on a busy machine
 			io.WriteString(nc, "bye\n")
 			nc.Close()
 		})()
@@ -92,6 +91,7 @@ func TestHijackedSaysGoodbye(t *testing.T) {
 				return
 			}
 			io.WriteString(nc, line)
+			close(echoed)
 		}
 	}, func(t *testing.T, s *served, c *client, raw *wire) {
 		drained := s.drain(patience, all)
@@ -113,7 +113,7 @@ func TestHijackedSaysGoodbye(t *testing.T) {
 }
 
 // A handler that has registered nothing, and is not interested, is cut at the deadline.
-func TestHijackedWithoutFarewellIsCut(t *testing.T) {
+func TestHijackedWithoutHookIsClosedForcibly(t *testing.T) {
 	ended := make(chan error, 1)
 	hijacking(t, func(w http.ResponseWriter, r *http.Request) {
 		nc, buf, _ := w.(http.Hijacker).Hijack()
@@ -269,7 +269,7 @@ func TestHijackedDeafClient(t *testing.T) {
 	hijacking(t, func(w http.ResponseWriter, r *http.Request) {
 		nc, _, _ := w.(http.Hijacker).Hijack()
 		defer nc.Close()
-		defer server.Farewell(r.Context(), 100*time.Millisecond, func(context.Context) { nc.Close() })()
+		defer server.OnDrain(r.Context(), 100*time.Millisecond, func(context.Context) { nc.Close() })()
 		io.WriteString(nc, "mine\n")
 		for {
 			if _, err := nc.Write(make([]byte, 64<<10)); err != nil {
@@ -294,7 +294,7 @@ func TestHTTP2StreamAtTheDeadline(t *testing.T) {
 			return
 		}
 		over := make(chan struct{})
-		defer server.Farewell(r.Context(), 0, func(context.Context) { close(over) })()
+		defer server.OnDrain(r.Context(), 0, func(context.Context) { close(over) })()
 		io.WriteString(w, "to the end")
 		w.(http.Flusher).Flush()
 		<-over

@@ -1,7 +1,5 @@
 package server
 
-// This file holds the move of connections to the successor.
-
 import (
 	"context"
 	"net"
@@ -9,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/baton/server/internal/boundary"
 	"example.com/baton/upgrade"
 )
 
@@ -16,59 +15,58 @@ const (
 	// moveBatch is how many connections are offered at once at most. Larger batches
 	// save nothing, and each makes those behind it wait.
 	moveBatch = min(64, upgrade.MoveLimit)
-	// moveWindow bounds how many silent connections are between their wake-up and
-	// the answer, so that there is always a batch under way, and one that gathers:
-	// so many are read by nobody for a moment. It is below 256, the length of a
-	// processor's run queue: goroutines that do not fit in there get in the way of
-	// requests.
+	// moveWindow bounds how many idle connections are between their wake-up and the
+	// answer, so that there is always a batch under way, and one that gathers: nobody
+	// reads from them for a moment. It is below 256, the length of a processor's run
+	// queue: goroutines that do not fit in there get in the way of requests.
 	moveWindow = 3 * moveBatch
 	// moveWorkers is how many batches are under way at once. With one more than the
-	// window fills, those that come from a request do not wait for silent ones.
+	// window fills, connections that come from a request do not wait for idle ones.
 	moveWorkers = moveWindow/moveBatch + 1
-	// aheadBoundaries is how many boundaries have to be unsafe before a client is
-	// thought to send ahead always.
-	aheadBoundaries = 5
 	// moveStall is how long a batch may be without an answer. From then on nothing is
 	// offered until one comes: others should not wait as well.
 	moveStall = 2 * time.Second
 )
 
-// mover offers connections to the successor, from the beginning of a drain to
-// its end.
+// mover offers connections to the successor, from the beginning of a drain to its end.
 //
-// A connection that comes to a safe point in a drain offers itself. Those that
-// are at one already, blocked in a Read, are woken by a single pass over the
-// connections that are there when the drain has begun, and offer themselves
-// then. One pass misses none, unless the successor hangs for a while: then there is
-// another one. For a connection is parked, and looks whether the server
-// drains, under one lock. If that was before the pass has come to it, the pass
-// finds it parked. If it was after, or the connection is so new that the pass
-// does not know it, it has seen the drain.
+// A connection that comes to rest in a drain offers itself. Those that are at rest already,
+// blocked in a Read, are woken by a single pass over the connections that are open when the
+// drain has begun, and then offer themselves. One pass misses none, unless the successor
+// hangs for a while: then there is another one. For a connection begins to wait, and looks
+// whether the server drains, under one lock. If that was before the pass came to it, the pass
+// finds it waiting. If it was after, or the connection is so new that the pass does not know
+// it, it has seen the drain.
+//
+// A nil mover is that of a drain in which no connection can migrate.
 type mover struct {
 	ctx  context.Context
 	end  context.CancelFunc
-	kept map[net.Listener]bool
 	h    upgrade.Handoff
+	kept map[net.Listener]bool
+	open func() []*conn
 
 	window chan struct{} // one for each connection that was woken and has no answer
 	filled chan struct{} // cap 1: something is in a queue
 	again  chan struct{} // cap 1: the successor answers again
-	open   func() []*conn
 
+	queues    queues
+	stalled   atomic.Bool    // the successor seems to hang
+	running   sync.WaitGroup // its goroutines, for which stop waits
+	abandoned chan struct{}  // closed when nobody will answer any more
+}
+
+// queues hold the connections that wait to be offered.
+type queues struct {
 	mu       sync.Mutex
-	queue    []*conn   // those that come from a request
-	woken    []*conn   // those that were silent; they have time
+	busy     []*conn   // those that come from a request
+	idle     []*conn   // those that were woken; they have time
 	sending  int       // batches under way
 	progress time.Time // when the last one was answered, or the first one sent
 	ended    bool      // nothing is offered any more
-
-	stalled   atomic.Bool // the successor hangs, as it seems
-	running   sync.WaitGroup
-	abandoned chan struct{} // closed when nobody will answer any more
 }
 
-// newMover returns a mover for a drain with that context, or nil if nothing can
-// move.
+// newMover returns the mover of a drain, or nil if no connection can migrate.
 func (s *Server) newMover(ctx context.Context, h upgrade.Handoff) *mover {
 	if h.Move == nil || s.opts.DisableMigration || !s.isSafe() {
 		return nil
@@ -76,10 +74,10 @@ func (s *Server) newMover(ctx context.Context, h upgrade.Handoff) *mover {
 	m := &mover{
 		h:         h,
 		kept:      make(map[net.Listener]bool),
+		open:      s.open,
 		window:    make(chan struct{}, moveWindow),
 		filled:    make(chan struct{}, 1),
 		again:     make(chan struct{}, 1),
-		open:      s.open,
 		abandoned: make(chan struct{}),
 	}
 	for _, ln := range s.listeners {
@@ -89,8 +87,11 @@ func (s *Server) newMover(ctx context.Context, h upgrade.Handoff) *mover {
 	return m
 }
 
-// start moves the connections that are open, and those that offer themselves.
+// start migrates the connections that are open, and those that offer themselves.
 func (m *mover) start() {
+	if m == nil {
+		return
+	}
 	m.running.Go(m.wake)
 	m.running.Go(m.watch)
 	for range moveWorkers {
@@ -98,8 +99,11 @@ func (m *mover) start() {
 	}
 }
 
-// takes tells whether connections of a listener can move.
+// takes reports whether connections of a listener can migrate now.
 func (m *mover) takes(ln net.Listener) bool {
+	if m == nil || m.stalled.Load() {
+		return false
+	}
 	kept, known := m.kept[ln]
 	if !known && ln != nil {
 		kept = m.h.Kept(ln)
@@ -107,8 +111,8 @@ func (m *mover) takes(ln net.Listener) bool {
 	return kept
 }
 
-// wake lets the connections that are parked offer themselves, and does so again
-// after the successor has hung for a while, in which others were parked.
+// wake lets the connections that wait at rest offer themselves. It does so again after the
+// successor has hung for a while, in which others came to rest.
 func (m *mover) wake() {
 	for {
 		for _, c := range m.open() {
@@ -117,8 +121,8 @@ func (m *mover) wake() {
 			case <-m.ctx.Done():
 				return
 			}
-			if !c.wakeToMove() {
-				<-m.window
+			if !c.wakeToOffer() {
+				m.leave()
 			}
 		}
 		select {
@@ -129,30 +133,33 @@ func (m *mover) wake() {
 	}
 }
 
-// offer waits until the successor has taken the connection or not, and returns
-// which. The caller reads from it, and does not meanwhile.
-func (m *mover) offer(c *conn, woken bool) (moved bool) {
-	m.mu.Lock()
-	if ended := m.ended; ended || m.stalled.Load() {
-		m.mu.Unlock()
+// leave gives a place in the window back.
+func (m *mover) leave() { <-m.window }
+
+// offer returns when the successor has taken the connection or not. The caller is its reader,
+// and does not read meanwhile.
+func (m *mover) offer(c *conn, woken bool) {
+	q := &m.queues
+	q.mu.Lock()
+	if ended := q.ended; ended || m.stalled.Load() {
+		q.mu.Unlock()
 		if ended {
 			c.stay()
 		}
-		return false
+		return
 	}
-	c.answer = make(chan bool, 1)
+	c.answer = make(chan struct{})
 	if woken {
-		m.woken = append(m.woken, c)
+		q.idle = append(q.idle, c)
 	} else {
-		m.queue = append(m.queue, c)
+		q.busy = append(q.busy, c)
 	}
-	m.mu.Unlock()
+	q.mu.Unlock()
 	nudge(m.filled)
 	select {
-	case moved = <-c.answer:
+	case <-c.answer:
 	case <-m.abandoned:
 	}
-	return moved
 }
 
 func (m *mover) work() {
@@ -170,45 +177,46 @@ func (m *mover) work() {
 
 // take takes a batch out of a queue.
 func (m *mover) take() []*conn {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	queue := &m.queue
-	if len(m.queue) == 0 {
-		queue = &m.woken
+	q := &m.queues
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	queue := &q.busy
+	if len(q.busy) == 0 {
+		queue = &q.idle
 	}
 	n := min(len(*queue), moveBatch)
 	batch := (*queue)[:n:n]
 	*queue = (*queue)[n:]
-	if len(m.queue)+len(m.woken) > 0 {
+	if len(q.busy)+len(q.idle) > 0 {
 		nudge(m.filled) // for another worker
 	}
 	if n > 0 {
-		if m.sending == 0 {
-			m.progress = time.Now()
+		if q.sending == 0 {
+			q.progress = time.Now()
 		}
-		m.sending++
+		q.sending++
 	}
 	return batch
 }
 
-// watch lets go of the queues when the successor hangs.
+// watch gives the connections in the queues back when the successor hangs.
 func (m *mover) watch() {
-	look := time.NewTicker(moveStall / 4)
-	defer look.Stop()
+	tick := time.NewTicker(moveStall / 4)
+	defer tick.Stop()
 	for {
 		select {
 		case <-m.ctx.Done():
 			return
-		case now := <-look.C:
-			m.mu.Lock()
+		case now := <-tick.C:
 			var rest []*conn
-			if m.sending > 0 && now.Sub(m.progress) >= moveStall {
+			m.queues.mu.Lock()
+			if m.queues.sending > 0 && now.Sub(m.queues.progress) >= moveStall {
 				m.stalled.Store(true)
-				rest = m.rest()
+				rest = m.queues.empty()
 			}
-			m.mu.Unlock()
+			m.queues.mu.Unlock()
 			for _, c := range rest {
-				c.answer <- false
+				close(c.answer)
 			}
 		}
 	}
@@ -217,25 +225,25 @@ func (m *mover) watch() {
 func (m *mover) send(batch []*conn) {
 	conns := make([]upgrade.Connection, len(batch))
 	for i, c := range batch {
-		conns[i] = c.luggage()
+		conns[i] = c.export()
 	}
 	var taken []bool
 	if m.ctx.Err() == nil {
 		taken = m.h.Move(m.ctx, conns)
 	}
-	m.mu.Lock()
-	m.sending--
-	m.progress = time.Now()
+	m.queues.mu.Lock()
+	m.queues.sending--
+	m.queues.progress = time.Now()
 	if m.stalled.Swap(false) {
 		nudge(m.again)
 	}
-	m.mu.Unlock()
+	m.queues.mu.Unlock()
 	for i, c := range batch {
 		c.settle(i < len(taken) && taken[i])
 	}
 }
 
-// stop ends the moving: what is under way gets its answer, what is not stays.
+// stop ends the migration: what is under way gets its answer, what is not stays.
 func (m *mover) stop() {
 	if m == nil {
 		return
@@ -248,96 +256,82 @@ func (m *mover) stop() {
 	}()
 	select {
 	case <-done:
-	case <-time.After(afterCut):
+	case <-time.After(afterDeadline):
 	}
-	m.mu.Lock()
-	m.ended = true
-	rest := m.rest()
-	m.mu.Unlock()
+	m.queues.mu.Lock()
+	m.queues.ended = true
+	rest := m.queues.empty()
+	m.queues.mu.Unlock()
 	for _, c := range rest {
 		c.settle(false)
 	}
 }
 
-// rest empties the queues. It is called with the lock held.
-func (m *mover) rest() []*conn {
-	rest := append(m.queue, m.woken...)
-	m.queue, m.woken = nil, nil
+// empty empties the queues. It is called with the lock held.
+func (q *queues) empty() []*conn {
+	rest := append(q.busy, q.idle...)
+	q.busy, q.idle = nil, nil
 	return rest
 }
 
-// abandon lets go of connections that still have no answer.
+// abandon lets the readers of connections go on that still have no answer.
 func (m *mover) abandon() {
 	if m != nil {
 		close(m.abandoned)
 	}
 }
 
-// mayMove tells whether the connection could move to the successor now, were it
-// at a safe point. It is called with the lock held.
-func (c *conn) mayMove() bool {
-	m := c.server.mover()
-	return m != nil && !c.stays && !m.stalled.Load() && m.takes(c.listener)
+// mayMigrate reports whether the connection could migrate now, were it at rest. It is called
+// with the lock held.
+func (c *conn) mayMigrate() bool {
+	d := c.server.drain.Load()
+	return d != nil && !c.stays && d.mover.takes(c.listener)
 }
 
-// mover returns the mover of the drain that is under way, if connections can move.
-func (s *Server) mover() *mover {
-	if !s.isDraining.Load() {
-		return nil
-	}
-	return s.moving // is set before
-}
-
-// willMove tells whether the connection is expected to move after the present
-// response. One whose client sends ahead, so that it comes to no safe point, has
-// the idle grace for that from the first boundary that was none, and a few more
-// boundaries: a client that does not send ahead may still look so once, if its
-// next request comes before net/http has seen to the end of the last.
-func (c *conn) willMove(now time.Time) bool {
+// willMigrate reports whether the connection is expected to migrate after the present
+// response. One whose client pipelines, so that it does not come to rest, has the idle grace
+// and a few requests for that.
+func (c *conn) willMigrate(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	sendsAhead := c.ahead >= aheadBoundaries && now.Sub(c.aheadSince) >= c.server.opts.IdleGrace
-	return c.mayMove() && !sendsAhead
+	return c.mayMigrate() && !c.boundary.Pipelines(now, c.server.opts.IdleGrace)
 }
 
-// wakeToMove wakes the Read of a parked connection, so that it offers itself, and
-// returns whether it did.
-func (c *conn) wakeToMove() bool {
+// wakeToOffer wakes the reader of a connection that waits at rest, so that it is offered. It
+// reports whether it did.
+func (c *conn) wakeToOffer() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.parked || c.woken != awake || !c.mayMove() {
-		return false
-	}
-	c.wake(toMove)
-	return true
+	return c.mayMigrate() && c.wake(boundary.ToOffer)
 }
 
-// luggage is what the successor must know.
-func (c *conn) luggage() upgrade.Connection {
+// export returns what the successor needs to go on with the connection.
+func (c *conn) export() upgrade.Connection {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	moving := upgrade.Connection{Conn: c.Conn, Listener: c.listener, Spoke: c.state == stateIdle}
-	if !c.deadline.IsZero() {
-		moving.Left = max(time.Until(c.deadline), time.Millisecond)
+	state, _ := c.boundary.Export()
+	exported := upgrade.Connection{Listener: c.listener, Spoke: state.Spoke}
+	c.layer.export(&exported)
+	if !state.Deadline.IsZero() {
+		exported.Left = max(time.Until(state.Deadline), time.Millisecond)
 	}
-	return moving
+	return exported
 }
 
-// settle notes whether the successor has taken the connection, which from then
-// on is its own, and tells the reader.
+// settle notes whether the successor has taken the connection, and lets its reader go on.
 func (c *conn) settle(taken bool) {
 	c.mu.Lock()
 	switch {
-	case c.state == stateClosed: // cut meanwhile
-		taken = false
+	case c.boundary.IsClosed(): // forcibly, meanwhile
 	case taken:
-		c.state = stateMoved
+		c.do(c.boundary.Answer(true))
+		c.count(uncounted)
 		c.server.movedOut.Add(1)
 	default:
 		c.stays = true
 	}
 	c.mu.Unlock()
-	c.answer <- taken
+	close(c.answer)
 }
 
 // stay notes that the connection was not taken.
@@ -347,6 +341,6 @@ func (c *conn) stay() {
 	c.mu.Unlock()
 }
 
-// Migrated returns how many connections have come from the predecessor, and how
-// many have gone to the successor. Neither is counted as accepted or closed by it.
+// Migrated returns how many connections have come from the predecessor, and how many have
+// gone to the successor. Neither is counted as accepted or closed by it.
 func (s *Server) Migrated() (in, out uint64) { return s.movedIn.Load(), s.movedOut.Load() }

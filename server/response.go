@@ -1,8 +1,5 @@
 package server
 
-// This file holds what surrounds a request's handler: the count of requests,
-// and the ResponseWriter that announces the connection's end in a drain.
-
 import (
 	"bufio"
 	"errors"
@@ -22,58 +19,33 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if c.isCheck {
 		return
 	}
-	c.handle(r)
-	if c.http2.Load() == nil && c.isMalformed() {
-		c.abandonBody()
-		w.Header().Set("Connection", "close")
-		http.Error(w, "400 Bad Request: Transfer-Encoding beside Content-Length, or in HTTP/1.0", http.StatusBadRequest)
+	rw, handed, malformed := c.follower().beginRequest(w, r)
+	if malformed != "" {
+		http.Error(w, "400 Bad Request: "+malformed, http.StatusBadRequest)
 		return
 	}
-	rw := &c.response
-	if h := c.http2.Load(); h != nil {
-		if why := malformed(r); why != "" {
-			http.Error(w, "400 Bad Request: "+why, http.StatusBadRequest)
-			return
-		}
-		rw = &response{conn: c, http2: h}
-		if s.opts.WriteTimeout > 0 {
-			rw.stream = &streamWriter{control: http.NewResponseController(w), conn: h}
-			defer rw.stream.end()
-		}
-		if r.ContentLength != 0 || r.Header.Get("Content-Length") != "" { // it may be 0, and not have ended
-			rw.body = &streamBody{ReadCloser: r.Body, conn: h, timeout: s.opts.ReadBodyTimeout}
-			r.Body = rw.body
-		}
-	} else {
-		rw.request, rw.fullDuplex = nil, false
-		if r.ContentLength != 0 {
-			own := r
-			r, rw.request = newRequestBody(c, r)
-			defer func() { own.MultipartForm = r.MultipartForm }() // net/http removes its files
-		}
-	}
-	if c.secure != nil {
-		r.TLS = c.secure.state
-	}
+	handed.TLS = c.secure.connectionState()
 	rw.ResponseWriter, rw.begun = w, false
 	s.requests.Add(1)
 	returned := false
 	defer func() {
-		if !returned && rw.http2 == nil { // a panic: net/http closes without a word
-			c.giveUp()
+		if !returned { // a panic
+			c.follower().abortResponse()
 		}
+		rw.stream.end()
+		r.MultipartForm = handed.MultipartForm // net/http removes its files
 		if rw.request != nil {
 			rw.request.end(rw.fullDuplex || !returned)
 			rw.request = nil
 		}
 		rw.ResponseWriter = overWriter{} // a silent connection should not hold the last request in memory
-		if s.isDraining.Load() && !c.wasCut() {
-			s.finished.Add(1)
+		if d := s.drain.Load(); d != nil && !c.wasClosed() {
+			d.finished.Add(1)
 		}
 		s.requests.Add(-1)
 		s.noteEnd()
 	}()
-	s.handler.ServeHTTP(rw, r)
+	s.handler.ServeHTTP(rw, handed)
 	if rw.request != nil {
 		rw.request.Close()
 	}
@@ -88,7 +60,6 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 type response struct {
 	http.ResponseWriter
 	conn   *conn
-	http2  *http2Conn // if it is of one, which says it in other words
 	body   *streamBody
 	stream *streamWriter
 	begun  bool // the final header is written, or the connection hijacked
@@ -102,22 +73,7 @@ func (w *response) begin(status int) {
 		return
 	}
 	w.begun = true
-	if w.http2 != nil {
-		w.http2.begin(w.Header())
-		return
-	}
-	if status != http.StatusSwitchingProtocols && w.isLast() {
-		w.Header().Set("Connection", "close")
-		w.conn.because(Announced)
-	}
-}
-
-// isLast tells whether the connection must end with this response.
-func (w *response) isLast() bool {
-	if w.conn.isUnknown() || w.conn.server.isDraining.Load() && !w.conn.willMove(time.Now()) && !w.conn.hasMore() {
-		return true
-	}
-	return w.leavesBody() && !w.request.discard()
+	w.conn.follower().beginResponse(w, status)
 }
 
 // leavesBody tells whether a part of the body may be left when the handler returns, of

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/baton/server/internal/boundary"
 	"example.com/baton/upgrade"
 )
 
@@ -75,18 +76,12 @@ func (l *listener) awaitRoom() {
 	}
 }
 
-func (s *Server) count() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.conns)
-}
-
 // reclaim closes the connection that has been idle for longest.
 func (s *Server) reclaim() {
 	var oldest *conn
 	since := time.Now().Add(-reclaimAge)
 	for _, c := range s.open() {
-		if at := c.parkedSince(); !at.IsZero() && at.Before(since) {
+		if at := c.waitingSince(); !at.IsZero() && at.Before(since) {
 			oldest, since = c, at
 		}
 	}
@@ -95,22 +90,17 @@ func (s *Server) reclaim() {
 	}
 }
 
-// parkedSince returns since when the connection has been parked, or the zero time.
-func (c *conn) parkedSince() time.Time {
+// waitingSince returns since when the connection is blocked at rest, or the zero time.
+func (c *conn) waitingSince() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.parked || c.woken != awake {
-		return time.Time{}
-	}
-	return c.parkedAt
+	return c.boundary.WaitingSince()
 }
 
 func (c *conn) wakeToReclaim() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.parked && c.woken == awake {
-		c.wake(toReclaim)
-	}
+	c.wake(boundary.ToReclaim)
 }
 
 // withRoom calls next when there is room for what it may open, or answers 503.

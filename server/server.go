@@ -18,13 +18,13 @@ type Options struct {
 	// Handler also gets OPTIONS *, which net/http would answer by itself.
 	Handler http.Handler
 
-	// IdleGrace is how long a silent connection that does not move stays in a
-	// drain before it is destroyed. 0 means one second, a negative value no grace at all.
+	// IdleGrace is how long an idle connection that does not migrate stays open in a
+	// drain. 0 means one second, a negative value no grace at all.
 	IdleGrace time.Duration
-	// DisableMigration closes silent connections after the grace, instead of
-	// moving them to the successor.
+	// DisableMigration closes idle connections after the grace, instead of
+	// migrating them to the successor.
 	DisableMigration bool
-	// IdleTimeout is how long a connection may stay silent between two
+	// IdleTimeout is how long a connection may stay idle between two
 	// requests. 0 means 75 seconds.
 	IdleTimeout time.Duration
 	// ReadHeaderTimeout is how long a client may take to send a request's
@@ -51,7 +51,7 @@ type Options struct {
 	// others: they accept less and close idle connections, so that at least a quarter of
 	// the limit (RLIMIT_NOFILE), 128 at most, is left for an upgrade and such servers.
 	MaxConnections int
-	// Logger gets what net/http has to say. Nil means slog.Default().
+	// Logger gets what net/http logs. Nil means slog.Default().
 	Logger *slog.Logger
 }
 
@@ -72,24 +72,21 @@ type Server struct {
 	mu    sync.Mutex
 	conns map[*conn]struct{} // every connection from Accept to Close
 
+	population population
+
 	acceptErrors atomic.Uint64
 
 	accepted atomic.Uint64
 	movedIn  atomic.Uint64
 	movedOut atomic.Uint64
-	closed   [reasons]atomic.Uint64
-	requests atomic.Int64 // handlers that run
+	closed   []atomic.Uint64 // by Reason
+	requests atomic.Int64    // handlers that run
 
 	isSafe func() bool // whether net/http keeps what migration relies on; asks it once
 	http2  func() http2Support
 
-	moving     *mover // in a drain, if connections can move
-	isDraining atomic.Bool
-	draining   chan struct{} // closed when the drain begins
-	drainBegan time.Time     // this and drainCtx are set before isDraining
-	drainCtx   context.Context
-	finished   atomic.Int64  // requests that ended in the drain
-	ended      chan struct{} // cap 1: in a drain, a connection or request has ended
+	drain    atomic.Pointer[drain] // nil until it begins
+	draining chan struct{}         // closed when it has begun
 }
 
 var _ upgrade.Adopter = (*Server)(nil)
@@ -134,8 +131,8 @@ func New(opts Options) *Server {
 		opts:     opts,
 		adopted:  newAdoptions(),
 		conns:    make(map[*conn]struct{}),
+		closed:   make([]atomic.Uint64, len(reasons)),
 		draining: make(chan struct{}),
-		ended:    make(chan struct{}, 1),
 	}
 	s.handler = s.withRoom(opts.Handler)
 	s.isSafe = sync.OnceValue(s.testSafePoint)
@@ -157,7 +154,7 @@ func New(opts Options) *Server {
 			MaxReceiveBufferPerConnection: connectionWindow,
 		},
 		ErrorLog:  log.New(errorLog{opts.Logger}, "", 0),
-		ConnState: func(nc net.Conn, state http.ConnState) { nc.(*conn).become(state) },
+		ConnState: func(nc net.Conn, state http.ConnState) { nc.(*conn).follow(state) },
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, nc.(*conn))
 		},
@@ -186,47 +183,5 @@ func (s *Server) Serve() {
 
 type connKey struct{}
 
-// Draining returns a channel that is closed when the server that serves a
-// request begins to drain. A handler that would otherwise go on for long, such
-// as an event stream, should then come to a good end. ctx is the request's
-// context, or one derived from it; for any other the channel is nil, and
-// receiving from it blocks for ever.
-func Draining(ctx context.Context) <-chan struct{} {
-	if c, ok := ctx.Value(connKey{}).(*conn); ok {
-		return c.server.draining
-	}
-	return nil
-}
-
-// Load returns what the server has in hand. A connection that has moved does not count.
-func (s *Server) Load() upgrade.Load {
-	load := upgrade.Load{Requests: int(s.requests.Load())}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for c := range s.conns {
-		switch c.currentState() {
-		case stateNew:
-			load.Connections.New++
-		case stateIdle:
-			load.Connections.Idle++
-		case stateHijacked:
-			load.Connections.Hijacked++
-		case stateMoved: // is the successor's
-		default:
-			load.Connections.Active++
-		}
-	}
-	return load
-}
-
 // Accepted returns how many connections have been accepted.
 func (s *Server) Accepted() uint64 { return s.accepted.Load() }
-
-// Closed returns how many connections have been closed, by [Reason].
-func (s *Server) Closed() map[Reason]uint64 {
-	closed := make(map[Reason]uint64, reasons)
-	for why := range reasons {
-		closed[why] = s.closed[why].Load()
-	}
-	return closed
-}

@@ -216,7 +216,7 @@ func TestReasons(t *testing.T) {
 		"malformed":           {func(t *testing.T, c *client) { c.send("a lot of garbage\r\n\r\n"); c.answer() }, server.Failed},
 		"malformed, and too short to be told from HTTP/2": {func(t *testing.T, c *client) { c.send("garbage\r\n\r\n"); c.answer() }, server.TimedOut},
 		"handler panics":    {func(t *testing.T, c *client) { c.send("GET /panic HTTP/1.1\r\nHost: x\r\n\r\n"); c.closedCleanly() }, server.Failed},
-		"handler announces": {func(t *testing.T, c *client) { c.get("/close") }, server.Announced},
+		"handler announces": {func(t *testing.T, c *client) { c.get("/close") }, server.ConnectionClose},
 		"body pauses for long": {func(t *testing.T, c *client) {
 			c.send("POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab")
 			c.answer()

@@ -9,9 +9,9 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"example.com/baton/server/internal/records"
+	"example.com/baton/upgrade"
 )
 
 const alpnHTTP2, alpnHTTP1 = "h2", "http/1.1"
@@ -48,6 +48,8 @@ func (s *Server) completeTLS() {
 // have its keys. A nil one is that of a plaintext connection.
 // All of it but what others may call is for who reads the connection.
 type secure struct {
+	layer   // the socket
+	owner   *conn
 	conn    *tls.Conn
 	inbound records.Inbound
 	hello   [5]byte // room for first
@@ -59,21 +61,16 @@ type secure struct {
 }
 
 func newSecure(c *conn, config *tls.Config) *secure {
-	s := new(secure)
-	s.conn = tls.Server(recorded{c.Conn, s, c}, config)
+	s := &secure{layer: &c.socket, owner: c}
+	s.conn = tls.Server(recorded{s.layer, s}, config)
 	return s
 }
 
 // recorded is the socket as crypto/tls reads it.
 type recorded struct {
-	net.Conn
+	layer
 	secure *secure
-	conn   *conn
 }
-
-func (r recorded) Write(p []byte) (int, error) { return r.conn.writeSocket(p) }
-
-func (r recorded) SetWriteDeadline(t time.Time) error { return r.conn.SetWriteDeadline(t) }
 
 func (r recorded) Read(p []byte) (int, error) {
 	if first := r.secure.first; len(first) > 0 {
@@ -81,25 +78,29 @@ func (r recorded) Read(p []byte) (int, error) {
 		r.secure.first = first[n:]
 		return n, nil
 	}
-	n, err := r.Conn.Read(p)
+	n, err := r.layer.Read(p)
 	r.secure.inbound.Came(p[:n])
 	return n, err
 }
 
-// receive reads what is for net/http. Before the handshake it waits for the
-// client's hello only: crypto/tls allows nobody to wake a handshake.
-func (s *secure) receive(p []byte) (int, error) {
-	if s.done.Load() {
+// Read reads what is for net/http. Before the handshake it reads the beginning of the
+// client's hello and returns nothing: crypto/tls allows nobody to wake a handshake. When it
+// is called again, it performs the handshake, and again returns nothing.
+func (s *secure) Read(p []byte) (int, error) {
+	switch {
+	case s.done.Load():
 		n, err := s.conn.Read(p)
 		s.inbound.Read(n, len(p))
 		return n, err
+	case len(s.first) == 0:
+		n, err := s.conn.NetConn().Read(s.hello[:])
+		s.first = s.hello[:n]
+		return 0, err
 	}
-	n, err := s.conn.NetConn().Read(s.hello[:])
-	s.first = s.hello[:n]
-	return 0, err
+	return 0, s.handshake()
 }
 
-func (s *secure) transmit(p []byte) (int, error) {
+func (s *secure) Write(p []byte) (int, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	n, err := s.conn.Write(p)
@@ -107,52 +108,56 @@ func (s *secure) transmit(p []byte) (int, error) {
 	return n, err
 }
 
-func (s *secure) isDone() bool { return s == nil || s.done.Load() }
-
 // speaksHTTP2 tells whether the client has chosen HTTP/2.
 func (s *secure) speaksHTTP2() bool { return s.state.NegotiatedProtocol == alpnHTTP2 }
 
-// within tells whether a part of something has come that is not decrypted: a
-// client may be about to send a request.
-func (s *secure) within() bool { return s != nil && s.inbound.Within() }
+// holds reports whether a part of a record has come, or of the handshake: a client may be
+// about to send a request.
+func (s *secure) holds() bool { return s.inbound.Within() }
 
-// handshake is called when the client's hello begins to arrive. It has the time
-// that net/http gives a request's header. After it the client has a whole grace.
-func (c *conn) handshake() bool {
-	c.mu.Lock()
-	c.SetWriteDeadline(c.deadline)
-	c.mu.Unlock()
-	s := c.secure
+// export returns false: the keys are not exported.
+func (s *secure) export(*upgrade.Connection) bool { return false }
+
+// connectionState returns the state of the handshake that is done, nil without TLS.
+func (s *secure) connectionState() *tls.ConnectionState {
+	if s == nil {
+		return nil
+	}
+	return s.state
+}
+
+// errHandshake is what a Read returns when the handshake has failed. The account of the
+// connection knows why.
+var errHandshake = errors.New("TLS handshake failed")
+
+// handshake is called when the client's hello has begun to arrive. It has the time that
+// net/http gives a request's header.
+func (s *secure) handshake() error {
+	c := s.owner
+	c.SetWriteDeadline(c.readDeadline())
 	err := s.conn.Handshake()
 	if err == nil {
 		c.SetWriteDeadline(noDeadline)
 		state := s.conn.ConnectionState()
 		s.state = &state
 		s.done.Store(true)
-		c.mu.Lock()
-		c.graceEnd = time.Time{}
-		c.mu.Unlock()
 		if !s.speaksHTTP2() || state.Version > tls.VersionTLS12 || !strings.Contains(tls.CipherSuiteName(state.CipherSuite), "_CBC_") {
-			return true
+			return nil
 		}
 		err = errors.New("HTTP/2 with a cipher suite that is prohibited for it") // RFC 9113, section 9.2.2
 	}
-	why := Failed
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		why = TimedOut
+		c.setReason(TimedOut)
 	}
-	c.mu.Lock()
-	c.refused = true
-	c.explain(why)
-	c.mu.Unlock()
+	c.setReason(Failed)
 	if plain, ok := errors.AsType[tls.RecordHeaderError](err); ok && looksLikeHTTP(plain.RecordHeader) {
-		c.writeSocket([]byte("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"))
-		if readable(c.Conn) {
-			c.linger(lingerTime)
+		s.layer.Write([]byte("HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n"))
+		if readable(s.layer) {
+			c.linger(lingerResponse)
 		}
 	}
 	c.server.opts.Logger.Debug("TLS handshake failed", "client", c.RemoteAddr().String(), "error", err)
-	return false
+	return errHandshake
 }
 
 func looksLikeHTTP(begin [5]byte) bool {
@@ -163,36 +168,30 @@ func looksLikeHTTP(begin [5]byte) bool {
 	return false
 }
 
-// sayGoodbye tells the client that nothing follows: where that takes no time or, if
-// it may wait, when the client has read enough of what precedes it. Without it the
-// client cannot tell the end of an answer that has no length from an attack.
-func (s *secure) sayGoodbye(socket net.Conn, mayWait bool) {
+// sendCloseNotify sends a close_notify: where that takes no time or, if it may wait, when
+// the client has read enough of what precedes it. Without it the client cannot tell the end of an answer that has no length from an attack.
+func (s *secure) sendCloseNotify(mayWait bool) {
 	if s != nil && s.done.Load() && s.writing.TryLock() {
 		defer s.writing.Unlock()
-		if !s.failed && (mayWait || writable(socket)) {
+		if !s.failed && (mayWait || writable(s.layer)) {
 			s.conn.CloseWrite() // waits for 5 seconds at most
 		}
 	}
 }
 
-func (s *secure) closeWrite() {
-	if s == nil || !s.done.Load() {
-		return
+func (s *secure) CloseWrite() error {
+	if s.done.Load() {
+		s.writing.Lock()
+		defer s.writing.Unlock()
+		s.conn.CloseWrite() // waits for 5 seconds at most
 	}
-	s.writing.Lock()
-	defer s.writing.Unlock()
-	s.conn.CloseWrite() // waits for 5 seconds at most
+	return s.layer.CloseWrite()
 }
 
-// pending returns how many bytes may have come for net/http, besides those that the
-// kernel has: an upper bound, 0 if there are certainly none.
 func (s *secure) pending() int64 {
-	if s == nil {
-		return 0
-	}
 	handshake := 0
 	if s.state.Version >= tls.VersionTLS13 {
 		handshake = 1 // the client's Finished
 	}
-	return s.inbound.Pending(handshake)
+	return s.layer.pending() + s.inbound.Pending(handshake)
 }

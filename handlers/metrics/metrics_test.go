@@ -22,7 +22,7 @@ import (
 
 func newMetrics() *Metrics {
 	closed := server.New(server.Options{}).Closed() // has every reason
-	closed[server.Announced], closed[server.Cut] = 60, 1
+	closed[server.ConnectionClose], closed[server.DrainTimeout] = 60, 1
 	return New(Options{Version: "1.4.0", Revision: "abc", Source: func() Snapshot {
 		return Snapshot{
 			Generation: 3, State: upgrade.Upgrading, Predecessors: 1, Accepted: 70, AcceptErrors: 4, RequestsInFlight: 4, LogDropped: 7,

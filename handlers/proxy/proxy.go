@@ -31,9 +31,9 @@ type Options struct {
 	Logger        *slog.Logger  // nil means slog.Default
 	Next          http.Handler  // answers what no rule covers; nil answers 404
 
-	// Farewell registers what is done when the server drains: server.Farewell.
+	// OnDrain registers what is done when the server drains: server.OnDrain.
 	// Nil: WebSockets and event streams are cut like all else.
-	Farewell       func(ctx context.Context, grace time.Duration, say func(context.Context)) (stop func())
+	OnDrain        func(ctx context.Context, grace time.Duration, hook func(context.Context)) (stop func())
 	WebSocketGrace time.Duration // how long upgraded connections stay in a drain; 0 means until shortly before its end
 	StreamGrace    time.Duration // how long event streams do; 0 as well
 }
@@ -70,9 +70,9 @@ func New(options Options) http.Handler {
 	slices.SortStableFunc(rules, func(a, b Rule) int { return cmp.Compare(len(b.Prefix), len(a.Prefix)) })
 
 	p := &proxy{rules: rules, maxBody: cmp.Or(options.MaxBody, 1<<30), logger: logger, next: options.Next,
-		farewell: options.Farewell, webSocketGrace: options.WebSocketGrace, streamGrace: options.StreamGrace}
-	if p.farewell == nil {
-		p.farewell = func(context.Context, time.Duration, func(context.Context)) func() { return func() {} }
+		onDrain: options.OnDrain, webSocketGrace: options.WebSocketGrace, streamGrace: options.StreamGrace}
+	if p.onDrain == nil {
+		p.onDrain = func(context.Context, time.Duration, func(context.Context)) func() { return func() {} }
 	}
 	transport := newTransport(cmp.Or(options.HeaderTimeout, time.Minute))
 	errorLog := slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
@@ -100,7 +100,7 @@ type proxy struct {
 	logger   *slog.Logger
 	next     http.Handler
 
-	farewell                    func(context.Context, time.Duration, func(context.Context)) (stop func())
+	onDrain                    func(context.Context, time.Duration, func(context.Context)) (stop func())
 	webSocketGrace, streamGrace time.Duration
 }
 

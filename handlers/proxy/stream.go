@@ -42,7 +42,7 @@ func (p *proxy) follow(response *http.Response, w http.ResponseWriter) {
 	encoding := response.Header.Get("Content-Encoding")
 	s := &stream{ReadCloser: response.Body, control: http.NewResponseController(w),
 		encoded: encoding != "" && encoding != "identity", over: make(chan struct{})}
-	s.stop = p.farewell(response.Request.Context(), p.streamGrace, s.leave)
+	s.stop = p.onDrain(response.Request.Context(), p.streamGrace, s.leave)
 	response.Body = s
 	if r := response.Request; r.TLS != nil && r.ProtoMajor == 1 {
 		// It cannot move to the successor. The reader, who asks again, would do

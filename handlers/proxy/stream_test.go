@@ -90,7 +90,7 @@ func beginStream(t *testing.T, kind string) (backend *streaming, d *drain, body 
 	t.Helper()
 	backend = &streaming{kind: kind, send: make(chan string), gone: make(chan struct{})}
 	d = new(drain)
-	server, _, _ := through(t, backend, Options{Farewell: d.farewell, StreamGrace: 7 * time.Second})
+	server, _, _ := through(t, backend, Options{OnDrain: d.onDrain, StreamGrace: 7 * time.Second})
 	request, _ := http.NewRequestWithContext(t.Context(), "GET", server.URL, nil)
 	response, err := server.Client().Do(request)
 	if err != nil {
@@ -133,7 +133,7 @@ func TestStreamEndsAfterAnEvent(t *testing.T) {
 	hear(t, body, "data: 1\n")
 	said := make(chan time.Duration, 1)
 	go func() { said <- d.say(t, 10*time.Second) }()
-	await(t, "the farewell", func() bool { return d.open() == 0 })
+	await(t, "the onDrain", func() bool { return d.open() == 0 })
 	backend.send <- "data: more\n\n"
 	rest, err := io.ReadAll(body)
 	testserver.Equal(t, "rest", string(rest), "data: more\n\n")
@@ -228,7 +228,7 @@ func TestNoStream(t *testing.T) {
 		w.Header().Set("Content-Type", "text/event-stream")
 		w.Header().Set("Content-Length", "9")
 		io.WriteString(w, "data: 1\n\n")
-	}), Options{Farewell: d.farewell})
+	}), Options{OnDrain: d.onDrain})
 	_, body := testserver.Do(t, server, "GET", "/")
 	testserver.Equal(t, "body", body, "data: 1\n\n")
 	testserver.Do(t, server, "HEAD", "/")
@@ -250,7 +250,7 @@ func TestStreamOfClientThatDoesNotRead(t *testing.T) {
 				return
 			}
 		}
-	}), Options{Farewell: d.farewell})
+	}), Options{OnDrain: d.onDrain})
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)

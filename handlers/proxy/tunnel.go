@@ -13,16 +13,16 @@ import (
 	"time"
 )
 
-// farewellTimeout bounds the end of a WebSocket: until both directions are between
+// closeTimeout bounds the end of a WebSocket: until both directions are between
 // two frames, and both peers have answered the close frame.
-const farewellTimeout = time.Second
+const closeTimeout = time.Second
 
 // tunnel is a request that may be answered 101. httputil.ReverseProxy copies in
 // both directions; the tunnel stands in between, at both ends, and follows what
 // passes.
 type tunnel struct {
 	http.ResponseWriter
-	farewell func(say func(context.Context)) (stop func())
+	onDrain func(say func(context.Context)) (stop func())
 
 	client, backend *end // nil until the connection is upgraded
 	isWebSocket     bool
@@ -35,8 +35,8 @@ type tunnel struct {
 // newTunnel returns a tunnel for a request that asks for an upgraded connection.
 func (p *proxy) newTunnel(w http.ResponseWriter, r *http.Request) *tunnel {
 	return &tunnel{ResponseWriter: w, stop: func() {}, copying: make(chan struct{}), over: make(chan struct{}),
-		farewell: func(say func(context.Context)) (stop func()) {
-			return p.farewell(r.Context(), p.webSocketGrace, say)
+		onDrain: func(say func(context.Context)) (stop func()) {
+			return p.onDrain(r.Context(), p.webSocketGrace, say)
 		}}
 }
 
@@ -60,7 +60,7 @@ func (t *tunnel) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		in = io.MultiReader(io.LimitReader(buf, int64(early)), conn)
 	}
 	t.client = t.newEnd(conn, in, false)
-	t.stop = t.farewell(t.leave)
+	t.stop = t.onDrain(t.leave)
 	return clientConn{conn, t.client}, buf, nil
 }
 
@@ -77,7 +77,7 @@ func (t *tunnel) end() {
 // two messages if there is such a moment soon, else between two frames. Then, and
 // any other connection at once, it is closed.
 func (t *tunnel) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, farewellTimeout)
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
 	until, _ := ctx.Deadline()
 	impatient := time.NewTimer(time.Until(until) / 2)

@@ -29,8 +29,8 @@ type drain struct {
 	busy  sync.WaitGroup
 }
 
-// farewell is what server.Farewell is to a server.
-func (d *drain) farewell(_ context.Context, grace time.Duration, say func(context.Context)) (stop func()) {
+// onDrain is what server.OnDrain is to a server.
+func (d *drain) onDrain(_ context.Context, grace time.Duration, say func(context.Context)) (stop func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.says == nil {
@@ -109,7 +109,7 @@ func echo(ended chan<- error) http.HandlerFunc {
 func TestTunnelOfWebSocket(t *testing.T) {
 	ended := make(chan error, 1)
 	var d drain
-	server, logged, _ := through(t, echo(ended), Options{Farewell: d.farewell, WebSocketGrace: 7 * time.Second})
+	server, logged, _ := through(t, echo(ended), Options{OnDrain: d.onDrain, WebSocketGrace: 7 * time.Second})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	conn, _, err := websocket.Dial(ctx, strings.Replace(server.URL, "http", "ws", 1), nil)
@@ -128,7 +128,7 @@ func TestTunnelOfWebSocket(t *testing.T) {
 	testserver.Equal(t, "grace", d.grace[0], 7*time.Second)
 	read := make(chan error, 1)
 	go func() { _, _, err := conn.Read(ctx); read <- err }()
-	if took := d.say(t, 10*time.Second); took > farewellTimeout/2 {
+	if took := d.say(t, 10*time.Second); took > closeTimeout/2 {
 		t.Errorf("end of a WebSocket whose peers answer: took %v", took)
 	}
 	testserver.Equal(t, "client's close", websocket.CloseStatus(<-read), websocket.StatusGoingAway)
@@ -141,7 +141,7 @@ func TestTunnelOfWebSocket(t *testing.T) {
 func TestTunnelThatEndsBefore(t *testing.T) {
 	ended := make(chan error, 1)
 	var d drain
-	server, logged, _ := through(t, echo(ended), Options{Farewell: d.farewell})
+	server, logged, _ := through(t, echo(ended), Options{OnDrain: d.onDrain})
 	conn, _, err := websocket.Dial(t.Context(), strings.Replace(server.URL, "http", "ws", 1), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -174,7 +174,7 @@ func dig(t *testing.T, protocol string) *raw {
 		}
 		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\n\r\n")
 		accepted <- conn
-	}), Options{Farewell: d.drain.farewell})
+	}), Options{OnDrain: d.drain.onDrain})
 	d.logged = logged
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
@@ -261,7 +261,7 @@ func TestTunnelLeavesBetweenMessages(t *testing.T) {
 	d.backend.Write(bye)
 	expectEnd(t, "client", d.client)
 	expectEnd(t, "backend", d.backend)
-	if took := <-d.over; took > farewellTimeout*3/4 {
+	if took := <-d.over; took > closeTimeout*3/4 {
 		t.Errorf("end took %v, want it as soon as both have answered", took)
 	}
 }
@@ -278,7 +278,7 @@ func TestTunnelLeavesWithinALongMessage(t *testing.T) {
 	d.backend.Write(slices.Concat(ping, part))
 	expect(t, "second fragment", d.client, slices.Concat(ping, part))
 	expect(t, "to the client", d.client, bye)
-	if took := time.Since(began); took < farewellTimeout/4 {
+	if took := time.Since(began); took < closeTimeout/4 {
 		t.Errorf("left after %v within a message, want some patience", took)
 	}
 	d.backend.Write(part) // ignored
@@ -307,7 +307,7 @@ func TestTunnelBackendGoesWithinAMessage(t *testing.T) {
 // Peers that keep silent, or never end a frame, are not waited for.
 func TestTunnelOfSilentPeers(t *testing.T) {
 	for name, begun := range map[string][]byte{"between frames": nil, "within a frame": {0x81, 5, 'h', 'a'}, "no frames at all": []byte("\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff")} {
-		for bound, within := range map[time.Duration]time.Duration{farewellTimeout: time.Minute, 200 * time.Millisecond: 200 * time.Millisecond} {
+		for bound, within := range map[time.Duration]time.Duration{closeTimeout: time.Minute, 200 * time.Millisecond: 200 * time.Millisecond} {
 			t.Run(name+" "+bound.String(), func(t *testing.T) {
 				t.Parallel()
 				d := dig(t, "websocket")
@@ -369,7 +369,7 @@ func TestTunnelOfOtherProtocol(t *testing.T) {
 	d := dig(t, "tunnel")
 	d.client.Write(frame(0x81, true, 5)[:4]) // what it may look like
 	expect(t, "to the backend", d.backend, frame(0x81, true, 5)[:4])
-	if took := d.drain.say(t, 10*time.Second); took > farewellTimeout/2 {
+	if took := d.drain.say(t, 10*time.Second); took > closeTimeout/2 {
 		t.Errorf("end took %v, want it at once", took)
 	}
 	expectEnd(t, "client", d.client)
@@ -421,7 +421,7 @@ func TestTunnelThatNobodyAskedFor(t *testing.T) {
 				io.WriteString(conn, tt.answer)
 				_, err := conn.Read(make([]byte, 1))
 				ended <- err
-			}), Options{Farewell: new(drain).farewell})
+			}), Options{OnDrain: new(drain).onDrain})
 			conn, err := net.Dial("tcp", server.Listener.Addr().String())
 			if err != nil {
 				t.Fatal(err)
@@ -504,7 +504,7 @@ func TestTunnelClosesTogether(t *testing.T) {
 		peers.Go(func() { answer(d.client, maskedOwn, 4, first != 1) })
 		peers.Go(func() { answer(d.backend, own, 8, first != 0) })
 		peers.Wait()
-		if took := <-d.over; took > farewellTimeout/2 {
+		if took := <-d.over; took > closeTimeout/2 {
 			t.Errorf("round %d: end took %v, want it as soon as both have closed", i, took)
 		}
 		if got := heard[d.client]; len(got) != 4 || got[0] != 0x88 {

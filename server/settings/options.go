@@ -57,7 +57,7 @@ func (s Settings) Handler(identity page.Identity, public []net.Listener, logger 
 	if len(s.Proxy.Rules) > 0 {
 		handler = proxy.New(proxy.Options{
 			Rules: s.Proxy.Rules, HeaderTimeout: s.Proxy.Timeout, MaxBody: s.Proxy.MaxBody, Logger: logger, Next: handler,
-			Farewell: server.Farewell, WebSocketGrace: s.Proxy.WebSocketGrace, StreamGrace: s.Proxy.StreamGrace,
+			OnDrain: server.OnDrain, WebSocketGrace: s.Proxy.WebSocketGrace, StreamGrace: s.Proxy.StreamGrace,
 		})
 	}
 	if handler == nil {

@@ -1,18 +1,16 @@
-package server
+package boundary
 
 import (
 	"bytes"
 	"strconv"
-
-	"golang.org/x/sys/unix"
 )
 
-// requests follows the requests of HTTP/1 in what comes from a client, before
-// net/http reads them. It sees what net/http does not pass on: which header fields
-// say how long a body is, and whether another request has begun to arrive.
+// requests follows the requests of HTTP/1 in the bytes that a client sends, before net/http
+// reads them. It sees what net/http does not pass on: which header fields give the length of
+// a body, and whether another request has begun to arrive.
 //
-// It frames requests as net/http does. Where it cannot, because net/http refuses them
-// or one day accepts more, it loses them: they are not counted any more, and a request
+// It frames requests as net/http does. Where it cannot, because net/http refuses them or a
+// later release accepts more, it loses track: requests are not counted any more, and one
 // that is not counted is the last of its connection.
 type requests struct {
 	part  requestPart
@@ -20,11 +18,12 @@ type requests struct {
 	left  int64  // bytes of the body, or of its chunk, that are to come
 	begun int    // requests of which at least one byte has come
 	whole int    // requests whose header has come
-	bad   int    // the number of the one that says in two ways how long it is; 0: none
+	bad   int    // the number of the one whose length is given in two ways; 0: none
 
 	passed int64 // bytes, of all
-	until  int64 // see await
+	until  int64 // see awaits
 	due    int   // the last request that began before until
+	ahead  bool  // awaits has been true
 
 	// of the header under way
 	first    bool // its first line is awaited
@@ -86,7 +85,7 @@ func (q *requests) next(p []byte) (n int) {
 		return n
 	case between:
 		*q = requests{part: header, first: true, begun: q.begun + 1, whole: q.whole,
-			passed: q.passed, until: q.until, due: q.due}
+			passed: q.passed, until: q.until, due: q.due, ahead: q.ahead}
 		if q.passed < q.until {
 			q.due = q.begun
 		}
@@ -154,8 +153,8 @@ func (q *requests) takeField(line []byte) {
 }
 
 // startBody is called when the header has come. RFC 9112, section 6.1, wants a connection
-// closed on which a request says twice how long it is: whoever passed it on may have
-// taken it for another.
+// closed on which a request gives its length twice: an intermediary may have taken it for
+// another request.
 func (q *requests) startBody() {
 	q.whole++
 	switch {
@@ -185,9 +184,9 @@ func (q *requests) startChunk(line []byte) {
 	}
 }
 
-// awaits reports whether a request has arrived, or begun to, after the one with that
-// number, when it was asked first: pending bytes, or fewer, are still to be passed.
-// What comes later does not count, so that a client that sends ahead without end is not
+// awaits reports whether a request had arrived, or begun to, behind the one with that number
+// when awaits was called first. pending is an upper bound of the bytes that have come and did
+// not pass yet. Later requests do not count, so that a client that sends without end is not
 // waited for.
 func (q *requests) awaits(number int, pending int64) bool {
 	if q.until == 0 {
@@ -197,37 +196,7 @@ func (q *requests) awaits(number int, pending int64) bool {
 		q.until = min(q.until, q.passed)
 	}
 	within := q.begun == number && q.part != between // what is pending is of its body
-	return q.due > number || q.passed < q.until && !within
-}
-
-// isMalformed reports whether the present request must not be served: its length is said
-// in two ways.
-func (c *conn) isMalformed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.requests.bad == c.number
-}
-
-// isUnknown reports whether the present request was not recognized when it came.
-func (c *conn) isUnknown() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.requests.whole < c.number
-}
-
-// hasMore reports whether a client that is not told so yet has sent more requests before
-// it could know that the connection ends: they are answered, and the last one tells.
-func (c *conn) hasMore() bool {
-	pending := int64(0)
-	control(c.Conn, func(fd int) {
-		if n, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err == nil {
-			pending = int64(n)
-		}
-	})
-	pending += c.secure.pending()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	more := c.requests.awaits(c.number, pending)
-	c.pipelines = c.pipelines || more
-	return more
+	awaited := q.due > number || q.passed < q.until && !within
+	q.ahead = q.ahead || awaited
+	return awaited
 }

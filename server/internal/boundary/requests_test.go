@@ -1,4 +1,4 @@
-package server
+package boundary
 
 import (
 	"bufio"
@@ -33,7 +33,7 @@ func TestRequestsAreFollowed(t *testing.T) {
 		"folded otherwise":                   {in: "GET / HTTP/1.1\r\nX: a\r\n Content-Length: 3\r\n\r\nG", begun: 2},
 		"another protocol":                   {in: "GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n\r\nab", begun: 2},
 		"CONNECT":                            {in: "CONNECT x:1 HTTP/1.1\r\n\r\n\r\nab", begun: 2},
-		"HTTP/2":                             {in: preface + "\n\n\r\n", begun: 1},
+		"HTTP/2":                             {in: Preface + "\n\n\r\n", begun: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			want := test.out

@@ -1,0 +1,251 @@
+package server
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"example.com/baton/upgrade"
+)
+
+// unsentBytes is how much the kernel takes of what a client does not read. Without a
+// bound that is some megabytes for each client.
+const unsentBytes = 128 << 10
+
+// layer is a net.Conn over another one. The layers of a connection are, from the bottom: its
+// socket; TLS, if it has that; the follower of its protocol; and conn, which net/http has.
+type layer interface {
+	net.Conn
+	// CloseWrite ends what is written, and goes on to read.
+	CloseWrite() error
+	// holds reports whether the layer has read a part of something that it cannot pass on
+	// yet: of a record, say.
+	holds() bool
+	// pending returns an upper bound of how many bytes have come and were not read, here
+	// and below. It is 0 if there are certainly none.
+	pending() int64
+	// export adds what a successor needs to rebuild this layer and those below. It returns
+	// false if it cannot be rebuilt elsewhere.
+	export(to *upgrade.Connection) bool
+}
+
+// socket is the bottom layer. A write may take as long as the client takes something of it.
+type socket struct {
+	net.Conn // as a listener's Accept has returned it, or upgrade.Unopened
+	owner    *conn
+	writing  struct {
+		mu       sync.Mutex
+		deadline time.Time // of the handler or of net/http; the zero time: none
+		until    time.Time // when the write that is under way is looked at
+	}
+}
+
+var _ layer = (*socket)(nil)
+
+// holds is false: what has come is in the kernel.
+func (s *socket) holds() bool { return false }
+
+func (s *socket) pending() (bytes int64) {
+	control(s.Conn, func(fd int) {
+		if n, err := unix.IoctlGetInt(fd, unix.TIOCINQ); err == nil {
+			bytes = int64(n)
+		}
+	})
+	return bytes
+}
+
+func (s *socket) export(to *upgrade.Connection) bool {
+	to.Conn = s.Conn
+	return true
+}
+
+func (s *socket) CloseWrite() error {
+	if cw, ok := s.Conn.(interface{ CloseWrite() error }); ok {
+		return cw.CloseWrite()
+	}
+	return errors.ErrUnsupported
+}
+
+func (s *socket) SyscallConn() (syscall.RawConn, error) {
+	if sc, ok := s.Conn.(syscall.Conn); ok {
+		return sc.SyscallConn()
+	}
+	return nil, errors.ErrUnsupported
+}
+
+// ReadFrom has the kernel send files.
+func (s *socket) ReadFrom(r io.Reader) (int64, error) {
+	if rf, ok := s.Conn.(io.ReaderFrom); ok {
+		if file := asFile(r); file != nil {
+			return s.sendFile(rf, file)
+		}
+	}
+	return copyTo(s, r)
+}
+
+// copyTo copies to w, of which only Write is used.
+func copyTo(w io.Writer, r io.Reader) (int64, error) {
+	buffer := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buffer)
+	return io.CopyBuffer(struct{ io.Writer }{w}, r, buffer[:])
+}
+
+const copySize = 32 << 10
+
+var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
+
+// SetWriteDeadline bounds all writes in addition to the time without progress.
+func (s *socket) SetWriteDeadline(t time.Time) error {
+	s.writing.mu.Lock()
+	defer s.writing.mu.Unlock()
+	s.writing.deadline = t
+	return s.Conn.SetWriteDeadline(earlier(t, s.writing.until))
+}
+
+func (s *socket) SetDeadline(t time.Time) error {
+	return errors.Join(s.SetReadDeadline(t), s.SetWriteDeadline(t))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// Write may take as long as the client takes something of it.
+func (s *socket) Write(p []byte) (int, error) {
+	n, err := s.progress(func(done int64) (int64, error) {
+		n, err := s.Conn.Write(p[done:])
+		return int64(n), err
+	})
+	return int(n), err
+}
+
+// sendFile writes a file.
+func (s *socket) sendFile(to io.ReaderFrom, file *fileReader) (int64, error) {
+	interrupted := false
+	return s.progress(func(done int64) (int64, error) {
+		if interrupted {
+			if err := file.goOn(done); err != nil {
+				return 0, err
+			}
+		}
+		interrupted = true
+		return to.ReadFrom(file.Reader)
+	})
+}
+
+// fileReader reads a file, or a part of it, and can go on where a write was interrupted:
+// where the kernel does not send the file by itself, more has been read of it by then than
+// was written.
+type fileReader struct {
+	io.Reader
+	file    *os.File
+	limited *io.LimitedReader // the Reader, if it is one
+	begin   int64             // where in the file
+	length  int64             // of what is limited
+}
+
+// asFile returns nil if r is no file or, like a pipe, one that cannot be read again.
+func asFile(r io.Reader) *fileReader {
+	f := &fileReader{Reader: r}
+	if limited, ok := r.(*io.LimitedReader); ok {
+		f.limited, f.length = limited, limited.N
+		r = limited.R
+	}
+	var ok bool
+	if f.file, ok = r.(*os.File); !ok {
+		return nil
+	}
+	var err error
+	if f.begin, err = f.file.Seek(0, io.SeekCurrent); err != nil {
+		return nil
+	}
+	return f
+}
+
+func (f *fileReader) goOn(done int64) error {
+	if f.limited != nil {
+		f.limited.N = f.length - done
+	}
+	_, err := f.file.Seek(f.begin+done, io.SeekStart)
+	return err
+}
+
+// progress calls write, which returns what it has written, until that is all or the
+// client has taken nothing for too long. What the client's kernel has confirmed counts
+// as taken: the socket accepts more only when much of its buffer is free.
+func (s *socket) progress(write func(done int64) (int64, error)) (done int64, err error) {
+	if s.owner.server.opts.WriteTimeout < 0 {
+		return write(0)
+	}
+	begin, queued := time.Time{}, -1
+	for {
+		now := time.Now()
+		if begin.IsZero() {
+			begin = now
+		}
+		if err := s.look(now.Add(min(stallStep, s.owner.server.stallTime()/4))); err != nil {
+			return done, err
+		}
+		n, err := write(done)
+		done += n
+		if !errors.Is(err, os.ErrDeadlineExceeded) || s.isLate() {
+			s.look(time.Time{})
+			return done, err
+		}
+		now = time.Now()
+		left := queue(s.Conn)
+		if n > 0 || left < queued {
+			begin = now
+		}
+		queued = left
+		if now.Sub(begin) >= s.owner.server.stallTime() {
+			s.owner.setReason(TimedOut)
+			// The kernel would keep what nobody reads for minutes after the close.
+			control(s.Conn, func(fd int) {
+				unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+			})
+			return done, err
+		}
+	}
+}
+
+// look sets when the write that begins is looked at; the zero time ends that.
+func (s *socket) look(until time.Time) error {
+	s.writing.mu.Lock()
+	defer s.writing.mu.Unlock()
+	if until.IsZero() && s.writing.deadline.IsZero() {
+		s.writing.until = until
+		return nil // the next write sets it anew
+	}
+	s.writing.until = until
+	return s.Conn.SetWriteDeadline(earlier(s.writing.deadline, until))
+}
+
+// isLate tells whether the deadline of the handler has passed.
+func (s *socket) isLate() bool {
+	s.writing.mu.Lock()
+	defer s.writing.mu.Unlock()
+	return !s.writing.deadline.IsZero() && !time.Now().Before(s.writing.deadline)
+}
+
+// queue returns how many bytes a client has not confirmed.
+func queue(nc net.Conn) (n int) {
+	control(nc, func(fd int) { n, _ = unix.IoctlGetInt(fd, unix.SIOCOUTQ) })
+	return n
+}
+
+// limitUnsent bounds what the kernel takes for a client beyond what is on its way.
+func limitUnsent(nc net.Conn) {
+	if _, ok := nc.(*net.TCPConn); ok {
+		control(nc, func(fd int) { unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NOTSENT_LOWAT, unsentBytes) })
+	}
+}
