@@ -100,7 +100,7 @@ type proxy struct {
 	logger   *slog.Logger
 	next     http.Handler
 
-	onDrain                    func(context.Context, time.Duration, func(context.Context)) (stop func())
+	onDrain                     func(context.Context, time.Duration, func(context.Context)) (stop func())
 	webSocketGrace, streamGrace time.Duration
 }
 
