@@ -31,6 +31,7 @@ import (
 
 	"example.com/baton/handlers"
 	"example.com/baton/server"
+	"example.com/baton/server/deploy"
 	"example.com/baton/systemd"
 	"example.com/baton/upgrade"
 	"example.com/baton/upgrade/logging"
@@ -53,6 +54,9 @@ var version string
 func main() { os.Exit(command(os.Args[1:])) }
 
 func command(args []string) int {
+	if deploy.Asks(args) {
+		return deploy.Answer(os.Stdout, args)
+	}
 	name := ""
 	if len(args) > 0 && (!strings.HasPrefix(args[0], "-") || slices.Contains([]string{"-version", "--version"}, args[0])) {
 		name, args = args[0], args[1:]
