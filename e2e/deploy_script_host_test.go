@@ -87,7 +87,6 @@ func checkOutput(t *testing.T, what, got string, want ...string) {
 
 func TestSystemdDeployHosts(t *testing.T) {
 	t.Parallel()
-	need(t, "curl")
 	o := operator(t)
 	one, two := running(t), running(t)
 	o.knows("web1", one)

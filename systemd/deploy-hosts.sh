@@ -3,15 +3,8 @@
 # It is started by deploy.sh alone, which has read the flags, and it needs no root.
 set -u
 wrong() { printf 'deploy: %s\n' "$1" >&2; }
-: "${self?this is what deploy.sh --host runs}" "${newline?}" "${unit?}" "${force?}" "${may_start?}" "${rollback?}"
-: "${verb?}" "${health?}" "${hosts?}" "${ssh?}" "${sudo?}" "${binary?}"
-
-# quote WORD… prints the words so that a shell reads them as they are.
-quote() {
-	for word; do
-		printf '%s\n' "$word" | sed "s/'/'\\\\''/g; 1s/^/'/; \$s/\$/' /"
-	done
-}
+: "${self?this is what deploy.sh --host runs}" "${newline?}" "${unit?}" "${force?}" "${start?}" "${rollback?}"
+: "${status?}" "${health?}" "${hosts?}" "${ssh?}" "${sudo?}" "${binary?}"
 
 # What runs on a host first is as short as can be. It gets this script and the binary in one stream, and
 # makes sure that both are whole.
@@ -19,7 +12,7 @@ quote() {
 remote='umask 077; d=$(mktemp -d "${TMPDIR:-/tmp}/deploy.XXXXXX") || exit 1; trap "rm -rf \"$d\"" EXIT; trap "exit 1" HUP INT TERM
 head -c "$1" >"$d/deploy.sh" && cat >"$d/new" && chmod 755 "$d/new" && [ "$(cat "$d/deploy.sh" "$d/new" | sha256sum)" = "$2" ] || {
 	echo "deploy: $3: the copy did not arrive whole; nothing was changed" >&2; exit 1; }
-if [ "$4" = sudo ]; then s="sudo -n"; else s=; fi; n=$5; shift 5; if [ "$n" ]; then set -- "$@" "$d/new"; fi
+if [ "$4" ]; then s="sudo -n"; else s=; fi; n=$5; shift 5; if [ "$n" ]; then set -- "$@" "$d/new"; fi
 $s sh "$d/deploy.sh" "$@" </dev/null'
 
 # on HOST BINARY WORDS… runs this script there, with the binary unless it is empty.
@@ -27,7 +20,10 @@ on() {
 	host=$1 what=$2
 	shift 2
 	sum=$(cat "$self" ${what:+"$what"} | sha256sum)
-	line="sh -c $(quote "$remote" deploy "$(stat -L -c %s "$self")" "$sum" "$host" "$sudo" "$what" --unit "$unit" --called "$host" "$@" | tr '\n' ' ')"
+	line=''
+	for word in sh -c "$remote" deploy "$(stat -L -c %s "$self")" "$sum" "$host" "$sudo" "$what" --unit "$unit" --called "$host" "$@"; do
+		line="$line $(printf '%s\n' "$word" | sed "s/'/'\\\\''/g; 1s/^/'/; \$s/\$/'/")" # as a shell reads it
+	done
 	# shellcheck disable=SC2086 # words
 	cat "$self" ${what:+"$what"} 2>/dev/null | $ssh -o BatchMode=yes -o ConnectTimeout=10 "$host" "$line"
 }
@@ -36,9 +32,9 @@ failed='' results='' width=4
 while IFS= read -r host; do
 	[ ${#host} -le "$width" ] || width=${#host}
 	result='not touched'
-	if [ -z "$verb$failed" ]; then
+	if [ -z "$status$failed" ]; then
 		echo "$host:"
-		on "$host" "$binary" --health "$health" ${force:+--force} ${may_start:+--start} ${rollback:+--rollback} </dev/null
+		on "$host" "$binary" --health "$health" ${force:+--force} ${start:+--start} ${rollback:+--rollback} </dev/null
 		code=$?
 		[ "$code" != 255 ] || wrong "$host: cannot be reached with $ssh"
 		result='done'
@@ -48,16 +44,16 @@ while IFS= read -r host; do
 done <<END
 $hosts
 END
-[ -n "$verb" ] || echo
+[ -n "$status" ] || echo
 while read -r host result; do
 	runs=$(on "$host" '' --status </dev/null 2>&1) || {
-		[ -z "$verb" ] || failed=$host
+		[ -z "$status" ] || failed=$host
 		runs="unknown: ${runs##*"$newline"}"
 	}
-	if [ -n "$verb" ]; then result=''; else result=$(printf '   %-11s' "$result"); fi
+	if [ -n "$status" ]; then result=''; else result=$(printf '   %-11s' "$result"); fi
 	printf "%-${width}s%s   %s\n" "$host" "$result" "${runs##*"$newline"}"
 done <<END
 ${results%"$newline"}
 END
-[ -n "$verb" ] || [ -z "$failed" ] || wrong "stopped at $failed"
+[ -n "$status" ] || [ -z "$failed" ] || wrong "stopped at $failed"
 [ -z "$failed" ]
