@@ -180,6 +180,11 @@ func (a *answer) describe(ctx context.Context, q *question) error {
 		}
 		return nil
 	}
+	return a.describeRunning(ctx, q, u, p, target, before)
+}
+
+// describeRunning tells what the main process runs, and what it answers.
+func (a *answer) describeRunning(ctx context.Context, q *question, u Unit, p *Process, target, before string) error {
 	runs := fileID(p.file("exe"))
 	embedded := !IsBaton(p.file("exe"))
 	a.yes("embedded", embedded)
