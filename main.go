@@ -19,6 +19,7 @@ import (
 	"example.com/baton/handlers/page"
 	"example.com/baton/server"
 	"example.com/baton/server/command"
+	"example.com/baton/server/deploy"
 	"example.com/baton/server/settings"
 	"example.com/baton/server/tlskeys"
 	"example.com/baton/systemd"
@@ -41,6 +42,9 @@ func main() { os.Exit(run(os.Args[1:])) }
 
 // run runs a command, or serves if the arguments name none.
 func run(args []string) (exitCode int) {
+	if deploy.Asks(args) {
+		return deploy.Answer(os.Stdout, args)
+	}
 	name := command.Name(args)
 	call := &command.Call{
 		Input: settings.Input{Args: args, Environ: os.Environ(), UID: os.Getuid()},

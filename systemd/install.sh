@@ -7,7 +7,7 @@
 # Puts in place, as often as it is called:
 #
 #	PREFIX/bin/baton             BINARY, or built from the sources around this script
-#	PREFIX/bin/baton-deploy      the deploy script
+#	PREFIX/bin/baton-deploy      the deploy script, and baton-deploy-hosts, which runs it over ssh
 #	/etc/systemd/system          baton.service, baton.socket
 #	/etc/baton/baton.conf        an example, if there is none yet
 #	/srv/baton                   files to serve, with a first page if it is empty
@@ -158,7 +158,7 @@ if [ -n "$uninstall" ]; then
 			fi
 		done
 	fi
-	remove "$units/baton.service" "$units/baton.socket" "$bin/baton" "$bin/baton.previous" "$bin/baton-deploy"
+	remove "$units/baton.service" "$units/baton.socket" "$bin/baton" "$bin/baton.previous" "$bin/baton-deploy" "$bin/baton-deploy-hosts"
 	if [ -e "$settings/baton.conf" ]; then
 		if cmp -s "$here/baton.conf" "$settings/baton.conf"; then
 			remove "$settings/baton.conf"
@@ -229,6 +229,7 @@ fi
 place "$binary" "$bin/baton" 0755
 if [ -f "$here/deploy.sh" ]; then
 	place "$here/deploy.sh" "$bin/baton-deploy" 0755
+	place "$here/deploy-hosts.sh" "$bin/baton-deploy-hosts" 0755
 fi
 unit baton.service
 unit baton.socket

@@ -78,7 +78,6 @@ type Deployer struct {
 func deployer(t testing.TB, b *service.Baton) *Deployer {
 	t.Helper()
 	tier.Tool(t, "flock")
-	tier.Tool(t, "curl")
 	d := &Deployer{Baton: b, Tools: filepath.Join(b.Dir, "tools"), Path: os.Getenv("PATH")}
 	if err := os.Mkdir(d.Tools, 0o755); err != nil {
 		t.Fatal(err)
@@ -224,8 +223,8 @@ func (d *Deployer) onlyTools(without ...string) {
 	if err := os.Mkdir(only, 0o755); err != nil {
 		d.T.Fatal(err)
 	}
-	tools := []string{"cat", "chmod", "cp", "curl", "cut", "date", "dirname", "env", "flock", "head", "id", "ln", "mv", "nsenter", "od", "readlink",
-		"rm", "sed", "setpriv", "sh", "sha256sum", "sleep", "stat", "sync", "tail", "test", "timeout", "touch", "tr", "true", "wget"}
+	tools := []string{"cat", "cp", "flock", "head", "id", "ln", "mv", "readlink", "rm", "sed", "sh", "stat", "sync", "timeout", "touch", "tr",
+		"true"} // which the stand-in for systemctl takes
 	for _, tool := range tools {
 		if slices.Contains(without, tool) {
 			continue

@@ -14,7 +14,6 @@ import (
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/machine"
 	"example.com/baton/e2e/internal/process"
-	"example.com/baton/e2e/internal/tier"
 )
 
 // The deploy script over ssh: one host after the other, each of them a machine of its own, and a stand-in
@@ -94,7 +93,6 @@ func checkOutput(t *testing.T, what, got string, want ...string) {
 
 func TestSystemdDeployHosts(t *testing.T) {
 	t.Parallel()
-	tier.Tool(t, "curl")
 	o := operator(t)
 	one, two := machine.Running(t), machine.Running(t)
 	o.knows("web1", one)

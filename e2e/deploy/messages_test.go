@@ -142,3 +142,30 @@ func TestDeployScriptLongReason(t *testing.T) {
 		}
 	}
 }
+
+// A release that knows nothing of the script's questions is replaced all the same: the new one answers them. And
+// where no baton can, nothing is touched.
+func TestDeployScriptFromThePast(t *testing.T) {
+	t.Parallel()
+	d := startDeployer(t)
+	build.Version(t, build.Past)
+	d.Deploy(build.Past)
+	d.Upgrade()
+	d.followServing()
+	bad := filepath.Join(d.Dir, "bad")
+	files.Put(t, []byte("#!/bin/sh\n# baton 2 (commit none)\necho no way\nexit 1\n"), bad, 0o755)
+	want := "deploy: there is no baton to ask with (" + bad + ": no way); install one beside this script or on the PATH; nothing was replaced\n"
+	if got := d.Run(bad); got.Code != 1 || got.Stderr != want {
+		t.Errorf("nobody to ask: got %v\nwant %s", got, want)
+	}
+	d.check(build.Past, "")
+	d.Must(d.release("v2"))
+	d.check("v2", build.Past)
+	d.checkRuns("v2", 3)
+	d.Must("--rollback")
+	d.check(build.Past, "v2")
+	d.checkRuns(build.Past, 4)
+	d.Must("--status")
+	d.Must("--rollback")
+	d.check("v2", build.Past)
+}

@@ -36,7 +36,7 @@ func TestInstall(t *testing.T) {
 		"/etc/baton/baton.conf", "/srv/baton/index.html",
 	}
 	if exists("../../systemd/deploy.sh") {
-		all = append(all, "/usr/local/bin/baton-deploy")
+		all = append(all, "/usr/local/bin/baton-deploy", "/usr/local/bin/baton-deploy-hosts")
 	}
 	there := func() (paths []string) {
 		for _, path := range all {

@@ -15,7 +15,8 @@ import (
 	"testing"
 )
 
-// Past is the version of a release that knows nothing of connections that move, nor of several predecessors.
+// Past is the version of a release that knows nothing of connections that move, of several predecessors, nor
+// of what the deploy script asks.
 const Past = "past"
 
 // Keyless is the version of another program, below testdata, which does not hand on the keys of its session tickets.
@@ -75,7 +76,7 @@ func buildOnce(path, version string) error {
 	}
 	set := "-X main.version=" + version
 	if version == Past {
-		set += " -X example.com/baton/upgrade/internal/link.Protocol=1"
+		set += " -X example.com/baton/upgrade/internal/link.Protocol=1 -X example.com/baton/server/deploy.questions=0"
 	}
 	args := []string{"build", "-o", path + ".new", "-ldflags", set}
 	if Race {

@@ -1,0 +1,315 @@
+package deploy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// questions is the version of the questions that are understood: the script asks no release that has
+// another one. It is a variable for the linker, with which tests build a release of the past.
+var questions = "1"
+
+// Asks reports whether a command line is a question of the deploy script.
+func Asks(args []string) bool {
+	if len(args) < 2 {
+		return false
+	}
+	switch args[0] + " " + args[1] {
+	case "status -shell", "check -binary", "check -health", "upgrade -serves":
+		return true
+	}
+	return false
+}
+
+// A question is what the flags say.
+type question struct {
+	flags   *flag.FlagSet
+	unit    string
+	now     bool
+	target  string
+	force   bool
+	start   bool
+	restore bool
+	file    string
+	health  string
+	name    string
+	version string
+	was     int
+}
+
+func parse(args []string) (*question, error) {
+	q := &question{flags: flag.NewFlagSet(args[0], flag.ContinueOnError)}
+	q.flags.SetOutput(io.Discard)
+	q.flags.Bool("shell", true, "print lines KEY=VALUE")
+	q.flags.StringVar(&q.unit, "unit", "", "`service` of systemd")
+	switch args[1] {
+	case "-shell":
+		q.flags.BoolVar(&q.now, "now", false, "do not wait until nothing is under way")
+	case "-binary":
+		q.flags.StringVar(&q.file, "binary", "", "new `file`")
+		q.flags.StringVar(&q.target, "target", "", "`file` that it is to replace")
+		q.flags.BoolVar(&q.force, "force", false, "baton may replace another program")
+	case "-health":
+		q.flags.StringVar(&q.health, "health", "", "`path` or URL that is asked for")
+	case "-serves":
+		q.flags.StringVar(&q.file, "serves", "", "`file` that is to serve")
+		q.flags.BoolVar(&q.start, "start", false, "the service is not alive")
+		q.flags.BoolVar(&q.restore, "restore", false, "the file was put back")
+		q.flags.StringVar(&q.name, "name", "", "`name` of what is to serve")
+		q.flags.StringVar(&q.version, "version", "", "`version` that is to serve")
+		q.flags.IntVar(&q.was, "was", 0, "`pid` of what served before")
+	}
+	if err := q.flags.Parse(args[1:]); err != nil {
+		return nil, err
+	}
+	if q.flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", q.flags.Arg(0))
+	}
+	return q, nil
+}
+
+// Answer answers a question of the deploy script with lines of KEY='VALUE' that are safe for a shell's
+// eval. The first is answered= and [questions]; problem= says what is wrong, and exit code 1 that something is.
+func Answer(w io.Writer, args []string) (code int) {
+	// Nothing is done here any more if the script is killed: another may run soon.
+	unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(syscall.SIGKILL), 0, 0, 0)
+	q, err := parse(args)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "baton: "+err.Error())
+		return 2
+	}
+	var a answer
+	a.say("answered", questions)
+	ctx := context.Background()
+	switch args[1] {
+	case "-shell":
+		err = a.describe(ctx, q)
+	case "-binary":
+		err = a.judge(ctx, q)
+	case "-health":
+		err = a.health(ctx, q)
+	case "-serves":
+		err = a.step(ctx, q)
+	}
+	if err != nil {
+		a.say("problem", err)
+		code = 1
+	}
+	a.WriteTo(w)
+	return code
+}
+
+// An answer is the lines of one.
+type answer struct{ bytes.Buffer }
+
+func (a *answer) say(key string, value any) {
+	fmt.Fprintf(a, "%s=%s\n", key, quote(fmt.Sprint(value)))
+}
+
+// isPlain matches what a shell reads as it is.
+var isPlain = regexp.MustCompile(`^[A-Za-z0-9./:_-]*$`)
+
+// quote returns text so that a shell reads it as one word and nothing else.
+func quote(text string) string {
+	text = strings.ReplaceAll(text, "\x00", "")
+	if isPlain.MatchString(text) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+// yes says that something is so.
+func (a *answer) yes(key string, is bool) {
+	if is {
+		a.say(key, "yes")
+	} else {
+		a.say(key, "")
+	}
+}
+
+// describe tells what runs, and which file a deploy would replace. Without a unit it says only that
+// it understands the question.
+func (a *answer) describe(ctx context.Context, q *question) error {
+	if q.unit == "" {
+		return nil
+	}
+	limit := 300 * time.Second
+	if q.now {
+		limit = 0
+	}
+	u, waited, err := AwaitUnit(ctx, q.unit, limit)
+	if err != nil && (!q.now || waited != "" || u.Name == "") {
+		return err
+	}
+	a.say("waited", waited)
+	a.say("active", u.Active)
+	p, err := u.Running()
+	if err != nil {
+		return err
+	}
+	a.yes("alive", p != nil)
+	target, err := u.Target(p)
+	if err != nil {
+		return err
+	}
+	a.say("target", target)
+	before := ""
+	if previous := target + ".previous"; fileID(previous) != "" {
+		if name := NameOf(ctx, p, previous); name != "" {
+			before = "; before it: " + name
+		}
+	}
+	if p == nil {
+		name := NameOf(ctx, nil, target)
+		a.yes("embedded", !IsBaton(target))
+		a.say("pid", 0)
+		a.say("name", name)
+		if q.now {
+			return fmt.Errorf("%s is %s; in place is %s%s", u.Name, u.Active, orElse(name, "a binary that does not run"), before)
+		}
+		return nil
+	}
+	return a.describeRunning(ctx, q, u, p, target, before)
+}
+
+// describeRunning tells what the main process runs, and what it answers.
+func (a *answer) describeRunning(ctx context.Context, q *question, u Unit, p *Process, target, before string) error {
+	runs := fileID(p.file("exe"))
+	embedded := !IsBaton(p.file("exe"))
+	a.yes("embedded", embedded)
+	a.say("pid", p.PID)
+	a.say("runs", runs)
+	s, err := AskStatus(ctx, p)
+	if err != nil {
+		if q.now {
+			return fmt.Errorf("nobody answers on the control socket of %s: %w", u.Name, err)
+		}
+		a.say("silent", fmt.Sprintf("nobody answers on the control socket of %s, so it could not be seen what serves: %s", u.Name, err))
+		return nil
+	}
+	if s.PID != p.PID {
+		a.say("silent", fmt.Sprintf("pid %d answers on the control socket, but systemd has %d for the main process of %s", s.PID, p.PID, u.Name))
+	}
+	a.say("generation", s.Generation)
+	name := s.Version
+	if !embedded && (runs == "" || runs == fileID(target)) {
+		if r, err := ReleaseOf(ctx, p, target); err == nil {
+			name = r.String()
+		}
+	}
+	a.say("name", name)
+	a.say("report", fmt.Sprintf("%s serves: generation %d, pid %d%s", name, s.Generation, s.PID, before))
+	return nil
+}
+
+// judge says whether a new binary is any good for the service.
+func (a *answer) judge(ctx context.Context, q *question) error {
+	if err := CheckProgram(q.file); err != nil {
+		return err
+	}
+	var p *Process
+	embedded := false
+	if q.unit != "" {
+		u, err := ShowUnit(ctx, q.unit)
+		if err != nil {
+			return err
+		}
+		if p, err = u.Running(); err != nil {
+			return err
+		}
+		embedded = !IsBaton(q.target)
+		if p != nil {
+			embedded = !IsBaton(p.file("exe"))
+		}
+	}
+	if embedded {
+		if !q.force && IsBaton(q.file) {
+			return fmt.Errorf("it is baton, and %s runs another program; --force deploys it all the same", q.unit)
+		}
+		a.say("name", "the new binary")
+		a.yes("same", sameContent(q.file, q.target))
+		return nil
+	}
+	if !IsBaton(q.file) {
+		if q.unit == "" {
+			return errors.New("it is not baton")
+		}
+		return fmt.Errorf("it is not baton, which %s runs", q.unit)
+	}
+	release, err := ReleaseOf(ctx, p, q.file)
+	if err != nil {
+		return err
+	}
+	a.say("name", release)
+	a.say("version", release.Version)
+	if p == nil {
+		return nil
+	}
+	if err := CheckConfiguration(ctx, p, q.file); err != nil {
+		return err
+	}
+	if runs := fileID(p.file("exe")); runs == "" || runs == fileID(q.target) {
+		present, err := ReleaseOf(ctx, p, q.target)
+		a.yes("same", err == nil && present == release)
+	}
+	return nil
+}
+
+func sameContent(a, b string) bool {
+	x, err := os.ReadFile(a)
+	y, err2 := os.ReadFile(b)
+	return errors.Join(err, err2) == nil && bytes.Equal(x, y)
+}
+
+// health asks at the addresses of what serves.
+func (a *answer) health(ctx context.Context, q *question) error {
+	u, err := ShowUnit(ctx, q.unit)
+	if err != nil {
+		return err
+	}
+	p, err := u.Running()
+	if err != nil {
+		return err
+	}
+	if p == nil {
+		return fmt.Errorf("%s is %s", q.unit, u.Active)
+	}
+	s, err := AskStatus(ctx, p)
+	if err != nil {
+		return fmt.Errorf("nobody answers on the control socket: %w", err)
+	}
+	answers, err := CheckHealth(ctx, q.health, s.Listen)
+	a.say("answers", answers)
+	return err
+}
+
+// step has the service change to the file in place.
+func (a *answer) step(ctx context.Context, q *question) error {
+	step := Step{Unit: q.unit, File: q.file, Start: q.start, Name: q.name, Version: q.version, WasPID: q.was}
+	var s Serving
+	var err error
+	if q.restore {
+		var reloads int
+		s, reloads, err = step.Restore(ctx)
+		a.yes("again", reloads > 0)
+	} else {
+		var drain string
+		s, drain, err = step.Do(ctx)
+		a.say("drained", drain)
+	}
+	a.say("generation", s.Status.Generation)
+	a.say("pid", s.Unit.PID)
+	a.say("serves", s.Status.Version)
+	return err
+}

@@ -1,0 +1,111 @@
+package deploy
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestReadProcess(t *testing.T) {
+	t.Parallel()
+	p, err := ReadProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(p.Arguments, os.Args) || p.UID != os.Getuid() || p.GID != os.Getgid() {
+		t.Errorf("got %+v, want arguments, user and group of this process", p)
+	}
+}
+
+func TestParseStatus(t *testing.T) {
+	t.Parallel()
+	var p Process
+	if !p.parseStatus("Name:\tbaton\nUid:\t10\t11\t12\t13\nGid:\t20\t21\t22\t23\nGroups:\t1 2 3 \n") || p.UID != 10 || p.GID != 20 || !slices.Equal(p.Groups, []int{1, 2, 3}) {
+		t.Errorf("got %+v", p)
+	}
+	if new(Process).parseStatus("Name:\tbaton\n") {
+		t.Error("a status without a user is taken for one")
+	}
+}
+
+func TestSplitNUL(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string][]string{"": nil, "a\x00": {"a"}, "a\x00\x00b\nc\x00": {"a", "", "b\nc"}, "a\x00b": {"a", "b"}} {
+		if got := splitNUL(in); !slices.Equal(got, want) {
+			t.Errorf("%q: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestIsOwn(t *testing.T) {
+	t.Parallel()
+	for variable, want := range map[string]bool{"NOTIFY_SOCKET=x": true, "WATCHDOG_PID=1": true, "LISTEN_FDS=1": true, "TABLEFLIP_X=1": true,
+		"PWD=/": true, "BATON_LISTEN=:80": false, "LISTENER=1": false, "X=PWD=": false} {
+		if isOwn.MatchString(variable) != want {
+			t.Errorf("%s: got %v, want %v", variable, !want, want)
+		}
+	}
+}
+
+// A service is this process, with other arguments and another environment.
+func service(t testing.TB) *Process {
+	t.Helper()
+	p, err := ReadProcess(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Arguments = []string{"baton", "-listen", "it's $HOME"}
+	p.Environment = []string{"ODD=it's \"$HOME\" `x`\n\tand more", "EMPTY="}
+	return p
+}
+
+func TestRun(t *testing.T) {
+	t.Parallel()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := script(t, `pwd; id -u; printf '<%s>' "$ODD" "${EMPTY-unset}" "${HOME-unset}" "$@"`)
+	got, err := service(t).Run(t.Context(), program, "a b", "")
+	want := fmt.Sprintf("%s\n%d\n<it's \"$HOME\" `x`\n\tand more><><unset><a b><>", dir, os.Getuid())
+	if got != want || err != nil {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+	for _, p := range []*Process{service(t), nil} {
+		got, err = p.Run(t.Context(), script(t, "echo lost >&2; exit 3"))
+		exit := (*runError)(nil)
+		if !errors.As(err, &exit) || exit.code != 3 || got != "lost" {
+			t.Errorf("exit 3: got %q, %v", got, err)
+		}
+		if _, err = p.Run(t.Context(), write(t, t.TempDir()+"/x", "no program")); err == nil || !strings.Contains(err.Error(), "exec format error") {
+			t.Errorf("no program: got %v", err)
+		}
+		if _, err = p.Run(t.Context(), script(t, "kill -9 $$")); !errors.As(err, &exit) || exit.code != 137 {
+			t.Errorf("killed: got %v, want 137", err)
+		}
+	}
+}
+
+// Another user's service runs nothing as root.
+func TestRunAsUser(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		if os.Getenv("BATON_STRICT") == "1" {
+			t.Fatal("to become another user, run as root")
+		}
+		t.Skip("to become another user, run as root")
+	}
+	p := service(t)
+	p.UID, p.GID, p.Groups = 12345, 23456, []int{34567}
+	program := "/bin/sh"
+	got, err := p.Run(t.Context(), program, "-c", "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status")
+	if want := "12345\n23456\n23456 34567\nNoNewPrivs:\t1"; got != want || err != nil {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+	if own, err := os.ReadFile("/proc/self/status"); err != nil || !strings.Contains(string(own), "NoNewPrivs:\t0") {
+		t.Errorf("this process has become one that may not gain privileges")
+	}
+}

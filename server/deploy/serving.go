@@ -1,0 +1,141 @@
+package deploy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"example.com/baton/upgrade"
+)
+
+// AskStatus asks the main process of a service, on its control socket, which generation
+// serves. The socket is found from the outside, so that it takes neither the arguments of
+// the service nor an understanding of them.
+func AskStatus(ctx context.Context, p *Process) (status upgrade.Status, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err = fmt.Errorf("pid %d has none", p.PID)
+	for _, path := range p.controlSockets() {
+		dir, openErr := os.Open(filepath.Dir(path)) // the whole path may be longer than an address can be
+		if openErr != nil {
+			err = openErr
+			continue
+		}
+		if len(path) > 107 {
+			path = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
+		}
+		status, err = upgrade.AskStatus(ctx, path)
+		dir.Close()
+		if err == nil {
+			break
+		}
+	}
+	return status, err
+}
+
+// controlSockets returns the unix sockets on which the process is listening, and which only its
+// user may use.
+func (p *Process) controlSockets() (paths []string) {
+	links, _ := filepath.Glob(p.file("fd/*"))
+	own := make(map[string]bool)
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil {
+			own[to] = true
+		}
+	}
+	table, err := os.Open(p.file("net/unix"))
+	if err != nil {
+		return nil
+	}
+	defer table.Close()
+	for lines := bufio.NewScanner(table); lines.Scan(); {
+		path, ok := listeningSocket(lines.Text(), own)
+		if !ok {
+			continue
+		}
+		at := p.file("cwd/" + path)
+		if strings.HasPrefix(path, "/") {
+			at = p.file("root" + path)
+		}
+		if info, err := os.Stat(at); err == nil && info.Mode().Perm() == 0o600 && !slices.Contains(paths, at) {
+			paths = append(paths, at)
+		}
+	}
+	return paths
+}
+
+// listeningSocket reads a line of /proc/net/unix: the path of one of the sockets that has a name in
+// the file system and accepts connections.
+func listeningSocket(line string, sockets map[string]bool) (path string, ok bool) {
+	fields := strings.Fields(line)
+	if len(fields) < 8 || fields[3] != "00010000" || !sockets["socket:["+fields[6]+"]"] {
+		return "", false
+	}
+	_, path, _ = strings.Cut(line, " "+fields[6]+" ")
+	return path, path != "" && path[0] != '@'
+}
+
+// A Serving is what was seen to serve.
+type Serving struct {
+	Unit   Unit
+	Status upgrade.Status
+}
+
+// errNotInPlace is that another file serves.
+var errNotInPlace = errors.New("which is not the binary in place")
+
+// look checks that the file serves: what systemd has for the main process is what answers on the
+// control socket, and runs the file.
+func look(ctx context.Context, unit, file string) (s Serving, err error) {
+	if s.Unit, err = ShowUnit(ctx, unit); err != nil {
+		return s, err
+	}
+	u := s.Unit
+	if u.isDown() {
+		return s, fmt.Errorf("%s is %s", unit, u.Active)
+	}
+	p, err := ReadProcess(u.PID)
+	if u.PID == 0 || err != nil {
+		return s, fmt.Errorf("%s is %s (%s), and has no main process", unit, u.Active, u.Sub)
+	}
+	if s.Status, err = AskStatus(ctx, p); err != nil {
+		return s, fmt.Errorf("nobody answers on the control socket: %w", err)
+	}
+	switch status, runs := s.Status, fileID(p.file("exe")); {
+	case status.PID != u.PID:
+		return s, fmt.Errorf("pid %d serves, but systemd has %d for the main process", status.PID, u.PID)
+	case runs != "" && runs != fileID(file):
+		return s, fmt.Errorf("generation %d (pid %d, version %s) serves, %w", status.Generation, u.PID, status.Version, errNotInPlace)
+	case status.State != upgrade.Serving.String() && status.State != upgrade.Upgrading.String():
+		return s, fmt.Errorf("generation %d (pid %d) is %s", status.Generation, u.PID, status.State)
+	}
+	return s, nil
+}
+
+// AwaitServing looks until the file serves. An upgrade that is under way, as after a reload that does
+// not wait, does not count towards the limit: the service bounds that itself. With restoring, another
+// file that serves is the end at once: it does not go by itself.
+func AwaitServing(ctx context.Context, unit, file string, limit time.Duration, restoring bool) (Serving, error) {
+	for began := time.Now(); ; {
+		s, err := look(ctx, unit, file)
+		other := errors.Is(err, errNotInPlace)
+		if err == nil || s.Unit.isDown() || other && restoring {
+			return s, err
+		}
+		if other && s.Status.State == upgrade.Upgrading.String() {
+			began = time.Now()
+		}
+		if time.Since(began) >= limit {
+			return s, err
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return s, err
+		}
+	}
+}

@@ -1,0 +1,173 @@
+package deploy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// A Unit is what systemd knows of a service.
+type Unit struct {
+	Name      string
+	Load      string // "loaded", "not-found"
+	Active    string
+	Sub       string
+	PID       int // the main process; 0 if there is none
+	CanReload bool
+	Program   string // that ExecStart= names
+	Arguments string // all of the words of ExecStart=
+}
+
+// errMissing is what systemd and /proc leave out.
+var errMissing = errors.New("missing")
+
+// ShowUnit asks systemd for a unit.
+func ShowUnit(ctx context.Context, name string) (Unit, error) {
+	out, err := exec.CommandContext(ctx, "systemctl", "show", "-p", "LoadState", "-p", "ActiveState", "-p", "SubState",
+		"-p", "MainPID", "-p", "CanReload", "-p", "ExecStart", name).CombinedOutput()
+	if err != nil {
+		return Unit{}, fmt.Errorf("ask systemd for %s: %s", name, orElse(strings.TrimSpace(string(out)), err.Error()))
+	}
+	return parseUnit(name, string(out)), nil
+}
+
+// parseUnit reads what `systemctl show` prints.
+func parseUnit(name, shown string) Unit {
+	u := Unit{Name: name, CanReload: true}
+	for line := range strings.Lines(shown) {
+		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
+		switch key {
+		case "LoadState":
+			u.Load = value
+		case "ActiveState":
+			u.Active = value
+		case "SubState":
+			u.Sub = value
+		case "MainPID":
+			u.PID, _ = strconv.Atoi(value)
+		case "CanReload":
+			u.CanReload = value == "yes"
+		case "ExecStart":
+			_, rest, _ := strings.Cut(value, "path=")
+			u.Program, rest, _ = strings.Cut(rest, " ; argv[]=")
+			u.Arguments, _, _ = strings.Cut(rest, " ; ignore_errors=")
+		}
+	}
+	return u
+}
+
+// IsAlive reports whether the service runs, rather than being stopped, failed or in a
+// loop of restarts.
+func (u Unit) IsAlive() bool { return u.Active == "active" || u.Active == "reloading" }
+
+// isDown reports whether nothing runs, nor will without a start.
+func (u Unit) isDown() bool { return u.Active == "inactive" || u.Active == "failed" }
+
+// isChanging reports whether a start, a stop or an upgrade is under way. A loop of
+// restarts is none of these: it goes on until somebody acts.
+func (u Unit) isChanging() bool {
+	switch u.Active {
+	case "reloading", "deactivating":
+		return true
+	case "activating":
+		return !strings.HasPrefix(u.Sub, "auto-restart")
+	}
+	return false
+}
+
+// AwaitUnit waits until nothing is under way in a unit. It returns the state that it
+// waited for to end, if it had to.
+func AwaitUnit(ctx context.Context, name string, limit time.Duration) (u Unit, waited string, err error) {
+	for began := time.Now(); ; {
+		if u, err = ShowUnit(ctx, name); err != nil || !u.isChanging() {
+			return u, waited, err
+		}
+		if time.Since(began) > limit {
+			return u, waited, fmt.Errorf("%s has been %s for %d s; nothing was replaced", name, u.Active, int(limit.Seconds()))
+		}
+		waited = u.Active
+		if err := pause(ctx, 100*time.Millisecond); err != nil {
+			return u, waited, err
+		}
+	}
+}
+
+// Target returns the file that a deploy has to replace: the program that the main
+// process was started as, with symlinks followed; of a service that is not alive, p is
+// nil, and it is the program that the unit names.
+func (u Unit) Target(p *Process) (string, error) {
+	program := u.Program
+	if p != nil && strings.HasPrefix(p.Arguments[0], "/") {
+		program = p.Arguments[0]
+		// Behind something like numactl or env, it is named in the line all the same.
+		if program != u.Program && !strings.Contains(" "+u.Arguments+" ", " "+program+" ") {
+			return "", fmt.Errorf("%s is told to run %s, but what runs was started as %s: restart it first; nothing was replaced", u.Name, u.Program, program)
+		}
+	}
+	target, err := filepath.EvalSymlinks(program)
+	if info, statErr := os.Stat(target); err != nil || statErr != nil || !info.Mode().IsRegular() {
+		hint := ""
+		if p != nil {
+			hint = fmt.Sprintf(", as with: cp /proc/%d/exe %s", p.PID, program)
+		}
+		return "", fmt.Errorf("%s, which %s runs, is not there; put a binary in its place%s", program, u.Name, hint)
+	}
+	return target, nil
+}
+
+// Running returns the main process of a service that is alive, nil of another. It fails
+// where no deploy can be.
+func (u Unit) Running() (*Process, error) {
+	if u.Load != "loaded" {
+		return nil, fmt.Errorf("there is no %s: systemd says it is %s", u.Name, orElse(u.Load, "unknown"))
+	}
+	if !u.IsAlive() {
+		return nil, nil
+	}
+	if u.PID == 0 {
+		return nil, fmt.Errorf("%s has no main process", u.Name)
+	}
+	p, err := ReadProcess(u.PID)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the environment of pid %d, the main process of %s: run this as root, or as the user of the service", u.PID, u.Name)
+	}
+	if me := os.Geteuid(); me != 0 && me != p.UID {
+		return nil, fmt.Errorf("%s runs as user %d: run this as root, or as that user", u.Name, p.UID)
+	}
+	if !u.CanReload {
+		return nil, fmt.Errorf("%s has no ExecReload=, and so cannot upgrade", u.Name)
+	}
+	return p, nil
+}
+
+// fileID names the file that a path leads to as `stat -c %d:%i` does; "" if there is none.
+func fileID(path string) string {
+	var st syscall.Stat_t
+	if syscall.Stat(path, &st) != nil {
+		return ""
+	}
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
