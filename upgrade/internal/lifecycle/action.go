@@ -1,0 +1,88 @@
+package lifecycle
+
+import (
+	"log/slog"
+	"time"
+)
+
+// Verb says what to do. The comment at each verb names the fields of [Action] that it uses,
+// and the events that answer it.
+type Verb int
+
+const (
+	Log    Verb = iota // Level, Text, Attrs
+	Enter              // From, To
+	Arm                // Timer, At: deliver an event of that kind then, unless it is armed anew or disarmed
+	Disarm             // Timer
+
+	// The start and the end.
+
+	Check         // the service and the program check themselves: CheckPassed or CheckFailed
+	CancelCheck   // nobody waits for them any more
+	Prepare       // do what can fail before the takeover: Prepared or PrepareFailed
+	Commit        // report to tableflip that this generation is ready; there is no way back
+	Serve         // accept connections
+	OpenControl   // accept on the control socket
+	Announce      // publish the PID, keep the listeners, tell the predecessor
+	RestoreStderr // nobody reads the pipe that standard error is
+	BeginStop     // take no more requests, as a readiness probe sees it
+	DrainForStop  // stop accepting and drain: Drained
+	DrainToNext   // stop accepting and drain, with a successor to migrate to: Drained
+	CutDrain      // close forcibly what still drains
+	RunHooks      // those of the exit: HooksEnded
+	RunStopHooks  // those of the exit and of the stop: HooksEnded
+	Finish        // close what is left, after the last report
+	Exit          // Err: why it never served, or nil
+
+	// Waiters and triggers.
+
+	Tell      // Waiters, Text: progress
+	TellDrain // Waiters: progress, with what this generation still has in hand
+	Refuse    // Trigger: final
+	Forward   // Trigger: final here; the successor decides on it
+	Fail      // Trigger, Text: final; forget the successor, this generation serves on
+	Succeed   // Trigger: final; with the account of the drain
+
+	// The successor.
+
+	Execute        // Trigger: FlipAccepted or FlipFailed, and what comes over the link
+	SendStop       // tell it to stop
+	StopFlip       // tableflip kills a successor that is not ready
+	Dismiss        // Grace: kill it then, if it has not exited: SuccessorExited
+	Abandon        // forget it
+	HandOver       // Trigger, Took: it serves
+	FreePipe       // let tableflip upgrade it before this process has exited
+	Report         // send it a report
+	ReportDrained  // send it the last one
+	WatchSuccessor // SuccessorExited, or SuccessorLost and later SuccessorExited
+	Orphaned       // it died, and nobody accepts connections
+
+	// A predecessor: ID.
+
+	ReportTo    // send it a report, so that this generation's end surprises nobody
+	Watch       // PredecessorExited, or PredecessorLost and later PredecessorExited
+	Kill        // end its process
+	Forget      // it has exited
+	ReleaseLink // stop reading from its link: what was read, then LinkReleased
+	PassLink    // give its link to the successor, and when it is due, At: LinkPassed or LinkKept
+	FollowLink  // read from its link again
+
+	verbs
+)
+
+// Action is one thing that the owner of a [Machine] has to do.
+type Action struct {
+	Do       Verb
+	From, To Phase
+	Timer    Kind
+	At       time.Time
+	ID       ID
+	Trigger  Trigger
+	Waiters  []Waiter
+	Took     time.Duration // from the trigger to the takeover
+	Grace    time.Duration
+	Text     string // of a log line, progress or reason
+	Level    slog.Level
+	Attrs    []any
+	Err      error
+}
