@@ -83,8 +83,9 @@ func serve(signals <-chan os.Signal, args []string) int {
 	if err != nil {
 		return complain(badUsage, err)
 	}
+	foreground := upgrade.Foreground{Variable: "BATON_ATTENDED", Always: cfg.foreground == "true"}
 	if cfg.foreground != "false" {
-		if code, waited := upgrade.Foreground(signals, cfg.foreground == "true"); waited {
+		if code, waited := foreground.Wait(signals); waited {
 			return code
 		}
 	}
@@ -104,21 +105,18 @@ func serve(signals <-chan os.Signal, args []string) int {
 	slog.SetLogLoggerLevel(slog.LevelWarn)
 	slog.SetDefault(logger)
 	v, revision := build()
-	if name := upgrade.Supervisor(); name != "" {
+	if name := foreground.Supervisor(); name != "" {
 		logger.Warn("this process ends with the first upgrade, which its parent would take for the end of the service; start it with -foreground",
 			"parent", name)
 	}
 
 	var (
-		gen           *upgrade.Generation
 		public, admin *server.Server
 		both          service
-		metrics       *handlers.Metrics
-		tickets       *server.TicketKeys
 	)
 	// The hooks of a stop have ten seconds, and a predecessor that still drains five more.
 	tell := newAttendance(systemd.New(), logger, cfg.shutdownDelay+cfg.drainTimeout+20*time.Second)
-	gen, err = upgrade.New(upgrade.Options{
+	gen, err := upgrade.New(upgrade.Options{
 		Version:        v,
 		Control:        cfg.control,
 		PIDFile:        cfg.pidFile,
@@ -128,27 +126,20 @@ func serve(signals <-chan os.Signal, args []string) int {
 		ShutdownDelay:  cfg.shutdownDelay,
 		Logger:         logger,
 		Output:         output,
-		Secret:         func() []byte { return tickets.Secret() },
-		Keeper:         tell.manager,
-		Counts:         func() upgrade.Counts { return metrics.Own() },
-		OnState:        func(from, to upgrade.State) { tell.state(gen, both, from, to) },
-		OnOrphaned:     tell.orphaned,
-		OnReady:        func(took time.Duration) { metrics.ObserveUpgrade(took) },
-		OnPredecessorDrained: func(d upgrade.Drained) {
-			metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
-		},
+		Store:          tell.manager,
 	})
 	if err != nil {
-		return complain(failed, err)
+		return complain(failed, withHint(err))
 	}
-	if tickets, err = server.NewTicketKeys(gen.Secret()); err != nil {
+	tickets, err := server.NewTicketKeys(gen.Secret())
+	if err != nil {
 		logger.Warn("TLS sessions that began at the predecessor cannot be resumed", "error", err)
 	}
 	certificates, err := cfg.loadCertificates(logger)
 	if err != nil {
 		return complain(failed, err)
 	}
-	metrics = handlers.NewMetrics(handlers.MetricsOptions{
+	metrics := handlers.NewMetrics(handlers.MetricsOptions{
 		Version: v, Revision: revision,
 		Source: func() handlers.Snapshot { return snapshot(gen, public, admin, certificates, output) },
 		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
@@ -196,7 +187,7 @@ func serve(signals <-chan os.Signal, args []string) int {
 	options.MaxConnections = 16
 	admin = server.New(options)
 
-	both = service{public: public, admin: admin}
+	both = service{public: public, admin: admin, metrics: metrics, tickets: tickets}
 	encrypted := &tls.Config{GetCertificate: certificates.Get}
 	tickets.Use(encrypted)
 	for i, ln := range listeners {
@@ -219,12 +210,30 @@ func serve(signals <-chan os.Signal, args []string) int {
 		admin.Add(both.adminListener)
 		logger.Info("listens", "address", both.adminListener.Addr().String(), "for", "admin")
 	}
+	gen.Observe(observer{tell: tell, gen: gen, service: both})
 	if err := gen.Run(both, signals); err != nil {
 		return complain(failed, err)
 	}
 	tell.leave()
 	return done
 }
+
+// observer passes what happens to a generation on to the service manager and the metrics.
+type observer struct {
+	tell    *attendance
+	gen     *upgrade.Generation
+	service service
+}
+
+func (o observer) StateChanged(from, to upgrade.State) { o.tell.state(o.gen, o.service, from, to) }
+
+func (o observer) Ready(took time.Duration) { o.service.metrics.ObserveUpgrade(took) }
+
+func (o observer) PredecessorDrained(d upgrade.Drained) {
+	o.service.metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
+}
+
+func (o observer) Orphaned() { o.tell.orphaned() }
 
 // attendance is what the service manager hears of this generation.
 type attendance struct {
@@ -308,7 +317,15 @@ func alive(gen *upgrade.Generation, s service) func(context.Context) error {
 type service struct {
 	public, admin *server.Server
 	adminListener net.Listener
+	metrics       *handlers.Metrics
+	tickets       *server.TicketKeys
 }
+
+// Counts returns what this generation has counted, for its neighbours.
+func (s service) Counts() upgrade.Counts { return s.metrics.Own() }
+
+// Secret returns the keys of session tickets.
+func (s service) Secret() []byte { return s.tickets.Secret() }
 
 func (s service) Check(ctx context.Context) error {
 	return errors.Join(s.public.Check(ctx), s.admin.Check(ctx))
@@ -412,6 +429,7 @@ func askUpgrade(args []string) int {
 	outcome, err := upgrade.Ask(ctx, ask.control, progress)
 	clear()
 	if err != nil {
+		err = withHint(err)
 		if ask.json {
 			printJSON(upgrade.Outcome{Result: upgrade.Unknown, Reason: err.Error()})
 		}
@@ -448,7 +466,7 @@ func askStatus(args []string) int {
 	defer cancel()
 	status, err := upgrade.AskStatus(ctx, ask.control)
 	if err != nil {
-		return complain(askFailed(err), err)
+		return complain(askFailed(err), withHint(err))
 	}
 	if ask.json {
 		printJSON(status)
@@ -456,6 +474,21 @@ func askStatus(args []string) int {
 		status.WriteTo(os.Stdout)
 	}
 	return done
+}
+
+// withHint adds to an error what a user of this program can do about it.
+func withHint(err error) error {
+	switch {
+	case errors.Is(err, upgrade.ErrControl):
+		return fmt.Errorf("%w (the control socket; -control names another)", err)
+	case errors.Is(err, upgrade.ErrNoServer):
+		return fmt.Errorf("%w; is it running, and is this its -control path?", err)
+	case errors.Is(err, upgrade.ErrUntrusted):
+		return fmt.Errorf("%w, or name the right socket with -control", err)
+	case errors.Is(err, upgrade.ErrUnderway):
+		return fmt.Errorf("%w; baton status tells how it ends", err)
+	}
+	return err
 }
 
 func askFailed(err error) int {
@@ -494,7 +527,7 @@ func check(args []string) int {
 		case err == nil && status.DropsAll(cfg.addresses()...):
 			return complain(badUsage, fmt.Errorf("an upgrade to this configuration would drop every listener of the running server, %q; keep one of them in this upgrade, or restart the service", status.Listen))
 		case err != nil && !errors.Is(err, upgrade.ErrNoServer):
-			complain(done, fmt.Errorf("warning: it is unknown whether the running server could be upgraded to it: %w", err))
+			complain(done, fmt.Errorf("warning: it is unknown whether the running server could be upgraded to it: %w", withHint(err)))
 		}
 	}
 	fmt.Printf("the configuration is good: listens at %s\n", strings.Join(listens, ", "))

@@ -79,7 +79,7 @@ func built(t testing.TB, version string) (path string) {
 	if !tried {
 		set := "-X main.version=" + version
 		if version == past {
-			set += " -X example.com/baton/upgrade.protocol=1"
+			set += " -X example.com/baton/upgrade/internal/link.Protocol=1"
 		}
 		args := []string{"build", "-o", path, "-ldflags", set}
 		if version == secretive {
@@ -114,7 +114,7 @@ func withoutTheKeys(t testing.TB, dir string) (overlay string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	line := regexp.MustCompile(`(?m)^\s*Secret:.*$`)
+	line := regexp.MustCompile(`(?m)^func \(s service\) Secret\(\).*$`)
 	if found := line.FindAll(text, -1); len(found) != 1 {
 		t.Fatalf("%s: got %d lines that hand on the keys, want 1", source, len(found))
 	}

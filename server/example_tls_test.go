@@ -11,16 +11,24 @@ import (
 	"example.com/baton/upgrade"
 )
 
+// shop is a server that hands its ticket keys to its successor.
+type shop struct {
+	*server.Server
+	tickets *server.TicketKeys
+}
+
+func (s shop) Secret() []byte { return s.tickets.Secret() }
+
 // A TLS listener whose sessions can be resumed after upgrades, and whose
 // certificate is read again when its files change.
 func ExampleServer_AddTLS() {
 	signals := upgrade.Signals()
-	var tickets *server.TicketKeys
-	gen, err := upgrade.New(upgrade.Options{Secret: func() []byte { return tickets.Secret() }})
+	gen, err := upgrade.New(upgrade.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}
-	if tickets, err = server.NewTicketKeys(gen.Secret()); err != nil {
+	tickets, err := server.NewTicketKeys(gen.Secret())
+	if err != nil {
 		log.Print(err) // these are new ones
 	}
 	certificates, err := server.LoadCertificates([]server.CertificateFiles{{Certificate: "cert.pem", Key: "key.pem"}}, slog.Default())
@@ -41,7 +49,7 @@ func ExampleServer_AddTLS() {
 			tickets.Rotate()
 		}
 	}()
-	if err := gen.Run(srv, signals); err != nil {
+	if err := gen.Run(shop{srv, tickets}, signals); err != nil {
 		log.Fatal(err)
 	}
 }

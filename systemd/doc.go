@@ -10,7 +10,7 @@
 // [Manager.Barrier] aside, which has a context.
 //
 // The variables that systemd sets name the process that it started. What they
-// mean must hold for the successors of that process as well: New and Kept change
+// mean must hold for the successors of that process as well: New and Listeners change
 // the environment accordingly, so that a first generation calls them before it
 // starts any other process.
 package systemd

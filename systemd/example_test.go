@@ -13,6 +13,18 @@ import (
 
 var version string // set by the linker: -ldflags "-X main.version=1.4.0"
 
+// notifier notifies systemd of a generation that serves.
+type notifier struct {
+	upgrade.NopObserver
+	manager *systemd.Manager
+}
+
+func (n notifier) StateChanged(from, to upgrade.State) {
+	if to == upgrade.Serving {
+		n.manager.Ready()
+	}
+}
+
 // A service that systemd is notified of, and whose listeners survive a crash. README
 // has a unit for it.
 func Example() {
@@ -21,16 +33,12 @@ func Example() {
 	gen, err := upgrade.New(upgrade.Options{
 		Version: version,
 		Control: "/run/shop/control.sock",
-		Keeper:  manager,
-		OnState: func(from, to upgrade.State) {
-			if to == upgrade.Serving {
-				manager.Ready()
-			}
-		},
+		Store:   manager,
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
+	gen.Observe(notifier{manager: manager})
 	ln, err := gen.Listen(":8080")
 	if err != nil {
 		log.Fatal(err)

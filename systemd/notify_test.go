@@ -64,7 +64,7 @@ func TestMessages(t *testing.T) {
 		"stopping": {func(m *systemd.Manager) error { return m.Stopping(1500 * time.Millisecond) }, "STOPPING=1\nEXTEND_TIMEOUT_USEC=1500000"},
 		"status":   {func(m *systemd.Manager) error { return m.Status("two\nlines") }, "STATUS=two lines"},
 		"fail":     {(*systemd.Manager).Fail, "WATCHDOG=trigger"},
-		"release":  {func(m *systemd.Manager) error { return m.Release("a:b") }, "FDSTOREREMOVE=1\nFDNAME=a%3Ab"},
+		"release":  {func(m *systemd.Manager) error { return m.Remove("a:b") }, "FDSTOREREMOVE=1\nFDNAME=a%3Ab"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := listenNotify(t)
@@ -143,7 +143,7 @@ func TestNobodyIsTold(t *testing.T) {
 	}()
 	for name, err := range map[string]error{
 		"ready": m.Ready(), "reloading": m.Reloading(), "stopping": m.Stopping(time.Second), "status": m.Status("x"),
-		"fail": m.Fail(), "barrier": m.Barrier(t.Context()), "keep": m.Keep(strings.Repeat("é", 200), &net.TCPListener{}), "release": m.Release("x"),
+		"fail": m.Fail(), "barrier": m.Barrier(t.Context()), "keep": m.Store(strings.Repeat("é", 200), &net.TCPListener{}), "release": m.Remove("x"),
 	} {
 		if err != nil {
 			t.Errorf("%s: got %v without a systemd", name, err)

@@ -29,10 +29,10 @@ func withFD(d descriptor, f func(fd int) error) error {
 	return err
 }
 
-// Kept returns the listeners that systemd started this process with, by name:
-// what was given to [Manager.Keep], or for a socket unit its FileDescriptorName.
+// Listeners returns the listeners that systemd started this process with, by name:
+// what was given to [Manager.Store], or for a socket unit its FileDescriptorName.
 // A second call returns none.
-func (m *Manager) Kept() (iter.Seq2[string, net.Listener], error) {
+func (m *Manager) Listeners() (iter.Seq2[string, net.Listener], error) {
 	type named struct {
 		name string
 		net.Listener
@@ -61,10 +61,10 @@ func (m *Manager) Kept() (iter.Seq2[string, net.Listener], error) {
 	}, nil
 }
 
-// Keep puts a listener into the store: should the service die, connections wait
+// Store puts a listener into the store: should the service die, connections wait
 // in its queue, and the service gets it back when systemd has restarted it. The
 // unit allows that with FileDescriptorStoreMax=.
-func (m *Manager) Keep(name string, ln net.Listener) error {
+func (m *Manager) Store(name string, ln net.Listener) error {
 	if m.socket == "" {
 		return nil
 	}
@@ -79,8 +79,8 @@ func (m *Manager) Keep(name string, ln net.Listener) error {
 	return m.send(d, "FDSTORE=1", "FDNAME="+fdName)
 }
 
-// Release takes a listener out of the store.
-func (m *Manager) Release(name string) error {
+// Remove takes a listener out of the store.
+func (m *Manager) Remove(name string) error {
 	fdName, err := escape(name)
 	if err != nil {
 		return fmt.Errorf("release listener: %w", err)

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 		os.Setenv("LISTEN_PID", pid)
 	}
 	for range 2 {
-		kept, err := systemd.New().Kept()
+		kept, err := systemd.New().Listeners()
 		if err != nil {
 			fmt.Println("error:", err)
 			os.Exit(0)
@@ -77,7 +77,7 @@ func file(t *testing.T, s interface {
 }
 
 // What is put into the store under a name comes back under that name.
-func TestKeepAndKept(t *testing.T) {
+func TestStoreAndListeners(t *testing.T) {
 	s := listenNotify(t)
 	m := systemd.New()
 	path := filepath.Join(t.TempDir(), "é%:s")
@@ -95,7 +95,7 @@ func TestKeepAndKept(t *testing.T) {
 	var names []string
 	var files []*os.File
 	for name, ln := range map[string]net.Listener{"unix:" + path: unixListener, `{"bound":"[::]:80"} 100%41`: tcpListener} {
-		if err := m.Keep(name, ln); err != nil {
+		if err := m.Store(name, ln); err != nil {
 			t.Fatal(err)
 		}
 		message, fds := s.next(t)
@@ -136,16 +136,16 @@ func TestKeepRejects(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	if err := systemd.New().Keep(strings.Repeat("n", 256), ln); err == nil {
+	if err := systemd.New().Store(strings.Repeat("n", 256), ln); err == nil {
 		t.Error("got no error for a name that is longer than systemd allows")
 	}
-	if err := systemd.New().Keep("n", struct{ net.Listener }{ln}); err == nil {
+	if err := systemd.New().Store("n", struct{ net.Listener }{ln}); err == nil {
 		t.Error("got no error for a listener that has no descriptor")
 	}
 }
 
 // Descriptors that are for another process, or are no listeners.
-func TestKeptRejects(t *testing.T) {
+func TestListenersRejects(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -1,8 +1,5 @@
 package upgrade
 
-// This file holds what an address is: one spelling for each, since a socket is
-// found again in the next generation by it.
-
 import (
 	"errors"
 	"fmt"
@@ -13,7 +10,8 @@ import (
 	"strings"
 )
 
-// address is where a listener listens.
+// address is where a listener listens. It has one spelling, by which the next generation
+// finds the socket again.
 type address struct {
 	unix string         // path of a unix socket, absolute; or
 	tcp  netip.AddrPort // an IP address, :: for all of IPv6 and IPv4
@@ -139,7 +137,7 @@ func (a address) String() string {
 	return a.tcp.String()
 }
 
-// includes tells whether a stands for several addresses on one port, of which b is one.
+// includes reports whether a stands for several addresses on one port, of which b is one.
 func (a address) includes(b address) bool {
 	if a == b || a.unix != "" || b.unix != "" || a.tcp.Port() != b.tcp.Port() {
 		return false
@@ -148,7 +146,7 @@ func (a address) includes(b address) bool {
 	return all == netip.IPv6Unspecified() || all == netip.IPv4Unspecified() && b.tcp.Addr().Is4()
 }
 
-// sameWildcard tells whether both mean every address of the machine, or all that are
+// sameWildcard reports whether both mean every address of the machine, or all that are
 // IPv4, on one port.
 func (a address) sameWildcard(b address) bool {
 	return a.unix == "" && b.unix == "" && a.tcp.Port() == b.tcp.Port() &&

@@ -1,10 +1,8 @@
 package upgrade
 
-// This file holds the process that stays in the foreground where somebody
-// waits for the first process to end, and takes its end for that of the service.
-
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,16 +13,26 @@ import (
 	"strings"
 	"syscall"
 
+	"example.com/baton/upgrade/internal/flip"
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 )
 
-// attended tells a generation that a process in the foreground waits for it, and the
-// pid of that.
-const attended = "BATON_ATTENDED"
+// Foreground is a process that stays until the last generation is gone, for whoever has
+// started it and takes its end for that of the service.
+type Foreground struct {
+	// Variable is the environment variable by which the generations know of that
+	// process; it holds its pid. All releases of a program must agree on it. Empty
+	// means "UPGRADE_FOREGROUND".
+	Variable string
+	// Always is set if the process is wanted wherever the program is started.
+	Always bool
+}
 
-// Foreground makes the calling process wait for a line of generations instead
-// of beginning one, if always is set or its end would be mistaken for the service's:
+func (f Foreground) variable() string { return cmp.Or(f.Variable, "UPGRADE_FOREGROUND") }
+
+// Wait makes the calling process wait for a line of generations instead of
+// beginning one, if Always is set or its end would be mistaken for the service's:
 // as process 1 of a container, below `go run`, which removes the program when it
 // ends, and as the leader of a session on a terminal, which ends with it. It starts
 // the program again as the first generation, in a process group of its own, passes
@@ -32,15 +40,15 @@ const attended = "BATON_ATTENDED"
 // started among them unless those have a group of their own, and returns the exit code of the
 // last generation and true when none is left. Anywhere else it returns false at
 // once. A program calls it before anything else but [Signals].
-func Foreground(signals <-chan os.Signal, always bool) (exitCode int, waited bool) {
-	if pid := os.Getenv(attended); pid != "" {
+func (f Foreground) Wait(signals <-chan os.Signal) (exitCode int, waited bool) {
+	if pid := os.Getenv(f.variable()); pid != "" {
 		takePlace(pid)
 		return 0, false
 	}
-	if !always && os.Getpid() != 1 && !belowGoRun() && !leadsTerminal() {
+	if !f.Always && os.Getpid() != 1 && !belowGoRun() && !leadsTerminal() {
 		return 0, false
 	}
-	if absoluteProgram() != nil {
+	if flip.AbsoluteProgram() != nil {
 		return 0, false
 	}
 	// Generations whose predecessor is gone become children of this process.
@@ -48,7 +56,7 @@ func Foreground(signals <-chan os.Signal, always bool) (exitCode int, waited boo
 		return 0, false // an old kernel: better a generation than nothing
 	}
 	first := exec.Command(os.Args[0], os.Args[1:]...)
-	first.Env = append(os.Environ(), attended+"="+strconv.Itoa(os.Getpid()))
+	first.Env = append(os.Environ(), f.variable()+"="+strconv.Itoa(os.Getpid()))
 	first.Stdin, first.Stdout, first.Stderr = os.Stdin, os.Stdout, os.Stderr
 	first.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // what is typed reaches this process only
 	if err := first.Start(); err != nil {
@@ -126,16 +134,16 @@ var supervisors = []string{"tini", "docker-init", "dumb-init", "catatonit", "pod
 // passers start a program, wait for it and exit as it does.
 var passers = []string{"sh", "bash", "dash", "ash", "busybox", "ksh", "zsh", "timeout", "su", "sudo", "runuser", "flock"}
 
-// outlivesHangup tells whether this process was started with nohup(1): by a person, who
+// outlivesHangup reports whether this process was started with nohup(1): by a person, who
 // lets go of it.
 var outlivesHangup = signal.Ignored(syscall.SIGHUP)
 
 // Supervisor returns the name of the parent of this process, or of the parent of a
 // shell or a script that has started it, if that would take the end of this process for
-// that of the service: it should be started with always set for [Foreground] then. Empty
+// that of the service: Always should be set then. Empty
 // means that none is known, or that a process is in the foreground already.
-func Supervisor() string {
-	if os.Getenv(attended) != "" || os.Getenv("NOTIFY_SOCKET") != "" || os.Getenv(tableflipVariable) != "" || outlivesHangup {
+func (f Foreground) Supervisor() string {
+	if os.Getenv(f.variable()) != "" || os.Getenv("NOTIFY_SOCKET") != "" || flip.IsSuccessor() || outlivesHangup {
 		return ""
 	}
 	if self, _ := os.Readlink("/proc/self"); self != strconv.Itoa(os.Getpid()) { // none, or that of another namespace
@@ -188,14 +196,14 @@ func programOf(pid int) (names []string, parent int) {
 	return names, parent
 }
 
-// belowGoRun tells whether the program was started by `go run`.
+// belowGoRun reports whether the program was started by `go run`.
 func belowGoRun() bool {
 	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", os.Getppid()))
 	words := strings.Split(string(line), "\x00")
 	return len(words) > 1 && filepath.Base(words[0]) == "go" && words[1] == "run"
 }
 
-// leadsTerminal tells whether a terminal hangs up when this process ends.
+// leadsTerminal reports whether a terminal hangs up when this process ends.
 func leadsTerminal() bool {
 	session, err := unix.Getsid(0)
 	return err == nil && session == os.Getpid() && term.IsTerminal(0)

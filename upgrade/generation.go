@@ -1,248 +1,117 @@
 package upgrade
 
-// This file holds a generation: what it is made of, and what it inherits.
-
 import (
-	"context"
+	"errors"
 	"fmt"
-	"log"
 	"log/slog"
 	"maps"
 	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
-	"example.com/baton/upgrade/logging"
-	"github.com/cloudflare/tableflip"
+	"example.com/baton/upgrade/internal/control"
+	"example.com/baton/upgrade/internal/flip"
+	"example.com/baton/upgrade/internal/link"
+	"example.com/baton/upgrade/internal/pidfile"
+	"example.com/baton/upgrade/internal/process"
 )
 
-// Options says how a generation lives. The zero value is good for a program
-// that is upgraded with SIGHUP.
-type Options struct {
-	// Version is what this release is called in reports. Empty means "unknown".
-	Version string
-	// Control is the path of the control socket. Empty means none.
-	Control string
-	// PIDFile always names the generation that serves. Empty means none.
-	PIDFile string
-	// UpgradeTimeout is how long a successor may take to be ready before it is
-	// killed. 0 means one minute.
-	UpgradeTimeout time.Duration
-	// DrainTimeout is how long a drain may take before what remains is cut.
-	// 0 means 30 seconds.
-	DrainTimeout time.Duration
-	// HookTimeout is how long the hooks of [Generation.OnExit] and
-	// [Generation.OnStop] may take together. 0 means 10 seconds.
-	HookTimeout time.Duration
-	// MaxDraining is how many predecessors may still drain when an upgrade begins;
-	// with more of them it waits. 0 means 4, a negative value none.
-	MaxDraining int
-	// Counts returns what this generation has counted itself. It is called by
-	// several goroutines, some times a second while a neighbour is alive, and from Run
-	// on only. Nil means nothing; [Generation.Others] tells what it is for.
-	Counts func() Counts
-	// ShutdownDelay is how long a stop goes on serving after State has become
-	// Draining, so that load balancers notice.
-	ShutdownDelay time.Duration
-	// Secret returns what is for nobody but the successor, 64 KiB at most: keys, say. It
-	// goes over the link, never through a file or the environment, when an upgrade
-	// begins. Nil means nothing; [Generation.Secret] is the other end.
-	Secret func() []byte
-	// Keeper keeps listeners open when the process dies. Nil means nobody does.
-	Keeper Keeper
-	// Logger gets a line for each transition. Nil means slog.Default().
-	Logger *slog.Logger
-	// Output is where Logger writes, and where what a successor prints at its start
-	// goes. Nil means a new one for standard error, to which the lines of package
-	// log go as well then, and with them those of slog.Default(), unless the program
-	// has sent them elsewhere.
-	Output *logging.Output
-	// Check is the last step before the generation is ready. An error ends it.
-	Check func(context.Context) error
-	// OnState is called at each change of state, OnReady once in a successor, with
-	// the time from the trigger of the upgrade to readiness, OnPredecessorDrained with
-	// the report of a predecessor, and OnOrphaned when a successor that has taken over
-	// dies while this generation drains: nobody accepts any more. They must not block.
-	// What a generation does at its end is for [Generation.OnExit].
-	OnState              func(from, to State)
-	OnReady              func(took time.Duration)
-	OnPredecessorDrained func(Drained)
-	OnOrphaned           func()
-}
-
 // Generation is the running process as one in a line of generations.
+//
+// Its fields are grouped by when and by whom they are set. The first groups are set by
+// New, Listen and the other methods that precede Run. Run's goroutine alone changes some of
+// them afterwards, which no other goroutine reads.
+//
+// Locks are taken in this order: that of [link.Link.SendOrdered], then mu. That of the
+// adoption and those inside of a link are taken last. While one is held no code of the
+// service, of an observer, of the listener store or of the logger runs.
 type Generation struct {
 	opts    Options
 	log     *slog.Logger
-	tf      *tableflip.Upgrader
+	flip    *flip.Process
+	control *control.Server
+	pidFile *pidfile.File // nil: none
+	number  int
 	started time.Time
-	stderr  *stderr
-	control *control
-	pidFile *pidFile // nil: none
-	hooks   []hook
 
-	offered []claim                // the predecessor's or keeper's listeners that are not claimed yet
-	claims  map[net.Listener]claim // this generation's
+	hooks     []hook
+	observers []Observer
 
-	secret      []byte     // of the predecessor
-	predecessor *hello     // nil: the first generation, or one whose predecessor is unknown
-	link        *link      // to that predecessor, or nil
-	pipe        uint64     // inode of tableflip's pipe, whose end is that of the predecessor
-	heard       chan heard // what comes over the links, to be decided on by Run
+	offered         []claim                 // listeners of the predecessor or the store that are not claimed yet
+	claims          map[net.Listener]claim  // this generation's
+	controlListener net.Listener            // one of them; nil: none
+	listeners       map[string]net.Listener // those of the service by the address bound, from Run on
 
-	number int
-	done   chan struct{} // closed when Run ends
-	pulse  chan struct{} // taken from as long as Run does not hang
+	secret      []byte      // of the predecessor
+	predecessor *link.Hello // nil: the first generation, or one whose predecessor is unknown
+	link        *link.Link  // to that predecessor, or nil
 
-	relieved chan struct{} // closed when the predecessor drains: it answers on the control socket no more
+	events            chan link.Event // what comes over the links, to be decided on by Run
+	heartbeat         chan struct{}   // received from as long as Run does not hang
+	done              chan struct{}   // closed when Run ends
+	predecessorDrains chan struct{}   // closed then: the predecessor answers on the control socket no more
 
-	mu         sync.Mutex // guards what Status reads
+	adoption adoption
+
+	mu         sync.Mutex // guards what follows
 	state      State
-	isStopping bool    // a stop was asked for
+	isStopping bool    // a stop was requested
 	service    Service // nil before Run
 	addresses  []string
+	counted    Counts // by the service, the most that was ever reported
+	neighbors
+	upgrades []Upgrade
+	results  map[Result]uint64
+}
+
+// neighbors are the generations that are linked to this one, and what is known of others.
+type neighbors struct {
 	// predecessors are those that live and are linked to this generation, oldest
 	// first. Of several, all but the last were linked to that one before.
-	predecessors []*member
-	ahead        *link   // to the successor, or nil
-	after        *member // the successor since it said hello
-	upgrades     []Upgrade
-	results      map[Result]uint64
-	past         Counts // of generations before this one that are gone
-	future       Counts // of all others, as the successor tells it
-
-	adoption  sync.Mutex              // held while connections are adopted
-	adopter   Adopter                 // nil unless connections may be
-	listeners map[string]net.Listener // those of the service by the address bound, from Run on
+	predecessors  []*member
+	successorLink *link.Link // or nil
+	successor     *member    // since it has sent its hello
+	past          Counts     // of generations before this one that are gone
+	future        Counts     // of all others, as the successor reports it
 }
 
-// tableflipVariable is how tableflip tells a successor that it is one.
-const tableflipVariable = "TABLEFLIP_HAS_PARENT_7DIU3"
-
-// Signals returns a channel with the signals that [Generation.Run] understands:
-// SIGHUP, SIGTERM and SIGINT. A program calls it first of all, since a signal
-// that comes before ends the process. A SIGTERM or SIGINT within a second of one
-// before is the same: some send it to the process and to its group.
-func Signals() <-chan os.Signal {
-	// A channel that is full loses signals: one kind must not crowd out another.
-	triggers, stops := make(chan os.Signal, 1), make(chan os.Signal, 2)
-	signal.Notify(triggers, syscall.SIGHUP)
-	signal.Notify(stops, syscall.SIGTERM, syscall.SIGINT)
-	signals := make(chan os.Signal)
-	go deliver(signals, triggers, stops) // for the rest of the process
-	return signals
-}
-
-// sameIntent is how long after a signal another one means the same.
-const sameIntent = time.Second
-
-// deliver passes signals on, stops before a trigger. It takes each at once, so that
-// two which come together are seen as such, however busy the receiver is. It
-// returns when stops is closed.
-func deliver(signals chan<- os.Signal, triggers, stops <-chan os.Signal) {
-	var (
-		pending []os.Signal // stops
-		trigger os.Signal   // nil: none
-		last    time.Time   // when the last stop came that counts
-	)
-	for {
-		var to chan<- os.Signal
-		next := trigger
-		if len(pending) > 0 {
-			next = pending[0]
-		}
-		if next != nil {
-			to = signals
-		}
-		select {
-		case s, ok := <-stops:
-			if !ok {
-				return
-			}
-			if now := time.Now(); last.IsZero() || now.Sub(last) >= sameIntent {
-				pending, last = append(pending, s), now
-			}
-		case trigger = <-triggers:
-		case to <- next:
-			if len(pending) > 0 {
-				pending = pending[1:]
-			} else {
-				trigger = nil
-			}
-		}
-	}
-}
+// ErrControl: the control socket cannot be claimed.
+var ErrControl = errors.New("the control socket cannot be claimed")
 
 // New makes the running process a generation. A program calls it once, before
 // it starts goroutines, because it changes the process as the package's
-// documentation tells. It fails if the control socket or the PID file belongs
-// to another running service. A program whose New, Listen or Run fails must
-// exit with a status other than 0 and should print the error: if it was to be
-// a successor, its predecessor serves on and passes that on.
+// documentation describes. It fails if the control socket or the PID file belongs
+// to another running service; an error of the control socket wraps [ErrControl]. A program
+// whose New, Listen or Run fails must exit with a status other than 0 and should print the
+// error: if it was to be a successor, its predecessor serves on and reports the error.
 func New(opts Options) (*Generation, error) {
-	if opts.Version == "" {
-		opts.Version = "unknown"
-	}
-	if opts.UpgradeTimeout <= 0 {
-		opts.UpgradeTimeout = tableflip.DefaultUpgradeTimeout
-	}
-	if opts.DrainTimeout <= 0 {
-		opts.DrainTimeout = 30 * time.Second
-	}
-	if opts.HookTimeout <= 0 {
-		opts.HookTimeout = hookTimeout
-	}
-	if opts.MaxDraining == 0 {
-		opts.MaxDraining = 4
-	}
-	if opts.Logger == nil {
-		opts.Logger = slog.Default()
-	}
-	if opts.Output == nil {
-		opts.Output = logging.NewOutput(2)
-		if log.Writer() == os.Stderr {
-			log.SetOutput(opts.Output.Patient())
-		}
-	}
-	if err := absoluteProgram(); err != nil {
+	opts = opts.withDefaults()
+	proc, err := flip.New(opts.UpgradeTimeout)
+	if err != nil {
 		return nil, err
 	}
-	if tableflipDirectory == "" {
-		tableflipDirectory = "/" // New must have one; each upgrade looks for itself
-	}
-	tf, err := tableflip.New(tableflip.Options{UpgradeTimeout: opts.UpgradeTimeout})
-	if err != nil {
-		return nil, fmt.Errorf("begin a generation: %w", err)
-	}
-	os.Unsetenv(tableflipVariable)
 	g := &Generation{
 		opts:    opts,
 		log:     opts.Logger,
-		tf:      tf,
-		started: time.Now(),
-		claims:  make(map[net.Listener]claim),
+		flip:    proc,
 		number:  1,
-		done:    make(chan struct{}),
-		pulse:   make(chan struct{}),
+		started: time.Now(),
 
-		relieved: make(chan struct{}),
+		claims: make(map[net.Listener]claim),
 
-		heard:   make(chan heard),
+		events:            make(chan link.Event),
+		heartbeat:         make(chan struct{}),
+		done:              make(chan struct{}),
+		predecessorDrains: make(chan struct{}),
+
 		results: map[Result]uint64{Succeeded: 0, Failed: 0, Refused: 0},
-	}
-	if tf.HasParent() {
-		syscall.CloseOnExec(3) // tableflip's pipes
-		syscall.CloseOnExec(4)
-		g.pipe = inodeOf(4)
 	}
 	if err := g.meetPredecessor(); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
-	if err := g.takeKept(); err != nil {
+	if err := g.takeStored(); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
 	g.log = g.log.With("generation", g.number)
@@ -250,7 +119,7 @@ func New(opts Options) (*Generation, error) {
 		g.giveUp()
 		return nil, err
 	}
-	if !tf.HasParent() && endsUnit() {
+	if !proc.HasPredecessor() && endsUnit() {
 		g.log.Warn("systemd will stop this service at its first upgrade: set Type=notify and NotifyAccess=all in the unit, and notify systemd of each generation as package systemd does")
 	}
 	return g, nil
@@ -259,29 +128,20 @@ func New(opts Options) (*Generation, error) {
 // Names of files that a predecessor hands over beside the sockets.
 const (
 	fileLink    = "link"
-	fileStderr  = "stderr"
 	filePIDLock = "pid-lock"
 )
 
-// meetPredecessor takes what a predecessor hands over and greets it.
+// helloTimeout bounds the wait for the predecessor's hello, which was sent before this
+// process was started.
+const helloTimeout = 5 * time.Second
+
+// meetPredecessor opens the link to the predecessor and introduces this generation.
 func (g *Generation) meetPredecessor() error {
-	real, err := g.tf.File(fileStderr)
-	if err != nil {
-		return err
-	}
-	if g.stderr, err = newStderr(real); err != nil {
-		return err
-	}
-	if real == nil {
-		if err := g.tf.AddFile(fileStderr, g.stderr.real); err != nil {
-			return err
-		}
-	}
-	if !g.tf.HasParent() {
+	if !g.flip.HasPredecessor() {
 		return nil
 	}
 	g.number = 2
-	f, err := g.tf.File(fileLink)
+	f, err := g.flip.File(fileLink)
 	if err != nil {
 		return err
 	}
@@ -289,86 +149,92 @@ func (g *Generation) meetPredecessor() error {
 		g.log.Warn("predecessor has no link; it cannot be followed while it drains")
 		return nil
 	}
-	if g.link, err = openLink(f); err != nil {
-		return err
-	}
-	// tableflip has a copy, by which the link would outlast its passing on.
-	if err := g.link.onlyCopy(); err != nil {
+	if err := g.flip.OnlyCopy(f); err != nil {
 		g.log.Warn("the link has a second copy, so that its end may be noticed late", "error", err)
 	}
-	// The greeting was written before this process was started.
-	g.link.conn.SetReadDeadline(time.Now().Add(5 * time.Second))
-	m, err := g.link.receive(new(receiveBuffer))
-	m.close()
+	if g.link, err = link.Open(f); err != nil {
+		return err
+	}
+	m, err := g.link.Receive(helloTimeout)
+	m.Close()
 	if err == nil && m.Hello == nil {
 		err = fmt.Errorf("got message %q", m.Type)
+	}
+	if err == nil {
+		err = decode(m.Hello.Upgrades, &g.upgrades)
 	}
 	if err != nil {
 		return fmt.Errorf("hear from the predecessor: %w", err)
 	}
-	g.link.conn.SetReadDeadline(time.Time{})
 	h := m.Hello
 	g.secret, h.Secret = h.Secret, nil
-	g.predecessor, g.number, g.offered, g.upgrades = h, h.Generation+1, h.Claims, h.Upgrades
-	g.predecessors = []*member{{hello: *h, link: g.link, process: openProcess(h.PID), state: Upgrading, counts: h.Counts}}
+	g.predecessor, g.number = h, h.Generation+1
+	for _, c := range h.Claims {
+		g.offered = append(g.offered, claim{Claim: c})
+	}
+	g.predecessors = []*member{{Hello: *h, link: g.link, process: process.Open(h.PID), state: Upgrading, counts: h.Counts}}
 	if err := g.greet(g.link); err != nil { // it died; the sockets are here, so go on
 		g.log.Warn("predecessor does not listen", "error", err)
 	}
-	g.link.follow(g.heard, g.done, g.exchange(g.link, true))
+	g.link.Follow(g.events, g.done, g.exchange(g.link, true))
 	return nil
 }
 
-// greet says who is here.
-func (g *Generation) greet(l *link) error {
+// greet introduces this generation to a neighbor.
+func (g *Generation) greet(l *link.Link) error {
 	own := g.introduction()
-	return l.send(message{Type: msgHello, Hello: &own})
+	return l.Send(link.Message{Type: link.TypeHello, Hello: &own})
 }
 
-// introduction is what this generation says of itself first.
-func (g *Generation) introduction() hello {
-	return hello{Protocol: linkProtocol(), PID: os.Getpid(), Version: g.opts.Version, Started: g.started, Generation: g.number}
+// introduction returns the beginning of this generation's hello.
+func (g *Generation) introduction() link.Hello {
+	return link.Hello{Protocol: link.Version(), PID: os.Getpid(), Version: g.opts.Version, Started: g.started, Generation: g.number}
 }
 
 // claimNames claims what a second server must not share.
 func (g *Generation) claimNames() error {
-	var ln net.Listener
 	if path := g.opts.Control; path != "" {
-		var err error
-		if ln, err = g.Listen("unix:" + path); err != nil {
-			return fmt.Errorf("%w (the control socket; -control names another)", err)
+		ln, err := g.Listen("unix:" + path)
+		if err != nil {
+			return marked{err, ErrControl}
 		}
 		if g.claims[ln].fresh {
 			if err := os.Chmod(path, 0o600); err != nil {
 				return fmt.Errorf("claim control socket: %w", err)
 			}
 		}
+		g.controlListener = ln
 	}
-	g.control = newControl(ln, g.Status, g.log)
-
+	g.control = control.NewServer(g.controlListener, statusHandler{g}, g.log)
 	if path := g.opts.PIDFile; path != "" {
-		abs, err := filepath.Abs(path)
-		if err != nil {
+		return g.claimPIDFile(path)
+	}
+	return nil
+}
+
+func (g *Generation) claimPIDFile(path string) error {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return fmt.Errorf("claim PID file: %w", err)
+	}
+	var passed *os.File
+	if p := g.predecessor; p != nil && p.PIDFile == abs { // that of another path is closed when this generation is ready
+		if passed, err = g.flip.File(filePIDLock); err != nil {
 			return fmt.Errorf("claim PID file: %w", err)
 		}
-		var passed *os.File
-		if p := g.predecessor; p != nil && p.PIDFile == abs { // one that is not, is closed when this generation is ready
-			if passed, err = g.tf.File(filePIDLock); err != nil {
-				return fmt.Errorf("claim PID file: %w", err)
-			}
-		}
-		if g.pidFile, err = claimPIDFile(abs, passed); err != nil {
-			return err
-		}
-		if passed == nil {
-			if err := g.tf.AddFile(filePIDLock, g.pidFile.lock); err != nil {
-				return fmt.Errorf("claim PID file: %w", err)
-			}
+	}
+	if g.pidFile, err = pidfile.Claim(abs, passed); err != nil {
+		return err
+	}
+	if passed == nil {
+		if err := g.flip.AddFile(filePIDLock, g.pidFile.Lock()); err != nil {
+			return fmt.Errorf("claim PID file: %w", err)
 		}
 	}
 	return nil
 }
 
-// Secret returns what the predecessor's Options.Secret told; nil without one.
+// Secret returns the secret of the predecessor's [SecretKeeper]; nil without one.
 func (g *Generation) Secret() []byte { return g.secret }
 
 // Number is the generation's place in the line, from 1.
@@ -395,9 +261,9 @@ func (g *Generation) PredecessorDrain() (longest time.Duration) {
 	return longest
 }
 
-// TakesRequests tells whether the service takes requests, as a readiness probe
+// TakesRequests reports whether the service takes requests, as a readiness probe
 // wants to know: from readiness to the first moment of a stop. A generation that
-// drains because its successor serves says yes on the connections that it still
+// drains because its successor serves still takes requests on the connections that it
 // has.
 func (g *Generation) TakesRequests() bool {
 	g.mu.Lock()

@@ -39,7 +39,7 @@ func (g *Generation) OnExit(name string, run func(context.Context) error) {
 // generation that serves then, after its drain. It does not run when a successor
 // takes over, so it is for what must be done once, such as to deregister the service
 // from a registry. What a generation has to close is for [Generation.OnExit], which
-// also tells in which order hooks run.
+// also describes in which order hooks run.
 func (g *Generation) OnStop(name string, run func(context.Context) error) {
 	g.hooks = append(g.hooks, hook{name, true, run})
 }

@@ -35,7 +35,7 @@ const (
 func TestMain(m *testing.M) {
 	if path := os.Getenv(planVar); path != "" {
 		signals := upgrade.Signals()
-		if code, waited := upgrade.Foreground(signals, false); waited {
+		if code, waited := (upgrade.Foreground{}).Wait(signals); waited {
 			os.Exit(code)
 		}
 		if err := generation(path, signals); err != nil {
@@ -67,7 +67,7 @@ type plan struct {
 	HookTimeout time.Duration
 	Draining    int    // predecessors that may drain when it is upgraded; 0: as many as usual
 	Protocol    string // version of the link; empty: that of this release
-	Keeper      bool   // there is one, which has descriptor 3 for the first generation
+	Store       bool   // there is one, which has descriptor 3 for the first generation
 }
 
 func generation(path string, signals <-chan os.Signal) error {
@@ -79,19 +79,16 @@ func generation(path string, signals <-chan os.Signal) error {
 		upgrade.SetProtocol(p.Protocol)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
-	s := &whoami{drain: p.Drain, drained: p.Drained, answer: p.Answer}
-	var keeper upgrade.Keeper
-	if p.Keeper {
-		keeper = noting{log}
+	s := &whoami{check: p.Check, drain: p.Drain, drained: p.Drained, answer: p.Answer}
+	var store upgrade.ListenerStore
+	if p.Store {
+		store = noting{log}
 	}
 	gen, err := upgrade.New(upgrade.Options{
-		Keeper:  keeper,
-		Counts:  func() upgrade.Counts { return upgrade.Counts{"answers": float64(s.answered.Load())} },
+		Store:   store,
 		Version: "v", Control: p.Control, PIDFile: p.PIDFile, Logger: log,
 		UpgradeTimeout: p.Timeout, DrainTimeout: cmp.Or(p.Cut, patience), ShutdownDelay: p.Delay, MaxDraining: p.Draining,
 		HookTimeout: p.HookTimeout,
-		Check:       func(ctx context.Context) error { return misbehave(ctx, p.Check) },
-		Secret:      func() []byte { return append(s.gen.Secret(), confidence(s.number)...) },
 	})
 	if err != nil {
 		return err
@@ -186,20 +183,20 @@ func descriptors() (inheritable []int) {
 	return inheritable
 }
 
-// noting is a keeper that logs what it is told.
+// noting is a store that logs what it is asked for.
 type noting struct{ log *slog.Logger }
 
-func (n noting) Kept() (iter.Seq2[string, net.Listener], error) {
+func (n noting) Listeners() (iter.Seq2[string, net.Listener], error) {
 	ln, err := net.FileListener(os.NewFile(3, "held"))
 	return func(yield func(string, net.Listener) bool) { yield("test.socket", ln) }, err
 }
 
-func (n noting) Keep(name string, ln net.Listener) error {
+func (n noting) Store(name string, ln net.Listener) error {
 	n.log.Info("keeps", "name", name)
 	return nil
 }
 
-func (n noting) Release(name string) error {
+func (n noting) Remove(name string) error {
 	n.log.Info("releases", "name", name)
 	return nil
 }
@@ -209,6 +206,7 @@ type whoami struct {
 	number    int
 	gen       *upgrade.Generation
 	answered  atomic.Int64
+	check     string
 	drain     time.Duration
 	drained   string
 	answer    time.Duration
@@ -218,7 +216,13 @@ type whoami struct {
 	answers   sync.WaitGroup
 }
 
-func (s *whoami) Check(context.Context) error { return nil }
+func (s *whoami) Check(ctx context.Context) error { return misbehave(ctx, s.check) }
+
+func (s *whoami) Counts() upgrade.Counts {
+	return upgrade.Counts{"answers": float64(s.answered.Load())}
+}
+
+func (s *whoami) Secret() []byte { return append(s.gen.Secret(), confidence(s.number)...) }
 
 func (s *whoami) Serve() {
 	for _, ln := range s.listeners {

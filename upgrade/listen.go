@@ -1,8 +1,5 @@
 package upgrade
 
-// This file holds how a generation comes by its listeners: it claims what its
-// predecessor hands over, and binds the rest.
-
 import (
 	"context"
 	"errors"
@@ -16,27 +13,15 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cloudflare/tableflip"
+	"example.com/baton/upgrade/internal/link"
+	"example.com/baton/upgrade/internal/lock"
 )
 
-// socketKind is the first half of the key under which tableflip passes a
-// listener. It is none of the networks that tableflip knows, so that it leaves
-// the paths of unix sockets alone.
-const socketKind = "socket"
-
-// claim is a listener of this generation, and what the next must know of it.
+// claim is a listener of this generation.
 type claim struct {
-	Asked string `json:"asked,omitempty"` // the address as configured; its port may be 0
-	Bound string `json:"bound"`           // the address as bound
-	Inode uint64 `json:"inode,omitempty"` // of a unix socket's path
-	Kept  bool   `json:"kept,omitempty"`  // the keeper has it for the case that this process dies
-	Held  bool   `json:"held,omitempty"`  // the keeper has it on its own account
-
-	// KeptAs is the name under which the keeper has it, whatever has become of Asked since.
-	KeptAs string `json:"kept_as,omitempty"`
-
+	link.Claim
 	fresh    bool         // bound by this generation
-	listener net.Listener // of a keeper, until it is inherited
+	listener net.Listener // of a store, until it is inherited
 }
 
 // Listen claims a listener at "host:port", ":port" or "unix:PATH". A successor
@@ -98,8 +83,8 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 	return g.bind(asked)
 }
 
-// isWider tells whether a listener takes IPv6 connections although only IPv4 was asked
-// for, as releases have bound 0.0.0.0 that did not tell the two apart.
+// isWider reports whether a listener takes IPv6 connections although only IPv4 was asked
+// for: there were releases that bound 0.0.0.0 so.
 func isWider(ln net.Listener, asked address) bool {
 	bound, ok := ln.Addr().(*net.TCPAddr)
 	return ok && asked.tcp.Addr() == netip.IPv4Unspecified() && bound.IP.To4() == nil
@@ -135,15 +120,15 @@ func (g *Generation) takeOffered(asked address) (claim, bool) {
 	return claim{}, false
 }
 
-// inherit returns a listener that the predecessor or the keeper has, or nil.
+// inherit returns a listener that the predecessor or the store has, or nil.
 func (g *Generation) inherit(c claim) (net.Listener, error) {
 	if c.listener == nil {
-		return g.tf.Listener(socketKind, c.Bound)
+		return g.flip.Listener(c.Bound)
 	}
-	return c.listener, g.tf.AddListener(socketKind, c.Bound, c.listener.(tableflip.Listener))
+	return c.listener, g.flip.AddListener(c.Bound, c.listener)
 }
 
-// letGo ends what the keeper has on the port of an address that cannot be bound
+// letGo ends what the store has on the port of an address that cannot be bound
 // beside it: the configuration has changed while no process was there.
 func (g *Generation) letGo(asked address) (any bool) {
 	g.offered = slices.DeleteFunc(g.offered, func(c claim) bool {
@@ -153,7 +138,7 @@ func (g *Generation) letGo(asked address) (any bool) {
 			return false
 		}
 		c.listener.Close()
-		g.release(c)
+		g.unstore(c)
 		any = true
 		return true
 	})
@@ -163,21 +148,21 @@ func (g *Generation) letGo(asked address) (any bool) {
 // bind makes a new socket.
 func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 	if asked.unix != "" {
-		lock, err := lockPath(asked.unix, 2*time.Second) // another server may start in the same moment
+		l, err := lock.Acquire(asked.unix, 2*time.Second) // another server may start in the same moment
 		if err != nil {
 			return nil, claim{}, err
 		}
-		defer unlock(lock)
+		defer lock.Release(l)
 		if err := removeStale(asked.unix); err != nil {
 			return nil, claim{}, err
 		}
 	}
 	lc := net.ListenConfig{}
-	lc.SetMultipathTCP(false) // the sockets must be of the kind that every part of Baton knows
+	lc.SetMultipathTCP(false) // the sockets must be of the kind that services know
 	network, addr := asked.network()
 	ln, err := lc.Listen(context.Background(), network, addr)
 	if errors.Is(err, syscall.EADDRINUSE) && g.letGo(asked) {
-		// The keeper takes a moment.
+		// The store takes a moment.
 		for patience := time.Now().Add(2 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(patience); {
 			time.Sleep(10 * time.Millisecond)
 			ln, err = lc.Listen(context.Background(), network, addr)
@@ -186,20 +171,20 @@ func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 	if err != nil {
 		return nil, claim{}, g.explainBind(asked, err)
 	}
-	c := claim{Asked: asked.String(), Bound: asked.String(), fresh: true}
+	c := claim{Claim: link.Claim{Asked: asked.String(), Bound: asked.String()}, fresh: true}
 	if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
 		c.Bound = netip.AddrPortFrom(asked.tcp.Addr(), uint16(tcp.Port)).String()
 	} else {
 		c.Inode = inode(asked.unix)
 	}
-	if err := g.tf.AddListener(socketKind, c.Bound, ln.(tableflip.Listener)); err != nil {
+	if err := g.flip.AddListener(c.Bound, ln); err != nil {
 		ln.Close()
 		return nil, claim{}, err
 	}
 	return ln, c, nil
 }
 
-// explainBind says what to do where that can be known.
+// explainBind adds what to do about an error, where that can be known.
 func (g *Generation) explainBind(asked address, err error) error {
 	var sys *os.SyscallError
 	if errors.As(err, &sys) {
@@ -252,7 +237,7 @@ func (g *Generation) giveUp() {
 		}
 	}
 	if g.pidFile != nil {
-		g.pidFile.giveUp()
+		g.pidFile.GiveUp()
 	}
 }
 

@@ -1,7 +1,5 @@
 package upgrade
 
-// This file measures what a connection costs that moves over the link.
-
 import (
 	"testing"
 	"time"
@@ -25,8 +23,8 @@ func BenchmarkMove(b *testing.B) {
 			m.clients[i].Close()
 			m.conns[i].Close()
 		}
-		m.ahead.close()
-		m.back.close()
+		m.ahead.Close()
+		m.back.Close()
 		m.ln.Close()
 		b.StartTimer()
 	}

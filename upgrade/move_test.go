@@ -1,12 +1,7 @@
 package upgrade
 
-// This file holds the tests of the move of connections, both ends of the link in
-// one process.
-
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"io"
 	"net"
 	"slices"
@@ -14,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/upgrade/internal/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,7 +38,7 @@ func (a *adopted) all() []Connection {
 // movers are a predecessor and its successor with a listener that both have.
 type movers struct {
 	predecessor, successor *Generation
-	ahead, back            *link // ends of the link
+	ahead, back            *link.Link // ends of the link
 	ln                     net.Listener
 	service                *adopted
 	clients                []net.Conn
@@ -59,12 +55,12 @@ func newMovers(t testing.TB, connections int) *movers {
 	}
 	t.Cleanup(func() { m.ln.Close() })
 	newSide := func() *Generation {
-		return &Generation{log: discard, heard: make(chan heard, 16), done: make(chan struct{})}
+		return &Generation{log: discard, events: make(chan link.Event, 16), done: make(chan struct{})}
 	}
 	m.predecessor, m.successor = newSide(), newSide()
-	m.successor.adopter = m.service
+	m.successor.adoption.begin(m.service)
 	m.successor.listeners = map[string]net.Listener{"here": m.ln}
-	m.ahead.follow(m.predecessor.heard, m.predecessor.done, m.predecessor.exchange(m.ahead, false))
+	m.ahead.Follow(m.predecessor.events, m.predecessor.done, m.predecessor.exchange(m.ahead, false))
 	for range connections {
 		client, err := net.Dial("tcp", m.ln.Addr().String())
 		if err != nil {
@@ -88,7 +84,7 @@ func newMovers(t testing.TB, connections int) *movers {
 
 // succeed lets the successor read its end.
 func (m *movers) succeed() {
-	m.back.follow(m.successor.heard, m.successor.done, m.successor.exchange(m.back, true))
+	m.back.Follow(m.successor.events, m.successor.done, m.successor.exchange(m.back, true))
 }
 
 func (m *movers) move(ctx context.Context, bound string) []bool {
@@ -97,22 +93,26 @@ func (m *movers) move(ctx context.Context, bound string) []bool {
 }
 
 // offer begins a move, and returns what the successor hears of it.
-func (m *movers) offer(t *testing.T) (offer message, result chan []bool) {
+func (m *movers) offer(t *testing.T) (offer link.Message, result chan []bool) {
 	t.Helper()
 	result = make(chan []bool)
 	go func() { result <- m.move(t.Context(), "here") }()
-	offer, err := m.back.receive(new(receiveBuffer))
-	if err != nil || len(offer.fds) != len(m.conns) {
-		t.Fatalf("got %+v, %v, want an offer of %d", offer, err, len(m.conns))
+	offer, err := m.back.Receive(time.Minute)
+	files := 0
+	for f, _ := offer.TakeFile(); f != nil; f, _ = offer.TakeFile() {
+		f.Close()
+		files++
 	}
-	offer.close()
+	if err != nil || files != len(m.conns) {
+		t.Fatalf("got %+v with %d files, %v, want an offer of %d", offer, files, err, len(m.conns))
+	}
 	return offer, result
 }
 
 // awaitAdopted awaits that the successor has so many connections: it answers before it adopts.
 func (m *movers) awaitAdopted(t *testing.T, n int) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); len(m.service.all()) < n; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(m.service.all()) < n; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("the successor has adopted %d connections, want %d", len(m.service.all()), n)
 		}
@@ -151,7 +151,7 @@ func TestMove(t *testing.T) {
 		defer nc.Close()
 		io.WriteString(m.clients[i], "x")
 		buf := make([]byte, 1)
-		nc.SetDeadline(time.Now().Add(5 * time.Second))
+		nc.SetDeadline(time.Now().Add(time.Minute))
 		if _, err := io.ReadFull(nc, buf); err != nil {
 			t.Fatalf("connection %d: %v", i, err)
 		}
@@ -165,7 +165,7 @@ func TestMove(t *testing.T) {
 func TestMoveRefused(t *testing.T) {
 	for name, spoil := range map[string]func(*testing.T, *movers) (bound string, taken int){
 		"no such listener": func(*testing.T, *movers) (string, int) { return "there", 0 },
-		"does not adopt":   func(_ *testing.T, m *movers) (string, int) { m.successor.adopter = nil; return "here", 0 },
+		"does not adopt":   func(_ *testing.T, m *movers) (string, int) { m.successor.adoption.end(); return "here", 0 },
 		"another protocol": func(_ *testing.T, m *movers) (string, int) { m.service.refuses = m.ln; return "here", 0 },
 		"out of descriptors": func(t *testing.T, m *movers) (string, int) {
 			var limit unix.Rlimit
@@ -217,11 +217,11 @@ func TestMoveToSuccessorThatDies(t *testing.T) {
 			case <-time.After(50 * time.Millisecond):
 			}
 			if want > 0 {
-				if err := m.back.send(message{Type: msgTaken, Batch: offer.Batch}); err != nil {
+				if err := m.back.Send(link.Message{Type: link.TypeTaken, Batch: offer.Batch}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			m.back.close()
+			m.back.Close()
 			if n := counted(<-result); n != want {
 				t.Errorf("%d connections count as taken, want %d", n, want)
 			}
@@ -247,7 +247,7 @@ func TestMoveFromPredecessorThatDies(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	m.move(ctx, "here")
-	m.ahead.close()
+	m.ahead.Close()
 	m.succeed()
 	m.awaitAdopted(t, 2)
 }
@@ -256,12 +256,12 @@ func TestMoveFromPredecessorThatDies(t *testing.T) {
 func TestMoveOddAnswers(t *testing.T) {
 	m := newMovers(t, 3)
 	offer, result := m.offer(t)
-	for _, odd := range []message{
-		{Type: msgTaken, Batch: offer.Batch + 1},
-		{Type: msgTaken, Batch: offer.Batch, Refused: []int{-1, 1, 3, 1 << 40}},
-		{Type: msgTaken, Batch: offer.Batch, Refused: []int{0}},
+	for _, odd := range []link.Message{
+		{Type: link.TypeTaken, Batch: offer.Batch + 1},
+		{Type: link.TypeTaken, Batch: offer.Batch, Refused: []int{-1, 1, 3, 1 << 40}},
+		{Type: link.TypeTaken, Batch: offer.Batch, Refused: []int{0}},
 	} {
-		if err := m.back.send(odd); err != nil {
+		if err := m.back.Send(odd); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -270,21 +270,12 @@ func TestMoveOddAnswers(t *testing.T) {
 	}
 }
 
-// The longest offer fits into a message.
-func TestLongestOfferFits(t *testing.T) {
-	long := offered{Bound: "unix:/" + string(bytes.Repeat([]byte{'"'}, 107)), Spoke: true, Left: 1 << 62}
-	packet, err := json.Marshal(message{Type: msgOffer, Batch: 1 << 63, Offered: slices.Repeat([]offered{long}, MoveLimit)})
-	if err != nil || len(packet) > messageSize {
-		t.Errorf("got %d bytes, %v, want %d at most", len(packet), err, messageSize)
-	}
-}
-
 // A predecessor that no longer understands its successor offers nothing any more, and
 // does not read from what that may have.
 func TestMoveAfterGarbage(t *testing.T) {
 	m := newMovers(t, 2)
 	_, result := m.offer(t)
-	if _, err := m.back.conn.Write([]byte("garbage")); err != nil {
+	if err := writeRaw(m.back, []byte("garbage")); err != nil {
 		t.Fatal(err)
 	}
 	if n := counted(<-result); n != 2 {
@@ -293,7 +284,40 @@ func TestMoveAfterGarbage(t *testing.T) {
 	if n := counted(m.move(t.Context(), "here")); n != 0 {
 		t.Errorf("%d of those offered later count as taken, want none", n)
 	}
-	if _, err := m.back.receive(new(receiveBuffer)); err == nil {
+	if _, err := m.back.Receive(time.Minute); err == nil {
 		t.Error("something was offered later")
 	}
+}
+
+// The drain begins when all that has migrated is adopted, and later offers are refused.
+func TestAdoptionEnds(t *testing.T) {
+	var a adoption
+	if adopter, done := a.use(); adopter != nil {
+		t.Error("an adopter before it begins")
+	} else {
+		done()
+	}
+	if a.begin(idle{}) || !a.begin(new(adopted)) {
+		t.Error("begins with a service that is no adopter, or not with one that is")
+	}
+	_, done := a.use()
+	ended := make(chan struct{})
+	go func() {
+		a.end()
+		close(ended)
+	}()
+	for {
+		adopter, done := a.use()
+		done()
+		if adopter == nil {
+			break
+		}
+	}
+	select {
+	case <-ended:
+		t.Error("ended while a connection is adopted")
+	default:
+	}
+	done()
+	<-ended
 }

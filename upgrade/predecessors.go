@@ -1,64 +1,40 @@
 package upgrade
 
-// This file holds the predecessors that still drain. The generation that serves
-// has a link to each of them: at a handoff it gives those to its successor,
-// together with the sockets.
-
 import (
-	"cmp"
-	"os"
-	"slices"
 	"time"
 
+	"example.com/baton/upgrade/internal/link"
+	"example.com/baton/upgrade/internal/process"
 	"golang.org/x/sys/unix"
 )
 
-// living returns the predecessors that live, oldest first.
-func (g *Generation) living() []*member {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return slices.Clone(g.predecessors)
-}
-
-// add notes a predecessor.
-func (g *Generation) add(p *member) {
-	g.predecessors = append(g.predecessors, p)
-	slices.SortFunc(g.predecessors, func(a, b *member) int { return cmp.Compare(a.Generation, b.Generation) })
-}
-
-// remove forgets one. The caller of both holds g.mu.
-func (g *Generation) remove(p *member) {
-	g.predecessors = slices.DeleteFunc(g.predecessors, func(m *member) bool { return m == p })
-}
-
 // inheritPredecessor takes a link over from the predecessor that had it.
-func (g *Generation) inheritPredecessor(from *link, m *message) {
+func (g *Generation) inheritPredecessor(from *link.Link, m *link.Message) {
 	if m.Hello == nil || m.Report == nil {
 		return
 	}
 	err := error(unix.EMFILE) // what comes without its descriptor
-	var l *link
-	if len(m.fds) > 0 {
-		l, err = openLink(os.NewFile(uintptr(m.fds[0]), "link"))
-		m.fds = m.fds[1:]
+	var l *link.Link
+	if f, _ := m.TakeFile(); f != nil {
+		l, err = link.Open(f)
 	}
 	if err != nil {
 		g.log.Warn("predecessor cannot be followed while it drains", "predecessor", m.Hello.Generation, "error", err)
 		g.mu.Lock()
 		g.past = g.past.plus(m.Hello.Counts)
-		g.takeReport(from, m.Report)
+		g.note(from, m.Report)
 		g.mu.Unlock()
 		return
 	}
-	p := &member{hello: *m.Hello, link: l, process: openProcess(m.Hello.PID), state: Draining, counts: m.Hello.Counts, due: m.Due}
+	p := &member{Hello: *m.Hello, link: l, process: process.Open(m.Hello.PID), state: Draining, counts: m.Hello.Counts, due: m.Due}
 	g.mu.Lock()
 	g.add(p)
-	g.takeReport(from, m.Report) // without what p has counted, from now on
+	g.note(from, m.Report) // without what p has counted, from now on
 	g.mu.Unlock()
 	if err := g.greet(l); err == nil {
-		g.report(l, message{Type: msgReport}, 0)
+		g.report(l, link.Message{Type: link.TypeReport}, 0)
 	}
-	l.follow(g.heard, g.done, g.exchange(l, true))
+	l.Follow(g.events, g.done, g.exchange(l, true))
 }
 
 // passPredecessors gives the links to the predecessors that still drain to the
@@ -71,12 +47,12 @@ func (r *run) passPredecessors() {
 			continue
 		}
 		if a.protocol < 2 || p.Protocol < 2 || a.gone {
-			r.report(p.link, message{Type: msgReport}, 0) // so that this one's end surprises nobody
+			r.report(p.link, link.Message{Type: link.TypeReport}, 0) // so that this one's end surprises nobody
 			continue
 		}
-		for _, m := range p.link.release() {
-			r.hear(p, &m)
-			m.close()
+		for _, m := range p.link.Release() {
+			r.handlePredecessor(p, &m)
+			m.Close()
 		}
 		if p.reported { // it is about to exit
 			r.followOn(p)
@@ -84,8 +60,8 @@ func (r *run) passPredecessors() {
 			r.log.Warn("predecessor cannot be passed on to the successor", "predecessor", p.Generation, "error", err)
 			r.followOn(p)
 		} else {
-			p.link.close()
-			p.process.close()
+			p.link.Close()
+			p.process.Close()
 		}
 	}
 }
@@ -93,26 +69,27 @@ func (r *run) passPredecessors() {
 // followOn reads from a link again that was released.
 func (r *run) followOn(p *member) {
 	r.mu.Lock()
-	p.link = linkOn(p.link.conn)
+	p.link = p.link.Resume()
 	r.mu.Unlock()
-	p.link.conn.SetReadDeadline(time.Time{})
-	r.report(p.link, message{Type: msgReport}, 0)
-	p.link.follow(r.heard, r.done, r.exchange(p.link, true))
+	r.report(p.link, link.Message{Type: link.TypeReport}, 0)
+	p.link.Follow(r.events, r.done, r.exchange(p.link, true))
 }
 
-// pass moves one link, together with the responsibility for what is counted there.
+// pass passes one link on, together with the responsibility for what is counted there.
 func (r *run) pass(p *member) error {
 	l := r.attempt.link
-	introduction := hello{Protocol: p.Protocol, PID: p.PID, Version: p.Version, Started: p.Started, Generation: p.Generation, Drain: p.Drain}
-	l.reporting.Lock() // or an older report could overtake this one
-	defer l.reporting.Unlock()
-	r.mu.Lock()
-	r.remove(p)
-	introduction.Counts = p.counts
-	before := r.future
-	r.future = r.future.plus(p.counts)
-	r.mu.Unlock()
-	err := l.send(message{Type: msgPredecessor, Hello: &introduction, Report: r.currentReport(l), Due: p.due}, p.link.conn)
+	introduction := link.Hello{Protocol: p.Protocol, PID: p.PID, Version: p.Version, Started: p.Started, Generation: p.Generation, Drain: p.Drain}
+	load, counts := r.own()
+	var before Counts
+	err := l.SendOrdered(func() link.Message {
+		r.mu.Lock()
+		r.remove(p)
+		introduction.Counts = p.counts
+		before = r.future
+		r.future = r.future.plus(p.counts)
+		r.mu.Unlock()
+		return link.Message{Type: link.TypePredecessor, Hello: &introduction, Report: r.currentReport(l, load, counts), Due: p.due}
+	}, p.link)
 	if err != nil {
 		r.mu.Lock()
 		r.add(p)
@@ -122,30 +99,7 @@ func (r *run) pass(p *member) error {
 	return err
 }
 
-// linkEnds bounds the time between the end of a process's links and its own.
-const linkEnds = 2 * time.Second
-
-// watchEnd reports, as if it had come over the link that has ended, whether the process
-// at the other end has exited, and if it has not, when it does.
-func (r *run) watchEnd(from *link, process process) {
-	report := func(h heard) {
-		select {
-		case r.heard <- h:
-		case <-r.done:
-		}
-	}
-	go func() {
-		if !process.endsWithin(linkEnds) {
-			report(heard{from: from, lost: true})
-			if !process.awaitEnd(r.done) {
-				return
-			}
-		}
-		report(heard{from: from, exited: true})
-	}()
-}
-
-// predecessorIsLost goes on with a predecessor that lives and cannot be heard. It
+// predecessorIsLost goes on with a predecessor that lives without a link. It
 // drains, or does not know that it should: it may not stay beyond the time for that.
 func (r *run) predecessorIsLost(p *member) {
 	p.lost = true
@@ -157,7 +111,7 @@ func (r *run) predecessorIsLost(p *member) {
 }
 
 func (r *run) predecessorIsGone(p *member) {
-	p.process.close()
+	p.process.Close()
 	r.mu.Lock()
 	r.remove(p)
 	r.past = r.past.plus(p.counts)
@@ -167,7 +121,7 @@ func (r *run) predecessorIsGone(p *member) {
 	} else {
 		r.log.Warn("predecessor ended without a report; what it had in hand is lost", "predecessor", p.Generation)
 	}
-	r.goOn()
+	r.startPending()
 }
 
 // overstay is how much longer than its drain may take a predecessor may live.
@@ -196,7 +150,7 @@ func (r *run) killOverdue() {
 		}
 		p.due = time.Time{}
 		r.log.Warn("predecessor is still there although its drain is long over; kills it", "predecessor", p.Generation, "predecessor_pid", p.PID)
-		if err := p.process.kill(); err != nil {
+		if err := p.process.Kill(); err != nil {
 			r.log.Error("predecessor cannot be killed", "error", err)
 		}
 	}

@@ -1,7 +1,5 @@
 package upgrade
 
-// This file holds how a generation becomes ready: the checks, and the takeover.
-
 import (
 	"context"
 	"encoding/json"
@@ -10,51 +8,27 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"example.com/baton/upgrade/internal/link"
 )
 
-// becomeReady takes over from the predecessor, if there is one. Nothing has
-// been accepted before tableflip's Ready, and what can fail the upgrade comes
-// before it.
+// becomeReady takes over from the predecessor, if there is one. Nothing has been
+// accepted before [flip.Process.Ready], and what can fail the upgrade comes before it.
 func (r *run) becomeReady(signals <-chan os.Signal) error {
-	if err := r.checkHeld(); err != nil {
+	if err := r.prepareToServe(signals); err != nil {
 		return err
 	}
-	if err := r.check(signals); err != nil {
-		return fmt.Errorf("generation %d is no good: %w", r.number, err)
-	}
-	if r.pidFile != nil {
-		err := r.pidFile.prepare()
-		if err == nil && !r.tf.HasParent() {
-			err = r.pidFile.publish()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	// A predecessor that is not told that this generation serves would kill it.
-	if claims, err := json.Marshal(r.allClaims()); err != nil || len(claims) > messageSize-1<<10 {
-		return fmt.Errorf("generation %d has %d listeners, and there is no room for them in a message to the predecessor; use fewer", r.number, len(r.claims))
-	}
-	// Close to its deadline the predecessor may kill this process in the very
-	// moment in which it hears that it is ready.
-	if p := r.predecessor; p != nil && time.Until(p.Deadline) < p.Deadline.Sub(p.Begun)/20 {
-		return fmt.Errorf("generation %d was not ready soon enough: gives up after %s, shortly before it would be killed",
-			r.number, time.Since(p.Begun).Round(time.Millisecond))
-	}
-	if err := r.tf.Ready(); err != nil {
-		// The one thing in it that can fail is telling a predecessor that has
-		// died. The sockets are here, and nobody else serves them.
+	if err := r.flip.Ready(); err != nil {
+		// The sockets are here, and no other process serves them.
 		r.log.Warn("predecessor died before it heard that its successor is ready", "error", err)
 	}
 	r.enter(Serving)
 	r.service.Serve()
-	r.adoption.Lock()
-	r.adopter, _ = r.service.(Adopter)
-	r.adoption.Unlock()
+	adopts := r.adoption.begin(r.service)
 	r.serveControl()
-	r.keepListeners()
-	if r.pidFile != nil && r.tf.HasParent() {
-		if err := r.pidFile.publish(); err != nil {
+	r.storeListeners()
+	if r.pidFile != nil && r.flip.HasPredecessor() {
+		if err := r.pidFile.Publish(); err != nil {
 			r.log.Error("PID file not replaced", "error", err)
 		}
 	}
@@ -64,45 +38,75 @@ func (r *run) becomeReady(signals <-chan os.Signal) error {
 			c.listener.Close()
 		}
 	}
-	r.stderr.restore()
-	if p := r.predecessor; p != nil {
-		took := time.Since(p.Asked)
-		r.record(Upgrade{Time: p.Asked, Trigger: p.Trigger, From: p.Generation, To: r.number, Result: Succeeded, Seconds: took.Seconds(),
-			FromVersion: p.Version, ToVersion: r.opts.Version})
-		r.count(Succeeded)
-		if r.opts.OnReady != nil {
-			r.opts.OnReady(took)
-		}
-		r.sendServing(message{Type: msgServing, Claims: r.allClaims(), Adopts: r.adopter != nil, Pipe: r.pipe})
-		for _, m := range r.living() {
-			if m.due.IsZero() && p.Drain > 0 {
-				m.due = time.Now().Add(p.Drain + overstay)
-			}
-		}
-		r.watchOverdue()
+	r.flip.Stderr.Restore()
+	if r.predecessor != nil {
+		r.succeed(adopts)
 	}
-	if r.tf.HasParent() {
-		gate := make(chan struct{})
-		r.gate = gate
-		go func() { // ends with the predecessor, or when that lets go
-			r.tf.WaitForParent(context.Background())
-			close(gate)
-		}()
+	r.gate = r.flip.PredecessorGone()
+	return nil
+}
+
+// prepareToServe is what must succeed before this generation is ready.
+func (r *run) prepareToServe(signals <-chan os.Signal) error {
+	if err := r.checkHeld(); err != nil {
+		return err
+	}
+	if err := r.check(signals); err != nil {
+		return fmt.Errorf("generation %d is no good: %w", r.number, err)
+	}
+	if r.pidFile != nil {
+		err := r.pidFile.Prepare()
+		if err == nil && !r.flip.HasPredecessor() {
+			err = r.pidFile.Publish()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	// A predecessor that is not notified that this generation serves would kill it.
+	if claims, err := json.Marshal(r.wireClaims()); err != nil || len(claims) > link.MaxMessage-1<<10 {
+		return fmt.Errorf("generation %d has %d listeners, and there is no room for them in a message to the predecessor; use fewer", r.number, len(r.claims))
+	}
+	// Close to its deadline the predecessor may kill this process in the very
+	// moment in which it is notified that this one is ready.
+	if p := r.predecessor; p != nil && time.Until(p.Deadline) < p.Deadline.Sub(p.Begun)/20 {
+		return fmt.Errorf("generation %d was not ready soon enough: gives up after %s, shortly before it would be killed",
+			r.number, time.Since(p.Begun).Round(time.Millisecond))
 	}
 	return nil
 }
 
-func (g *Generation) allClaims() (claims []claim) {
+// succeed records the upgrade that has made this generation, and notifies the predecessor
+// that this one serves.
+func (r *run) succeed(adopts bool) {
+	p := r.predecessor
+	took := time.Since(p.Asked)
+	r.record(Upgrade{Time: p.Asked, Trigger: p.Trigger, From: p.Generation, To: r.number, Result: Succeeded, Seconds: took.Seconds(),
+		FromVersion: p.Version, ToVersion: r.opts.Version})
+	r.count(Succeeded)
+	for _, o := range r.observers {
+		o.Ready(took)
+	}
+	r.sendServing(link.Message{Type: link.TypeServing, Claims: r.wireClaims(), Adopts: adopts, Pipe: r.flip.Pipe()})
+	for _, m := range r.living() {
+		if m.due.IsZero() && p.Drain > 0 {
+			m.due = time.Now().Add(p.Drain + overstay)
+		}
+	}
+	r.watchOverdue()
+}
+
+func (g *Generation) wireClaims() (claims []link.Claim) {
 	for _, c := range g.claims {
-		claims = append(claims, c)
+		claims = append(claims, c.Claim)
 	}
 	return claims
 }
 
-// sendServing tells the predecessor that this generation serves. One that does not
-// read now should hear it later, or it would give this generation up.
-func (r *run) sendServing(m message) {
-	err := r.link.send(m)
+// sendServing notifies the predecessor that this generation serves. One that does not
+// read now should be notified later, or it would give this generation up.
+func (r *run) sendServing(m link.Message) {
+	err := r.link.Send(m)
 	if err == nil {
 		return
 	}
@@ -110,9 +114,9 @@ func (r *run) sendServing(m message) {
 	go func() {
 		for err != nil {
 			select {
-			case <-time.After(sendTimeout):
-				err = r.link.send(m)
-			case <-r.link.ended:
+			case <-time.After(link.SendTimeout):
+				err = r.link.Send(m)
+			case <-r.link.Ended():
 				return
 			case <-r.done:
 				return
@@ -121,16 +125,16 @@ func (r *run) sendServing(m message) {
 	}()
 }
 
-// relief is how long a predecessor that does not say that it drains keeps the control
+// relief is how long a predecessor that does not report that it drains keeps the control
 // socket to itself.
 const relief = 2 * time.Second
 
 // serveControl begins to accept on the control socket, where the predecessor does as
-// well until it drains: whoever has heard of this generation is not to hear from that
-// one afterwards.
+// well until it drains: a client that this generation has answered must not be answered
+// by that one afterwards.
 func (r *run) serveControl() {
 	if r.link == nil {
-		r.control.serve()
+		r.control.Serve()
 		return
 	}
 	alone := make(chan struct{})
@@ -138,8 +142,8 @@ func (r *run) serveControl() {
 	go func() {
 		defer close(alone)
 		select {
-		case <-r.relieved:
-		case <-r.link.ended:
+		case <-r.predecessorDrains:
+		case <-r.link.Ended():
 		case <-time.After(relief):
 		}
 	}()
@@ -156,13 +160,7 @@ func (r *run) check(signals <-chan os.Signal) error {
 	}
 	checked := make(chan error, 1)
 	var passed, ended bool // the checks; the link, and not known why
-	go func() {
-		err := r.service.Check(ctx)
-		if err == nil && r.opts.Check != nil {
-			err = r.opts.Check(ctx)
-		}
-		checked <- err
-	}()
+	go func() { checked <- r.service.Check(ctx) }()
 	for {
 		select {
 		case err := <-checked:
@@ -176,19 +174,19 @@ func (r *run) check(signals <-chan os.Signal) error {
 				break
 			}
 			return fmt.Errorf("stopped by %v before it was ready", sig)
-		case h := <-r.heard:
+		case h := <-r.events:
 			switch {
-			case h.end:
+			case h.Kind == link.Ended:
 				ended = true
-			case h.exited: // nobody reads the pipe any more
+			case h.Kind == link.Exited: // nobody reads the pipe any more
 				ended = false
-				r.stderr.restore()
-			case h.lost: // it serves, and nobody could tell it to stop
+				r.flip.Stderr.Restore()
+			case h.Kind == link.Lost: // it serves, and could not be notified that it should stop
 				return errors.New("the link to the predecessor is lost, and that serves on")
-			case h.Type == msgStop:
+			case h.Type == link.TypeStop:
 				return errors.New("stopped by the predecessor before it was ready")
 			}
-			r.listen(&h)
+			r.handleEvent(&h)
 		}
 		if passed && !ended {
 			return nil

@@ -1,8 +1,5 @@
 package upgrade
 
-// This file holds the life of a generation that is ready: the loop that decides
-// on everything.
-
 import (
 	"context"
 	"fmt"
@@ -11,15 +8,18 @@ import (
 	"slices"
 	"syscall"
 	"time"
+
+	"example.com/baton/upgrade/internal/control"
+	"example.com/baton/upgrade/internal/link"
 )
 
-// run is what only the goroutine of Run touches.
+// run is what only the goroutine of Run touches. Its fields are the channels that its loop
+// selects from, each beside the state that it belongs to.
 type run struct {
 	*Generation
 	service Service
 
 	gate    <-chan struct{}  // closed when tableflip allows an upgrade, nil since then
-	opened  time.Time        // when that was
 	overdue <-chan time.Time // when a predecessor should have been gone
 	alone   <-chan struct{}  // closed when nobody else answers on the control socket, nil since then
 
@@ -29,7 +29,7 @@ type run struct {
 
 	kept       func(net.Listener) bool // which listeners the successor has
 	handedOver bool                    // a successor serves
-	stopping   bool                    // a stop was asked for
+	stopping   bool                    // a stop was requested
 	signals    int                     // how often by a signal to this process
 	delay      <-chan time.Time        // of a stop: when it may drain
 	mayDrain   bool                    // the delay is over
@@ -44,20 +44,6 @@ type run struct {
 
 	reportTick <-chan time.Time // while a successor is there
 }
-
-// trigger is one upgrade that was asked for, perhaps several times.
-type trigger struct {
-	by      string // what asked first: a signal, or someone on the control socket
-	at      time.Time
-	signal  bool // a signal asked as well
-	origin  int  // generation that got the signal; 0: not known
-	waiters []*waiter
-}
-
-const (
-	bySignal  = "signal"
-	byControl = "control"
-)
 
 // Run makes the generation ready, serves until its time is over, and returns
 // nil when nothing is left to do but to exit. It ends when a successor serves
@@ -79,7 +65,7 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 	g.service = service
 	g.listeners = make(map[string]net.Listener)
 	for ln, c := range g.claims {
-		if ln != g.control.listener {
+		if ln != g.controlListener {
 			g.addresses = append(g.addresses, c.Bound)
 			g.listeners[c.Bound] = ln
 		}
@@ -98,7 +84,7 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 
 // loop decides on everything that happens to a generation that is ready.
 func (r *run) loop(signals <-chan os.Signal) {
-	r.goOn()
+	r.startPending()
 	for r.State() != Exited {
 		var (
 			ended  chan error
@@ -116,25 +102,25 @@ func (r *run) loop(signals <-chan os.Signal) {
 				r.signals++
 				r.stop(sig.String())
 			}
-		case w := <-r.control.asked:
-			r.ask(trigger{by: byControl, waiters: []*waiter{w}})
+		case w := <-r.control.Requests():
+			r.ask(trigger{by: byControl, waiters: []*control.Waiter{w}})
 		case err := <-ended:
 			r.upgradeEnded(err)
-		case h := <-r.heard:
-			r.listen(&h)
+		case e := <-r.events:
+			r.handleEvent(&e)
 		case <-late:
 			r.successorIsLate()
 		case reason := <-exited:
 			r.attempt.dismissed, r.attempt.exited = reason, nil
 			r.concludeDismissal()
 		case <-r.gate:
-			r.gate, r.opened = nil, time.Now()
-			r.goOn()
+			r.gate = nil
+			r.startPending()
 		case <-r.overdue:
 			r.killOverdue()
 		case <-r.alone:
 			r.alone = nil
-			r.control.serve()
+			r.control.Serve()
 		case <-r.delay:
 			r.delay, r.mayDrain = nil, true
 			r.drainForStop()
@@ -142,7 +128,7 @@ func (r *run) loop(signals <-chan os.Signal) {
 			r.endSuccessor()
 		case <-r.reportTick:
 			r.reportToSuccessor()
-		case <-r.pulse:
+		case <-r.heartbeat:
 		case d := <-r.drained:
 			r.result = &d
 		case <-r.hooksEnded:
@@ -159,44 +145,44 @@ func (r *run) loop(signals <-chan os.Signal) {
 // otherwise an error when ctx ends.
 func (g *Generation) Alive(ctx context.Context) error {
 	select {
-	case g.pulse <- struct{}{}:
+	case g.heartbeat <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("generation %d hangs: %w", g.number, ctx.Err())
 	}
 }
 
-// listen takes what came over a link. What came over one of an attempt that has
+// handleEvent handles what came over a link. What came over one of an attempt that has
 // failed since is of no interest.
-func (r *run) listen(h *heard) {
-	defer h.close()
-	if a := r.attempt; a != nil && a.link == h.from {
-		r.hearSuccessor(h)
+func (r *run) handleEvent(h *link.Event) {
+	defer h.Close()
+	if a := r.attempt; a != nil && a.link == h.From {
+		r.handleSuccessor(h)
 		return
 	}
 	for _, p := range r.living() {
 		switch {
-		case p.link != h.from:
-		case h.exited, h.end && p.reported: // it was about to exit
+		case p.link != h.From:
+		case h.Kind == link.Exited, h.Kind == link.Ended && p.reported: // it was about to exit
 			r.predecessorIsGone(p)
-		case h.lost:
+		case h.Kind == link.Lost:
 			r.predecessorIsLost(p)
-		case h.end:
-			r.watchEnd(p.link, p.process)
+		case h.Kind == link.Ended:
+			p.link.FollowPeer(p.process, r.events, r.done)
 		default:
-			r.hear(p, &h.message)
+			r.handlePredecessor(p, &h.Message)
 		}
 	}
 }
 
-// hear takes what a predecessor says.
-func (r *run) hear(p *member, m *message) {
+// handlePredecessor handles a message of a predecessor.
+func (r *run) handlePredecessor(p *member, m *link.Message) {
 	switch m.Type {
-	case msgDrained:
-		if m.Drained == nil {
+	case link.TypeDrained:
+		var d Drained
+		if m.Drained == nil || decode(m.Drained, &d) != nil {
 			return
 		}
-		d := *m.Drained
 		c := d.Connections
 		r.log.Info("predecessor drained", "predecessor", p.Generation, "seconds", d.Seconds, "requests_finished", d.Requests,
 			"connections_moved", d.Moved, "closed_by_client", c.Client,
@@ -204,18 +190,18 @@ func (r *run) hear(p *member, m *message) {
 		r.mu.Lock()
 		p.reported, p.load = true, Load{}
 		r.mu.Unlock()
-		if r.opts.OnPredecessorDrained != nil {
-			r.opts.OnPredecessorDrained(d)
+		for _, o := range r.observers {
+			o.PredecessorDrained(d)
 		}
-	case msgUpgrade:
-		if conn := m.takeConn(); conn != nil {
-			r.control.adopt(conn)
+	case link.TypeUpgrade:
+		if conn := m.TakeConn(); conn != nil {
+			r.control.Adopt(conn)
 		} else {
 			r.askBySignal(m.Origin)
 		}
-	case msgPredecessor: // the link has brought it already
+	case link.TypePredecessor: // the link has brought it already
 		r.watchOverdue()
-	case msgStop:
+	case link.TypeStop:
 		r.stop("the predecessor")
 	}
 }

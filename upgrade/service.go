@@ -1,71 +1,95 @@
 package upgrade
 
-// This file holds what a generation needs of that which it runs.
-
 import (
 	"context"
 	"net"
 	"time"
 )
 
-// Service is what a generation serves. Package server has one for HTTP.
+// Service is what a generation serves. Package server has one for HTTP. A service
+// may also be an [Adopter], a [Counter] and a [SecretKeeper]: [Generation.Run] asks.
 type Service interface {
-	// Check fails if the service could not do its work. It is called before
-	// the generation is ready, and must not accept anything.
+	// Check fails if the service could not do its work. It is the last step before
+	// the generation is ready, and an error ends it. Check must not accept
+	// connections. A service that wants more to be checked wraps another one:
+	//
+	//	type shop struct{ *server.Server }
+	//
+	//	func (s shop) Check(ctx context.Context) error {
+	//		return errors.Join(s.Server.Check(ctx), db.PingContext(ctx))
+	//	}
 	Check(ctx context.Context) error
 	// Serve begins to accept connections and returns at once.
 	Serve()
-	// Drain stops accepting, brings to a good end or hands on what is under way,
-	// and returns when nothing is left. When ctx ends it cuts what remains.
+	// Drain stops accepting, completes or migrates what is in progress, and returns when
+	// nothing is left. When ctx ends it closes what remains forcibly.
 	Drain(ctx context.Context, h Handoff) Drained
-	// Load returns what is under way.
+	// Load returns what is in progress.
 	Load() Load
 }
 
-// Adopter is a Service to which connections can move from its predecessor.
+// Adopter is a Service to which connections can migrate from its predecessor.
 type Adopter interface {
 	Service
-	// Adopts tells whether connections of a listener can move here. One that is for
-	// TLS now, say, has no use for those that came when it was not. Where it says no
-	// they stay with the predecessor.
+	// Adopts reports whether connections of a listener can migrate here. One that is for
+	// TLS now, say, has no use for those of a time when it was not. Those that cannot
+	// stay with the predecessor.
 	Adopts(net.Listener) bool
-	// Adopt serves a connection that the predecessor has stopped to read, as if
-	// it had been accepted here. It is called after Serve and never once Drain
-	// has been, by one goroutine at a time, and must not block.
+	// Adopt serves a connection that the predecessor has stopped reading, as if it had
+	// been accepted here. It is called after Serve and never once Drain has been, by
+	// several goroutines at once, and must not block.
 	Adopt(Connection)
 }
 
-// Handoff says what others take over from a generation that drains.
+// Counter is a Service that counts.
+type Counter interface {
+	Service
+	// Counts returns what this generation has counted itself. It is called by
+	// several goroutines at once, some times a second while a neighbour is alive.
+	// [Generation.Others] tells what it is for.
+	Counts() Counts
+}
+
+// SecretKeeper is a Service with a secret that is for its successor only: keys, say.
+type SecretKeeper interface {
+	Service
+	// Secret returns the secret, 64 KiB at most. It is called when an upgrade begins.
+	// The secret is sent over the link, never through a file or the environment;
+	// [Generation.Secret] returns it in the successor.
+	Secret() []byte
+}
+
+// Handoff is what others take over from a generation that drains.
 type Handoff struct {
-	// Kept tells whether a listener is accepted from, or held open, beyond this
+	// Kept reports whether a listener is accepted from, or held open, beyond this
 	// generation: what is queued there is not lost.
 	Kept func(net.Listener) bool
 	// Move offers connections to the successor, at most [MoveLimit] of them, and
-	// returns which it has taken. Nobody may read from them meanwhile. What was
+	// returns which it has taken. No goroutine may read from them meanwhile. What was
 	// not taken stays with the caller, as before; of the rest the caller closes its
-	// copy, which ends nothing. Move returns when the successor has answered, is
-	// gone, or when ctx ends: what is under way then counts as taken. It may be
-	// called by several goroutines at once. It is nil if nothing can move.
+	// copy, which does not close the connection. Move returns when the successor has
+	// responded, is gone, or when ctx ends: what was offered then counts as taken. Several
+	// goroutines may call it at once. It is nil if nothing can migrate.
 	Move func(ctx context.Context, conns []Connection) (taken []bool)
 }
 
 // Unopened is a connection of which there is no more than the socket: it can be
-// awaited by its SyscallConn, have deadlines, move on and be closed. Most of those
-// that move are silent until they move again, and opening one takes more time than
-// all the rest of the move.
+// awaited by its SyscallConn, have deadlines, migrate again and be closed. Most of those
+// that migrate are idle until they do so again, and opening one takes more time than
+// all the rest of the migration.
 type Unopened interface {
 	net.Conn
-	// Open returns the *net.TCPConn or *net.UnixConn that takes its place, with
-	// no deadlines. An error leaves it as it is: with syscall.EMFILE, say, it is
-	// worth to try again.
+	// Open returns the *net.TCPConn or *net.UnixConn that takes its place, without
+	// deadlines. An error leaves it as it is: Open may be called again, after
+	// syscall.EMFILE for example.
 	Open() (net.Conn, error)
 }
 
-// MoveLimit is how many connections move at once at most: the kernel passes no
+// MoveLimit is how many connections migrate at once at most: the kernel passes no
 // more descriptors in one message.
 const MoveLimit = 253
 
-// Connection is one that moves from a generation to its successor.
+// Connection is one that migrates from a generation to its successor.
 type Connection struct {
 	// For Move it is anything that has the SyscallConn of a socket. For Adopt it
 	// is [Unopened].
@@ -73,9 +97,9 @@ type Connection struct {
 	// Listener is where it was accepted. For Adopt it is the successor's own
 	// listener at the same address.
 	Listener net.Listener
-	// Spoke tells whether it has carried a request.
+	// Spoke is whether it has carried a request.
 	Spoke bool
-	// Left is how long it may stay silent yet. 0 means as long as it likes.
+	// Left is how long it may stay idle yet. 0 means without a limit.
 	Left time.Duration
 }
 
@@ -107,10 +131,10 @@ type Drained struct {
 
 // Closed counts the connections that a drain ended, by the reason.
 type Closed struct {
-	Client    int `json:"client"`    // closed by the client, or at its wish
-	Announced int `json:"announced"` // told to close in a response
-	Grace     int `json:"grace"`     // silent for the idle grace
-	Cut       int `json:"cut"`       // still busy at the deadline
+	Client    int `json:"client"`    // closed by the client, or at its request
+	Announced int `json:"announced"` // sent "Connection: close" in a response
+	Grace     int `json:"grace"`     // idle for the idle grace
+	Cut       int `json:"cut"`       // closed forcibly at the deadline
 	Timeout   int `json:"timeout"`
 	Error     int `json:"error"`
 	Hijacked  int `json:"hijacked"` // closed by the handler that had taken it over

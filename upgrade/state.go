@@ -1,7 +1,5 @@
 package upgrade
 
-// This file holds the states of a generation and the one table of transitions.
-
 import (
 	"fmt"
 	"slices"
@@ -11,12 +9,12 @@ import (
 type State int
 
 const (
-	// Starting: it has not said that it is ready. Next: Serving.
+	// Starting: it is not ready. Next: Serving.
 	Starting State = iota
 	// Serving: it accepts connections. Next: Upgrading, or Draining at a stop.
 	Serving
 	// Upgrading: it accepts connections, and a successor starts. Next: Draining
-	// when that one serves or at a stop, Serving if it was no good.
+	// when that one serves or at a stop, Serving if that one failed.
 	Upgrading
 	// Draining: a successor serves, or the service stops. Next: Exited.
 	Draining
@@ -48,8 +46,8 @@ func (g *Generation) enter(to State) {
 	g.state = to
 	g.mu.Unlock()
 	g.log.Info("state changed", "from", from.String(), "to", to.String())
-	if g.opts.OnState != nil {
-		g.opts.OnState(from, to)
+	for _, o := range g.observers {
+		o.StateChanged(from, to)
 	}
 }
 

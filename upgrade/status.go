@@ -1,8 +1,5 @@
 package upgrade
 
-// This file holds what a generation reports of itself, its neighbours and the
-// upgrades so far, and how a person reads that.
-
 import (
 	"cmp"
 	"fmt"
@@ -11,6 +8,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"example.com/baton/upgrade/internal/link"
 )
 
 // Result is how an upgrade ended.
@@ -19,15 +18,15 @@ type Result string
 const (
 	// Succeeded: the successor serves.
 	Succeeded Result = "succeeded"
-	// Failed: the successor was no good, and the predecessor serves on.
+	// Failed: the successor failed, and the predecessor serves on.
 	Failed Result = "failed"
 	// Refused: the upgrade was not tried, because the service stops.
 	Refused Result = "refused"
-	// Unknown: who asked got no answer.
+	// Unknown: the client got no answer.
 	Unknown Result = "unknown"
 )
 
-// Status is what `baton status` shows.
+// Status is what a generation reports of itself, its neighbours and the last upgrades.
 type Status struct {
 	Generation  int      `json:"generation"` // of the generation that answers
 	PID         int      `json:"pid"`
@@ -63,7 +62,7 @@ type Upgrade struct {
 	ToVersion   string `json:"to_version"`
 }
 
-// Outcome is the answer to who asked for an upgrade.
+// Outcome is the result of an upgrade for whoever has requested it.
 type Outcome struct {
 	Result       Result  `json:"result"`
 	Generation   int     `json:"generation,omitempty"` // the one that serves now
@@ -73,7 +72,7 @@ type Outcome struct {
 	// Predecessor is set if the upgrade succeeded.
 	Predecessor *Predecessor `json:"predecessor,omitempty"`
 	Reason      string       `json:"reason,omitempty"`
-	// Stderr holds the last lines that a successor which was no good printed.
+	// Stderr holds the last lines that a failed successor printed.
 	Stderr []string `json:"stderr,omitempty"`
 }
 
@@ -87,36 +86,19 @@ type Predecessor struct {
 	Load *Load `json:"load,omitempty"` // what it has in hand, while it drains
 }
 
-// member is a neighbour in the line of generations.
-type member struct {
-	hello
-	link     *link
-	process  process
-	lost     bool // the link has ended, and the process lives
-	state    State
-	load     Load
-	counts   Counts    // of a predecessor: its own and of those before it that are not linked to this generation
-	reported bool      // that it is drained
-	due      time.Time // of a predecessor: when it should be gone; zero: unknown
-}
-
-func (m *member) report() Member {
-	return Member{Generation: m.Generation, PID: m.PID, Version: m.Version, State: m.state.String(),
-		Age: time.Since(m.Started).Seconds(), Load: m.load}
-}
-
 // Status returns what is known now of this generation, of its predecessors and
 // its successor, and of the last upgrades.
 func (g *Generation) Status() Status {
+	load := g.load()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	own := member{hello: g.introduction(), state: g.state, load: g.load()}
+	own := member{Hello: g.introduction(), state: g.state, load: load}
 	s := Status{
 		Generation: g.number, PID: own.PID, Version: own.Version, State: own.state.String(),
 		Listen:   append([]string{}, g.addresses...),
 		Upgrades: append([]Upgrade{}, g.upgrades...),
 	}
-	for _, m := range slices.Concat(g.predecessors, []*member{&own, g.after}) {
+	for _, m := range slices.Concat(g.predecessors, []*member{&own, g.successor}) {
 		if m != nil {
 			s.Generations = append(s.Generations, m.report())
 		}
@@ -124,7 +106,7 @@ func (g *Generation) Status() Status {
 	return s
 }
 
-// String is the one line in which `baton upgrade` ends.
+// String is the outcome in one line.
 func (o Outcome) String() string {
 	if o.Result != Succeeded {
 		return fmt.Sprintf("upgrade %s: %s", o.Result, o.Reason)
@@ -147,7 +129,7 @@ func (o Outcome) String() string {
 	return line
 }
 
-// DropsAll tells whether a successor that listens at these addresses alone would drop
+// DropsAll reports whether a successor that listens at these addresses alone would drop
 // every listener that the service has: [Generation.CheckContinuity] refuses that. An
 // address that cannot be known before, such as port 0, counts as one that stays.
 func (s Status) DropsAll(addrs ...string) bool {
@@ -156,7 +138,7 @@ func (s Status) DropsAll(addrs ...string) bool {
 		if err != nil || asked.unix == "" && asked.tcp.Port() == 0 {
 			return false
 		}
-		if slices.ContainsFunc(s.Listen, func(bound string) bool { return claim{Bound: bound}.matches(asked) }) {
+		if slices.ContainsFunc(s.Listen, func(bound string) bool { return claim{Claim: link.Claim{Bound: bound}}.matches(asked) }) {
 			return false
 		}
 	}

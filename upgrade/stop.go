@@ -1,13 +1,13 @@
 package upgrade
 
-// This file holds the end: the stop of the service, and the drain that every
-// generation ends in.
-
 import (
 	"context"
 	"maps"
 	"net"
 	"time"
+
+	"example.com/baton/upgrade/internal/control"
+	"example.com/baton/upgrade/internal/link"
 )
 
 // stop begins the end of the service. A second signal to this process cuts it
@@ -32,7 +32,7 @@ func (r *run) stop(by string) {
 		r.mu.Unlock()
 		r.enter(Draining)
 		for _, p := range r.living() { // so that this one's end surprises nobody
-			r.report(p.link, message{Type: msgReport}, 0)
+			r.report(p.link, link.Message{Type: link.TypeReport}, 0)
 		}
 		if p := r.pending; p != nil {
 			r.pending = nil
@@ -43,7 +43,7 @@ func (r *run) stop(by string) {
 			// It may serve already, and must not be killed then: it ends by
 			// itself, in whichever way is right for it.
 			if a.link != nil {
-				a.link.send(message{Type: msgStop})
+				a.link.Send(link.Message{Type: link.TypeStop})
 			}
 			r.impatience = time.After(time.Second)
 		}
@@ -57,10 +57,10 @@ func (r *run) drainForStop() {
 	if !r.stopping || !r.mayDrain || r.attempt != nil || r.drained != nil {
 		return
 	}
-	r.tf.Stop()
-	<-r.tf.Exit() // it has closed its copies of the sockets
+	r.flip.Stop()
+	<-r.flip.Exit() // it has closed its copies of the sockets
 	for _, c := range r.claims {
-		r.release(c)
+		r.unstore(c)
 	}
 	held := maps.Clone(r.claims)
 	r.drain(Handoff{Kept: func(ln net.Listener) bool { return held[ln].Held }})
@@ -68,12 +68,10 @@ func (r *run) drainForStop() {
 
 // drain lets the service drain.
 func (r *run) drain(h Handoff) {
-	r.adoption.Lock()
-	r.adopter = nil
-	r.adoption.Unlock()
+	r.adoption.end()
 	for ln, c := range r.claims {
-		if ln != r.control.listener && !h.Kept(ln) {
-			c.unlink() // nobody comes any more while the queue is emptied
+		if ln != r.controlListener && !h.Kept(ln) {
+			c.unlink() // no client connects any more while the queue is emptied
 			delete(r.claims, ln)
 		}
 	}
@@ -86,8 +84,8 @@ func (r *run) drain(h Handoff) {
 	go func() { r.drained <- r.service.Drain(ctx, h) }()
 }
 
-// waitsForPredecessors tells whether all is over but for predecessors that still
-// drain and that no successor looks after: with the last generation systemd, or a
+// waitsForPredecessors reports whether all is over but for predecessors that still
+// drain and that no successor follows: with the last generation systemd, or a
 // container, ends all that is left. A second signal ends the wait.
 func (r *run) waitsForPredecessors() bool {
 	unknown := r.gate != nil && r.link == nil // a predecessor that has no link
@@ -125,25 +123,19 @@ func (r *run) end(d Drained) {
 func (r *run) finish(d Drained) {
 	if r.handedOver {
 		if r.attempt.link != nil {
-			r.report(r.attempt.link, message{Type: msgDrained, Drained: &d}, 0)
+			r.report(r.attempt.link, link.Message{Type: link.TypeDrained, Drained: encode(d)}, 0)
 		}
-		r.tell(r.attempt.waiters, reply{Final: true, Outcome: r.succeeded(&d)})
+		r.reply(r.attempt.waiters, control.Reply{Final: true, Outcome: encode(r.succeeded(&d))})
 	}
-	if c, ok := r.claims[r.control.listener]; ok && !r.handedOver {
+	if c, ok := r.claims[r.controlListener]; ok && !r.handedOver {
 		c.unlink() // while the socket is open its inode can be no other's
 	}
-	r.control.finish()
+	r.control.Close()
 	if r.pidFile != nil {
-		r.pidFile.remove()
+		r.pidFile.Remove()
 	}
 	if a := r.attempt; a != nil && a.tail != nil { // what the successor printed at its start comes by this way
-		a.tail.await()
+		a.tail.Await()
 	}
 	r.enter(Exited)
-}
-
-func (r *run) tell(waiters []*waiter, reply reply) {
-	for _, w := range waiters {
-		w.tell(reply)
-	}
 }

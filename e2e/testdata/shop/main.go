@@ -13,22 +13,30 @@ import (
 
 var version string // set by the linker: -ldflags "-X main.version=1.4.0"
 
+// notifier notifies systemd of a generation that serves.
+type notifier struct {
+	upgrade.NopObserver
+	manager *systemd.Manager
+}
+
+func (n notifier) StateChanged(from, to upgrade.State) {
+	if to == upgrade.Serving {
+		n.manager.Ready()
+	}
+}
+
 func main() {
 	manager := systemd.New()
 	signals := upgrade.Signals()
 	gen, err := upgrade.New(upgrade.Options{
 		Version: version,
 		Control: "/run/shop/control.sock",
-		Keeper:  manager,
-		OnState: func(from, to upgrade.State) {
-			if to == upgrade.Serving {
-				manager.Ready()
-			}
-		},
+		Store:   manager,
 	})
 	if err != nil {
 		log.Fatal(err)
 	}
+	gen.Observe(notifier{manager: manager})
 	ln, err := gen.Listen(":8080")
 	if err != nil {
 		log.Fatal(err)

@@ -1,0 +1,28 @@
+package upgrade
+
+import "strings"
+
+const (
+	pastUpgrades = 10  // kept for the status
+	reasonLength = 500 // bytes kept of a reason
+)
+
+// record keeps an upgrade for the status.
+func (r *run) record(u Upgrade) {
+	if len(u.Reason) > reasonLength {
+		u.Reason = strings.ToValidUTF8(u.Reason[:reasonLength], "")
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.upgrades = append(r.upgrades, u)
+	if n := len(r.upgrades); n > pastUpgrades {
+		r.upgrades = r.upgrades[n-pastUpgrades:]
+	}
+}
+
+// count counts an upgrade, in one of the two generations that record it.
+func (r *run) count(result Result) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.results[result]++
+}

@@ -1,0 +1,252 @@
+// Package control is the control socket: a unix socket on which the generation that
+// serves is asked for its status, or for an upgrade. A connection carries one request and
+// its replies, each a line of JSON. What a status and an outcome are is no concern of this
+// package: it carries them as JSON.
+//
+// Both sides look at who is at the other end. The server answers its own user and root
+// only, and [Converse] trusts no server that a stranger may have put there.
+package control
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+)
+
+const (
+	requestSize    = 4 << 10 // bytes
+	requestTimeout = 5 * time.Second
+	replyTimeout   = 5 * time.Second
+	maxConns       = 16 // at once
+)
+
+// Commands.
+const (
+	Upgrade = "upgrade"
+	Status  = "status"
+)
+
+type request struct {
+	Command string `json:"command"`
+}
+
+// Reply is one line of the answer. The last one has Final set.
+type Reply struct {
+	Final    bool            `json:"final,omitempty"`
+	Error    string          `json:"error,omitempty"`
+	Status   json.RawMessage `json:"status,omitempty"`
+	Progress string          `json:"progress,omitempty"` // for a person who waits
+	Outcome  json.RawMessage `json:"outcome,omitempty"`  // with Final unset: as far as it is known
+}
+
+// Handler answers what the server is asked for.
+type Handler interface {
+	// Status returns the status as JSON.
+	Status() json.RawMessage
+	// Refusal returns the outcome of an upgrade that is requested when Close has been
+	// called, as JSON.
+	Refusal() json.RawMessage
+}
+
+// Server answers on a control socket.
+type Server struct {
+	log      *slog.Logger
+	listener net.Listener // nil: none
+	handler  Handler
+	requests chan *Waiter
+	closing  chan struct{} // closed when nobody takes from requests any more
+
+	conns sync.WaitGroup
+	slots chan struct{}
+}
+
+// NewServer returns a server that does not serve yet. ln may be nil: clients come by
+// [Server.Adopt] only then.
+func NewServer(ln net.Listener, handler Handler, log *slog.Logger) *Server {
+	return &Server{
+		log:      log,
+		listener: ln,
+		handler:  handler,
+		requests: make(chan *Waiter),
+		closing:  make(chan struct{}),
+		slots:    make(chan struct{}, maxConns),
+	}
+}
+
+// Requests returns the channel of the clients that wait for an upgrade.
+func (s *Server) Requests() <-chan *Waiter { return s.requests }
+
+// Serve begins to accept, and returns at once.
+func (s *Server) Serve() {
+	if s.listener != nil {
+		s.conns.Go(s.accept)
+	}
+}
+
+func (s *Server) accept() {
+	failures := 0
+	for {
+		nc, err := s.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		} else if err != nil { // accept(2): most pass
+			if failures++; failures == 1 {
+				s.log.Warn("control connections cannot be accepted; trying again", "error", err)
+			}
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		if failures > 0 {
+			s.log.Info("control connections are accepted again", "errors", failures)
+			failures = 0
+		}
+		select {
+		case s.slots <- struct{}{}:
+			s.conns.Go(func() {
+				defer func() { <-s.slots }()
+				s.answer(nc)
+			})
+		default:
+			write(nc, Reply{Final: true, Error: "too many control connections"})
+			nc.Close()
+		}
+	}
+}
+
+// Stop closes the socket. Clients that are connected are still answered.
+func (s *Server) Stop() {
+	if s.listener != nil {
+		s.listener.Close()
+	}
+}
+
+// Close stops, and gives clients that are connected a moment to read their answers.
+func (s *Server) Close() {
+	s.Stop()
+	close(s.closing)
+	done := make(chan struct{})
+	go func() {
+		s.conns.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(time.Second):
+	}
+}
+
+func (s *Server) answer(nc net.Conn) {
+	defer nc.Close()
+	if err := mayControl(nc); err != nil {
+		s.log.Warn("control connection refused", "error", err)
+		write(nc, Reply{Final: true, Error: err.Error()})
+		return
+	}
+	nc.SetReadDeadline(time.Now().Add(requestTimeout))
+	line, err := bufio.NewReaderSize(io.LimitReader(nc, requestSize), requestSize).ReadBytes('\n')
+	if err != nil {
+		write(nc, Reply{Final: true, Error: "want one line of JSON of at most 4096 bytes, within 5 s"})
+		return
+	}
+	nc.SetReadDeadline(time.Time{})
+	var req request
+	if err := json.Unmarshal(line, &req); err != nil {
+		write(nc, Reply{Final: true, Error: "request is not JSON: " + err.Error()})
+		return
+	}
+	switch req.Command {
+	case Status:
+		write(nc, Reply{Final: true, Status: s.handler.Status()})
+	case Upgrade:
+		s.await(nc)
+	default:
+		write(nc, Reply{Final: true, Error: fmt.Sprintf("unknown command %q; want upgrade or status", req.Command)})
+	}
+}
+
+// Adopt goes on with a connection on which an upgrade was requested, and which the
+// predecessor has passed on.
+func (s *Server) Adopt(nc net.Conn) {
+	s.conns.Go(func() {
+		defer nc.Close()
+		s.await(nc)
+	})
+}
+
+// await requests an upgrade and writes what becomes of it.
+func (s *Server) await(nc net.Conn) {
+	w := newWaiter()
+	select {
+	case s.requests <- w:
+	case <-s.closing:
+		write(nc, Reply{Final: true, Outcome: s.handler.Refusal()})
+		return
+	}
+	for {
+		select {
+		case r := <-w.replies:
+			if write(nc, r) != nil || r.Final {
+				return
+			}
+		case pass := <-w.passed:
+			if failure := pass(nc); failure != nil {
+				write(nc, Reply{Final: true, Outcome: failure})
+			}
+			return
+		}
+	}
+}
+
+// Waiter is a client that waits for an upgrade.
+type Waiter struct {
+	replies chan Reply
+	passed  chan func(net.Conn) (failure json.RawMessage) // cap 1
+}
+
+func newWaiter() *Waiter {
+	return &Waiter{make(chan Reply, 64), make(chan func(net.Conn) json.RawMessage, 1)}
+}
+
+// Reply sends a reply, and never blocks. Progress is dropped while the client is slow.
+func (w *Waiter) Reply(r Reply) {
+	if r.Final || len(w.replies) < cap(w.replies)/2 {
+		select {
+		case w.replies <- r:
+		default:
+		}
+	}
+}
+
+// PassOn lets pass give the connection to another process, and closes it here. It is
+// called once at most, and pass from another goroutine. What pass returns is the outcome
+// if it has failed.
+func (w *Waiter) PassOn(pass func(net.Conn) (failure json.RawMessage)) { w.passed <- pass }
+
+func write(nc net.Conn, r Reply) error {
+	line, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	nc.SetWriteDeadline(time.Now().Add(replyTimeout))
+	_, err = nc.Write(append(line, '\n'))
+	return err
+}
+
+// mayControl admits the user that the server runs as, and root.
+func mayControl(nc net.Conn) error {
+	peer, err := peerOf(nc)
+	if err != nil {
+		return err
+	}
+	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
+		return fmt.Errorf("user %d may not control this server; ask as user %d or root", peer.Uid, os.Geteuid())
+	}
+	return nil
+}

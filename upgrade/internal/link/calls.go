@@ -1,0 +1,127 @@
+package link
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+var (
+	// ErrClosed: the link had ended before the request was sent.
+	ErrClosed = errors.New("the link has ended")
+	// ErrEnded: the link has ended between the request and its response.
+	ErrEnded = errors.New("the link has ended before a response")
+)
+
+// calls are the requests that wait for a response. Each gets exactly one result: its
+// response, or false at the end of the link, or none if the caller waits no longer.
+type calls struct {
+	mu      sync.Mutex
+	ended   bool
+	last    uint64
+	waiting map[uint64]call
+	silent  bool
+}
+
+type call struct {
+	request Type
+	result  chan result // cap 1
+}
+
+type result struct {
+	response Message
+	ok       bool // else the link has ended
+}
+
+// add numbers a request. It returns nil if the link has ended.
+func (c *calls) add(request Type, number *uint64) <-chan result {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return nil
+	}
+	if c.waiting == nil {
+		c.waiting = make(map[uint64]call)
+	}
+	c.last++
+	*number = c.last
+	done := make(chan result, 1)
+	c.waiting[c.last] = call{request, done}
+	return done
+}
+
+// remove takes a request back, because the peer is silent or for another reason. It
+// returns false if the result is there already.
+func (c *calls) remove(number uint64, silent bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.waiting[number]; !ok {
+		return false
+	}
+	delete(c.waiting, number)
+	c.silent = c.silent || silent
+	return true
+}
+
+// received gives a message to the caller whose request it responds to, if there is one.
+func (c *calls) received(m *Message) {
+	to, number := m.response()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.silent = false
+	if w, ok := c.waiting[number]; ok && w.request == to {
+		delete(c.waiting, number)
+		w.result <- result{*m, true}
+	}
+}
+
+// end ends all calls, and later ones at once.
+func (c *calls) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	for number, w := range c.waiting {
+		delete(c.waiting, number)
+		w.result <- result{}
+	}
+}
+
+// Call sends a request, which it numbers, and returns the response. The link must be
+// followed. Errors are [ErrClosed], that of [Link.Send], [ErrEnded], or the context's: the
+// peer has the request then and may still act upon it.
+func (l *Link) Call(ctx context.Context, m Message, with ...syscall.Conn) (Message, error) {
+	number := m.request()
+	done := l.calls.add(m.Type, number)
+	if done == nil {
+		return Message{}, ErrClosed
+	}
+	if err := l.Send(m, with...); err != nil {
+		l.calls.remove(*number, errors.Is(err, unix.EAGAIN))
+		return Message{}, err
+	}
+	var r result
+	select {
+	case r = <-done:
+	case <-ctx.Done():
+		// A caller that gives up before the deadline does not prove that the peer is silent.
+		if l.calls.remove(*number, errors.Is(ctx.Err(), context.DeadlineExceeded)) {
+			return Message{}, ctx.Err()
+		}
+		r = <-done // it has come in the same moment
+	}
+	if !r.ok {
+		return Message{}, ErrEnded
+	}
+	return r.response, nil
+}
+
+// Silent reports whether the peer has let the deadline of a request pass, or has not read
+// it, and nothing has been received since.
+func (l *Link) Silent() bool {
+	l.calls.mu.Lock()
+	defer l.calls.mu.Unlock()
+	return l.calls.silent
+}

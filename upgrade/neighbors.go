@@ -1,0 +1,180 @@
+package upgrade
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"example.com/baton/upgrade/internal/link"
+	"example.com/baton/upgrade/internal/process"
+)
+
+// member is a neighbor in the line of generations.
+type member struct {
+	link.Hello
+	link     *link.Link
+	process  process.Process
+	lost     bool // the link has ended, and the process lives
+	state    State
+	load     Load
+	counts   Counts    // of a predecessor: its own and of those before it that are not linked to this generation
+	reported bool      // that it is drained
+	due      time.Time // of a predecessor: when it should be gone; zero: unknown
+}
+
+func (m *member) report() Member {
+	return Member{Generation: m.Generation, PID: m.PID, Version: m.Version, State: m.state.String(),
+		Age: time.Since(m.Started).Seconds(), Load: m.load}
+}
+
+// living returns the predecessors that live, oldest first.
+func (g *Generation) living() []*member {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.Clone(g.predecessors)
+}
+
+// add notes a predecessor. The caller holds the lock of the generation.
+func (n *neighbors) add(p *member) {
+	n.predecessors = append(n.predecessors, p)
+	slices.SortFunc(n.predecessors, func(a, b *member) int { return cmp.Compare(a.Generation, b.Generation) })
+}
+
+// remove forgets a predecessor. The caller holds the lock of the generation.
+func (n *neighbors) remove(p *member) {
+	n.predecessors = slices.DeleteFunc(n.predecessors, func(m *member) bool { return m == p })
+}
+
+// exchange returns what handles messages of a link beside Run, whatever that is busy
+// with: reports, connections that migrate, and links that are passed on. It returns
+// whether the message is not for Run as well.
+func (g *Generation) exchange(l *link.Link, fromPredecessor bool) func(*link.Message) bool {
+	return func(m *link.Message) bool {
+		switch {
+		case m.Hello != nil && m.Type == link.TypeHello && !fromPredecessor:
+			g.meetSuccessor(l, m)
+		case m.Type == link.TypeQuestion:
+			g.report(l, link.Message{Type: link.TypeReport}, m.Question)
+		case m.Type == link.TypeOffer && fromPredecessor:
+			g.takeOffer(l, m)
+		case m.Type == link.TypePredecessor && fromPredecessor:
+			g.inheritPredecessor(l, m)
+		case m.Report != nil:
+			g.takeReport(l, m.Report)
+		}
+		switch m.Type {
+		case link.TypeQuestion, link.TypeReport, link.TypeOffer, link.TypeTaken:
+			m.Close()
+			return true
+		}
+		return false
+	}
+}
+
+// report sends a message with a report over a link, as the response to a question if
+// that has a number. A report that is lost is followed by another.
+func (g *Generation) report(l *link.Link, m link.Message, answers uint64) error {
+	load, counts := g.own()
+	return l.SendOrdered(func() link.Message {
+		m.Report = g.currentReport(l, load, counts)
+		m.Report.Answers = answers
+		return m
+	})
+}
+
+// load returns what the service has in hand. It calls the service, so that no lock may
+// be held.
+func (g *Generation) load() Load {
+	g.mu.Lock()
+	service := g.service
+	g.mu.Unlock()
+	if service == nil {
+		return Load{}
+	}
+	return service.Load()
+}
+
+// own returns what the service has in hand and, once it serves, has counted. It calls the
+// service, too.
+func (g *Generation) own() (Load, Counts) {
+	g.mu.Lock()
+	c, ok := g.service.(Counter)
+	ok = ok && g.state != Starting
+	g.mu.Unlock()
+	if !ok {
+		return g.load(), nil
+	}
+	return g.load(), c.Counts()
+}
+
+// currentReport returns a report for the peer of a link, without the peer's own counts
+// and those of generations that it reports itself. load and counts are those of own; as
+// others may have been reported since, none of the counts goes down.
+func (g *Generation) currentReport(to *link.Link, load Load, counts Counts) *link.Report {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.counted = g.counted.atLeast(counts)
+	return &link.Report{State: g.state.String(), Load: encode(load), Counts: g.beyond(to).plus(g.counted)}
+}
+
+// meetSuccessor notes who is at the other end of the link, if that is still
+// the one of the upgrade under way. It may be another one later: the generation
+// that serves then.
+func (g *Generation) meetSuccessor(l *link.Link, m *link.Message) {
+	g.mu.Lock()
+	another := g.successor != nil
+	if g.successorLink != l || another && g.successor.state < Serving {
+		g.mu.Unlock()
+		return
+	}
+	if another {
+		g.successor.process.Close()
+	}
+	g.successor = &member{Hello: *m.Hello, link: l, process: process.Open(m.Sender()), state: Starting}
+	g.successor.Generation = max(m.Hello.Generation, g.number+1)
+	if another {
+		g.successor.state = Serving
+	}
+	g.mu.Unlock()
+	if another {
+		g.report(l, link.Message{Type: link.TypeReport}, 0)
+	}
+}
+
+// takeReport takes note of a neighbor's report.
+func (g *Generation) takeReport(l *link.Link, r *link.Report) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.note(l, r)
+}
+
+// note is takeReport for callers that hold g.mu.
+func (g *Generation) note(l *link.Link, r *link.Report) {
+	var m *member
+	if l == g.successorLink {
+		m, g.future = g.successor, r.Counts
+	}
+	for _, p := range g.predecessors {
+		if p.link == l {
+			m, p.counts = p, r.Counts
+		}
+	}
+	if m == nil {
+		return
+	}
+	if err := decode(r.Load, &m.load); err != nil {
+		m.load = Load{}
+	}
+	for state, name := range stateNames {
+		if name == r.State {
+			m.state = State(state)
+		}
+	}
+	if l == g.link && m.state >= Draining {
+		select {
+		case <-g.predecessorDrains:
+		default:
+			close(g.predecessorDrains)
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package upgrade_test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"testing"
+)
+
+// held makes a socket that a store holds, and passes it to the first generation.
+func (l *line) held(t *testing.T) (address string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	f, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	l.passed = []*os.File{f}
+	l.setPlan(func(p *plan) { p.Store = true })
+	return ln.Addr().String()
+}
+
+// A socket that the store holds is served, through upgrades, and still its own at
+// the stop; the others are kept once, and released when they are closed for good.
+func TestHeldListener(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	address := l.held(t)
+	l.setPlan(func(p *plan) { p.Listen = append(p.Listen, address, "127.0.0.1:0") })
+	l.launch()
+	l.upgrade()
+	if a, err := tryAt("tcp", address); err != nil || a.Generation != 2 {
+		t.Errorf("at the socket that is held: got %+v, %v, want an answer of generation 2", a, err)
+	}
+	l.setPlan(func(p *plan) { p.Listen = p.Listen[:2] })
+	l.upgrade()
+	// What a successor prints at its start comes by way of its predecessor.
+	l.await("the release of the listener that was dropped", func() bool { return strings.Count(l.printed(), "msg=releases") == 1 })
+	if n := strings.Count(l.printed(), "msg=keeps"); n != 2 {
+		t.Errorf("kept %d times, want each of two listeners once", n)
+	}
+	status, err := l.status()
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := len(l.printed())
+	l.terminate(status.PID)
+	at := l.printed()[before:]
+	for ln, kept := range map[string]bool{address: true, l.path("s"): false} {
+		if want := fmt.Sprintf("drains address=%s kept=%v", ln, kept); !strings.Contains(at, want) {
+			t.Errorf("at the stop: want %q in\n%s", want, at)
+		}
+	}
+	if n := strings.Count(at, "msg=releases"); n != 1 {
+		t.Errorf("at the stop: released %d listeners, want the one that is not held", n)
+	}
+}
+
+// Nobody would serve clients of a socket that is held and not listened at.
+func TestHeldListenerMustBeClaimed(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	address := l.held(t)
+	cmd := l.start()
+	if err := cmd.Wait(); err == nil || !strings.Contains(l.printed(), "holds a socket at "+address) {
+		t.Errorf("got %v, want an exit that tells of %s:\n%s", err, address, l.printed())
+	}
+}
