@@ -29,6 +29,7 @@ const (
 	DrainForStop  // stop accepting and drain: Drained
 	DrainToNext   // stop accepting and drain, with a successor to migrate to: Drained
 	CutDrain      // close forcibly what still drains
+	Account       // log what the drain has done
 	RunHooks      // those of the exit: HooksEnded
 	RunStopHooks  // those of the exit and of the stop: HooksEnded
 	Finish        // close what is left, after the last report
@@ -50,6 +51,7 @@ const (
 	StopFlip       // tableflip kills a successor that is not ready
 	Dismiss        // Grace: kill it then, if it has not exited: SuccessorExited
 	Abandon        // forget it
+	AssumeServing  // it cannot report its claims: it is taken to have all listeners
 	HandOver       // Trigger, Took: it serves
 	FreePipe       // let tableflip upgrade it before this process has exited
 	Report         // send it a report

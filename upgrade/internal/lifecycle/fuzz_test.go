@@ -26,14 +26,14 @@ func FuzzMachine(f *testing.F) {
 			now = now.Add(time.Duration(b>>5) * time.Second)
 			e := Event{Kind: Kind(b) % kinds, Now: now, ID: ID(b>>5) % 3, By: "test", Err: errors.New("broken"), Origin: int(b >> 6), Protocol: 2}
 			e.Member = Member{ID: 2, Generation: 0, Protocol: 2}
-			if e.Kind == AskedByControl && m.Phase() != Exited {
+			if e.Kind == AskedByControl && !m.Phase().Ended() {
 				asked++
 				e.Waiter = asked
 				answers[asked] = 0
 			}
 			before := m.Phase()
 			actions := m.Handle(e)
-			if before == Exited && len(actions) > 0 {
+			if before.Ended() && len(actions) > 0 {
 				t.Fatalf("after the exit: %v", what(actions))
 			}
 			for _, a := range actions {
@@ -48,11 +48,11 @@ func FuzzMachine(f *testing.F) {
 			}
 		}
 		for w, n := range answers {
-			if n > 1 || m.Phase() == Exited && n != 1 {
+			if n > 1 || m.Phase().Ended() && n != 1 {
 				t.Errorf("waiter %v got %d final answers in phase %v", w, n, m.Phase())
 			}
 		}
-		if want := m.Phase() == Exited; (exits == 1) != want || exits > 1 {
+		if want := m.Phase().Ended(); (exits == 1) != want || exits > 1 {
 			t.Errorf("got %d exits in phase %v", exits, m.Phase())
 		}
 	})

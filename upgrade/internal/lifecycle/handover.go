@@ -9,6 +9,7 @@ func (m *Machine) confirmAndHandOver(e Event) {
 // handOverBlindly hands over to a release that has no link to say what it claims.
 func (m *Machine) handOverBlindly(e Event) {
 	m.confirm(e)
+	m.emit(Action{Do: AssumeServing})
 	m.handOver(e)
 }
 

@@ -135,7 +135,7 @@ func (m *Machine) Attempt() Attempt { return m.attempt }
 // complete later are answered by other events.
 func (m *Machine) Handle(e Event) []Action {
 	m.now, m.actions = e.Now, nil
-	if m.phase == Exited {
+	if m.phase.Ended() {
 		return nil
 	}
 	switch {
@@ -268,16 +268,19 @@ func (m *Machine) abort(e Event) {
 	m.emit(Action{Do: RunHooks})
 }
 
+// fail ends a generation that has never served.
+func (m *Machine) fail(Event) {
+	m.enter(Failed)
+	m.emit(Action{Do: Exit, Err: m.failure})
+}
+
 // exit ends the generation. Nothing happens after that.
 func (m *Machine) exit(Event) {
-	switch m.phase {
-	case Closing:
+	if m.phase == Closing {
 		m.emit(Action{Do: ReportDrained})
 		m.emit(Action{Do: Succeed, Trigger: m.successor.trigger, Took: m.successor.took})
-		m.emit(Action{Do: Finish})
-	case StopClosing:
-		m.emit(Action{Do: Finish})
 	}
+	m.emit(Action{Do: Finish})
 	m.enter(Exited)
-	m.emit(Action{Do: Exit, Err: m.failure})
+	m.emit(Action{Do: Exit})
 }

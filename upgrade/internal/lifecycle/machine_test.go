@@ -57,7 +57,7 @@ func what(actions []Action) (lines []string) {
 	for _, a := range actions {
 		line := verbNames[a.Do]
 		switch a.Do {
-		case Log, Arm, Disarm, Tell, TellDrain, Report, Enter:
+		case Log, Arm, Disarm, Tell, TellDrain, Report, Enter, Account:
 			continue
 		case ReportTo, Watch, Kill, Forget, ReleaseLink, PassLink, FollowLink:
 			line += fmt.Sprintf(" %d", a.ID)
@@ -88,7 +88,7 @@ func what(actions []Action) (lines []string) {
 var verbNames = [verbs]string{
 	Log: "log", Enter: "enter", Arm: "arm", Disarm: "disarm", Check: "check", CancelCheck: "cancel check", Prepare: "prepare",
 	Commit: "commit", Serve: "serve", OpenControl: "open control", Announce: "announce", RestoreStderr: "restore stderr",
-	BeginStop: "begin stop", DrainForStop: "drain for stop", DrainToNext: "drain to next", CutDrain: "cut drain",
+	BeginStop: "begin stop", Account: "account", AssumeServing: "assume serving", DrainForStop: "drain for stop", DrainToNext: "drain to next", CutDrain: "cut drain",
 	RunHooks: "run hooks", RunStopHooks: "run stop hooks", Finish: "finish", Exit: "exit", Tell: "tell", TellDrain: "tell drain",
 	Refuse: "refuse", Forward: "forward", Fail: "fail", Succeed: "succeed", Execute: "execute", SendStop: "send stop",
 	StopFlip: "stop flip", Dismiss: "dismiss", Abandon: "abandon", HandOver: "hand over", FreePipe: "free pipe",
@@ -144,16 +144,16 @@ func TestStartRaces(t *testing.T) {
 		{"a first generation", first(), nil, begin, "check; prepare; " + took, Serving, None, ""},
 		{"a successor", second(), nil, begin, "check; prepare; commit; serve; announce", Serving, None, ""},
 		{"it fails its check", first(), nil, []Event{is(Begun), failed(CheckFailed), is(HooksEnded)},
-			"check; cancel check; run hooks; exit: generation 1 is no good: broken", Exited, None, ""},
+			"check; cancel check; run hooks; exit: generation 1 is no good: broken", Failed, None, ""},
 		{"it cannot prepare", first(), nil, []Event{is(Begun), is(CheckPassed), failed(PrepareFailed), is(HooksEnded)},
-			"check; prepare; cancel check; run hooks; exit: broken", Exited, None, ""},
-		{"it cannot begin", first(), nil, []Event{failed(PrepareFailed), is(HooksEnded)}, "cancel check; run hooks; exit: broken", Exited, None, ""},
+			"check; prepare; cancel check; run hooks; exit: broken", Failed, None, ""},
+		{"it cannot begin", first(), nil, []Event{failed(PrepareFailed), is(HooksEnded)}, "cancel check; run hooks; exit: broken", Failed, None, ""},
 		{"stopped by a signal", first(), nil, []Event{is(Begun), is(StopSignal), is(CheckPassed), is(HooksEnded)},
-			"check; cancel check; run hooks; exit: generation 1 is no good: stopped by terminated before it was ready", Exited, None, ""},
+			"check; cancel check; run hooks; exit: generation 1 is no good: stopped by terminated before it was ready", Failed, None, ""},
 		{"stopped by the predecessor", second(), nil, []Event{is(Begun), {Kind: StopMessage, By: "the predecessor"}, is(HooksEnded)},
-			"check; cancel check; run hooks; exit: generation 2 is no good: stopped by the predecessor before it was ready", Exited, None, ""},
+			"check; cancel check; run hooks; exit: generation 2 is no good: stopped by the predecessor before it was ready", Failed, None, ""},
 		{"a moment before it would be killed", second(), nil, []Event{is(Begun), later(58*time.Second, is(CheckPassed)), is(Prepared), is(HooksEnded)},
-			"check; prepare; cancel check; run hooks; exit: generation 2 was not ready soon enough: gives up after 58s, shortly before it would be killed", Exited, None, ""},
+			"check; prepare; cancel check; run hooks; exit: generation 2 was not ready soon enough: gives up after 58s, shortly before it would be killed", Failed, None, ""},
 		{"a trigger waits for readiness", first(), begin[:1], []Event{signal(1), is(CheckPassed), is(Prepared)},
 			"prepare; " + took + "; execute [1]", Upgrading, Executing, "upgrade waits"},
 		{"a caller is refused when the start fails", first(), begin[:1], []Event{ask, failed(CheckFailed), control("late")},
@@ -167,7 +167,7 @@ func TestStartRaces(t *testing.T) {
 			"watch 1; restore stderr; forget 1; prepare; " + took, Serving, None, ""},
 		{"nobody knows yet", second(), begin[:1], []Event{is(PredecessorUnlinked), is(CheckPassed)}, "watch 1", Checked, None, ""},
 		{"predecessor lives without a link", second(), begin[:1], []Event{is(PredecessorUnlinked), is(CheckPassed), is(PredecessorLost), is(HooksEnded)},
-			"watch 1; cancel check; run hooks; exit: generation 2 is no good: the link to the predecessor is lost, and that serves on", Exited, None, ""},
+			"watch 1; cancel check; run hooks; exit: generation 2 is no good: the link to the predecessor is lost, and that serves on", Failed, None, ""},
 
 		// The control socket.
 		{"predecessor leaves the control socket", second(), begin, []Event{is(Relieved), is(ReliefOver)}, "open control", Serving, None, ""},
@@ -201,7 +201,7 @@ func TestUpgradeRaces(t *testing.T) {
 		{"ready, and does not serve", first(), ready, []Event{later(timeout, is(ReadyLate)), is(SuccessorExited)},
 			"dismiss; fail [waiter]: successor said that it is ready but did not serve within 1m0s and was killed", Serving, None, ""},
 		{"ready, and never a message", first(), executing, []Event{is(FlipAccepted), later(timeout, is(ReadyLate))},
-			handed, Draining, Succeeded, "successor said that it is ready, and nothing else; it is taken to serve"},
+			"assume serving; " + handed, Draining, Succeeded, "successor said that it is ready, and nothing else; it is taken to serve"},
 
 		// The end of the link races with what tableflip says.
 		{"link's end before tableflip's", first(), executing, []Event{is(SuccessorLinkEnded), failed(FlipFailed), is(SuccessorExited)},
@@ -222,8 +222,8 @@ func TestUpgradeRaces(t *testing.T) {
 			handed + "; watch successor", Draining, SucceededUnlinked, ""},
 		{"serves, and stops before tableflip says so", first(), confirmed, []Event{is(SuccessorLinkClosed), is(FlipAccepted)},
 			handed, Draining, SucceededGone, ""},
-		{"a release without a link", first(), executing, []Event{is(SuccessorLinkEnded), is(FlipAccepted)}, handed, Draining, SucceededGone, ""},
-		{"the same, and tableflip is first", first(), executing, []Event{is(FlipAccepted), is(SuccessorLinkEnded)}, handed, Draining, SucceededGone, ""},
+		{"a release without a link", first(), executing, []Event{is(SuccessorLinkEnded), is(FlipAccepted)}, "assume serving; " + handed, Draining, SucceededGone, ""},
+		{"the same, and tableflip is first", first(), executing, []Event{is(FlipAccepted), is(SuccessorLinkEnded)}, "assume serving; " + handed, Draining, SucceededGone, ""},
 
 		// After the takeover.
 		{"it dies", first(), succeeded, []Event{is(SuccessorLinkEnded), is(SuccessorExited)}, "watch successor; orphaned", Draining, SucceededGone, ""},
@@ -300,9 +300,9 @@ func TestStopRaces(t *testing.T) {
 		{"successor is ready, and hangs", first(), ready, []Event{is(StopSignal), is(DelayOver), is(PatienceOver), is(SuccessorExited)},
 			"begin stop; send stop; stop flip; dismiss; abandon; refuse [waiter]; drain for stop", StopDraining, None, ""},
 		{"successor is ready, and never a message", first(), then(begin, ask, is(FlipAccepted)), []Event{is(StopSignal), is(PatienceOver)},
-			"begin stop; send stop; stop flip; " + handed, Draining, Succeeded, ""},
+			"begin stop; send stop; stop flip; assume serving; " + handed, Draining, Succeeded, ""},
 		{"the same, and a second signal", first(), then(begin, ask, is(FlipAccepted)), []Event{is(StopSignal), is(StopSignal)},
-			"begin stop; send stop; stop flip; " + handed + "; cut drain", Draining, Succeeded, ""},
+			"begin stop; send stop; stop flip; assume serving; " + handed + "; cut drain", Draining, Succeeded, ""},
 		{"a second signal during the upgrade", first(), upgrading, []Event{is(StopSignal), is(StopSignal), failed(FlipFailed), is(SuccessorExited)},
 			"begin stop; send stop; stop flip; dismiss; abandon; refuse [waiter]; drain for stop; cut drain", StopDraining, None, ""},
 		{"a stop while the successor is killed", first(), then(upgrading, is(SuccessorLinkEnded)), []Event{is(StopSignal), is(SuccessorExited), is(DelayOver), failed(FlipFailed)},
@@ -376,7 +376,7 @@ func TestTables(t *testing.T) {
 		for _, to := range row.next {
 			reached[to] = true
 		}
-		if len(phaseRules[Phase(from)]) == 0 && Phase(from) != Exited {
+		if len(phaseRules[Phase(from)]) == 0 && !Phase(from).Ended() {
 			t.Errorf("phase %v has no rules", Phase(from))
 		}
 	}

@@ -41,6 +41,8 @@ const (
 	Closing
 	// Exited: nothing is left to do.
 	Exited
+	// Failed: it has never served, and nothing is left to do.
+	Failed
 )
 
 // phases has, for each phase, its name and the phases that may follow.
@@ -51,7 +53,7 @@ var phases = [...]struct {
 	Checking:     {"checking", []Phase{Checked, Preparing, Aborting}},
 	Checked:      {"checked", []Phase{Preparing, Aborting}},
 	Preparing:    {"preparing", []Phase{Serving, Aborting}},
-	Aborting:     {"aborting", []Phase{Exited}},
+	Aborting:     {"aborting", []Phase{Failed}},
 	Serving:      {"serving", []Phase{Upgrading, Stopping}},
 	Upgrading:    {"upgrading", []Phase{Serving, Passing, Stopping}},
 	Stopping:     {"stopping", []Phase{StopDue, StopDraining, Passing}},
@@ -64,10 +66,14 @@ var phases = [...]struct {
 	Waiting:      {"waiting", []Phase{Closing}},
 	Closing:      {"closing", []Phase{Exited}},
 	Exited:       {"exited", nil},
+	Failed:       {"failed", nil},
 }
 
 // String returns the phase's name.
 func (p Phase) String() string { return phases[p].name }
+
+// Ended reports whether nothing is left to do.
+func (p Phase) Ended() bool { return p >= Exited }
 
 // starting reports whether the generation has not accepted anything yet.
 func (p Phase) starting() bool { return p < Serving }
@@ -108,7 +114,7 @@ var phaseRules = map[Phase]map[Kind]rule{
 		StopMessage:    (*Machine).stopEarly,
 	},
 	Aborting: {
-		HooksEnded:     (*Machine).exit,
+		HooksEnded:     (*Machine).fail,
 		AskedByControl: (*Machine).refuse,
 	},
 	Serving: {

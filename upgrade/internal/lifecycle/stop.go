@@ -106,5 +106,6 @@ func (m *Machine) runHooks() {
 	if m.phase == StopClosing {
 		do = RunStopHooks
 	}
+	m.emit(Action{Do: Account})
 	m.emit(Action{Do: do})
 }
