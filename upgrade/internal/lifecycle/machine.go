@@ -157,20 +157,36 @@ func (m *Machine) Handle(e Event) []Action {
 
 // handleOwn takes an event of the generation as a whole.
 func (m *Machine) handleOwn(e Event) {
+	rules := phaseRules[m.phase]
+	rule := rules.on[e.Kind]
 	switch e.Kind {
 	case GateOpened:
 		m.gate = GateOpen
-	case StopSignal:
-		m.urgency = moreUrgent[m.urgency]
+		rule = (*Machine).resume
+	case StopSignal, StopMessage:
+		if e.Kind == StopSignal {
+			m.urgency = moreUrgent[m.urgency]
+		}
+		rule = rules.stop
+	case AskedByControl:
+		rule = rules.ask
 	case AskedBySignal:
 		if m.hangup.isSame(e.Origin, e.Now) {
 			m.log("upgrade was asked for already", "by", BySignal, "origin", e.Origin)
 			return
 		}
+		rule = rules.ask
 	}
-	if rule := phaseRules[m.phase][e.Kind]; rule != nil {
+	if rule != nil {
 		rule(m, e)
 	}
+}
+
+// resume goes on with what may have waited for a predecessor.
+func (m *Machine) resume(e Event) {
+	m.recheck()
+	m.startPending(e)
+	m.close(e)
 }
 
 func (m *Machine) emit(a Action) { m.actions = append(m.actions, a) }
@@ -232,7 +248,7 @@ func (m *Machine) takeOver(Event) {
 		p.setDue(m.now)
 	}
 	m.watchDue()
-	m.startPending(Event{})
+	m.resume(Event{})
 }
 
 // relieve takes over the control socket.

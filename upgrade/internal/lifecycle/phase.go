@@ -83,114 +83,39 @@ func (p Phase) handedOver() bool {
 	return slices.Contains([]Phase{Passing, Draining, Waiting, Closing}, p)
 }
 
-// rule is what an event does in a phase.
+// rule is what an event does.
 type rule func(*Machine, Event)
 
-// phaseRules has what each event does in each phase, as far as it concerns the generation as a
-// whole. Events of the successor and of predecessors have tables of their own.
-var phaseRules = map[Phase]map[Kind]rule{
-	Checking: {
-		Begun:          emits(Check),
-		CheckPassed:    (*Machine).checked,
-		CheckFailed:    (*Machine).unfit,
-		PrepareFailed:  (*Machine).abort,
-		AskedBySignal:  (*Machine).enqueue,
-		AskedByControl: (*Machine).enqueue,
-		StopSignal:     (*Machine).stopEarly,
-		StopMessage:    (*Machine).stopEarly,
-	},
-	Checked: {
-		AskedBySignal:  (*Machine).enqueue,
-		AskedByControl: (*Machine).enqueue,
-		StopSignal:     (*Machine).stopEarly,
-		StopMessage:    (*Machine).stopEarly,
-	},
-	Preparing: {
-		Prepared:       (*Machine).takeOver,
-		PrepareFailed:  (*Machine).abort,
-		AskedBySignal:  (*Machine).enqueue,
-		AskedByControl: (*Machine).enqueue,
-		StopSignal:     (*Machine).stopEarly,
-		StopMessage:    (*Machine).stopEarly,
-	},
-	Aborting: {
-		HooksEnded:     (*Machine).fail,
-		AskedByControl: (*Machine).refuse,
-	},
-	Serving: {
-		AskedBySignal:  (*Machine).enqueue,
-		AskedByControl: (*Machine).enqueue,
-		StopSignal:     (*Machine).stop,
-		StopMessage:    (*Machine).stop,
-		GateOpened:     (*Machine).startPending,
-	},
-	Upgrading: {
-		AskedBySignal:  (*Machine).enqueue,
-		AskedByControl: (*Machine).enqueue,
-		StopSignal:     (*Machine).stop,
-		StopMessage:    (*Machine).stop,
-	},
-	Stopping: {
-		AskedBySignal:  (*Machine).refuse,
-		AskedByControl: (*Machine).refuse,
-		StopSignal:     (*Machine).stopAgain,
-		StopMessage:    (*Machine).stopAgain,
-		DelayOver:      (*Machine).delayOver,
-	},
-	StopDue: {
-		AskedBySignal:  (*Machine).refuse,
-		AskedByControl: (*Machine).refuse,
-		StopSignal:     (*Machine).stopAgain,
-		StopMessage:    (*Machine).stopAgain,
-	},
-	StopDraining: {
-		AskedBySignal:  (*Machine).refuse,
-		AskedByControl: (*Machine).refuse,
-		StopSignal:     (*Machine).stopAgain,
-		StopMessage:    (*Machine).stopAgain,
-		Drained:        (*Machine).drained,
-	},
-	StopWaiting: {
-		AskedBySignal:  (*Machine).refuse,
-		AskedByControl: (*Machine).refuse,
-		StopSignal:     (*Machine).stopAgain,
-		StopMessage:    (*Machine).stopAgain,
-		GateOpened:     (*Machine).close,
-	},
-	StopClosing: {
-		AskedBySignal:  (*Machine).refuse,
-		AskedByControl: (*Machine).refuse,
-		StopSignal:     (*Machine).stopAgain,
-		StopMessage:    (*Machine).stopAgain,
-		HooksEnded:     (*Machine).exit,
-	},
-	Passing: {
-		AskedBySignal:  (*Machine).forward,
-		AskedByControl: (*Machine).forward,
-		StopSignal:     (*Machine).stopElsewhere,
-		StopMessage:    (*Machine).stopElsewhere,
-	},
-	Draining: {
-		AskedBySignal:  (*Machine).forward,
-		AskedByControl: (*Machine).forward,
-		StopSignal:     (*Machine).stopElsewhere,
-		StopMessage:    (*Machine).stopElsewhere,
-		Drained:        (*Machine).drained,
-	},
-	Waiting: {
-		AskedBySignal:  (*Machine).forward,
-		AskedByControl: (*Machine).forward,
-		StopSignal:     (*Machine).stopElsewhere,
-		StopMessage:    (*Machine).stopElsewhere,
-		GateOpened:     (*Machine).close,
-	},
-	Closing: {
-		AskedBySignal:  (*Machine).forward,
-		AskedByControl: (*Machine).forward,
-		StopSignal:     (*Machine).stopElsewhere,
-		StopMessage:    (*Machine).stopElsewhere,
-		HooksEnded:     (*Machine).exit,
-	},
+// phaseRules has what happens in each phase when an upgrade or a stop is requested, and at
+// the events that mean something in this phase only. Events of the successor and of
+// predecessors have tables of their own.
+var phaseRules = map[Phase]struct {
+	ask, stop rule // nil: nothing happens
+	on        map[Kind]rule
+}{
+	Checking: {(*Machine).enqueue, (*Machine).stopEarly, map[Kind]rule{
+		Begun:         emits(Check),
+		CheckPassed:   (*Machine).checked,
+		CheckFailed:   (*Machine).unfit,
+		PrepareFailed: (*Machine).abort, // it could not even begin
+	}},
+	Checked: {(*Machine).enqueue, (*Machine).stopEarly, nil},
+	Preparing: {(*Machine).enqueue, (*Machine).stopEarly, map[Kind]rule{
+		Prepared:      (*Machine).takeOver,
+		PrepareFailed: (*Machine).abort,
+	}},
+	Aborting:     {(*Machine).refuse, nil, map[Kind]rule{HooksEnded: (*Machine).fail}},
+	Serving:      {(*Machine).enqueue, (*Machine).stop, nil},
+	Upgrading:    {(*Machine).enqueue, (*Machine).stop, nil},
+	Stopping:     {(*Machine).refuse, (*Machine).stopAgain, map[Kind]rule{DelayOver: (*Machine).delayOver}},
+	StopDue:      {(*Machine).refuse, (*Machine).stopAgain, nil},
+	StopDraining: {(*Machine).refuse, (*Machine).stopAgain, map[Kind]rule{Drained: (*Machine).drained}},
+	StopWaiting:  {(*Machine).refuse, (*Machine).stopAgain, nil},
+	StopClosing:  {(*Machine).refuse, (*Machine).stopAgain, map[Kind]rule{HooksEnded: (*Machine).exit}},
+	Passing:      {(*Machine).forward, (*Machine).stopElsewhere, nil},
+	Draining:     {(*Machine).forward, (*Machine).stopElsewhere, map[Kind]rule{Drained: (*Machine).drained}},
+	Waiting:      {(*Machine).forward, (*Machine).stopElsewhere, nil},
+	Closing:      {(*Machine).forward, (*Machine).stopElsewhere, map[Kind]rule{HooksEnded: (*Machine).exit}},
 }
 
 // emits is the rule of an event that is answered by one action, whatever else is the case.

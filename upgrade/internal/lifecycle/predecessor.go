@@ -172,13 +172,13 @@ func (m *Machine) losePredecessor(p *predecessor) {
 func (m *Machine) mourn(p *predecessor) {
 	m.forget(p)
 	m.warn("predecessor ended without a report; what it had in hand is lost", "predecessor", p.Generation)
-	m.afterPredecessor()
+	m.resume(Event{})
 }
 
 func (m *Machine) partFrom(p *predecessor) {
 	m.forget(p)
 	m.log("predecessor is gone", "predecessor", p.Generation)
-	m.afterPredecessor()
+	m.resume(Event{})
 }
 
 func (m *Machine) forget(p *predecessor) {
@@ -195,13 +195,6 @@ func (m *Machine) leaveControl(p *predecessor) {
 	if d := m.config.Predecessor; d != nil && d.ID == p.ID {
 		m.relieve()
 	}
-}
-
-// afterPredecessor goes on with what may have waited for a predecessor's end.
-func (m *Machine) afterPredecessor() {
-	m.recheck()
-	m.startPending(Event{})
-	m.close(Event{})
 }
 
 // watchDue arms the timer for the next predecessor that should have exited.
