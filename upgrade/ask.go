@@ -17,11 +17,11 @@ var (
 	ErrNoServer = control.ErrNoServer
 	// ErrLost: the server ended, or closed the connection, before its answer.
 	ErrLost = control.ErrLost
-	// ErrUntrusted: the server may be one that a stranger has put there. Errors that
-	// wrap it wrap [ErrRefused] too.
+	// ErrUntrusted: the server may be one that a stranger has put there. It wraps
+	// [ErrRefused].
 	ErrUntrusted = control.ErrUntrusted
 	// ErrUnderway: the caller waits no longer for an upgrade, which goes on.
-	ErrUnderway = errors.New("the upgrade goes on")
+	ErrUnderway = errors.New("the upgrade goes on all the same")
 )
 
 // Ask asks the generation that serves for an upgrade and waits until its
@@ -53,7 +53,7 @@ func Ask(ctx context.Context, path string, progress func(string)) (Outcome, erro
 		return *known, nil
 	}
 	if ctx.Err() != nil && last != "" {
-		err = marked{fmt.Errorf("%w; the upgrade goes on all the same: %s", err, last), ErrUnderway}
+		err = fmt.Errorf("%w; %w: %s", err, ErrUnderway, last)
 	}
 	return Outcome{}, err
 }
@@ -76,16 +76,6 @@ func AskStatus(ctx context.Context, path string) (Status, error) {
 	}
 	return *status, nil
 }
-
-// marked is an error that is another one as well, which its text does not mention.
-type marked struct {
-	error
-	as error
-}
-
-func (m marked) Is(target error) bool { return target == m.as }
-
-func (m marked) Unwrap() error { return m.error }
 
 // statusHandler answers clients of the control socket.
 type statusHandler struct{ *Generation }

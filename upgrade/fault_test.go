@@ -15,8 +15,6 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// This file tests what a generation makes of neighbours that are no good.
-
 // A program that is started from a successor must not take itself for one, nor
 // get its pipes; and what the two processes share must stay non-blocking.
 func TestSuccessorIsCleanProcess(t *testing.T) {
@@ -37,9 +35,10 @@ func TestSuccessorIsCleanProcess(t *testing.T) {
 }
 
 func TestSuccessorThatIsNoGood(t *testing.T) {
+	const hanging = 5 * time.Second // a good one must be ready within this time, too
 	tests := map[string]struct {
 		plan     func(*plan)
-		timeout  time.Duration // 0: one second
+		timeout  time.Duration // 0: a minute
 		sabotage func(t *testing.T, l *line)
 		reason   string // part of it
 		stderr   string // a line of it
@@ -49,10 +48,10 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 		"exits at the end":    {plan: func(p *plan) { p.Check = "exit 1" }, reason: "exit status 1", stderr: "leaving with 1"},
 		"panics":              {plan: func(p *plan) { p.Check = "panic wild" }, reason: "exit status 2", stderr: "panic: wild"},
 		"fails its check":     {plan: func(p *plan) { p.Check = "fail no database" }, reason: "exit status 1", stderr: "generation: generation 2 is no good: no database"},
-		"hangs at the start":  {plan: func(p *plan) { p.Start = "hang" }, reason: "not ready within 1s and was killed"},
-		"hangs at the end":    {plan: func(p *plan) { p.Check = "hang" }, reason: "not ready within 1s and was killed"},
-		"is stopped":          {plan: func(p *plan) { p.Check = "stop" }, reason: "not ready within 1s and was killed"},
-		"is a moment late":    {plan: func(p *plan) { p.Check = "late" }, timeout: 4 * time.Second, reason: "exit status 1", stderr: "gives up"},
+		"hangs at the start":  {plan: func(p *plan) { p.Start = "hang" }, timeout: hanging, reason: "not ready within 5s and was killed"},
+		"hangs at the end":    {plan: func(p *plan) { p.Check = "hang" }, timeout: hanging, reason: "not ready within 5s and was killed"},
+		"is stopped":          {plan: func(p *plan) { p.Check = "stop" }, timeout: hanging, reason: "not ready within 5s and was killed"},
+		"is a moment late":    {plan: func(p *plan) { p.Check = "late" }, timeout: 20 * time.Second, reason: "exit status 1", stderr: "gives up"},
 		"gets SIGHUP early":   {plan: func(p *plan) { p.Start = "hangup" }, reason: "hangup"},
 		"prints a lot":        {plan: func(p *plan) { p.Check = "flood" }, reason: "exit status 1", stderr: "is no good: flooded"},
 		"wants a bad address": {plan: func(p *plan) { p.Listen = append(p.Listen, "127.0.0.1:http-no") }, reason: "exit status 1", stderr: `"http-no" is not a port`},
@@ -66,7 +65,7 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLine(t)
-			l.plan.Timeout = cmp.Or(test.timeout, time.Second)
+			l.plan.Timeout = cmp.Or(test.timeout, patience)
 			l.launch()
 			before, good := l.who(), l.plan
 			if test.plan != nil {

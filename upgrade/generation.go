@@ -82,6 +82,11 @@ type neighbors struct {
 // ErrControl: the control socket cannot be claimed.
 var ErrControl = errors.New("the control socket cannot be claimed")
 
+type controlError struct{ error }
+
+func (controlError) Is(target error) bool { return target == ErrControl }
+func (e controlError) Unwrap() error      { return e.error }
+
 // New makes the running process a generation. A program calls it once, before
 // it starts goroutines, because it changes the process as the package's
 // documentation describes. It fails if the control socket or the PID file belongs
@@ -198,7 +203,7 @@ func (g *Generation) claimNames() error {
 	if path := g.opts.Control; path != "" {
 		ln, err := g.Listen("unix:" + path)
 		if err != nil {
-			return marked{err, ErrControl}
+			return controlError{err}
 		}
 		if g.claims[ln].fresh {
 			if err := os.Chmod(path, 0o600); err != nil {

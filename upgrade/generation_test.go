@@ -8,12 +8,9 @@ import (
 	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"example.com/baton/upgrade"
 )
-
-// This file tests upgrades that succeed, their triggers and their status.
 
 func TestUpgrades(t *testing.T) {
 	l := newLine(t)
@@ -64,10 +61,10 @@ func TestSecret(t *testing.T) {
 // Triggers that come while one upgrade runs make one more, not none and not many.
 func TestTriggersAreCoalesced(t *testing.T) {
 	l := newLine(t)
-	l.plan.Drain, l.plan.Draining = 300*time.Millisecond, -1
+	drain := l.latch("drain")
+	l.plan.Drained, l.plan.Draining = "wait "+drain, -1
 	l.launch()
-	latch := l.path("latch")
-	os.WriteFile(latch, nil, 0o600)
+	latch := l.latch("latch")
 	l.setPlan(func(p *plan) { p.Check = "wait " + latch })
 	outcomes := make(chan upgrade.Outcome, 4)
 	ask := func() {
@@ -88,6 +85,9 @@ func TestTriggersAreCoalesced(t *testing.T) {
 	os.Remove(latch)
 	l.await("the first upgrade is done", func() bool { a, err := l.try(); return err == nil && a.Generation == 2 })
 	ask() // while generation 1 drains: joins as well
+	// At generation 2 one of four is the first, and three join.
+	l.await("all have arrived", func() bool { return strings.Count(l.printed(), "joins the one that waits") == 2+3 })
+	os.Remove(drain)
 	var generations []int
 	for range 4 {
 		generations = append(generations, (<-outcomes).Generation)
@@ -105,7 +105,8 @@ func TestTriggersAreCoalesced(t *testing.T) {
 // Signals that reach a predecessor after the handoff are not lost.
 func TestSignalsToDrainingPredecessor(t *testing.T) {
 	l := newLine(t)
-	l.plan.Drain = 500 * time.Millisecond
+	drain := l.latch("drain")
+	l.plan.Drained = "wait " + drain
 	l.launch()
 	first := l.who().PID
 	syscall.Kill(first, syscall.SIGHUP)
@@ -114,9 +115,8 @@ func TestSignalsToDrainingPredecessor(t *testing.T) {
 	syscall.Kill(first, syscall.SIGTERM) // as systemd may do: it goes on draining
 	syscall.Kill(first, syscall.SIGHUP)  // meant for whoever serves
 	l.await("generation 3 serves", func() bool { return l.who().Generation == 3 })
-	if !strings.Contains(l.printed(), "goes on draining") {
-		t.Error("the predecessor did not say that it goes on draining")
-	}
+	l.await("the predecessor has noticed the stop", func() bool { return strings.Contains(l.printed(), "goes on draining") })
+	os.Remove(drain)
 	s, err := l.status()
 	if err != nil || len(s.Upgrades) != 2 || s.Upgrades[1].Trigger != "signal" {
 		t.Errorf("got %+v, %v, want 2 upgrades, the second by a signal", s, err)

@@ -148,7 +148,7 @@ func TestSignalsDuringHooks(t *testing.T) {
 func TestHookTimeout(t *testing.T) {
 	t.Parallel()
 	l := newLine(t)
-	l.plan.Hooks, l.plan.Exit, l.plan.Cut, l.plan.HookTimeout = true, "hang", 3*time.Second, 300*time.Millisecond
+	l.plan.Hooks, l.plan.Exit, l.plan.Cut, l.plan.HookTimeout = true, "hang", 3*time.Second, 3*time.Second
 	l.launch()
 	first := l.first.Process.Pid
 	if o := l.upgrade(); o.Result != upgrade.Succeeded {
@@ -158,7 +158,7 @@ func TestHookTimeout(t *testing.T) {
 	if !strings.Contains(l.printed(), "hook first: not done after ") {
 		t.Error("the hook that hangs is not in the log")
 	}
-	if want := "predecessor_drain=3.3s"; !strings.Contains(l.printed(), want) {
+	if want := "predecessor_drain=6s"; !strings.Contains(l.printed(), want) {
 		t.Errorf("the successor's view of the drain: want %s", want)
 	}
 }

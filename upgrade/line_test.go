@@ -1,8 +1,5 @@
 package upgrade_test
 
-// This file holds a program that is a generation, which is the test binary
-// itself under another name, and the line of generations that a test begins.
-
 import (
 	"cmp"
 	"context"
@@ -28,7 +25,7 @@ import (
 )
 
 const (
-	patience = 10 * time.Second
+	patience = time.Minute // that only a hang takes
 	planVar  = "UPGRADE_TEST_PLAN"
 )
 
@@ -59,6 +56,7 @@ type plan struct {
 	Cut         time.Duration // when that is cut; 0: late
 	Drained     string        // what it does at the end of its drain
 	Answer      time.Duration // how long an answer takes
+	Hold        string        // what it does before each answer
 	Delay       time.Duration // of a stop
 	Start       string        // what it does before anything else
 	Check       string        // what it does last before it is ready
@@ -79,7 +77,7 @@ func generation(path string, signals <-chan os.Signal) error {
 		upgrade.SetProtocol(p.Protocol)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil)).With("pid", os.Getpid())
-	s := &whoami{check: p.Check, drain: p.Drain, drained: p.Drained, answer: p.Answer}
+	s := &whoami{check: p.Check, drain: p.Drain, drained: p.Drained, answer: p.Answer, hold: p.Hold}
 	var store upgrade.ListenerStore
 	if p.Store {
 		store = noting{log}
@@ -126,14 +124,14 @@ func misbehave(ctx context.Context, how string) error {
 		<-ctx.Done()
 		time.Sleep(time.Minute)
 	case "wait": // until a file is gone
-		for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		for end := time.Now().Add(2 * patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
 			if _, err := os.Stat(detail); err != nil {
 				return nil
 			}
 		}
 	case "late": // but not too late
 		deadline, _ := ctx.Deadline()
-		time.Sleep(time.Until(deadline) - 150*time.Millisecond)
+		time.Sleep(time.Until(deadline) - 900*time.Millisecond)
 	case "flood":
 		fmt.Fprint(os.Stderr, strings.Repeat("x", 1<<20), "\n")
 		for i := range 1000 {
@@ -210,6 +208,7 @@ type whoami struct {
 	drain     time.Duration
 	drained   string
 	answer    time.Duration
+	hold      string
 	inherited []int
 	listeners []net.Listener
 	accepting sync.WaitGroup
@@ -244,6 +243,7 @@ func (s *whoami) Serve() {
 				}
 				s.answers.Go(func() {
 					time.Sleep(s.answer)
+					misbehave(context.Background(), s.hold)
 					own := s.answered.Add(1)
 					a.Answers = int(s.gen.Others(context.Background())["answers"]) + int(own)
 					a.Load = s.gen.Status().Load().Requests
@@ -306,6 +306,17 @@ type line struct {
 	first   *exec.Cmd
 	stderr  string     // path of what all print
 	passed  []*os.File // to the first generation
+}
+
+// latch makes a file that something waits for, until it is removed.
+func (l *line) latch(name string) (path string) {
+	l.t.Helper()
+	path = l.path(name)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() { os.Remove(path) })
+	return path
 }
 
 // newLine makes a line without its first generation.

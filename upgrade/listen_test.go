@@ -15,8 +15,6 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// This file tests what generations claim: listeners, paths and names.
-
 func TestSecondServer(t *testing.T) {
 	for name, change := range map[string]func(l *line, p *plan){
 		"same control socket": func(l *line, p *plan) { p.Listen, p.PIDFile = []string{"unix:" + l.path("s2")}, l.path("pid2") },

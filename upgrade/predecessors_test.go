@@ -1,7 +1,5 @@
 package upgrade_test
 
-// This file holds the tests of lines in which several generations drain.
-
 import (
 	"fmt"
 	"os"

@@ -15,8 +15,6 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// This file tests how a line of generations ends.
-
 // A stop may come when the successor serves and the predecessor does not know
 // yet. What the successor has accepted is answered, and both end.
 func TestStopAsSuccessorBecomesReady(t *testing.T) {
@@ -95,15 +93,11 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 		t.Run(strconv.Itoa(signals), func(t *testing.T) {
 			t.Parallel()
 			l := newLine(t)
-			l.setPlan(func(p *plan) {
-				p.Drain = 2 * time.Second
-				if signals > 1 { // it is not waited for
-					p.Drain = time.Minute
-				}
-			})
+			latch := l.latch("latch")
+			l.setPlan(func(p *plan) { p.Drained = "wait " + latch })
 			l.launch()
 			predecessor := l.first.Process.Pid
-			l.setPlan(func(p *plan) { p.Drain = 0 })
+			l.setPlan(func(p *plan) { p.Drained = "" })
 			go l.ask(nil)
 			l.await("generation 2 serves", func() bool { return l.pidFile() != predecessor })
 			successor := l.pidFile()
@@ -119,6 +113,7 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 				if s, err := l.status(); err != nil || len(s.Generations) != 2 {
 					t.Errorf("meanwhile: got status %+v, %v, want both generations", s, err)
 				}
+				os.Remove(latch)
 			}
 			l.awaitEnd(successor)
 			drained := strings.Contains(l.printed(), "predecessor is gone")
@@ -133,7 +128,7 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 
 func TestStop(t *testing.T) {
 	l := newLine(t)
-	l.plan.Hooks, l.plan.Delay, l.plan.Drain = true, 200*time.Millisecond, time.Minute
+	l.plan.Hooks, l.plan.Delay, l.plan.Drain = true, 5*time.Second, time.Minute
 	l.launch()
 	l.first.Process.Signal(syscall.SIGTERM)
 	l.await("the stop begins", func() bool { s, err := l.status(); return err == nil && s.State == "draining" })

@@ -18,9 +18,9 @@ var (
 	ErrNoServer = errors.New("no server answers on the control socket")
 	// ErrLost: the server ended, or closed the connection, before its answer.
 	ErrLost = errors.New("the server ended before it answered")
-	// ErrUntrusted: the server may be one that a stranger has put there. Errors that
-	// wrap it wrap ErrRefused too.
-	ErrUntrusted = errors.New("the server is not trusted")
+	// ErrUntrusted: the server may be one that a stranger has put there. It wraps
+	// ErrRefused.
+	ErrUntrusted = fmt.Errorf("%w: control socket", ErrRefused)
 )
 
 // Converse sends a command to the server at a path and calls on for each reply until the

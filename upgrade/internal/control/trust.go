@@ -24,21 +24,9 @@ func trustServer(nc net.Conn, path string) error {
 	if slices.Contains(ownersOf(path), server.Uid) {
 		return nil
 	}
-	return untrusted{path, server.Uid}
+	return fmt.Errorf("%w %s: the server there runs as user %d, who may have put it there without being asked to; ask as that user",
+		ErrUntrusted, path, server.Uid)
 }
-
-// untrusted is the error of a server that runs as a user who is not trusted.
-type untrusted struct {
-	path string
-	user uint32
-}
-
-func (u untrusted) Error() string {
-	return fmt.Sprintf("%v: control socket %s: the server there runs as user %d, who may have put it there without being asked to; ask as that user",
-		ErrRefused, u.path, u.user)
-}
-
-func (u untrusted) Is(target error) bool { return target == ErrRefused || target == ErrUntrusted }
 
 // ownersOf returns the users that a server at path may run as. The caller and root
 // are among them, and so is the owner of each directory on the way that only they

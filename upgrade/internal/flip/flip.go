@@ -14,7 +14,8 @@
 //   - A successor can be upgraded only when its predecessor has closed descriptor 4's other
 //     end, which tableflip holds open until the process ends. [Process.ReleasePipe] closes
 //     it earlier. It is found by its inode, which the successor knows: [Process.Pipe].
-//   - WaitForParent returns a moment before Upgrade is possible: [Process.Upgrade] waits.
+//   - WaitForParent returns a moment before Upgrade is possible, and so does Ready if the
+//     machine is busy: [Process.Upgrade] waits.
 //   - What was added for a successor that has failed is closed only when it is collected:
 //     Upgrade collects. [Process.OnlyCopy] closes tableflip's copy of what was inherited.
 //   - It unlinks the paths of unix sockets before the successor has taken over. So it does
@@ -164,10 +165,13 @@ func (p *Process) PredecessorGone() <-chan struct{} {
 }
 
 // Upgrade executes the successor and returns nil when that has called Ready, or an error
-// when it has exited or was killed.
+// when it has exited or was killed. It must not be called before Ready.
 func (p *Process) Upgrade() error {
 	time.Sleep(time.Until(p.settled))
 	err := p.upgrader.Upgrade()
+	for ; err == errNotReady; err = p.upgrader.Upgrade() { // its goroutine has not noticed Ready yet
+		time.Sleep(time.Millisecond)
+	}
 	if err != nil {
 		// The files of the attempt before this one were replaced by those of this one.
 		runtime.GC()

@@ -54,6 +54,11 @@ func isSelf(path string) bool {
 //go:linkname directory github.com/cloudflare/tableflip.initialWD
 var directory string
 
+// errNotReady is the error of an Upgrade that comes before Ready.
+//
+//go:linkname errNotReady github.com/cloudflare/tableflip.errNotReady
+var errNotReady error
+
 // LeaveLostDirectory lets the successor begin in the working directory of this process
 // if that of the start, which it returns then, is deleted or closed to this user.
 func (p *Process) LeaveLostDirectory() (lost string) {

@@ -102,12 +102,18 @@ func (l *Link) Call(ctx context.Context, m Message, with ...syscall.Conn) (Messa
 		l.calls.remove(*number, errors.Is(err, unix.EAGAIN))
 		return Message{}, err
 	}
+	return l.calls.await(ctx, *number, done)
+}
+
+// await returns the result of a request, or the error of the context if that ends before
+// there is a result.
+func (c *calls) await(ctx context.Context, number uint64, done <-chan result) (Message, error) {
 	var r result
 	select {
 	case r = <-done:
 	case <-ctx.Done():
 		// A caller that gives up before the deadline does not prove that the peer is silent.
-		if l.calls.remove(*number, errors.Is(ctx.Err(), context.DeadlineExceeded)) {
+		if c.remove(number, errors.Is(ctx.Err(), context.DeadlineExceeded)) {
 			return Message{}, ctx.Err()
 		}
 		r = <-done // it has come in the same moment

@@ -15,7 +15,7 @@ func followed(t *testing.T, l *Link) {
 	l.Follow(make(chan Event), t.Context().Done(), func(*Message) bool { return true })
 }
 
-// serve reads requests until a number of them is there, and returns them.
+// requests reads a number of requests.
 func requests(t *testing.T, l *Link, n int) (all []Message) {
 	t.Helper()
 	for range n {
@@ -133,6 +133,23 @@ func TestResponseBeforeTheEnd(t *testing.T) {
 	followed(t, a)
 	if err := <-got; err != nil {
 		t.Errorf("got %v, want the response", err)
+	}
+}
+
+// So does one that comes in the moment in which the caller gives up.
+func TestResponseAtTheDeadline(t *testing.T) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 50 { // select chooses at random
+		var (
+			c      calls
+			number uint64
+		)
+		done := c.add(TypeOffer, &number)
+		c.received(&Message{Type: TypeTaken, Batch: number, Refused: []int{7}})
+		if m, err := c.await(ended, number, done); err != nil || len(m.Refused) != 1 {
+			t.Fatalf("got %+v, %v, want the response", m, err)
+		}
 	}
 }
 
