@@ -169,7 +169,7 @@ func (r *run) dismiss(a lifecycle.Action) {
 		return
 	}
 	go func() {
-		if a.Grace > 0 && successor.EndsWithin(a.Grace) {
+		if a.Duration > 0 && successor.EndsWithin(a.Duration) {
 			r.post(lifecycle.Event{Kind: lifecycle.SuccessorExited, InGrace: true})
 			return
 		}

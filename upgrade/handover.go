@@ -23,9 +23,9 @@ func (r *run) handOver(a lifecycle.Action) {
 		r.successor.state = max(r.successor.state, Serving) // it may have reported already that it stops
 	}
 	r.mu.Unlock()
-	r.record(Upgrade{Time: t.At, Trigger: t.By, From: r.number, To: r.number + 1, Result: Succeeded, Seconds: a.Took.Seconds(),
+	r.record(Upgrade{Time: t.At, Trigger: t.By, From: r.number, To: r.number + 1, Result: Succeeded, Seconds: a.Duration.Seconds(),
 		FromVersion: r.opts.Version, ToVersion: r.attempt.next.Version})
-	r.log.Info("upgrade succeeded", "took", a.Took.Round(time.Millisecond).String())
+	r.log.Info("upgrade succeeded", "took", a.Duration.Round(time.Millisecond).String())
 	r.control.Stop()
 	delete(r.claims, r.controlListener) // its path is the successor's
 	if r.pidFile != nil {

@@ -16,7 +16,7 @@ func (r *run) check() {
 	if p := r.predecessor; p != nil {
 		ctx, cancel = context.WithDeadline(context.Background(), p.Deadline)
 	}
-	r.cancelCheck = cancel
+	r.cancel = cancel
 	go func() {
 		defer cancel()
 		e := lifecycle.Event{Kind: lifecycle.CheckPassed}

@@ -27,11 +27,10 @@ type run struct {
 	gate    <-chan struct{}              // closed when tableflip allows an upgrade, nil since then
 	known   lifecycle.ID                 // the last predecessor that the machine knows of
 
-	attempt     *attempt           // the upgrade under way, or the one that succeeded
-	cancelCheck context.CancelFunc // of the checks
-	cutDrain    context.CancelFunc // of the drain, once it has begun
-	account     Drained            // once it is complete
-	failure     error              // why this generation has never served
+	attempt *attempt           // the upgrade under way, or the one that succeeded
+	cancel  context.CancelFunc // of the checks, later of the drain
+	account Drained            // once it is complete
+	failure error              // why this generation has never served
 }
 
 // Run makes the generation ready, serves until its time is over, and returns
@@ -72,7 +71,7 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 func newRun(g *Generation, service Service) *run {
 	c := lifecycle.Config{Generation: g.number, Started: g.started,
 		UpgradeTimeout: g.opts.UpgradeTimeout, ShutdownDelay: g.opts.ShutdownDelay, MaxDraining: g.opts.MaxDraining}
-	r := &run{Generation: g, service: service, cancelCheck: func() {},
+	r := &run{Generation: g, service: service, cancel: func() {},
 		posted: make(chan lifecycle.Event), timers: make(map[lifecycle.Kind]time.Time)}
 	switch {
 	case g.link != nil:

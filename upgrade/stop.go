@@ -35,8 +35,8 @@ func (r *run) drain(h Handoff) {
 			delete(r.claims, ln)
 		}
 	}
-	ctx, cut := context.WithTimeout(context.Background(), r.opts.DrainTimeout)
-	r.cutDrain = cut
+	ctx, cancel := context.WithTimeout(context.Background(), r.opts.DrainTimeout)
+	r.cancel = cancel
 	go func() {
 		r.account = r.service.Drain(ctx, h)
 		r.post(lifecycle.Event{Kind: lifecycle.Drained})
@@ -45,7 +45,7 @@ func (r *run) drain(h Handoff) {
 
 // logAccount logs what the drain has done.
 func (r *run) logAccount() {
-	r.cutDrain()
+	r.cancel()
 	d := r.account
 	c := d.Connections
 	level := r.log.Info

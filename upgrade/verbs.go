@@ -17,7 +17,7 @@ var verbs = map[lifecycle.Verb]func(*run, lifecycle.Action){
 	lifecycle.Disarm: func(r *run, a lifecycle.Action) { delete(r.timers, a.Timer) },
 
 	lifecycle.Check:         plain((*run).check),
-	lifecycle.CancelCheck:   plain(func(r *run) { r.cancelCheck() }),
+	lifecycle.CancelCheck:   plain(func(r *run) { r.cancel() }),
 	lifecycle.Prepare:       plain((*run).prepare),
 	lifecycle.Commit:        plain((*run).commit),
 	lifecycle.Serve:         plain(func(r *run) { r.service.Serve() }),
@@ -27,7 +27,7 @@ var verbs = map[lifecycle.Verb]func(*run, lifecycle.Action){
 	lifecycle.BeginStop:     plain((*run).beginStop),
 	lifecycle.DrainForStop:  plain((*run).drainForStop),
 	lifecycle.DrainToNext:   plain((*run).drainToNext),
-	lifecycle.CutDrain:      plain(func(r *run) { r.cutDrain() }),
+	lifecycle.CutDrain:      plain(func(r *run) { r.cancel() }),
 	lifecycle.Account:       plain((*run).logAccount),
 	lifecycle.RunHooks:      plain(func(r *run) { r.startHooks(false) }),
 	lifecycle.RunStopHooks:  plain(func(r *run) { r.startHooks(true) }),

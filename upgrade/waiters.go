@@ -19,14 +19,14 @@ func reply(waiters []lifecycle.Waiter, reply control.Reply) {
 	}
 }
 
-func (r *run) tell(a lifecycle.Action) { reply(a.Waiters, control.Reply{Progress: a.Text}) }
+func (r *run) tell(a lifecycle.Action) { reply(a.Trigger.Waiters, control.Reply{Progress: a.Text}) }
 
 // tellDrain sends clients what the drain waits for.
 func (r *run) tellDrain(a lifecycle.Action) {
 	load := r.service.Load()
-	outcome := r.succeeded(a.Took)
+	outcome := r.succeeded(a.Duration)
 	outcome.Predecessor.Load = &load
-	reply(a.Waiters, control.Reply{Outcome: encode(outcome), Progress: outcome.String()})
+	reply(a.Trigger.Waiters, control.Reply{Outcome: encode(outcome), Progress: outcome.String()})
 }
 
 // refuse ends a trigger that has come too late.
@@ -73,7 +73,7 @@ func (r *run) fail(a lifecycle.Action) {
 
 // succeed ends an upgrade whose successor serves, at the end of the drain.
 func (r *run) succeed(a lifecycle.Action) {
-	o := r.succeeded(a.Took)
+	o := r.succeeded(a.Duration)
 	o.Predecessor.IsDrained, o.Predecessor.Drained = true, r.account
 	reply(a.Trigger.Waiters, control.Reply{Final: true, Outcome: encode(o)})
 }

@@ -37,22 +37,22 @@ const (
 
 	// Waiters and triggers.
 
-	Tell      // Waiters, Text: progress
-	TellDrain // Waiters: progress, with what this generation still has in hand
+	Tell      // Trigger, Text: progress
+	TellDrain // Trigger, Duration: progress, with what this generation still has in hand
 	Refuse    // Trigger: final
 	Forward   // Trigger: final here; the successor decides on it
 	Fail      // Trigger, Text: final; forget the successor, this generation serves on
-	Succeed   // Trigger: final; with the account of the drain
+	Succeed   // Trigger, Duration: final; with the account of the drain
 
 	// The successor.
 
 	Execute        // Trigger: FlipAccepted or FlipFailed, and what comes over the link
 	SendStop       // tell it to stop
 	StopFlip       // tableflip kills a successor that is not ready
-	Dismiss        // Grace: kill it then, if it has not exited: SuccessorExited
+	Dismiss        // Duration: kill it after this grace, if it has not exited: SuccessorExited
 	Abandon        // forget it
 	AssumeServing  // it cannot report its claims: it is taken to have all listeners
-	HandOver       // Trigger, Took: it serves
+	HandOver       // Trigger, Duration: it serves
 	FreePipe       // let tableflip upgrade it before this process has exited
 	Report         // send it a report
 	ReportDrained  // send it the last one
@@ -80,10 +80,8 @@ type Action struct {
 	At       time.Time
 	ID       ID
 	Trigger  Trigger
-	Waiters  []Waiter
-	Took     time.Duration // from the trigger to the takeover
-	Grace    time.Duration
-	Text     string // of a log line, progress or reason
+	Duration time.Duration // from the trigger to the takeover, or of a grace
+	Text     string        // of a log line, progress or reason
 	Level    slog.Level
 	Attrs    []any
 	Err      error

@@ -182,7 +182,7 @@ func (m *Machine) execute(t Trigger) {
 	}
 	m.successor = successor{trigger: t, begun: m.now}
 	m.log("upgrade begins", "by", t.By)
-	m.emit(Action{Do: Tell, Waiters: t.Waiters, Text: fmt.Sprintf("generation %d starts", m.config.Generation+1)})
+	m.emit(Action{Do: Tell, Trigger: t, Text: fmt.Sprintf("generation %d starts", m.config.Generation+1)})
 	m.emit(Action{Do: Execute, Trigger: t})
 }
 
@@ -192,7 +192,7 @@ func (m *Machine) greet(e Event) {
 	m.emit(Action{Do: Report})
 	m.arm(ReportDue, reportInterval)
 	m.log("successor started", "successor_pid", e.PID, "successor_version", e.Version)
-	m.emit(Action{Do: Tell, Waiters: s.trigger.Waiters,
+	m.emit(Action{Do: Tell, Trigger: s.trigger,
 		Text: fmt.Sprintf("generation %d (pid %d, version %s) starts", m.config.Generation+1, e.PID, e.Version)})
 }
 
@@ -210,7 +210,7 @@ func (m *Machine) report() {
 		m.emit(Action{Do: Report})
 	}
 	if m.phase.handedOver() {
-		m.emit(Action{Do: TellDrain, Waiters: m.successor.trigger.Waiters, Took: m.successor.took})
+		m.emit(Action{Do: TellDrain, Trigger: m.successor.trigger, Duration: m.successor.took})
 	}
 	m.arm(ReportDue, reportInterval)
 }
@@ -227,7 +227,7 @@ func (m *Machine) awaitServing(Event) {
 func (m *Machine) dismiss(reason string, grace time.Duration) {
 	m.successor.reason = reason
 	m.disarm(ReadyLate)
-	m.emit(Action{Do: Dismiss, Grace: grace})
+	m.emit(Action{Do: Dismiss, Duration: grace})
 }
 
 func (m *Machine) dismissFailed(e Event) {

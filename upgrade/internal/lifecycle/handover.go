@@ -25,7 +25,7 @@ func (m *Machine) handOverSilent(e Event) {
 // belongs to the generation that serves: triggers, and the links to predecessors.
 func (m *Machine) handOver(Event) {
 	s := &m.successor
-	m.emit(Action{Do: HandOver, Trigger: s.trigger, Took: s.took})
+	m.emit(Action{Do: HandOver, Trigger: s.trigger, Duration: s.took})
 	for _, timer := range []Kind{ReadyLate, DelayOver, PatienceOver, ReliefOver} {
 		m.disarm(timer)
 	}

@@ -93,7 +93,8 @@ const (
 
 var moreUrgent = map[Urgency]Urgency{Untold: Told, Told: Urgent, Urgent: Urgent}
 
-// Machine is the lifecycle of one generation. It must be used by one goroutine at a time.
+// Machine is the lifecycle of one generation. It must be used by one goroutine at a time. It
+// has a field for each part of the state, which is all in one place.
 type Machine struct {
 	config       Config
 	phase        Phase
@@ -294,7 +295,7 @@ func (m *Machine) fail(Event) {
 func (m *Machine) exit(Event) {
 	if m.phase == Closing {
 		m.emit(Action{Do: ReportDrained})
-		m.emit(Action{Do: Succeed, Trigger: m.successor.trigger, Took: m.successor.took})
+		m.emit(Action{Do: Succeed, Trigger: m.successor.trigger, Duration: m.successor.took})
 	}
 	m.emit(Action{Do: Finish})
 	m.enter(Exited)

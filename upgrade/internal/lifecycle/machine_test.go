@@ -72,8 +72,8 @@ func what(actions []Action) (lines []string) {
 				line += ": " + a.Text
 			}
 		case Dismiss:
-			if a.Grace > 0 {
-				line += " " + a.Grace.String()
+			if a.Duration > 0 {
+				line += " " + a.Duration.String()
 			}
 		case Exit:
 			if a.Err != nil {

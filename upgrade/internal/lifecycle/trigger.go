@@ -60,7 +60,7 @@ func (m *Machine) startPending(Event) {
 	}
 	if reason := m.waitReason(); reason != "" {
 		m.log("upgrade waits", "by", t.By, "reason", reason)
-		m.emit(Action{Do: Tell, Waiters: t.Waiters, Text: "waits: " + reason})
+		m.emit(Action{Do: Tell, Trigger: *t, Text: "waits: " + reason})
 		return
 	}
 	m.pending = nil

@@ -349,7 +349,7 @@ func (p *proc) doSuccessor(a Action) bool {
 			if c != nil {
 				c.kill()
 			}
-			p.handle(Event{Kind: SuccessorExited, InGrace: early && a.Grace > 0})
+			p.handle(Event{Kind: SuccessorExited, InGrace: early && a.Duration > 0})
 		})
 	case HandOver:
 		p.control = false
