@@ -24,7 +24,7 @@ type attempt struct {
 	claims  []link.Claim    // of the successor, once it serves
 	pipe    uint64          // see flip.Process.ReleasePipe
 	adopts  bool            // connections can migrate there
-	blind   bool            // the successor cannot report its claims
+	assumed bool            // it cannot report its claims, and is taken to have all
 }
 
 // protocol returns the version of the link that both sides speak; 0: unknown.
@@ -32,7 +32,7 @@ func (a *attempt) protocol() int { return min(a.next.Protocol, link.Version()) }
 
 // has reports whether the successor has a listener.
 func (a *attempt) has(c claim) bool {
-	return a.blind || slices.ContainsFunc(a.claims, func(theirs link.Claim) bool { return theirs.Bound == c.Bound })
+	return a.assumed || slices.ContainsFunc(a.claims, func(theirs link.Claim) bool { return theirs.Bound == c.Bound })
 }
 
 // execute executes the successor.

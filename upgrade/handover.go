@@ -11,7 +11,7 @@ import (
 
 // assumeServing takes a successor that cannot report its claims to have all listeners.
 func (r *run) assumeServing() {
-	r.attempt.blind = true
+	r.attempt.assumed = true
 	r.count(Succeeded) // it does not
 }
 
@@ -33,8 +33,8 @@ func (r *run) handOver(a lifecycle.Action) {
 	}
 }
 
-// freePipe lets the successor be upgraded before the end of this process.
-func (r *run) freePipe() {
+// releasePipe lets the successor be upgraded before the end of this process.
+func (r *run) releasePipe() {
 	if a := r.attempt; a.protocol() >= 2 && a.pipe != 0 {
 		if err := r.flip.ReleasePipe(a.pipe); err != nil {
 			r.log.Warn("successor cannot be upgraded before this generation's end", "error", err)
@@ -42,8 +42,8 @@ func (r *run) freePipe() {
 	}
 }
 
-// drainToNext begins the drain of a generation that has a successor.
-func (r *run) drainToNext() {
+// drainToSuccessor begins the drain of a generation that has a successor.
+func (r *run) drainToSuccessor() {
 	a := r.attempt
 	kept := make(map[net.Listener]bool)
 	for ln, c := range r.claims {

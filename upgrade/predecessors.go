@@ -75,7 +75,7 @@ func (r *run) handlePredecessor(p *member, e *link.Event) {
 		if conn := m.TakeConn(); conn != nil {
 			r.control.Adopt(conn)
 		} else {
-			r.enqueue(lifecycle.Event{Kind: lifecycle.AskedBySignal, Origin: m.Origin})
+			r.enqueue(lifecycle.Event{Kind: lifecycle.SignalTrigger, Origin: m.Origin})
 		}
 	case m.Type == link.TypeStop:
 		r.enqueue(lifecycle.Event{Kind: lifecycle.StopMessage, By: "the predecessor"})

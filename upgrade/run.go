@@ -77,7 +77,7 @@ func newRun(g *Generation, service Service) *run {
 	case g.link != nil:
 		c.Gate = lifecycle.GateHeld
 	case g.flip.HasPredecessor():
-		c.Gate = lifecycle.GateHeldBlindly
+		c.Gate = lifecycle.GateHeldUnlinked
 	}
 	if p := g.predecessor; p != nil {
 		c.Begun, c.Deadline, c.Origins = p.Begun, p.Deadline, p.Origins
@@ -100,12 +100,12 @@ func (r *run) loop(signals <-chan os.Signal) {
 		select {
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
-				r.enqueue(lifecycle.Event{Kind: lifecycle.AskedBySignal, Origin: r.number})
+				r.enqueue(lifecycle.Event{Kind: lifecycle.SignalTrigger, Origin: r.number})
 			} else {
 				r.enqueue(lifecycle.Event{Kind: lifecycle.StopSignal, By: sig.String()})
 			}
 		case w := <-r.control.Requests():
-			r.enqueue(lifecycle.Event{Kind: lifecycle.AskedByControl, Waiter: w})
+			r.enqueue(lifecycle.Event{Kind: lifecycle.ControlTrigger, Waiter: w})
 		case e := <-r.events:
 			r.handleEvent(&e)
 		case e := <-r.posted:

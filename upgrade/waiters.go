@@ -19,10 +19,10 @@ func reply(waiters []lifecycle.Waiter, reply control.Reply) {
 	}
 }
 
-func (r *run) tell(a lifecycle.Action) { reply(a.Trigger.Waiters, control.Reply{Progress: a.Text}) }
+func (r *run) progress(a lifecycle.Action) { reply(a.Trigger.Waiters, control.Reply{Progress: a.Text}) }
 
-// tellDrain sends clients what the drain waits for.
-func (r *run) tellDrain(a lifecycle.Action) {
+// drainProgress sends clients what the drain waits for.
+func (r *run) drainProgress(a lifecycle.Action) {
 	load := r.service.Load()
 	outcome := r.succeeded(a.Duration)
 	outcome.Predecessor.Load = &load

@@ -17,43 +17,43 @@ const (
 
 	// The start and the end.
 
-	Check         // the service and the program check themselves: CheckPassed or CheckFailed
-	CancelCheck   // nobody waits for them any more
-	Prepare       // do what can fail before the takeover: Prepared or PrepareFailed
-	Commit        // report to tableflip that this generation is ready; there is no way back
-	Serve         // accept connections
-	OpenControl   // accept on the control socket
-	Announce      // publish the PID, keep the listeners, tell the predecessor
-	RestoreStderr // nobody reads the pipe that standard error is
-	BeginStop     // take no more requests, as a readiness probe sees it
-	DrainForStop  // stop accepting and drain: Drained
-	DrainToNext   // stop accepting and drain, with a successor to migrate to: Drained
-	CutDrain      // close forcibly what still drains
-	Account       // log what the drain has done
-	RunHooks      // those of the exit: HooksEnded
-	RunStopHooks  // those of the exit and of the stop: HooksEnded
-	Finish        // close what is left, after the last report
-	Exit          // Err: why it never served, or nil
+	Check            // the service and the program check themselves: CheckPassed or CheckFailed
+	CancelCheck      // nothing waits for them any more
+	Prepare          // do what can fail before the takeover: Prepared or PrepareFailed
+	Commit           // report to tableflip that this generation is ready; there is no way back
+	Serve            // accept connections
+	OpenControl      // accept on the control socket
+	Announce         // publish the PID, store the listeners, notify the predecessor
+	RestoreStderr    // standard error is a pipe that nothing reads any more
+	BeginStop        // take no more requests, as a readiness probe sees it
+	DrainForStop     // stop accepting and drain: Drained
+	DrainToSuccessor // stop accepting and drain, with a successor to migrate to: Drained
+	CutDrain         // close forcibly what still drains
+	Account          // log what the drain has done
+	RunHooks         // those of the exit: HooksEnded
+	RunStopHooks     // those of the exit and of the stop: HooksEnded
+	Finish           // close what is left, after the last report
+	Exit             // Err: why it never served, or nil
 
 	// Waiters and triggers.
 
-	Tell      // Trigger, Text: progress
-	TellDrain // Trigger, Duration: progress, with what this generation still has in hand
-	Refuse    // Trigger: final
-	Forward   // Trigger: final here; the successor decides on it
-	Fail      // Trigger, Text: final; forget the successor, this generation serves on
-	Succeed   // Trigger, Duration: final; with the account of the drain
+	Progress      // Trigger, Text: progress
+	DrainProgress // Trigger, Duration: progress, with what this generation still has in hand
+	Refuse        // Trigger: final
+	Forward       // Trigger: final here; the successor decides on it
+	Fail          // Trigger, Text: final; forget the successor, this generation serves on
+	Succeed       // Trigger, Duration: final; with the account of the drain
 
 	// The successor.
 
 	Execute        // Trigger: FlipAccepted or FlipFailed, and what comes over the link
-	SendStop       // tell it to stop
+	SendStop       // notify it of the stop
 	StopFlip       // tableflip kills a successor that is not ready
 	Dismiss        // Duration: kill it after this grace, if it has not exited: SuccessorExited
 	Abandon        // forget it
 	AssumeServing  // it cannot report its claims: it is taken to have all listeners
 	HandOver       // Trigger, Duration: it serves
-	FreePipe       // let tableflip upgrade it before this process has exited
+	ReleasePipe    // let tableflip upgrade it before this process has exited
 	Report         // send it a report
 	ReportDrained  // send it the last one
 	WatchSuccessor // SuccessorExited, or SuccessorLost and later SuccessorExited

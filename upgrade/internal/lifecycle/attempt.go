@@ -75,7 +75,7 @@ type attemptRule struct {
 // attemptRules is the table of attempts.
 var attemptRules = map[Attempt]map[Kind]attemptRule{
 	Executing: {
-		Hello:               {Greeted, (*Machine).greet},
+		Hello:               {Greeted, (*Machine).noteHello},
 		SuccessorLinkEnded:  {ExecutingUnlinked, nil},
 		SuccessorLinkClosed: {ExecutingUnlinked, nil},
 		FlipAccepted:        {Ready, (*Machine).awaitServing},
@@ -83,7 +83,7 @@ var attemptRules = map[Attempt]map[Kind]attemptRule{
 		PatienceOver:        {Executing, emits(StopFlip)},
 	},
 	ExecutingUnlinked: {
-		FlipAccepted: {SucceededGone, (*Machine).handOverBlindly},
+		FlipAccepted: {SucceededGone, (*Machine).handOverUnlinked},
 		FlipFailed:   {DismissedReturned, (*Machine).dismissFailed},
 		PatienceOver: {ExecutingUnlinked, emits(StopFlip)},
 	},
@@ -113,12 +113,12 @@ var attemptRules = map[Attempt]map[Kind]attemptRule{
 		PatienceOver: {ConfirmedStopped, emits(StopFlip)},
 	},
 	Ready: {
-		Hello:               {ReadyGreeted, (*Machine).greet},
-		SuccessorLinkEnded:  {SucceededGone, (*Machine).handOverBlindly},
-		SuccessorLinkClosed: {SucceededGone, (*Machine).handOverBlindly},
+		Hello:               {ReadyGreeted, (*Machine).noteHello},
+		SuccessorLinkEnded:  {SucceededGone, (*Machine).handOverUnlinked},
+		SuccessorLinkClosed: {SucceededGone, (*Machine).handOverUnlinked},
 		// It cannot be killed, since its pid is not known: tableflip's word has to do.
-		ReadyLate:    {Succeeded, (*Machine).handOverSilent},
-		PatienceOver: {Succeeded, (*Machine).handOverSilent},
+		ReadyLate:    {Succeeded, (*Machine).handOverUnheard},
+		PatienceOver: {Succeeded, (*Machine).handOverUnheard},
 	},
 	ReadyGreeted: {
 		SuccessorServes:     {Succeeded, (*Machine).confirmAndHandOver},
@@ -142,7 +142,7 @@ var attemptRules = map[Attempt]map[Kind]attemptRule{
 		SuccessorExited: {None, (*Machine).concludeDismissal},
 	},
 	Succeeded: {
-		Hello:               {Succeeded, (*Machine).greetAnother},
+		Hello:               {Succeeded, (*Machine).noteAnother},
 		SuccessorLinkEnded:  {SucceededUnlinked, emits(WatchSuccessor)},
 		SuccessorLinkClosed: {SucceededGone, nil},
 	},
@@ -182,21 +182,21 @@ func (m *Machine) execute(t Trigger) {
 	}
 	m.successor = successor{trigger: t, begun: m.now}
 	m.log("upgrade begins", "by", t.By)
-	m.emit(Action{Do: Tell, Trigger: t, Text: fmt.Sprintf("generation %d starts", m.config.Generation+1)})
+	m.emit(Action{Do: Progress, Trigger: t, Text: fmt.Sprintf("generation %d starts", m.config.Generation+1)})
 	m.emit(Action{Do: Execute, Trigger: t})
 }
 
-func (m *Machine) greet(e Event) {
+func (m *Machine) noteHello(e Event) {
 	s := &m.successor
 	s.pid, s.version, s.protocol = e.PID, e.Version, e.Protocol
 	m.emit(Action{Do: Report})
 	m.arm(ReportDue, reportInterval)
 	m.log("successor started", "successor_pid", e.PID, "successor_version", e.Version)
-	m.emit(Action{Do: Tell, Trigger: s.trigger,
+	m.emit(Action{Do: Progress, Trigger: s.trigger,
 		Text: fmt.Sprintf("generation %d (pid %d, version %s) starts", m.config.Generation+1, e.PID, e.Version)})
 }
 
-func (m *Machine) greetAnother(e Event) {
+func (m *Machine) noteAnother(e Event) {
 	m.log("another generation serves by now", "successor_pid", e.PID, "successor_version", e.Version)
 }
 
@@ -210,7 +210,7 @@ func (m *Machine) report() {
 		m.emit(Action{Do: Report})
 	}
 	if m.phase.handedOver() {
-		m.emit(Action{Do: TellDrain, Trigger: m.successor.trigger, Duration: m.successor.took})
+		m.emit(Action{Do: DrainProgress, Trigger: m.successor.trigger, Duration: m.successor.took})
 	}
 	m.arm(ReportDue, reportInterval)
 }

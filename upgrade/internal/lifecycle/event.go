@@ -17,10 +17,10 @@ const (
 
 	// Of the outside.
 
-	AskedBySignal  // SIGHUP, here or at a predecessor that passed it on: Origin
-	AskedByControl // a caller on the control socket: Waiter
+	SignalTrigger  // SIGHUP, here or at a predecessor that passed it on: Origin
+	ControlTrigger // a caller on the control socket: Waiter
 	StopSignal     // SIGTERM or SIGINT to this process: By
-	StopMessage    // the predecessor was asked to stop and says so: By
+	StopMessage    // the predecessor sends that a stop was requested: By
 	GateOpened     // tableflip allows an upgrade
 	Relieved       // the predecessor answers on the control socket no more
 	Drained        // this generation's drain is complete
@@ -93,10 +93,10 @@ type Member struct {
 	Due        time.Time     // when it should have exited; zero: unknown
 }
 
-// Trigger is one upgrade that was asked for, perhaps several times.
+// Trigger is one upgrade that was requested, perhaps several times.
 type Trigger struct {
-	By      string // what asked first: a signal, or a caller on the control socket
+	By      string // the first request: BySignal or ByControl
 	At      time.Time
-	Origins []int // generations that got the signal; nil: no signal asked
+	Origins []int // generations that got the signal; nil: no signal was among the requests
 	Waiters []Waiter
 }

@@ -26,7 +26,7 @@ func FuzzMachine(f *testing.F) {
 			now = now.Add(time.Duration(b>>5) * time.Second)
 			e := Event{Kind: Kind(b) % kinds, Now: now, ID: ID(b>>5) % 3, By: "test", Err: errors.New("broken"), Origin: int(b >> 6), Protocol: 2}
 			e.Member = Member{ID: 2, Generation: 0, Protocol: 2}
-			if e.Kind == AskedByControl && !m.Phase().Ended() {
+			if e.Kind == ControlTrigger && !m.Phase().Ended() {
 				asked++
 				e.Waiter = asked
 				answers[asked] = 0

@@ -6,19 +6,19 @@ func (m *Machine) confirmAndHandOver(e Event) {
 	m.handOver(e)
 }
 
-// handOverBlindly hands over to a release that has no link to say what it claims.
-func (m *Machine) handOverBlindly(e Event) {
+// handOverUnlinked hands over to a release that has no link to say what it claims.
+func (m *Machine) handOverUnlinked(e Event) {
 	m.confirm(e)
 	m.emit(Action{Do: AssumeServing})
 	m.handOver(e)
 }
 
-func (m *Machine) handOverSilent(e Event) {
+func (m *Machine) handOverUnheard(e Event) {
 	if e.Kind == PatienceOver {
 		m.emit(Action{Do: StopFlip})
 	}
 	m.warn("successor said that it is ready, and nothing else; it is taken to serve")
-	m.handOverBlindly(e)
+	m.handOverUnlinked(e)
 }
 
 // handOver begins the end of this generation: the successor serves. First it gets what else
@@ -36,19 +36,19 @@ func (m *Machine) handOver(Event) {
 		m.emit(Action{Do: Forward, Trigger: *t})
 	}
 	for _, p := range m.predecessors {
-		m.offer(p)
+		m.startPassing(p)
 	}
-	m.drainToNext()
+	m.drainToSuccessor()
 }
 
-// drainToNext begins the drain when it is settled which predecessors the successor follows.
-func (m *Machine) drainToNext() {
+// drainToSuccessor begins the drain when it is settled which predecessors the successor follows.
+func (m *Machine) drainToSuccessor() {
 	if m.phase != Passing || m.passing() {
 		return
 	}
 	m.enter(Draining)
-	m.emit(Action{Do: FreePipe})
-	m.emit(Action{Do: DrainToNext})
+	m.emit(Action{Do: ReleasePipe})
+	m.emit(Action{Do: DrainToSuccessor})
 	if m.urgency == Urgent {
 		m.emit(Action{Do: CutDrain})
 	}

@@ -12,14 +12,14 @@ const (
 	// control socket to itself.
 	reliefTime = 2 * time.Second
 
-	// stopPatience is how long a successor that was told to stop may take to end by itself.
+	// stopPatience is how long a successor that was notified of a stop may take to exit by itself.
 	stopPatience = time.Second
 
 	// reportInterval bounds what is lost with a generation that is killed once it has a
 	// successor.
 	reportInterval = 200 * time.Millisecond
 
-	// overstay is how much longer than its drain may take a predecessor may live.
+	// overstay is added to the limit of a drain before a predecessor that still lives is killed.
 	overstay = 5 * time.Second
 
 	// exitGrace is how long a successor whose link has ended may take to exit by itself.
@@ -51,13 +51,13 @@ const (
 	GateOpen Gate = iota
 	// GateHeld: not before the predecessor has exited or let go of its pipe.
 	GateHeld
-	// GateHeldBlindly: the same, and there is no link: the gate is all that tells of the
-	// predecessor's end.
-	GateHeldBlindly
+	// GateHeldUnlinked: the same, and there is no link: only the gate reports the
+	// predecessor's exit.
+	GateHeldUnlinked
 )
 
-// Control says who answers on the control socket: whoever has heard of this generation must
-// not hear from its predecessor afterwards.
+// Control says who answers on the control socket: a client that this generation has answered
+// must not be answered by its predecessor afterwards.
 type Control int
 
 const (
@@ -78,20 +78,20 @@ var (
 	serving  = map[Control]Control{ControlTheirs: ControlAwaited, ControlFree: ControlOurs}
 )
 
-// Urgency says how often this process was told to stop by a signal. That the predecessor was
-// told as well does not count.
+// Urgency says how often a signal to this process requested a stop. That of the predecessor
+// does not count.
 type Urgency int
 
 const (
-	// Untold: never.
-	Untold Urgency = iota
-	// Told: once.
-	Told
+	// NoSignal: never.
+	NoSignal Urgency = iota
+	// OneSignal: once.
+	OneSignal
 	// Urgent: again. Nothing is waited for any more.
 	Urgent
 )
 
-var moreUrgent = map[Urgency]Urgency{Untold: Told, Told: Urgent, Urgent: Urgent}
+var moreUrgent = map[Urgency]Urgency{NoSignal: OneSignal, OneSignal: Urgent, Urgent: Urgent}
 
 // Machine is the lifecycle of one generation. It must be used by one goroutine at a time. It
 // has a field for each part of the state, which is all in one place.
@@ -169,14 +169,14 @@ func (m *Machine) handleOwn(e Event) {
 			m.urgency = moreUrgent[m.urgency]
 		}
 		rule = rules.stop
-	case AskedByControl:
-		rule = rules.ask
-	case AskedBySignal:
+	case ControlTrigger:
+		rule = rules.trigger
+	case SignalTrigger:
 		if m.hangup.isSame(e.Origin, e.Now) {
 			m.log("upgrade was asked for already", "by", BySignal, "origin", e.Origin)
 			return
 		}
-		rule = rules.ask
+		rule = rules.trigger
 	}
 	if rule != nil {
 		rule(m, e)

@@ -35,9 +35,9 @@ func later(d time.Duration, e Event) Event {
 	return e
 }
 
-func control(w Waiter) Event { return Event{Kind: AskedByControl, Waiter: w} }
+func control(w Waiter) Event { return Event{Kind: ControlTrigger, Waiter: w} }
 func signal(origin int) Event {
-	return Event{Kind: AskedBySignal, Origin: origin}
+	return Event{Kind: SignalTrigger, Origin: origin}
 }
 func failed(k Kind) Event { return Event{Kind: k, Err: errors.New("broken")} }
 func added(id ID, generation int) Event {
@@ -57,7 +57,7 @@ func what(actions []Action) (lines []string) {
 	for _, a := range actions {
 		line := verbNames[a.Do]
 		switch a.Do {
-		case Log, Arm, Disarm, Tell, TellDrain, Report, Enter, Account:
+		case Log, Arm, Disarm, Progress, DrainProgress, Report, Enter, Account:
 			continue
 		case ReportTo, Watch, Kill, Forget, ReleaseLink, PassLink, FollowLink:
 			line += fmt.Sprintf(" %d", a.ID)
@@ -88,10 +88,10 @@ func what(actions []Action) (lines []string) {
 var verbNames = [verbs]string{
 	Log: "log", Enter: "enter", Arm: "arm", Disarm: "disarm", Check: "check", CancelCheck: "cancel check", Prepare: "prepare",
 	Commit: "commit", Serve: "serve", OpenControl: "open control", Announce: "announce", RestoreStderr: "restore stderr",
-	BeginStop: "begin stop", Account: "account", AssumeServing: "assume serving", DrainForStop: "drain for stop", DrainToNext: "drain to next", CutDrain: "cut drain",
-	RunHooks: "run hooks", RunStopHooks: "run stop hooks", Finish: "finish", Exit: "exit", Tell: "tell", TellDrain: "tell drain",
+	BeginStop: "begin stop", Account: "account", AssumeServing: "assume serving", DrainForStop: "drain for stop", DrainToSuccessor: "drain to successor", CutDrain: "cut drain",
+	RunHooks: "run hooks", RunStopHooks: "run stop hooks", Finish: "finish", Exit: "exit", Progress: "progress", DrainProgress: "drain progress",
 	Refuse: "refuse", Forward: "forward", Fail: "fail", Succeed: "succeed", Execute: "execute", SendStop: "send stop",
-	StopFlip: "stop flip", Dismiss: "dismiss", Abandon: "abandon", HandOver: "hand over", FreePipe: "free pipe",
+	StopFlip: "stop flip", Dismiss: "dismiss", Abandon: "abandon", HandOver: "hand over", ReleasePipe: "release pipe",
 	Report: "report", ReportDrained: "report drained", WatchSuccessor: "watch successor", Orphaned: "orphaned",
 	ReportTo: "report to", Watch: "watch", Kill: "kill", Forget: "forget", ReleaseLink: "release link",
 	PassLink: "pass link", FollowLink: "follow link",

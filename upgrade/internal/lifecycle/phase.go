@@ -90,8 +90,8 @@ type rule func(*Machine, Event)
 // the events that mean something in this phase only. Events of the successor and of
 // predecessors have tables of their own.
 var phaseRules = map[Phase]struct {
-	ask, stop rule // nil: nothing happens
-	on        map[Kind]rule
+	trigger, stop rule // nil: nothing happens
+	on            map[Kind]rule
 }{
 	Checking: {(*Machine).enqueue, (*Machine).stopEarly, map[Kind]rule{
 		Begun:         emits(Check),

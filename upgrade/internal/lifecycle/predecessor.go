@@ -24,8 +24,8 @@ const (
 	Releasing
 	// ReleasingReported: as Releasing, and it has sent its last report.
 	ReleasingReported
-	// Offered: its link is given to the successor.
-	Offered
+	// InTransit: its link is given to the successor.
+	InTransit
 	// Passed: the successor has its link.
 	Passed
 	// Gone: it has exited.
@@ -62,34 +62,34 @@ var predecessorRules = map[Predecessor]map[Kind]predecessorRule{
 		PredecessorDrained:  {Reported, nil},
 		PredecessorUnlinked: {Unlinked, (*Machine).watch},
 		PredecessorLost:     {Lost, (*Machine).losePredecessor},
-		PredecessorExited:   {Gone, (*Machine).mourn},
+		PredecessorExited:   {Gone, (*Machine).forgetUnreported},
 	},
 	Reported: {
-		PredecessorUnlinked: {Gone, (*Machine).partFrom},
-		PredecessorExited:   {Gone, (*Machine).partFrom},
+		PredecessorUnlinked: {Gone, (*Machine).forgetReported},
+		PredecessorExited:   {Gone, (*Machine).forgetReported},
 	},
 	Unlinked: {
 		PredecessorLost:   {Lost, (*Machine).losePredecessor},
-		PredecessorExited: {Gone, (*Machine).mourn},
+		PredecessorExited: {Gone, (*Machine).forgetUnreported},
 	},
 	Lost: {
-		PredecessorExited: {Gone, (*Machine).mourn},
+		PredecessorExited: {Gone, (*Machine).forgetUnreported},
 	},
 	Releasing: {
 		PredecessorDrained: {ReleasingReported, nil},
-		LinkReleased:       {Offered, (*Machine).passLink},
+		LinkReleased:       {InTransit, (*Machine).passLink},
 	},
 	ReleasingReported: {
-		LinkReleased: {Reported, tells(FollowLink)},
+		LinkReleased: {Reported, acts(FollowLink)},
 	},
-	Offered: {
+	InTransit: {
 		LinkPassed: {Passed, nil},
-		LinkKept:   {Linked, tells(FollowLink)},
+		LinkKept:   {Linked, acts(FollowLink)},
 	},
 }
 
-// tells is what one action does about a predecessor.
-func tells(do Verb) func(*Machine, *predecessor) {
+// acts is what one action does about a predecessor.
+func acts(do Verb) func(*Machine, *predecessor) {
 	return func(m *Machine, p *predecessor) { m.emit(Action{Do: do, ID: p.ID}) }
 }
 
@@ -116,7 +116,7 @@ func (m *Machine) handlePredecessor(e Event) {
 	if next.do != nil {
 		next.do(m, p)
 	}
-	m.drainToNext()
+	m.drainToSuccessor()
 }
 
 func (m *Machine) add(member Member) {
@@ -132,13 +132,13 @@ func (m *Machine) unknown() bool {
 // passing reports whether it is not settled yet which predecessors the successor follows.
 func (m *Machine) passing() bool {
 	return slices.ContainsFunc(m.predecessors, func(p *predecessor) bool {
-		return p.state == Releasing || p.state == ReleasingReported || p.state == Offered
+		return p.state == Releasing || p.state == ReleasingReported || p.state == InTransit
 	})
 }
 
-// offer gives the link to a predecessor to the successor. One that cannot be given, or has
+// startPassing gives the link to a predecessor to the successor. One that cannot be given, or has
 // nothing more to do than to exit, is followed on, which keeps this generation alive as long.
-func (m *Machine) offer(p *predecessor) {
+func (m *Machine) startPassing(p *predecessor) {
 	switch {
 	case p.state == Unlinked, p.state == Lost:
 	case p.state == Linked && m.successor.protocol >= 2 && p.Protocol >= 2 && m.attempt.linked():
@@ -169,13 +169,13 @@ func (m *Machine) losePredecessor(p *predecessor) {
 	m.watchDue()
 }
 
-func (m *Machine) mourn(p *predecessor) {
+func (m *Machine) forgetUnreported(p *predecessor) {
 	m.forget(p)
 	m.warn("predecessor ended without a report; what it had in hand is lost", "predecessor", p.Generation)
 	m.resume(Event{})
 }
 
-func (m *Machine) partFrom(p *predecessor) {
+func (m *Machine) forgetReported(p *predecessor) {
 	m.forget(p)
 	m.log("predecessor is gone", "predecessor", p.Generation)
 	m.resume(Event{})

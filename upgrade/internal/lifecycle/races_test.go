@@ -54,7 +54,7 @@ func TestUpgradeRaces(t *testing.T) {
 		ready     = then(greeted, is(FlipAccepted))
 		succeeded = then(confirmed, is(FlipAccepted))
 	)
-	const handed = "hand over; free pipe; drain to next"
+	const handed = "hand over; release pipe; drain to successor"
 	const noGood = "; fail [waiter]: successor is no good: broken"
 	for _, r := range []race{
 		{"link before tableflip", first(), greeted, []Event{is(SuccessorServes), is(FlipAccepted)}, handed, Draining, Succeeded, ""},
@@ -117,7 +117,7 @@ func TestTriggerRaces(t *testing.T) {
 		{"two at once become one more", first(), upgrading, []Event{control("b"), control("c"), failed(FlipFailed), is(SuccessorExited)},
 			"dismiss; fail [waiter]: successor is no good: broken; execute [b c]", Upgrading, Executing, "upgrade asked for again; joins the one that waits"},
 		{"they go to the successor", first(), upgrading, then([]Event{control("b"), signal(1)}, taken...),
-			"hand over; forward [b] [1]; free pipe; drain to next", Draining, Succeeded, ""},
+			"hand over; forward [b] [1]; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"one SIGHUP to each generation", first(), begin, []Event{signal(1), signal(2), signal(3)}, "execute [1]", Upgrading, Executing, "upgrade was asked for already"},
 		{"two SIGHUPs to one generation", first(), begin, []Event{signal(1), signal(1)}, "execute [1]", Upgrading, Executing, "upgrade waits"},
 		{"from a release that names no origin", first(), begin, []Event{signal(1), signal(0)}, "execute [1]", Upgrading, Executing, "upgrade waits"},
@@ -141,8 +141,8 @@ func TestStopRaces(t *testing.T) {
 		known     = then(then(begin, is(GateOpened)), is(StopSignal), is(DelayOver))
 	)
 	blind := first()
-	blind.Gate = GateHeldBlindly
-	const handed = "hand over; free pipe; drain to next"
+	blind.Gate = GateHeldUnlinked
+	const handed = "hand over; release pipe; drain to successor"
 	for _, r := range []race{
 		{"a stop", first(), begin, []Event{is(StopSignal), is(DelayOver), is(Drained), is(HooksEnded)},
 			"begin stop; drain for stop; run stop hooks; finish; exit", Exited, None, ""},
@@ -214,22 +214,22 @@ func TestPredecessorRaces(t *testing.T) {
 		{"it is killed once", second(), open, []Event{later(35*time.Second, is(PredecessorDue)), later(time.Minute, is(PredecessorDue))}, "kill 1", Serving, None, ""},
 
 		{"all are passed on", several, known, []Event{is(FlipAccepted), of(2, LinkReleased), of(2, LinkPassed), is(LinkReleased), is(LinkPassed)},
-			"hand over; release link 2; release link 1; pass link 2; pass link 1; free pipe; drain to next", Draining, Succeeded, ""},
+			"hand over; release link 2; release link 1; pass link 2; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"the last report was on its way", several, known, []Event{is(FlipAccepted), of(2, PredecessorDrained), of(2, LinkReleased), is(LinkReleased), is(LinkPassed)},
-			"hand over; release link 2; release link 1; follow link 2; pass link 1; free pipe; drain to next", Draining, Succeeded, ""},
+			"hand over; release link 2; release link 1; follow link 2; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"a link cannot be passed on", several, waiting[:len(waiting)-1], []Event{is(Drained), of(2, PredecessorDrained), of(2, PredecessorUnlinked)},
 			"forget 2; run hooks", Closing, Succeeded, "drained, and waits for predecessors that still drain"},
 		{"a second signal ends the wait", several, waiting, []Event{is(StopSignal), is(StopSignal)}, "run hooks", Closing, Succeeded, ""},
 		{"a signal was passed on, and not heard yet", several, known, []Event{is(FlipAccepted), signal(1)}, "hand over; release link 2; release link 1; forward [1]", Passing, Succeeded, ""},
 		{"one that has reported", several, then(known, of(2, PredecessorDrained)), []Event{is(FlipAccepted), is(LinkReleased), is(LinkPassed)},
-			"hand over; report to 2; release link 1; pass link 1; free pipe; drain to next", Draining, Succeeded, ""},
+			"hand over; report to 2; release link 1; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"one whose link has ended", several, then(known, of(2, PredecessorUnlinked)), []Event{is(FlipAccepted), is(LinkReleased), is(LinkPassed)},
-			"hand over; release link 1; pass link 1; free pipe; drain to next", Draining, Succeeded, ""},
-		{"a successor of the past", several, old, []Event{is(FlipAccepted)}, "hand over; report to 2; report to 1; free pipe; drain to next", Draining, Succeeded, ""},
+			"hand over; release link 1; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
+		{"a successor of the past", several, old, []Event{is(FlipAccepted)}, "hand over; report to 2; report to 1; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"a predecessor of the past", past, known, []Event{is(FlipAccepted), of(2, LinkReleased), of(2, LinkPassed)},
-			"hand over; release link 2; report to 1; pass link 2; free pipe; drain to next", Draining, Succeeded, ""},
+			"hand over; release link 2; report to 1; pass link 2; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"a successor that has no link any more", several, then(known, is(SuccessorLinkEnded)), []Event{is(FlipAccepted)},
-			"hand over; report to 2; report to 1; free pipe; drain to next; watch successor", Draining, SucceededUnlinked, ""},
+			"hand over; report to 2; report to 1; release pipe; drain to successor; watch successor", Draining, SucceededUnlinked, ""},
 		{"one that comes after the takeover", several, then(known, is(FlipAccepted), of(2, LinkReleased), of(2, LinkPassed), is(LinkReleased), is(LinkPassed)),
 			[]Event{added(3, -1), is(Drained), of(3, PredecessorDrained), of(3, PredecessorUnlinked)}, "forget 3; run hooks", Closing, Succeeded, ""},
 	} {

@@ -98,7 +98,7 @@ func (m *Machine) close(Event) {
 }
 
 func (m *Machine) waits() bool {
-	return (len(m.predecessors) > 0 || m.gate == GateHeldBlindly) && m.urgency != Urgent
+	return (len(m.predecessors) > 0 || m.gate == GateHeldUnlinked) && m.urgency != Urgent
 }
 
 func (m *Machine) runHooks() {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// What asks for an upgrade, as logs and reports spell it.
+// What requests an upgrade, as logs and reports spell it.
 const (
 	BySignal  = "signal"
 	ByControl = "control"
@@ -33,7 +33,7 @@ func (h *hangup) isSame(origin int, now time.Time) bool {
 }
 
 func triggerOf(e Event) Trigger {
-	if e.Kind == AskedBySignal {
+	if e.Kind == SignalTrigger {
 		return Trigger{By: BySignal, At: e.Now, Origins: []int{e.Origin}}
 	}
 	return Trigger{By: ByControl, At: e.Now, Waiters: []Waiter{e.Waiter}}
@@ -60,7 +60,7 @@ func (m *Machine) startPending(Event) {
 	}
 	if reason := m.waitReason(); reason != "" {
 		m.log("upgrade waits", "by", t.By, "reason", reason)
-		m.emit(Action{Do: Tell, Trigger: *t, Text: "waits: " + reason})
+		m.emit(Action{Do: Progress, Trigger: *t, Text: "waits: " + reason})
 		return
 	}
 	m.pending = nil

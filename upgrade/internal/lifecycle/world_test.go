@@ -145,7 +145,7 @@ func (p *proc) arrive(l *wire, toOlder bool, e Event, passed *wire) {
 		return
 	}
 	switch {
-	case e.Kind == AskedByControl:
+	case e.Kind == ControlTrigger:
 		to.waiters = append(to.waiters, e.Waiter)
 	case passed != nil:
 		passed.newer = to
@@ -304,7 +304,7 @@ func (p *proc) doOwn(a Action, answered *[]Event) bool {
 		p.send(p.up, Event{Kind: SuccessorServes})
 	case OpenControl:
 		p.control = true
-	case DrainForStop, DrainToNext:
+	case DrainForStop, DrainToSuccessor:
 		p.accepting = false
 		p.later(func() { p.handle(Event{Kind: Drained}) })
 	case RunHooks, RunStopHooks:
@@ -353,7 +353,7 @@ func (p *proc) doSuccessor(a Action) bool {
 		})
 	case HandOver:
 		p.control = false
-	case FreePipe:
+	case ReleasePipe:
 		p.freed = true
 		if c := p.child(); c != nil {
 			p.later(func() { c.handle(Event{Kind: GateOpened}) })
@@ -361,12 +361,12 @@ func (p *proc) doSuccessor(a Action) bool {
 	case Forward:
 		for _, w := range a.Trigger.Waiters {
 			p.waiters = slices.DeleteFunc(p.waiters, func(own Waiter) bool { return own == w })
-			if !p.send(p.down, Event{Kind: AskedByControl, Waiter: w}) {
+			if !p.send(p.down, Event{Kind: ControlTrigger, Waiter: w}) {
 				p.answers[w]++
 			}
 		}
 		for _, origin := range a.Trigger.Origins {
-			p.send(p.down, Event{Kind: AskedBySignal, Origin: origin})
+			p.send(p.down, Event{Kind: SignalTrigger, Origin: origin})
 		}
 	case ReportDrained:
 		p.send(p.down, Event{Kind: PredecessorDrained})
@@ -563,9 +563,9 @@ func (w *world) outside(what, choice int) {
 		waiter := len(w.answers)
 		w.answers[waiter] = 0
 		p.waiters = append(p.waiters, waiter)
-		p.handle(Event{Kind: AskedByControl, Waiter: waiter})
+		p.handle(Event{Kind: ControlTrigger, Waiter: waiter})
 	case 1:
-		p.handle(Event{Kind: AskedBySignal, Origin: p.n})
+		p.handle(Event{Kind: SignalTrigger, Origin: p.n})
 	case 2:
 		w.harmed = true
 		p.handle(Event{Kind: StopSignal, By: "terminated"})
