@@ -53,3 +53,16 @@ func TestTransitions(t *testing.T) {
 		t.Errorf("got %d transitions, want %d: a phase has no state", total, n*n)
 	}
 }
+
+// Run knows what to do about every action.
+func TestVerbs(t *testing.T) {
+	const last = lifecycle.FollowLink
+	for verb := range last + 1 {
+		if verbs[verb] == nil {
+			t.Errorf("verb %d has no meaning", verb)
+		}
+	}
+	if len(verbs) != int(last)+1 {
+		t.Errorf("got %d verbs, want %d", len(verbs), last+1)
+	}
+}
