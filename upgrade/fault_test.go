@@ -159,6 +159,8 @@ func TestPredecessorDiesWhileSuccessorStarts(t *testing.T) {
 	if err := <-asked; !errors.Is(err, upgrade.ErrLost) {
 		t.Errorf("who asked got %v, want %v", err, upgrade.ErrLost)
 	}
+	// Before, what it prints still goes to the predecessor's pipe.
+	l.await("the successor has noticed", func() bool { return strings.Contains(l.printed(), "ended without a report") })
 	os.Remove(latch)
 	if a := l.who(); a.Generation != 2 {
 		t.Errorf("got %+v, want generation 2", a)

@@ -387,6 +387,7 @@ func (l *line) start() *exec.Cmd {
 	if err := cmd.Start(); err != nil {
 		l.t.Fatal(err)
 	}
+	l.t.Cleanup(func() { cmd.Process.Release() }) // its pidfd would be closed when it is collected, in the middle of another test
 	return cmd
 }
 
