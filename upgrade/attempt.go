@@ -4,61 +4,57 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
-	"example.com/baton/upgrade/internal/control"
 	"example.com/baton/upgrade/internal/flip"
+	"example.com/baton/upgrade/internal/lifecycle"
 	"example.com/baton/upgrade/internal/link"
 	"example.com/baton/upgrade/internal/process"
 )
 
-// attempt is an upgrade under way: what is known of the successor, from its exec to the
-// handoff or to its end.
+// attempt is what this process has of an upgrade under way. The machine knows its state.
 type attempt struct {
-	trigger
-	link     *link.Link
-	protocol int        // that both sides speak; 0: unknown
-	next     link.Hello // of the successor, once greeted
-	tail     *flip.Tail
-	ended    chan error    // the result of flip.Process.Upgrade
-	over     chan struct{} // closed when it has failed
-	begun    time.Time
-	ready    time.Duration
-
-	process process.Process  // the successor, since its hello
-	late    <-chan time.Time // once accepted: when it must serve
-
-	dismissed string      // why the successor was given up; empty: it was not
-	exited    chan string // cap 1: gets the reason when one that was given up has exited
-	returned  bool        // that result is here
-
-	accepted bool // it is nil: the point of no return is passed
-	greeted  bool // the successor has sent its hello
-	serving  bool // and its serving
-	gone     bool // the link has ended
-	lost     bool // although the successor lives
-
-	pipe   uint64 // see flip.Process.ReleasePipe
-	adopts bool   // connections can migrate there
+	link    *link.Link    // nil if it could not be made
+	over    chan struct{} // closed when it has failed
+	tail    *flip.Tail
+	next    link.Hello      // of the successor; zero before it has come
+	process process.Process // the successor, since its hello
+	claims  []link.Claim    // of the successor, once it serves
+	pipe    uint64          // see flip.Process.ReleasePipe
+	adopts  bool            // connections can migrate there
+	assumed bool            // it cannot report its claims, and is taken to have all
 }
 
-// begin executes the successor.
-func (r *run) begin(t trigger) {
-	r.enter(Upgrading)
-	a := &attempt{trigger: t, ended: make(chan error, 1), over: make(chan struct{}), begun: time.Now()}
-	r.attempt = a
-	r.log.Info("upgrade begins", "by", t.by)
-	r.reply(t.waiters, control.Reply{Progress: fmt.Sprintf("generation %d starts", r.number+1)})
-	if err := r.prepare(a); err != nil {
-		a.ended <- err
+// protocol returns the version of the link that both sides speak; 0: unknown.
+func (a *attempt) protocol() int { return min(a.next.Protocol, link.Version()) }
+
+// has reports whether the successor has a listener.
+func (a *attempt) has(c claim) bool {
+	return a.assumed || slices.ContainsFunc(a.claims, func(theirs link.Claim) bool { return theirs.Bound == c.Bound })
+}
+
+// execute executes the successor.
+func (r *run) execute(a lifecycle.Action) {
+	r.attempt = &attempt{over: make(chan struct{})}
+	if err := r.equip(r.attempt, a.Trigger); err != nil {
+		r.enqueue(lifecycle.Event{Kind: lifecycle.FlipFailed, Err: err})
 		return
 	}
-	go func() { a.ended <- r.flip.Upgrade() }()
+	go func() {
+		err := r.flip.Upgrade()
+		r.flip.Stderr.Release()
+		if err != nil {
+			r.post(lifecycle.Event{Kind: lifecycle.FlipFailed, Err: err})
+			return
+		}
+		r.post(lifecycle.Event{Kind: lifecycle.FlipAccepted})
+	}()
 }
 
-// prepare makes what the successor gets beside the listeners.
-func (r *run) prepare(a *attempt) error {
+// equip makes what the successor gets beside the listeners.
+func (r *run) equip(a *attempt, t lifecycle.Trigger) error {
 	select {
 	case <-r.flip.Exit():
 		return errors.New("this generation has handed over once, to a successor that died, and cannot do so again; restart the service")
@@ -72,28 +68,7 @@ func (r *run) prepare(a *attempt) error {
 		return err
 	}
 	defer theirs.Close()
-	load, counts := r.own()
-	h := r.introduction()
-	if a.signal {
-		h.Origins = r.hangup.origins
-	}
-	h.Trigger, h.Asked, h.Begun, h.Deadline = a.by, a.at, a.begun, a.begun.Add(r.opts.UpgradeTimeout)
-	h.Drain = max(r.opts.DrainTimeout+r.exitTime(), r.PredecessorDrain()) // those may come to be waited for
-	for _, c := range r.claims {
-		h.Claims = append(h.Claims, c.Claim)
-	}
-	if r.pidFile != nil {
-		h.PIDFile = r.pidFile.Path()
-	}
-	h.Counts = r.currentReport(l, load, counts).Counts
-	if k, ok := r.service.(SecretKeeper); ok {
-		h.Secret = k.Secret()
-	}
-	r.mu.Lock()
-	if len(r.upgrades) > 0 {
-		h.Upgrades = encode(r.upgrades)
-	}
-	r.mu.Unlock()
+	h := r.hello(l, t)
 	if err = l.Send(link.Message{Type: link.TypeHello, Hello: &h}); err == nil {
 		err = r.flip.AddFile(fileLink, theirs)
 	}
@@ -112,43 +87,90 @@ func (r *run) prepare(a *attempt) error {
 	return nil
 }
 
-// upgradeEnded takes the result of [flip.Process.Upgrade].
-func (r *run) upgradeEnded(err error) {
-	a := r.attempt
-	a.returned = true
-	r.flip.Stderr.Release()
-	switch {
-	case err == nil:
-		a.accepted = true
-		if a.dismissed == "" {
-			a.late = time.After(r.opts.UpgradeTimeout - time.Since(a.begun))
-		}
-		r.commit()
-	case time.Since(a.begun) >= r.opts.UpgradeTimeout:
-		r.dismiss(fmt.Sprintf("successor was not ready within %s and was killed", r.opts.UpgradeTimeout), 0)
-	default:
-		r.dismiss(fmt.Sprintf("successor is no good: %v", err), 0)
+// hello returns what the successor must know from the beginning.
+func (r *run) hello(l *link.Link, t lifecycle.Trigger) link.Hello {
+	load, counts := r.own()
+	h := r.introduction()
+	begun := time.Now()
+	h.Trigger, h.Origins, h.Asked, h.Begun, h.Deadline = t.By, t.Origins, t.At, begun, begun.Add(r.opts.UpgradeTimeout)
+	h.Drain = max(r.opts.DrainTimeout+r.exitTime(), r.PredecessorDrain()) // those may come to be waited for
+	h.Claims = r.wireClaims()
+	if r.pidFile != nil {
+		h.PIDFile = r.pidFile.Path()
 	}
-	r.concludeDismissal()
+	h.Counts = r.currentReport(l, load, counts).Counts
+	if k, ok := r.service.(SecretKeeper); ok {
+		h.Secret = k.Secret()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.upgrades) > 0 {
+		h.Upgrades = encode(r.upgrades)
+	}
+	return h
 }
 
-// dismiss gives up a successor. Whatever has become of the link to it, one generation
-// is left: after the grace the successor is killed, and the attempt is over when it
-// has exited.
-func (r *run) dismiss(reason string, grace time.Duration) {
-	a := r.attempt
-	if a.dismissed != "" {
+// handleSuccessor handles what came over the link to the successor.
+func (r *run) handleSuccessor(a *attempt, e *link.Event) {
+	switch m := &e.Message; {
+	case e.Kind == link.Exited:
+		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorExited})
+	case e.Kind == link.Lost:
+		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorLost})
+	case e.Kind == link.Ended:
+		r.enqueue(lifecycle.Event{Kind: r.linkEnd()})
+	case m.Type == link.TypeHello && m.Hello != nil:
+		if !a.process.Known() {
+			a.next, a.process = *m.Hello, process.Open(m.Sender())
+		}
+		r.enqueue(lifecycle.Event{Kind: lifecycle.Hello, PID: m.Hello.PID, Version: m.Hello.Version, Protocol: a.protocol()})
+	case m.Type == link.TypeServing:
+		a.claims, a.pipe, a.adopts = m.Claims, m.Pipe, m.Adopts
+		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorServes})
+	}
+}
+
+// linkEnd returns what the end of the link to the successor means.
+func (r *run) linkEnd() lifecycle.Kind {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.successor; s == nil || s.state >= Draining || !s.process.Known() {
+		return lifecycle.SuccessorLinkClosed
+	}
+	return lifecycle.SuccessorLinkEnded
+}
+
+// watchSuccessor finds out why the link to a successor that serves has ended.
+func (r *run) watchSuccessor() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.successor.link.FollowPeer(r.successor.process, r.events, r.done)
+}
+
+func (r *run) orphaned() {
+	for _, o := range r.observers {
+		o.Orphaned()
+	}
+}
+
+// sendStop notifies the successor of a stop.
+func (r *run) sendStop() {
+	if l := r.attempt.link; l != nil {
+		l.Send(link.Message{Type: link.TypeStop})
+	}
+}
+
+// dismiss kills the successor after a grace, whatever has become of the link to it, and
+// awaits its exit.
+func (r *run) dismiss(a lifecycle.Action) {
+	successor := r.attempt.process
+	if successor.Ended() {
+		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorExited})
 		return
 	}
-	a.dismissed, a.late = reason, nil
-	if a.process.Ended() {
-		return
-	}
-	a.exited = make(chan string, 1)
-	successor, exited := a.process, a.exited
 	go func() {
-		if grace > 0 && successor.EndsWithin(grace) {
-			exited <- "successor died as it became ready"
+		if a.Duration > 0 && successor.EndsWithin(a.Duration) {
+			r.post(lifecycle.Event{Kind: lifecycle.SuccessorExited, InGrace: true})
 			return
 		}
 		if err := successor.Kill(); err != nil {
@@ -158,47 +180,15 @@ func (r *run) dismiss(reason string, grace time.Duration) {
 			r.log.Warn("successor was killed and has not exited yet; waits for that", "successor_pid", successor.PID())
 		}
 		if successor.AwaitEnd(r.done) {
-			exited <- reason
+			r.post(lifecycle.Event{Kind: lifecycle.SuccessorExited})
 		}
 	}()
 }
 
-// concludeDismissal ends the attempt if its successor was given up and has exited.
-func (r *run) concludeDismissal() {
-	switch a := r.attempt; {
-	case a == nil || a.dismissed == "" || a.exited != nil || !a.returned:
-	case r.stopping:
-		r.abandonForStop()
-	default:
-		r.failed(a.dismissed)
-	}
-}
-
-// successorIsLate gives up a successor that is ready but does not serve in time;
-// Upgrade does so only before that.
-func (r *run) successorIsLate() {
-	r.attempt.late = nil
-	r.dismissReady(fmt.Sprintf("successor said that it is ready but did not serve within %s and was killed", r.opts.UpgradeTimeout))
-}
-
-// dismissReady gives up a successor that is ready. One that has never sent a message
-// cannot be killed, since its pid is not known: then the result of Upgrade has to do.
-func (r *run) dismissReady(reason string) {
-	switch a := r.attempt; {
-	case a == nil || !a.accepted || r.handedOver:
-	case a.process.Known():
-		r.dismiss(reason, 0)
-	default:
-		r.log.Warn("successor said that it is ready, and nothing else; it is taken to serve")
-		r.handOver()
-	}
-}
-
-// abandon ends an attempt after which this generation serves on, and returns
-// the last lines of the successor's output.
+// abandon forgets an attempt, and returns the last lines of the successor's output.
 func (r *run) abandon() []string {
 	a := r.attempt
-	r.attempt, r.reportTick = nil, nil
+	r.attempt = nil
 	close(a.over)
 	var lines []string
 	if a.tail != nil {
@@ -221,37 +211,6 @@ func (r *run) abandon() []string {
 		}
 	}
 	return lines
-}
-
-// endSuccessor ends one that has not done so by itself although the service stops.
-func (r *run) endSuccessor() {
-	r.impatience = nil
-	r.flip.Stop()
-	r.dismissReady("the service stops")
-}
-
-// abandonForStop ends an attempt because the service stops.
-func (r *run) abandonForStop() {
-	t := r.attempt.trigger
-	r.abandon()
-	r.refuse(&t)
-	r.impatience = nil
-	r.drainForStop()
-}
-
-// failed ends an attempt whose successor has failed.
-func (r *run) failed(reason string) {
-	a := r.attempt
-	lines := r.abandon()
-	r.log.Error("upgrade failed; this generation goes on serving", "by", a.by, "reason", reason, "stderr", strings.Join(lines, "\n"))
-	r.record(Upgrade{Time: a.at, Trigger: a.by, From: r.number, To: r.number + 1, Result: Failed,
-		Reason: withLastWords(reason, lines), Seconds: time.Since(a.at).Seconds(),
-		FromVersion: r.opts.Version, ToVersion: a.next.Version})
-	r.count(Failed)
-	r.reply(a.waiters, control.Reply{Final: true, Outcome: encode(&Outcome{Result: Failed, Reason: reason, Stderr: lines,
-		Generation: r.number, PID: r.introduction().PID, Version: r.opts.Version})})
-	r.enter(Serving)
-	r.startPending()
 }
 
 // withLastWords adds to a reason the most telling line of a successor's output: the last

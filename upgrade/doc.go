@@ -46,6 +46,9 @@
 // they send, by version. With one that speaks version 1 only no connection migrates, and the
 // next upgrade waits for the predecessor's end.
 //
+// What a generation decides, and why, is package internal/lifecycle: a pure machine, whose
+// tables have each race. Run turns what happens into its events, and its actions into calls.
+//
 // The package is built on tableflip, which executes the successor and passes
 // descriptors, and which needs some changes to the process. New makes them before
 // anything else runs: os.Args[0] becomes absolute, tableflip's variable leaves the

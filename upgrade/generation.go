@@ -13,6 +13,7 @@ import (
 
 	"example.com/baton/upgrade/internal/control"
 	"example.com/baton/upgrade/internal/flip"
+	"example.com/baton/upgrade/internal/lifecycle"
 	"example.com/baton/upgrade/internal/link"
 	"example.com/baton/upgrade/internal/pidfile"
 	"example.com/baton/upgrade/internal/process"
@@ -71,10 +72,11 @@ type neighbors struct {
 	// predecessors are those that live and are linked to this generation, oldest
 	// first. Of several, all but the last were linked to that one before.
 	predecessors  []*member
-	successorLink *link.Link // or nil
-	successor     *member    // since it has sent its hello
-	past          Counts     // of generations before this one that are gone
-	future        Counts     // of all others, as the successor reports it
+	lastID        lifecycle.ID // of a predecessor
+	successorLink *link.Link   // or nil
+	successor     *member      // since it has sent its hello
+	past          Counts       // of generations before this one that are gone
+	future        Counts       // of all others, as the successor reports it
 }
 
 // ErrControl: the control socket cannot be claimed.
@@ -177,7 +179,7 @@ func (g *Generation) meetPredecessor() error {
 	for _, c := range h.Claims {
 		g.offered = append(g.offered, claim{Claim: c})
 	}
-	g.predecessors = []*member{{Hello: *h, link: g.link, process: process.Open(h.PID), state: Upgrading, counts: h.Counts}}
+	g.add(&member{Hello: *h, link: g.link, process: process.Open(h.PID), state: Upgrading, counts: h.Counts})
 	if err := g.greet(g.link); err != nil { // it died; the sockets are here, so go on
 		g.log.Warn("predecessor does not listen", "error", err)
 	}

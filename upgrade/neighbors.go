@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"example.com/baton/upgrade/internal/lifecycle"
 	"example.com/baton/upgrade/internal/link"
 	"example.com/baton/upgrade/internal/process"
 )
@@ -14,12 +15,12 @@ type member struct {
 	link.Hello
 	link     *link.Link
 	process  process.Process
-	lost     bool // the link has ended, and the process lives
+	id       lifecycle.ID // of a predecessor
 	state    State
 	load     Load
 	counts   Counts    // of a predecessor: its own and of those before it that are not linked to this generation
 	reported bool      // that it is drained
-	due      time.Time // of a predecessor: when it should be gone; zero: unknown
+	due      time.Time // of a predecessor that came over a link: when it should be gone; zero: unknown
 }
 
 func (m *member) report() Member {
@@ -36,6 +37,10 @@ func (g *Generation) living() []*member {
 
 // add notes a predecessor. The caller holds the lock of the generation.
 func (n *neighbors) add(p *member) {
+	if p.id == 0 {
+		n.lastID++
+		p.id = n.lastID
+	}
 	n.predecessors = append(n.predecessors, p)
 	slices.SortFunc(n.predecessors, func(a, b *member) int { return cmp.Compare(a.Generation, b.Generation) })
 }

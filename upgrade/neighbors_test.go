@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/upgrade/internal/lifecycle"
 	"example.com/baton/upgrade/internal/link"
 	"golang.org/x/sys/unix"
 )
@@ -100,7 +101,13 @@ func TestGoldenPayloads(t *testing.T) {
 
 // A type of a later release is ignored.
 func TestUnknownMessage(t *testing.T) {
-	(&run{Generation: &Generation{}}).handlePredecessor(new(member), &link.Message{Type: "of a later release"})
+	r := &run{Generation: &Generation{}}
+	unknown := link.Event{Message: link.Message{Type: "of a later release"}}
+	r.handlePredecessor(new(member), &unknown)
+	r.handleSuccessor(new(attempt), &unknown)
+	if len(r.queue) > 0 {
+		t.Errorf("got %v, want no event", r.queue)
+	}
 }
 
 // FuzzNeighbor feeds packets to both sides of a generation's life.
@@ -133,10 +140,13 @@ func FuzzNeighbor(f *testing.F) {
 		if g.exchange(b, true)(&m) || g.exchange(b, false)(&m) {
 			return
 		}
-		r := &run{Generation: g, service: idle{}, attempt: &attempt{link: b}}
-		r.handlePredecessor(before, &m)
-		r.handleSuccessor(&link.Event{Message: m})
-		m.Close()
+		r := &run{Generation: g, service: idle{}, attempt: &attempt{link: b}, timers: make(map[lifecycle.Kind]time.Time),
+			machine: lifecycle.New(lifecycle.Config{Generation: 2})}
+		e := link.Event{From: b, Message: m}
+		r.handleSuccessor(r.attempt, &e)
+		r.handlePredecessor(before, &e)
+		r.settle()
+		e.Close()
 	})
 }
 

@@ -1,8 +1,11 @@
 package upgrade
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
+	"example.com/baton/upgrade/internal/lifecycle"
 	"example.com/baton/upgrade/internal/link"
 	"example.com/baton/upgrade/internal/process"
 	"golang.org/x/sys/unix"
@@ -37,46 +40,91 @@ func (g *Generation) inheritPredecessor(from *link.Link, m *link.Message) {
 	l.Follow(g.events, g.done, g.exchange(l, true))
 }
 
-// passPredecessors gives the links to the predecessors that still drain to the
-// successor. One that cannot be given, or has nothing more to do than to exit, is
-// followed on, which keeps this generation alive as long.
-func (r *run) passPredecessors() {
-	a := r.attempt
-	for _, p := range r.living() {
-		if p.lost {
-			continue
+// member returns what the machine knows of a predecessor.
+func (m *member) member() lifecycle.Member {
+	return lifecycle.Member{ID: m.id, Generation: m.Generation, PID: m.PID, Protocol: m.Protocol, Drain: m.Drain, Due: m.due}
+}
+
+// enqueueMembers tells the machine of predecessors that have come over a link since, before
+// it hears of anything else that may concern them.
+func (r *run) enqueueMembers() {
+	members := r.living()
+	slices.SortFunc(members, func(a, b *member) int { return cmp.Compare(a.id, b.id) })
+	var added []lifecycle.Event
+	for _, p := range members {
+		if p.id > r.known {
+			r.known = p.id
+			added = append(added, lifecycle.Event{Kind: lifecycle.PredecessorAdded, Member: p.member()})
 		}
-		if a.protocol < 2 || p.Protocol < 2 || a.gone {
-			r.report(p.link, link.Message{Type: link.TypeReport}, 0) // so that this one's end surprises nobody
-			continue
-		}
-		for _, m := range p.link.Release() {
-			r.handlePredecessor(p, &m)
-			m.Close()
-		}
-		if p.reported { // it is about to exit
-			r.followOn(p)
-		} else if err := r.pass(p); err != nil {
-			r.log.Warn("predecessor cannot be passed on to the successor", "predecessor", p.Generation, "error", err)
-			r.followOn(p)
+	}
+	r.queue = append(added, r.queue...)
+}
+
+// handlePredecessor handles what came over the link of a predecessor.
+func (r *run) handlePredecessor(p *member, e *link.Event) {
+	switch m := &e.Message; {
+	case e.Kind == link.Ended:
+		r.enqueue(lifecycle.Event{Kind: lifecycle.PredecessorUnlinked, ID: p.id})
+	case e.Kind == link.Lost:
+		r.enqueue(lifecycle.Event{Kind: lifecycle.PredecessorLost, ID: p.id})
+	case e.Kind == link.Exited:
+		r.enqueue(lifecycle.Event{Kind: lifecycle.PredecessorExited, ID: p.id})
+	case m.Type == link.TypeDrained:
+		r.predecessorDrained(p, m)
+	case m.Type == link.TypeUpgrade:
+		if conn := m.TakeConn(); conn != nil {
+			r.control.Adopt(conn)
 		} else {
-			p.link.Close()
-			p.process.Close()
+			r.enqueue(lifecycle.Event{Kind: lifecycle.SignalTrigger, Origin: m.Origin})
 		}
+	case m.Type == link.TypeStop:
+		r.enqueue(lifecycle.Event{Kind: lifecycle.StopMessage, By: "the predecessor"})
 	}
 }
 
-// followOn reads from a link again that was released.
-func (r *run) followOn(p *member) {
+// predecessorDrained takes the last report of a predecessor.
+func (r *run) predecessorDrained(p *member, m *link.Message) {
+	var d Drained
+	if m.Drained == nil || decode(m.Drained, &d) != nil {
+		return
+	}
+	c := d.Connections
+	r.log.Info("predecessor drained", "predecessor", p.Generation, "seconds", d.Seconds, "requests_finished", d.Requests,
+		"connections_moved", d.Moved, "closed_by_client", c.Client,
+		"told_to_close", c.Announced, "closed_after_grace", c.Grace, "cut", c.Cut)
 	r.mu.Lock()
-	p.link = p.link.Resume()
+	p.reported, p.load = true, Load{}
 	r.mu.Unlock()
-	r.report(p.link, link.Message{Type: link.TypeReport}, 0)
-	p.link.Follow(r.events, r.done, r.exchange(p.link, true))
+	for _, o := range r.observers {
+		o.PredecessorDrained(d)
+	}
+	r.enqueue(lifecycle.Event{Kind: lifecycle.PredecessorDrained, ID: p.id})
+}
+
+// releaseLink stops reading from the link to a predecessor, so that the successor can.
+func (r *run) releaseLink(p *member, _ lifecycle.Action) {
+	for _, m := range p.link.Release() {
+		e := link.Event{From: p.link, Message: m}
+		r.handlePredecessor(p, &e)
+		e.Close()
+	}
+	r.enqueue(lifecycle.Event{Kind: lifecycle.LinkReleased, ID: p.id})
+}
+
+// passLink gives the link to a predecessor to the successor.
+func (r *run) passLink(p *member, a lifecycle.Action) {
+	if err := r.pass(p, a.At); err != nil {
+		r.log.Warn("predecessor cannot be passed on to the successor", "predecessor", p.Generation, "error", err)
+		r.enqueue(lifecycle.Event{Kind: lifecycle.LinkKept, ID: p.id})
+		return
+	}
+	p.link.Close()
+	p.process.Close()
+	r.enqueue(lifecycle.Event{Kind: lifecycle.LinkPassed, ID: p.id})
 }
 
 // pass passes one link on, together with the responsibility for what is counted there.
-func (r *run) pass(p *member) error {
+func (r *run) pass(p *member, due time.Time) error {
 	l := r.attempt.link
 	introduction := link.Hello{Protocol: p.Protocol, PID: p.PID, Version: p.Version, Started: p.Started, Generation: p.Generation, Drain: p.Drain}
 	load, counts := r.own()
@@ -88,7 +136,7 @@ func (r *run) pass(p *member) error {
 		before = r.future
 		r.future = r.future.plus(p.counts)
 		r.mu.Unlock()
-		return link.Message{Type: link.TypePredecessor, Hello: &introduction, Report: r.currentReport(l, load, counts), Due: p.due}
+		return link.Message{Type: link.TypePredecessor, Hello: &introduction, Report: r.currentReport(l, load, counts), Due: due}
 	}, p.link)
 	if err != nil {
 		r.mu.Lock()
@@ -99,60 +147,25 @@ func (r *run) pass(p *member) error {
 	return err
 }
 
-// predecessorIsLost goes on with a predecessor that lives without a link. It
-// drains, or does not know that it should: it may not stay beyond the time for that.
-func (r *run) predecessorIsLost(p *member) {
-	p.lost = true
-	r.log.Warn("link to the predecessor is lost; waits for its end", "predecessor", p.Generation, "predecessor_pid", p.PID)
-	if p.due.IsZero() && p.Drain > 0 {
-		p.due = time.Now().Add(p.Drain + overstay)
-	}
-	r.watchOverdue()
+// followLink reads from a link again that was released.
+func (r *run) followLink(p *member, _ lifecycle.Action) {
+	r.mu.Lock()
+	p.link = p.link.Resume()
+	r.mu.Unlock()
+	r.report(p.link, link.Message{Type: link.TypeReport}, 0)
+	p.link.Follow(r.events, r.done, r.exchange(p.link, true))
 }
 
-func (r *run) predecessorIsGone(p *member) {
+func (r *run) forget(p *member, _ lifecycle.Action) {
 	p.process.Close()
 	r.mu.Lock()
 	r.remove(p)
 	r.past = r.past.plus(p.counts)
 	r.mu.Unlock()
-	if p.reported {
-		r.log.Info("predecessor is gone", "predecessor", p.Generation)
-	} else {
-		r.log.Warn("predecessor ended without a report; what it had in hand is lost", "predecessor", p.Generation)
-	}
-	r.startPending()
 }
 
-// overstay is how much longer than its drain may take a predecessor may live.
-const overstay = 5 * time.Second
-
-// watchOverdue sets the time at which the next predecessor should be gone.
-func (r *run) watchOverdue() {
-	var next time.Time
-	for _, p := range r.living() {
-		if !p.due.IsZero() && (next.IsZero() || p.due.Before(next)) {
-			next = p.due
-		}
+func (r *run) kill(p *member, _ lifecycle.Action) {
+	if err := p.process.Kill(); err != nil {
+		r.log.Error("predecessor cannot be killed", "error", err)
 	}
-	r.overdue = nil
-	if !next.IsZero() {
-		r.overdue = time.After(time.Until(next))
-	}
-}
-
-// killOverdue ends predecessors that hang or were stopped: while they live, others
-// may have to wait.
-func (r *run) killOverdue() {
-	for _, p := range r.living() {
-		if p.due.IsZero() || time.Now().Before(p.due) {
-			continue
-		}
-		p.due = time.Time{}
-		r.log.Warn("predecessor is still there although its drain is long over; kills it", "predecessor", p.Generation, "predecessor_pid", p.PID)
-		if err := p.process.Kill(); err != nil {
-			r.log.Error("predecessor cannot be killed", "error", err)
-		}
-	}
-	r.watchOverdue()
 }

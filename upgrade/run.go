@@ -3,46 +3,34 @@ package upgrade
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"slices"
 	"syscall"
 	"time"
 
-	"example.com/baton/upgrade/internal/control"
+	"example.com/baton/upgrade/internal/lifecycle"
 	"example.com/baton/upgrade/internal/link"
 )
 
-// run is what only the goroutine of Run touches. Its fields are the channels that its loop
-// selects from, each beside the state that it belongs to.
+// run is what only the goroutine of Run touches: the machine that decides, and what it takes
+// to carry its decisions out.
 type run struct {
 	*Generation
 	service Service
 
-	gate    <-chan struct{}  // closed when tableflip allows an upgrade, nil since then
-	overdue <-chan time.Time // when a predecessor should have been gone
-	alone   <-chan struct{}  // closed when nobody else answers on the control socket, nil since then
+	machine *lifecycle.Machine
+	queue   []lifecycle.Event            // to be handled before anything else happens
+	posted  chan lifecycle.Event         // of what goes on in other goroutines
+	timers  map[lifecycle.Kind]time.Time // those that are armed
+	gate    <-chan struct{}              // closed when tableflip allows an upgrade, nil since then
+	known   lifecycle.ID                 // the last predecessor that the machine knows of
 
-	hangup  hangup
-	pending *trigger // waits for the predecessor's end or that of the upgrade
-	attempt *attempt // the upgrade under way, or the one that succeeded
-
-	kept       func(net.Listener) bool // which listeners the successor has
-	handedOver bool                    // a successor serves
-	stopping   bool                    // a stop was requested
-	signals    int                     // how often by a signal to this process
-	delay      <-chan time.Time        // of a stop: when it may drain
-	mayDrain   bool                    // the delay is over
-	impatience <-chan time.Time        // when a successor that starts is no longer waited for
-
-	drained chan Drained // nil before the drain
-	result  *Drained     // once it is over
-	waiting bool         // for predecessors, with the result
-	cut     context.CancelFunc
-
-	hooksEnded <-chan struct{} // nil before they run
-
-	reportTick <-chan time.Time // while a successor is there
+	attempt *attempt           // the upgrade under way, or the one that succeeded
+	cancel  context.CancelFunc // of the checks, later of the drain
+	account Drained            // once it is complete
+	failure error              // why this generation has never served
 }
 
 // Run makes the generation ready, serves until its time is over, and returns
@@ -54,13 +42,7 @@ type run struct {
 // SIGHUP asks for an upgrade. An error means that the generation never became
 // ready; the hooks of OnExit have run then too.
 func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
-	r := &run{Generation: g, service: service, cut: func() {}}
 	defer close(g.done)
-	if p := g.predecessor; p != nil && len(p.Origins) > 0 {
-		// Predecessors may yet pass on the signal that has led here. One that comes
-		// to this process is another: it was not there then.
-		r.hangup = hangup{at: g.started, origins: append(p.Origins, g.number)}
-	}
 	g.mu.Lock()
 	g.service = service
 	g.listeners = make(map[string]net.Listener)
@@ -72,71 +54,131 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 	}
 	slices.Sort(g.addresses)
 	g.mu.Unlock()
-	if err := r.becomeReady(signals); err != nil {
-		g.runHooks(false)
-		g.giveUp()
-		return err
+	r := newRun(g, service)
+	if err := r.checkHeld(); err != nil {
+		r.enqueue(lifecycle.Event{Kind: lifecycle.PrepareFailed, Err: err})
 	}
+	r.enqueue(lifecycle.Event{Kind: lifecycle.Begun})
 	r.loop(signals)
+	if r.failure != nil {
+		g.giveUp()
+		return r.failure
+	}
 	r.opts.Output.Flush()
 	return nil
 }
 
-// loop decides on everything that happens to a generation that is ready.
+func newRun(g *Generation, service Service) *run {
+	c := lifecycle.Config{Generation: g.number, Started: g.started,
+		UpgradeTimeout: g.opts.UpgradeTimeout, ShutdownDelay: g.opts.ShutdownDelay, MaxDraining: g.opts.MaxDraining}
+	r := &run{Generation: g, service: service, cancel: func() {},
+		posted: make(chan lifecycle.Event), timers: make(map[lifecycle.Kind]time.Time)}
+	switch {
+	case g.link != nil:
+		c.Gate = lifecycle.GateHeld
+	case g.flip.HasPredecessor():
+		c.Gate = lifecycle.GateHeldUnlinked
+	}
+	if p := g.predecessor; p != nil {
+		c.Begun, c.Deadline, c.Origins = p.Begun, p.Deadline, p.Origins
+	}
+	for _, p := range g.living() { // one at most
+		member := p.member()
+		c.Predecessor, r.known = &member, p.id
+	}
+	r.machine = lifecycle.New(c)
+	return r
+}
+
+// loop turns what happens into events, one at a time, until nothing is left to do.
 func (r *run) loop(signals <-chan os.Signal) {
-	r.startPending()
-	for r.State() != Exited {
-		var (
-			ended  chan error
-			late   <-chan time.Time
-			exited chan string
-		)
-		if a := r.attempt; a != nil {
-			ended, late, exited = a.ended, a.late, a.exited
-		}
+	drains := (<-chan struct{})(r.predecessorDrains)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for r.settle(); !r.machine.Phase().Ended(); r.settle() {
+		timer.Reset(r.untilTimer())
 		select {
 		case sig := <-signals:
 			if sig == syscall.SIGHUP {
-				r.askBySignal(r.number)
+				r.enqueue(lifecycle.Event{Kind: lifecycle.SignalTrigger, Origin: r.number})
 			} else {
-				r.signals++
-				r.stop(sig.String())
+				r.enqueue(lifecycle.Event{Kind: lifecycle.StopSignal, By: sig.String()})
 			}
 		case w := <-r.control.Requests():
-			r.ask(trigger{by: byControl, waiters: []*control.Waiter{w}})
-		case err := <-ended:
-			r.upgradeEnded(err)
+			r.enqueue(lifecycle.Event{Kind: lifecycle.ControlTrigger, Waiter: w})
 		case e := <-r.events:
 			r.handleEvent(&e)
-		case <-late:
-			r.successorIsLate()
-		case reason := <-exited:
-			r.attempt.dismissed, r.attempt.exited = reason, nil
-			r.concludeDismissal()
+		case e := <-r.posted:
+			r.enqueue(e)
+		case <-timer.C:
+			r.fireTimers()
+		case <-drains:
+			drains = nil
+			r.enqueue(lifecycle.Event{Kind: lifecycle.Relieved})
 		case <-r.gate:
 			r.gate = nil
-			r.startPending()
-		case <-r.overdue:
-			r.killOverdue()
-		case <-r.alone:
-			r.alone = nil
-			r.control.Serve()
-		case <-r.delay:
-			r.delay, r.mayDrain = nil, true
-			r.drainForStop()
-		case <-r.impatience:
-			r.endSuccessor()
-		case <-r.reportTick:
-			r.reportToSuccessor()
+			r.enqueue(lifecycle.Event{Kind: lifecycle.GateOpened})
 		case <-r.heartbeat:
-		case d := <-r.drained:
-			r.result = &d
-		case <-r.hooksEnded:
-			r.finish(*r.result)
-			continue
 		}
-		if r.result != nil && r.hooksEnded == nil && !r.waitsForPredecessors() {
-			r.end(*r.result)
+	}
+}
+
+func (r *run) enqueue(e lifecycle.Event) { r.queue = append(r.queue, e) }
+
+// settle lets the machine decide on what is in the queue, and does what it decides, which
+// may add to the queue.
+func (r *run) settle() {
+	r.enqueueMembers()
+	for len(r.queue) > 0 {
+		e := r.queue[0]
+		r.queue = r.queue[1:]
+		e.Now = time.Now()
+		for _, a := range r.machine.Handle(e) {
+			verbs[a.Do](r, a)
+		}
+	}
+}
+
+// post is enqueue for other goroutines.
+func (r *run) post(e lifecycle.Event) {
+	select {
+	case r.posted <- e:
+	case <-r.done:
+	}
+}
+
+// untilTimer returns how long the next timer is away.
+func (r *run) untilTimer() time.Duration {
+	next := time.Now().Add(time.Hour)
+	for _, at := range r.timers {
+		if at.Before(next) {
+			next = at
+		}
+	}
+	return time.Until(next)
+}
+
+func (r *run) fireTimers() {
+	now := time.Now()
+	for _, kind := range slices.Sorted(maps.Keys(r.timers)) {
+		if !now.Before(r.timers[kind]) {
+			delete(r.timers, kind)
+			r.enqueue(lifecycle.Event{Kind: kind})
+		}
+	}
+}
+
+// handleEvent handles what came over a link. What came over one of an attempt that has
+// failed since is of no interest.
+func (r *run) handleEvent(e *link.Event) {
+	defer e.Close()
+	if a := r.attempt; a != nil && a.link == e.From {
+		r.handleSuccessor(a, e)
+		return
+	}
+	for _, p := range r.living() {
+		if p.link == e.From {
+			r.handlePredecessor(p, e)
 		}
 	}
 }
@@ -149,59 +191,5 @@ func (g *Generation) Alive(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("generation %d hangs: %w", g.number, ctx.Err())
-	}
-}
-
-// handleEvent handles what came over a link. What came over one of an attempt that has
-// failed since is of no interest.
-func (r *run) handleEvent(h *link.Event) {
-	defer h.Close()
-	if a := r.attempt; a != nil && a.link == h.From {
-		r.handleSuccessor(h)
-		return
-	}
-	for _, p := range r.living() {
-		switch {
-		case p.link != h.From:
-		case h.Kind == link.Exited, h.Kind == link.Ended && p.reported: // it was about to exit
-			r.predecessorIsGone(p)
-		case h.Kind == link.Lost:
-			r.predecessorIsLost(p)
-		case h.Kind == link.Ended:
-			p.link.FollowPeer(p.process, r.events, r.done)
-		default:
-			r.handlePredecessor(p, &h.Message)
-		}
-	}
-}
-
-// handlePredecessor handles a message of a predecessor.
-func (r *run) handlePredecessor(p *member, m *link.Message) {
-	switch m.Type {
-	case link.TypeDrained:
-		var d Drained
-		if m.Drained == nil || decode(m.Drained, &d) != nil {
-			return
-		}
-		c := d.Connections
-		r.log.Info("predecessor drained", "predecessor", p.Generation, "seconds", d.Seconds, "requests_finished", d.Requests,
-			"connections_moved", d.Moved, "closed_by_client", c.Client,
-			"told_to_close", c.Announced, "closed_after_grace", c.Grace, "cut", c.Cut)
-		r.mu.Lock()
-		p.reported, p.load = true, Load{}
-		r.mu.Unlock()
-		for _, o := range r.observers {
-			o.PredecessorDrained(d)
-		}
-	case link.TypeUpgrade:
-		if conn := m.TakeConn(); conn != nil {
-			r.control.Adopt(conn)
-		} else {
-			r.askBySignal(m.Origin)
-		}
-	case link.TypePredecessor: // the link has brought it already
-		r.watchOverdue()
-	case link.TypeStop:
-		r.stop("the predecessor")
 	}
 }

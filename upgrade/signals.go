@@ -5,6 +5,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"example.com/baton/upgrade/internal/lifecycle"
 )
 
 // Signals returns a channel with the signals that [Generation.Run] understands:
@@ -20,9 +22,6 @@ func Signals() <-chan os.Signal {
 	go deliver(signals, triggers, stops) // for the rest of the process
 	return signals
 }
-
-// sameIntent is how long after a signal another one means the same.
-const sameIntent = time.Second
 
 // deliver passes signals on, stops before a trigger. It takes each at once, so that
 // two which come together are seen as such, however busy the receiver is. It
@@ -47,7 +46,7 @@ func deliver(signals chan<- os.Signal, triggers, stops <-chan os.Signal) {
 			if !ok {
 				return
 			}
-			if now := time.Now(); last.IsZero() || now.Sub(last) >= sameIntent {
+			if now := time.Now(); last.IsZero() || now.Sub(last) >= lifecycle.SameIntent {
 				pending, last = append(pending, s), now
 			}
 		case trigger = <-triggers:

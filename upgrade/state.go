@@ -1,8 +1,9 @@
 package upgrade
 
 import (
-	"fmt"
 	"slices"
+
+	"example.com/baton/upgrade/internal/lifecycle"
 )
 
 // State is where a generation stands in its life.
@@ -27,27 +28,35 @@ var stateNames = [...]string{"starting", "serving", "upgrading", "draining", "ex
 // String returns the state's name as logs, metrics and reports spell it.
 func (s State) String() string { return stateNames[s] }
 
-var transitions = map[State][]State{
-	Starting:  {Serving},
-	Serving:   {Upgrading, Draining},
-	Upgrading: {Serving, Draining},
-	Draining:  {Exited},
+// stateOf returns a phase as others see it: a draining generation is one to them, whatever
+// it waits for.
+func stateOf(p lifecycle.Phase) State {
+	switch p {
+	case lifecycle.Serving:
+		return Serving
+	case lifecycle.Upgrading:
+		return Upgrading
+	case lifecycle.Exited:
+		return Exited
+	}
+	if slices.Contains([]lifecycle.Phase{lifecycle.Checking, lifecycle.Checked, lifecycle.Preparing, lifecycle.Aborting, lifecycle.Failed}, p) {
+		return Starting
+	}
+	return Draining
 }
 
-// enter changes the state. A transition that the table does not have is a
-// mistake in this package.
-func (g *Generation) enter(to State) {
-	g.mu.Lock()
-	from := g.state
-	if !slices.Contains(transitions[from], to) {
-		g.mu.Unlock()
-		panic(fmt.Sprintf("upgrade: no transition from %v to %v", from, to))
+// enter notes a change of the phase, and notifies the observers if others see it.
+func (g *Generation) enter(from, to lifecycle.Phase) {
+	before, after := stateOf(from), stateOf(to)
+	if before == after {
+		return
 	}
-	g.state = to
+	g.mu.Lock()
+	g.state = after
 	g.mu.Unlock()
-	g.log.Info("state changed", "from", from.String(), "to", to.String())
+	g.log.Info("state changed", "from", before.String(), "to", after.String())
 	for _, o := range g.observers {
-		o.StateChanged(from, to)
+		o.StateChanged(before, after)
 	}
 }
 

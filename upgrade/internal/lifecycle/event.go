@@ -1,0 +1,102 @@
+package lifecycle
+
+import "time"
+
+// Kind says what has happened. The comment at each kind names the fields of [Event] that it
+// uses beside Now.
+type Kind int
+
+const (
+	// Of the start.
+
+	Begun         Kind = iota // the generation begins
+	CheckPassed               // the service and the program have checked themselves
+	CheckFailed               // Err
+	Prepared                  // all that can fail before the takeover is done
+	PrepareFailed             // Err
+
+	// Of the outside.
+
+	SignalTrigger  // SIGHUP, here or at a predecessor that passed it on: Origin
+	ControlTrigger // a caller on the control socket: Waiter
+	StopSignal     // SIGTERM or SIGINT to this process: By
+	StopMessage    // the predecessor sends that a stop was requested: By
+	GateOpened     // tableflip allows an upgrade
+	Relieved       // the predecessor answers on the control socket no more
+	Drained        // this generation's drain is complete
+	HooksEnded     // so are its hooks
+
+	// Of the successor.
+
+	FlipAccepted        // tableflip: the successor is ready, there is no way back
+	FlipFailed          // tableflip: it is not; Err
+	Hello               // over the link: PID, Version, Protocol
+	SuccessorServes     // over the link: it accepts connections
+	SuccessorLinkEnded  // the link has ended, and nothing had announced that
+	SuccessorLinkClosed // the link has ended after the successor reported a drain, or its process is unknown
+	SuccessorLost       // the link has ended, and the process lives on
+	SuccessorExited     // the process has exited; InGrace
+
+	// Of a predecessor: ID.
+
+	PredecessorAdded    // the predecessor gave its link to this generation: Member
+	PredecessorDrained  // its last report: it is about to exit
+	PredecessorUnlinked // its link has ended
+	PredecessorLost     // its link has ended, and the process lives on
+	PredecessorExited   // its process has exited
+	LinkReleased        // nobody here reads its link; what was read before has been handled
+	LinkPassed          // the successor has its link
+	LinkKept            // the successor could not be given its link
+
+	// Of the clock: each is the timer of the same name. See [Arm].
+
+	DelayOver      // of a stop: clients and load balancers have had time to notice it
+	PatienceOver   // of a stop: the successor has had time to end by itself
+	ReadyLate      // the successor is ready and does not serve
+	PredecessorDue // a predecessor should have exited
+	ReliefOver     // the predecessor has had time to leave the control socket
+	ReportDue      // the successor and the waiters should hear of this generation
+
+	kinds
+)
+
+// Event is one thing that has happened to a generation.
+type Event struct {
+	Kind     Kind
+	Now      time.Time
+	By       string // what requested a stop
+	Origin   int    // the generation that got the signal; 0: unknown
+	Waiter   Waiter
+	Err      error
+	PID      int
+	Version  string
+	Protocol int  // of the link, which both sides speak
+	InGrace  bool // the successor exited by itself, before it was killed
+	ID       ID
+	Member   Member
+}
+
+// Waiter is a caller who waits for the outcome of an upgrade. The machine does not look into
+// it; each one gets exactly one final answer: [Refuse], [Forward], [Fail] or [Succeed].
+type Waiter any
+
+// ID names a predecessor.
+type ID int
+
+// Member is what a generation knows of a predecessor.
+type Member struct {
+	ID         ID
+	Generation int
+	PID        int
+	Protocol   int           // of its link
+	Drain      time.Duration // how long its drain may take, hooks included; 0: unknown
+	Due        time.Time     // when it should have exited; zero: unknown
+}
+
+// Trigger is one upgrade that was requested, perhaps several times.
+type Trigger struct {
+	By      string // the first request: BySignal or ByControl
+	At      time.Time
+	Origins []int // generations that got the signal; nil: no signal was among the requests
+	Waiters []Waiter
+}
