@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
@@ -17,16 +18,21 @@ import (
 // This file tests the idle grace, and what it must spare.
 
 func TestIdleGrace(t *testing.T) {
-	const grace = 2 * time.Second
-	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace})
+	const grace = 300 * time.Millisecond
+	inMemory(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace}, testIdleGrace)
+}
+
+func testIdleGrace(t *testing.T, s *served) {
+	const grace = 300 * time.Millisecond
 	silent, spoken, late := s.dial(), s.dial(), s.dial()
 	spoken.get("/")
 	late.get("/")
-	await(t, "three connections", func() bool {
-		return s.Load().Connections == upgrade.Connections{New: 1, Idle: 2}
-	})
+	synctest.Wait()
+	if got := s.Load().Connections; got != (upgrade.Connections{New: 1, Idle: 2}) {
+		t.Fatalf("got %+v, want three connections", got)
+	}
 	begin := time.Now()
-	drained := s.drain(hang, all)
+	drained := s.drain(patience, all)
 	s.awaitDraining()
 	if resp, _ := late.get("/"); !resp.Close {
 		t.Error("request within the grace: got no announcement")
@@ -34,8 +40,8 @@ func TestIdleGrace(t *testing.T) {
 	late.closedCleanly()
 	for _, c := range []*client{silent, spoken} {
 		c.closedCleanly()
-		if after := time.Since(begin); after < grace || after > grace+slack {
-			t.Errorf("silent connection destroyed after %v, want %v", after, grace)
+		if after := time.Since(begin); after != grace {
+			t.Errorf("silent connection closed after %v, want %v", after, grace)
 		}
 	}
 	if d := <-drained; d.Connections != (upgrade.Closed{Announced: 1, Grace: 2}) {
@@ -169,32 +175,36 @@ func TestRequestAtTheEndOfGrace(t *testing.T) {
 
 // A few stray bytes are no request for which a drain should wait for long.
 func TestStrayBytesDoNotHoldDrain(t *testing.T) {
-	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: 200 * time.Millisecond, IdleGrace: 10 * time.Millisecond})
-	var stray []*client
-	for _, bytes := range []string{"\r\n", "G"} {
-		c := s.dial()
-		c.get("/")
-		c.send(bytes)
-		stray = append(stray, c)
-	}
-	begin := time.Now()
-	<-s.drain(4*patience, all)
-	if took := time.Since(begin); took > slack {
-		t.Errorf("drain took %v, want about the header timeout", took)
-	}
-	for _, c := range stray {
-		c.Close()
-	}
+	const header = 200 * time.Millisecond
+	inMemory(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: header, IdleGrace: 10 * time.Millisecond}, func(t *testing.T, s *served) {
+		for _, bytes := range []string{"\r\n", "G"} {
+			c := s.dial()
+			c.get("/")
+			c.send(bytes)
+		}
+		synctest.Wait()
+		begin := time.Now()
+		<-s.drain(4*patience, all)
+		if took := time.Since(begin); took != header {
+			t.Errorf("the drain took %v, want the header timeout", took)
+		}
+	})
 }
 
 func TestHeaderTimeoutHoldsInDrain(t *testing.T) {
-	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: 300 * time.Millisecond, IdleGrace: 10 * time.Millisecond})
-	c := s.dial()
-	c.send("GET / HT")
-	await(t, "the connection", func() bool { return s.Accepted() == 1 })
-	drained := s.drain(patience, all)
-	c.answer() // net/http takes what has come for the whole: 400
-	if d := <-drained; d.Connections != (upgrade.Closed{Timeout: 1}) {
-		t.Errorf("got %+v, want one timeout", d.Connections)
-	}
+	const header = 300 * time.Millisecond
+	inMemory(t, server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: header, IdleGrace: 10 * time.Millisecond}, func(t *testing.T, s *served) {
+		begin := time.Now()
+		c := s.dial()
+		c.send("GET / HT")
+		synctest.Wait()
+		drained := s.drain(patience, all)
+		c.answer() // net/http takes what has come for the whole: 400
+		if took := time.Since(begin); took != header {
+			t.Errorf("closed after %v, want %v", took, header)
+		}
+		if d := <-drained; d.Connections != (upgrade.Closed{Timeout: 1}) {
+			t.Errorf("got %+v, want one timeout", d.Connections)
+		}
+	})
 }

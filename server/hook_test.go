@@ -7,28 +7,27 @@ import (
 	"net"
 	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 )
 
-// This file tests what is registered for the end of a drain.
-
 func TestOnDrain(t *testing.T) {
 	for name, tt := range map[string]struct {
 		grace, timeout time.Duration
 		late           bool // registered in the drain
-		from, to       time.Duration
+		want           time.Duration
 	}{
-		"after its grace":       {grace: 200 * time.Millisecond, timeout: patience, from: 200 * time.Millisecond, to: 1500 * time.Millisecond},
-		"before the deadline":   {timeout: 2 * time.Second, from: 1800 * time.Millisecond, to: 2 * time.Second},
-		"grace beyond it":       {grace: time.Minute, timeout: 2 * time.Second, from: 1800 * time.Millisecond, to: 2 * time.Second},
-		"late":                  {grace: 300 * time.Millisecond, timeout: patience, late: true, from: 300 * time.Millisecond, to: 1500 * time.Millisecond},
-		"late, after its grace": {grace: time.Nanosecond, timeout: patience, late: true, to: 1500 * time.Millisecond},
+		"after its grace":       {grace: 200 * time.Millisecond, timeout: patience, want: 200 * time.Millisecond},
+		"before the deadline":   {timeout: 2 * time.Second, want: 1800 * time.Millisecond},
+		"grace beyond it":       {grace: time.Minute, timeout: 2 * time.Second, want: 1800 * time.Millisecond},
+		"late":                  {grace: 300 * time.Millisecond, timeout: patience, late: true, want: 300 * time.Millisecond},
+		"late, after its grace": {grace: time.Nanosecond, timeout: patience, late: true, want: time.Nanosecond},
 	} {
 		t.Run(name, inBubble(func(t *testing.T) {
-			said := make(chan time.Duration, 2)
+			called := make(chan time.Duration, 2)
 			var began time.Time
 			s := serveOn(t, memory(), server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				nc, buf, err := w.(http.Hijacker).Hijack()
@@ -45,7 +44,7 @@ func TestOnDrain(t *testing.T) {
 						}
 						io.WriteString(nc, "bye\n")
 						nc.Close()
-						said <- took
+						called <- took
 					})
 				}
 				if !tt.late {
@@ -70,64 +69,66 @@ func TestOnDrain(t *testing.T) {
 			if line, _ := c.in.ReadString('\n'); line != "bye\n" {
 				t.Errorf("got %q, want bye", line)
 			}
-			if took := <-said; took < tt.from || took > tt.to {
-				t.Errorf("said after %v, want between %v and %v", took, tt.from, tt.to)
+			if took := <-called; took != tt.want {
+				t.Errorf("called after %v, want %v", took, tt.want)
 			}
 			if d.Requests != 1 || d.Connections != (upgrade.Closed{Hijacked: 1}) {
 				t.Errorf("got %+v, want one request finished and one connection closed by its handler", d)
 			}
-			if len(said) > 0 {
-				t.Error("said twice")
+			if len(called) > 0 {
+				t.Error("called twice")
 			}
 		}))
 	}
 }
 
-func TestOnDrainTakenBack(t *testing.T) {
-	entered, leave := make(chan struct{}), make(chan struct{})
-	s := serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithCancel(r.Context())
-		defer cancel()
-		stop := server.OnDrain(ctx, time.Nanosecond, func(context.Context) { t.Error("said, and was taken back before") })
-		stop()
-		stop()
-		slow := server.OnDrain(ctx, time.Nanosecond, func(context.Context) { close(entered); time.Sleep(100 * time.Millisecond); close(leave) })
-		<-entered
-		slow()
-		select {
-		case <-leave:
-		default:
-			t.Error("stop returned while it was being said")
-		}
-	})})
-	c := s.dial()
-	c.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	await(t, "the request", func() bool { return s.Load().Requests == 1 })
-	<-s.drain(patience, all)
+func TestOnDrainRemoved(t *testing.T) {
+	inBubble(func(t *testing.T) {
+		entered, leave := make(chan struct{}), make(chan struct{})
+		s := serveOn(t, memory(), server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			stop := server.OnDrain(ctx, time.Nanosecond, func(context.Context) { t.Error("called, and was removed before") })
+			stop()
+			stop()
+			slow := server.OnDrain(ctx, time.Nanosecond, func(context.Context) { close(entered); time.Sleep(time.Second); close(leave) })
+			<-entered
+			slow()
+			select {
+			case <-leave:
+			default:
+				t.Error("stop returned while it ran")
+			}
+		})})
+		s.dial().send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		synctest.Wait()
+		<-s.drain(patience, all)
+	})(t)
 }
 
-// What nobody takes back ends with its connection.
+// What nobody removes ends with its connection.
 func TestOnDrainOfClosedConnection(t *testing.T) {
-	s := serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	inMemory(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		nc, _, _ := w.(http.Hijacker).Hijack()
-		say := func(context.Context) { t.Error("said to a connection that is closed") }
-		server.OnDrain(r.Context(), time.Nanosecond, say)
+		f := func(context.Context) { t.Error("called for a connection that is closed") }
+		server.OnDrain(r.Context(), time.Nanosecond, f)
 		nc.Close()
-		server.OnDrain(r.Context(), time.Nanosecond, say)()
-		server.OnDrain(r.Context(), time.Nanosecond, say)
-	})})
-	s.dial() // holds the drain for the idle grace
-	hijacked := s.dial()
-	hijacked.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	if _, err := hijacked.in.ReadByte(); err != io.EOF {
-		t.Fatalf("got %v, want the end of the connection", err)
-	}
-	await(t, "handler's end", func() bool { return s.Load().Requests == 0 })
-	<-s.drain(patience, all)
+		server.OnDrain(r.Context(), time.Nanosecond, f)()
+		server.OnDrain(r.Context(), time.Nanosecond, f)
+	})}, func(t *testing.T, s *served) {
+		s.dial() // holds the drain for the idle grace
+		hijacked := s.dial()
+		hijacked.send("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		if _, err := hijacked.in.ReadByte(); err != io.EOF {
+			t.Fatalf("got %v, want the end of the connection", err)
+		}
+		synctest.Wait()
+		<-s.drain(patience, all)
+	})
 }
 
 func TestOnDrainOfForeignContext(t *testing.T) {
-	server.OnDrain(t.Context(), time.Nanosecond, func(context.Context) { t.Error("said for a context that is no request's") })()
+	server.OnDrain(t.Context(), time.Nanosecond, func(context.Context) { t.Error("called for a context that is no request's") })()
 }
 
 // A handler that takes a connection over, and says good-bye to its client before
@@ -149,7 +150,7 @@ func ExampleOnDrain() {
 			if err != nil {
 				return
 			}
-			fmt.Fprint(conn, "you said ", line)
+			fmt.Fprint(conn, "you called ", line)
 		}
 	}
 	srv := server.New(server.Options{Handler: http.HandlerFunc(chat)})
@@ -167,7 +168,7 @@ func ExampleOnDrain() {
 		return
 	}
 	fmt.Fprint(client, "GET / HTTP/1.1\r\nHost: chat\r\n\r\nhello\n")
-	heard := make([]byte, len("you said hello\n"))
+	heard := make([]byte, len("you called hello\n"))
 	io.ReadFull(client, heard)
 	fmt.Print(string(heard))
 
@@ -177,6 +178,6 @@ func ExampleOnDrain() {
 	last, _ := io.ReadAll(client)
 	fmt.Print(string(last))
 	// Output:
-	// you said hello
+	// you called hello
 	// we are closing, come back
 }

@@ -17,9 +17,6 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// This file tests what lasts for long, over each protocol: hijacked connections,
-// streams and long polls.
-
 // wire keeps what a client gets.
 type wire struct {
 	net.Conn
@@ -75,6 +72,7 @@ func hijacking(t *testing.T, h http.HandlerFunc, test func(t *testing.T, s *serv
 
 func TestHijackedSaysGoodbye(t *testing.T) {
 	hijacking(t, func(w http.ResponseWriter, r *http.Request) {
+		echoed := make(chan struct{})
 		nc, buf, err := w.(http.Hijacker).Hijack()
 		if err != nil {
 			t.Error(err)
@@ -82,6 +80,7 @@ func TestHijackedSaysGoodbye(t *testing.T) {
 		}
 		defer nc.Close()
 		defer server.OnDrain(r.Context(), 50*time.Millisecond, func(context.Context) {
+			<-echoed // the time has come, also on a busy machine
 			io.WriteString(nc, "bye\n")
 			nc.Close()
 		})()
@@ -92,6 +91,7 @@ func TestHijackedSaysGoodbye(t *testing.T) {
 				return
 			}
 			io.WriteString(nc, line)
+			close(echoed)
 		}
 	}, func(t *testing.T, s *served, c *client, raw *wire) {
 		drained := s.drain(patience, all)

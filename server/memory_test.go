@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -70,24 +71,49 @@ func (memoryAddr) Network() string { return "memory" }
 func (memoryAddr) String() string  { return "memory" }
 
 // memoryConn is one end of a connection. Like a socket, it takes some bytes that the
-// other end does not read.
-type memoryConn struct{ in, out *memoryStream }
+// other end does not read, and ends when its last copy is closed.
+type memoryConn struct {
+	in, out *memoryStream
+	copies  *atomic.Int32
+	once    sync.Once
+}
 
 const memoryBuffer = 256 << 10
 
 func newMemoryConns() (a, b *memoryConn) {
 	ab, ba := newMemoryStream(), newMemoryStream()
-	return &memoryConn{ba, ab}, &memoryConn{ab, ba}
+	return newMemoryConn(ba, ab), newMemoryConn(ab, ba)
+}
+
+func newMemoryConn(in, out *memoryStream) *memoryConn {
+	c := &memoryConn{in: in, out: out, copies: new(atomic.Int32)}
+	c.copies.Store(1)
+	return c
+}
+
+// dup returns another copy, as a successor gets it.
+func (c *memoryConn) dup() *memoryConn {
+	c.copies.Add(1)
+	return &memoryConn{in: c.in, out: c.out, copies: c.copies}
 }
 
 func (c *memoryConn) Read(p []byte) (int, error)         { return c.in.read(p) }
 func (c *memoryConn) Write(p []byte) (int, error)        { return c.out.write(p) }
 func (c *memoryConn) CloseWrite() error                  { return c.out.end() }
-func (c *memoryConn) Close() error                       { c.in.leave(); return c.out.end() }
 func (c *memoryConn) LocalAddr() net.Addr                { return memoryAddr{} }
 func (c *memoryConn) RemoteAddr() net.Addr               { return memoryAddr{} }
 func (c *memoryConn) SetReadDeadline(t time.Time) error  { return c.in.reader.set(c.in, t) }
 func (c *memoryConn) SetWriteDeadline(t time.Time) error { return c.out.writer.set(c.out, t) }
+
+func (c *memoryConn) Close() error {
+	c.once.Do(func() {
+		if c.copies.Add(-1) == 0 {
+			c.in.leave()
+			c.out.end()
+		}
+	})
+	return nil
+}
 
 func (c *memoryConn) SetDeadline(t time.Time) error {
 	c.SetReadDeadline(t)

@@ -13,15 +13,13 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 	"golang.org/x/sys/unix"
 )
-
-// This file tests the move of connections to the successor: which one moves, and
-// when. A second server in this process is the successor.
 
 // names is a handler that answers with a generation's name.
 func names(name string) http.Handler {
@@ -55,6 +53,14 @@ func newMovers(t *testing.T, first http.Handler) *movers {
 		first:  serve(t, server.Options{Handler: first}),
 		second: serve(t, server.Options{Handler: names("second")}),
 	}
+}
+
+// memoryMovers are movers in a synctest bubble, whose options may be changed.
+func memoryMovers(t *testing.T, first, second server.Options) *movers {
+	if second.Handler == nil {
+		second.Handler = names("second")
+	}
+	return &movers{first: serveOn(t, memory(), first), second: serveOn(t, memory(), second)}
 }
 
 // move passes sockets on as a successor in another process gets them.
@@ -96,6 +102,9 @@ func (u unopened) Open() (net.Conn, error) {
 
 // dup returns another descriptor of the same socket.
 func dup(t testing.TB, nc net.Conn) net.Conn {
+	if m, ok := nc.(*memoryConn); ok {
+		return m.dup()
+	}
 	raw, err := nc.(syscall.Conn).SyscallConn()
 	if err != nil {
 		t.Error(err)
@@ -244,58 +253,60 @@ func TestRefusedConnectionIsDrained(t *testing.T) {
 	m.end()
 }
 
-// The time to be silent goes on, and does not begin anew.
-func TestMovedConnectionHasTheTimeThatIsLeft(t *testing.T) {
+// The time to be idle goes on, and does not begin anew.
+func TestMigratedConnectionHasTheTimeThatIsLeft(t *testing.T) {
 	const idle, header = 700 * time.Millisecond, 500 * time.Millisecond
-	m := newMovers(t, names("first"))
-	<-m.first.drain(patience, none)
-	m.first = serve(t, server.Options{Handler: names("first"), IdleTimeout: idle, ReadHeaderTimeout: header})
-	<-m.second.drain(patience, none)
-	m.second = serve(t, server.Options{Handler: names("second"), IdleTimeout: 2 * idle, ReadHeaderTimeout: 2 * header})
-	begin := time.Now()
-	fresh, used := m.first.dial(), m.first.dial()
-	used.isFrom("first")
-	await(t, "both connections", func() bool { return m.first.Accepted() == 2 })
-	time.Sleep(200 * time.Millisecond) // of what they have
-	if d := <-m.handOff(patience); d.Moved != 2 {
-		t.Errorf("got %+v, want 2 moved", d)
-	}
-	for _, moved := range []struct {
-		*client
-		timeout time.Duration
-	}{{fresh, header}, {used, idle}} {
-		moved.closedCleanly()
-		if took := time.Since(begin); took < moved.timeout || took > moved.timeout+slack {
-			t.Errorf("closed after %v, want %v", took, moved.timeout)
+	synctest.Test(t, func(t *testing.T) {
+		m := memoryMovers(t, server.Options{Handler: names("first"), IdleTimeout: idle, ReadHeaderTimeout: header},
+			server.Options{IdleTimeout: 2 * idle, ReadHeaderTimeout: 2 * header})
+		m.first.Check(t.Context()) // in which time may pass
+		begin := time.Now()
+		fresh, used := m.first.dial(), m.first.dial()
+		used.isFrom("first")
+		time.Sleep(200 * time.Millisecond) // of what they have
+		if d := <-m.handOff(patience); d.Moved != 2 {
+			t.Errorf("got %+v, want 2 moved", d)
 		}
-	}
-	if d := m.end(); m.second.Closed()[server.TimedOut] != 2 {
-		t.Errorf("got %+v, want 2 timeouts", d)
-	}
+		for _, moved := range []struct {
+			*client
+			timeout time.Duration
+		}{{fresh, header}, {used, idle}} {
+			moved.closedCleanly()
+			if took := time.Since(begin); took != moved.timeout {
+				t.Errorf("closed after %v, want %v", took, moved.timeout)
+			}
+		}
+		if d := m.end(); m.second.Closed()[server.TimedOut] != 2 {
+			t.Errorf("got %+v, want 2 timeouts", d)
+		}
+	})
 }
 
-// One that stays has the time to be silent that it had.
+// One that stays has the time to be idle that it had.
 func TestTimeoutsOfRefusedConnections(t *testing.T) {
 	const idle, header = 400 * time.Millisecond, 200 * time.Millisecond
-	m := newMovers(t, names("first"))
-	<-m.first.drain(patience, none)
-	m.first = serve(t, server.Options{Handler: names("first"), IdleGrace: patience, IdleTimeout: idle, ReadHeaderTimeout: header})
-	m.gate = func(_ context.Context, conns []upgrade.Connection) []bool { return nil }
-	begin := time.Now()
-	fresh, used := m.first.dial(), m.first.dial()
-	used.isFrom("first")
-	await(t, "both connections", func() bool { return m.first.Accepted() == 2 })
-	drained := m.handOff(patience)
-	for c, timeout := range map[*client]time.Duration{fresh: header, used: idle} {
-		c.closedCleanly()
-		if took := time.Since(begin); took < timeout {
-			t.Errorf("closed after %v, want %v", took, timeout)
+	synctest.Test(t, func(t *testing.T) {
+		m := memoryMovers(t, server.Options{Handler: names("first"), IdleGrace: patience, IdleTimeout: idle, ReadHeaderTimeout: header}, server.Options{})
+		m.gate = func(_ context.Context, conns []upgrade.Connection) []bool { return nil }
+		m.first.Check(t.Context())
+		begin := time.Now()
+		fresh, used := m.first.dial(), m.first.dial()
+		used.isFrom("first")
+		drained := m.handOff(patience)
+		for _, refused := range []struct {
+			*client
+			timeout time.Duration
+		}{{fresh, header}, {used, idle}} {
+			refused.closedCleanly()
+			if took := time.Since(begin); took != refused.timeout {
+				t.Errorf("closed after %v, want %v", took, refused.timeout)
+			}
 		}
-	}
-	if d := <-drained; d.Connections != (upgrade.Closed{Timeout: 2}) {
-		t.Errorf("got %+v, want 2 timeouts", d)
-	}
-	m.end()
+		if d := <-drained; d.Connections != (upgrade.Closed{Timeout: 2}) {
+			t.Errorf("got %+v, want 2 timeouts", d)
+		}
+		m.end()
+	})
 }
 
 // What cannot move is drained as before.
@@ -372,63 +383,62 @@ func TestPipelinedBytesDoNotMove(t *testing.T) {
 	m.end()
 }
 
-// One that was not at a safe point once moves later, however long the next answer takes.
-func TestClientThatSendsAheadOnceMoves(t *testing.T) {
-	asked := make(chan struct{}, 100)
-	m := newMovers(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked <- struct{}{}
-		time.Sleep(250 * time.Millisecond) // more than the grace
-		io.WriteString(w, "first")
-	}))
-	c := m.first.dial()
-	c.send(strings.Repeat("GET / HTTP/1.1\r\nHost: x\r\n\r\n", 2))
-	<-asked
-	drained := m.handOff(patience)
-	for range 2 {
-		if resp, body := c.answer(); resp.Close || body != "first" {
-			t.Errorf("got close %t and %q, want first", resp.Close, body)
+// One that was not at rest once migrates later, however long the next answer takes.
+func TestClientThatPipelinesOnceMigrates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := memoryMovers(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(250 * time.Millisecond) // more than the grace
+			io.WriteString(w, "first")
+		})}, server.Options{})
+		c := m.first.dial()
+		c.send(strings.Repeat(request, 2))
+		synctest.Wait()
+		drained := m.handOff(patience)
+		for range 2 {
+			if resp, body := c.answer(); resp.Close || body != "first" {
+				t.Errorf("got close %t and %q, want first", resp.Close, body)
+			}
 		}
-	}
-	time.Sleep(50 * time.Millisecond) // a request that follows at once may come ahead as well
-	c.movesOn()
-	if d := <-drained; d.Moved != 1 {
-		t.Errorf("got %+v, want one moved", d)
-	}
-	m.end()
+		synctest.Wait() // a request that follows at once may come ahead as well
+		c.isFrom("second")
+		if d := <-drained; d.Moved != 1 {
+			t.Errorf("got %+v, want one moved", d)
+		}
+		m.end()
+	})
 }
 
-// One that is never at a safe point is told to close when the grace has passed.
-func TestClientThatSendsAheadIsAnnounced(t *testing.T) {
-	m := newMovers(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(time.Millisecond)
-		io.WriteString(w, "first")
-	}))
-	c := m.first.dial()
-	const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-	c.send(strings.Repeat(request, 50))
-	c.answer()
-	begin := time.Now()
-	drained := m.handOff(patience)
-	m.first.awaitDraining()
-	for {
-		if _, err := io.WriteString(c, request); err != nil {
-			t.Fatal(err)
+// One that is never at rest is sent Connection: close when the grace has passed.
+func TestClientThatPipelinesIsAnnounced(t *testing.T) {
+	const each = time.Millisecond
+	synctest.Test(t, func(t *testing.T) {
+		m := memoryMovers(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(each)
+			io.WriteString(w, "first")
+		})}, server.Options{})
+		c := m.first.dial()
+		c.send(strings.Repeat(request, 50))
+		c.answer()
+		begin := time.Now()
+		drained := m.handOff(patience)
+		for announced := false; !announced; {
+			if _, err := io.WriteString(c, request); err != nil {
+				t.Fatal(err)
+			}
+			resp, body := c.answer()
+			if body != "first" {
+				t.Fatalf("got %q", body)
+			}
+			announced = resp.Close
+			// What the client has sent by then is answered first.
+			took := time.Since(begin)
+			if announced && took < 100*time.Millisecond || took > 100*time.Millisecond+55*each {
+				t.Fatalf("after %v: got Connection: close %t, want it after the grace", took, announced)
+			}
 		}
-		resp, body := c.answer()
-		if body != "first" {
-			t.Fatalf("got %q", body)
+		if d := <-drained; d.Moved != 0 || d.Connections.Announced != 1 {
+			t.Errorf("got %+v, want one sent Connection: close", d)
 		}
-		if took := time.Since(begin); resp.Close && took < 100*time.Millisecond {
-			t.Fatalf("announced after %v, want the grace", took)
-		} else if took > slack {
-			t.Fatalf("not announced after %v", took)
-		}
-		if resp.Close {
-			break
-		}
-	}
-	if d := <-drained; d.Moved != 0 || d.Connections.Announced != 1 {
-		t.Errorf("got %+v, want one told to close", d)
-	}
-	m.end()
+		m.end()
+	})
 }

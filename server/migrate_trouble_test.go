@@ -16,13 +16,12 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 )
-
-// This file tests moves that something comes between, and moves of many.
 
 const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -129,65 +128,66 @@ func TestRequestAndHalfCloseWhileMoving(t *testing.T) {
 
 // A successor that hangs costs what it was given and nothing else.
 func TestSuccessorThatHangsDoesNotHoldUpOthers(t *testing.T) {
-	g := newGate()
-	g.after = "first"
-	m := newMovers(t, slowOr(g, "first"))
-	var given atomic.Int64
-	m.gate = func(ctx context.Context, conns []upgrade.Connection) []bool {
-		given.Add(int64(len(conns)))
-		<-ctx.Done()
-		return everything(conns)
-	}
-	var silent, busy []*client
-	for range 500 {
-		silent = append(silent, m.first.dial())
-	}
-	for range 10 {
-		c := m.first.dial()
-		c.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
-		<-g.entered
-		busy = append(busy, c)
-	}
-	await(t, "all connections", func() bool { return m.first.Accepted() == 510 })
-	drained := m.handOff(patience)
-	m.first.awaitDraining()
-	close(g.open)
-	for _, c := range busy {
-		if _, body := c.answer(); body != "first" {
-			t.Errorf("got %q, want first", body)
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate()
+		g.after = "first"
+		m := memoryMovers(t, server.Options{Handler: slowOr(g, "first")}, server.Options{})
+		var given atomic.Int64
+		m.gate = func(ctx context.Context, conns []upgrade.Connection) []bool {
+			given.Add(int64(len(conns)))
+			<-ctx.Done()
+			return everything(conns)
 		}
-	}
-	// Those that the successor has not got are read again in time. One that has been
-	// answered may still be given to it.
-	begin := time.Now()
-	var asking sync.WaitGroup
-	var first atomic.Int64
-	for _, c := range append(silent, busy...) {
-		asking.Go(func() {
-			io.WriteString(c, request)
-			if resp, err := http.ReadResponse(c.in, nil); err == nil {
-				body, _ := io.ReadAll(resp.Body)
-				if string(body) == "first" {
-					first.Add(1)
-				}
+		var silent, busy []*client
+		for range 500 {
+			silent = append(silent, m.first.dial())
+		}
+		for range 10 {
+			c := m.first.dial()
+			c.send("GET /slow HTTP/1.1\r\nHost: x\r\n\r\n")
+			<-g.entered
+			busy = append(busy, c)
+		}
+		synctest.Wait()
+		begin := time.Now()
+		drained := m.handOff(patience)
+		synctest.Wait()
+		close(g.open)
+		for _, c := range busy {
+			if _, body := c.answer(); body != "first" {
+				t.Errorf("got %q, want first", body)
 			}
-		})
-	}
-	await(t, "answers to all that were not given away", func() bool {
-		return int(first.Load()+given.Load()) >= len(silent)+len(busy)
+		}
+		// Those that the successor has not got are read again in time. One that has been
+		// answered may still be given to it.
+		var asking sync.WaitGroup
+		var first atomic.Int64
+		for _, c := range append(silent, busy...) {
+			asking.Go(func() {
+				io.WriteString(c, request)
+				if resp, err := http.ReadResponse(c.in, nil); err == nil {
+					body, _ := io.ReadAll(resp.Body)
+					if string(body) == "first" {
+						first.Add(1)
+					}
+				}
+			})
+		}
+		time.Sleep(2500*time.Millisecond - time.Since(begin)) // the time after which a successor hangs, and a look
+		synctest.Wait()
+		if n := int(first.Load() + given.Load()); n < len(silent)+len(busy) {
+			t.Errorf("%d answers, and %d given away, of %d", first.Load(), given.Load(), len(silent)+len(busy))
+		}
+		if n := given.Load(); n > 256 {
+			t.Errorf("%d of 510 connections were given to a successor that answers nothing, want few", n)
+		}
+		d := <-drained
+		if d.Moved != int(given.Load()) || d.Connections.Cut != 0 {
+			t.Errorf("got %+v, want the %d moved that the successor had, and none closed forcibly", d, given.Load())
+		}
+		asking.Wait() // also those that have moved are answered
+		m.end()
 	})
-	if took := time.Since(begin); took > slack {
-		t.Errorf("answers came only after %v", took)
-	}
-	if n := given.Load(); n > 256 {
-		t.Errorf("%d of 510 connections were given to a successor that answers nothing, want few", n)
-	}
-	d := <-drained
-	if d.Moved != int(given.Load()) || d.Connections.Cut != 0 {
-		t.Errorf("got %+v, want the %d moved that the successor had, and none cut", d, given.Load())
-	}
-	asking.Wait() // also those that have moved are answered
-	m.end()
 }
 
 // What is under way at the deadline counts as Move reports it.
@@ -433,7 +433,7 @@ func TestAdoptedInADrainMovesOn(t *testing.T) {
 	m.first = busy
 	drained := m.handOff(patience)
 	m.first.awaitDraining()
-	late := adopter(t, server.Options{Handler: names("first")})
+	late := adopter(t, listen(t), server.Options{Handler: names("first")})
 	defer func() { <-late.drain(patience, none) }()
 	nc := late.dial()
 	far, err := late.listener.Accept()
@@ -524,25 +524,28 @@ func TestNothingIsLostOnTheWay(t *testing.T) {
 	<-last.drain(10*time.Millisecond, none)
 }
 
-// Silent connections wait for a slow successor, and not for the grace.
+// Idle connections wait for a slow successor, and not for the grace.
 func TestSlowSuccessorGetsAll(t *testing.T) {
-	const conns = 600
-	m := newMovers(t, names("first")) // with a grace of 100 ms
-	for range conns {
-		m.first.dial()
-	}
-	await(t, "all connections", func() bool { return m.first.Accepted() == conns })
-	m.gate = func(_ context.Context, conns []upgrade.Connection) []bool {
-		if n := m.first.Woken(); n > 256 {
-			t.Errorf("%d silent connections are read by nobody, want few at once", n)
+	const conns, pause = 600, 150 * time.Millisecond // more than the grace
+	synctest.Test(t, func(t *testing.T) {
+		m := memoryMovers(t, server.Options{Handler: names("first")}, server.Options{})
+		for range conns {
+			m.first.dial()
 		}
-		time.Sleep(150 * time.Millisecond)
-		return everything(conns)
-	}
-	if d := <-m.handOff(2 * patience); d.Moved != conns || d.Connections != (upgrade.Closed{}) || d.Seconds < .3 {
-		t.Errorf("got %+v, want all moved, in some time", d)
-	}
-	m.end()
+		synctest.Wait()
+		m.gate = func(_ context.Context, conns []upgrade.Connection) []bool {
+			if n := m.first.Woken(); n > 256 {
+				t.Errorf("%d idle connections are read by nobody, want few at once", n)
+			}
+			time.Sleep(pause)
+			return everything(conns)
+		}
+		d := <-m.handOff(2 * patience)
+		if d.Moved != conns || d.Connections != (upgrade.Closed{}) || d.Seconds < 2*pause.Seconds() {
+			t.Errorf("got %+v, want all moved, in some time", d)
+		}
+		m.end()
+	})
 }
 
 func TestManySilentConnections(t *testing.T) {
@@ -566,24 +569,28 @@ func TestManySilentConnections(t *testing.T) {
 	m.end()
 }
 
-// A successor that hangs for a moment, and then goes on, has what was silent meanwhile:
+// A successor that hangs for a moment, and then goes on, gets what became idle meanwhile:
 // nothing is forgotten between the two.
 func TestSuccessorThatRecovers(t *testing.T) {
 	const conns = 400
-	m := newMovers(t, names("first"))
-	<-m.first.drain(patience, none)
-	m.first = serve(t, server.Options{Handler: names("first"), IdleGrace: time.Minute})
-	for range conns {
-		m.first.dial()
+	for _, pause := range []time.Duration{1900 * time.Millisecond, 2050 * time.Millisecond, 2600 * time.Millisecond, 6 * time.Second} {
+		t.Run(pause.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := memoryMovers(t, server.Options{Handler: names("first"), IdleGrace: time.Minute}, server.Options{})
+				for range conns {
+					m.first.dial()
+				}
+				synctest.Wait()
+				begin := time.Now()
+				m.gate = func(_ context.Context, conns []upgrade.Connection) []bool {
+					time.Sleep(time.Until(begin.Add(pause)))
+					return everything(conns)
+				}
+				if d := <-m.handOff(2 * pause); d.Moved != conns || d.Seconds != pause.Seconds() {
+					t.Errorf("got %+v, want all %d moved when the successor has recovered", d, conns)
+				}
+				m.end()
+			})
+		})
 	}
-	await(t, "all connections", func() bool { return m.first.Accepted() == conns })
-	begin := time.Now()
-	m.gate = func(_ context.Context, conns []upgrade.Connection) []bool {
-		time.Sleep(time.Until(begin.Add(2050 * time.Millisecond)))
-		return everything(conns)
-	}
-	if d := <-m.handOff(8 * time.Second); d.Moved != conns {
-		t.Errorf("got %+v, want all %d moved", d, conns)
-	}
-	m.end()
 }
