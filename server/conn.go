@@ -21,11 +21,7 @@ import (
 // The boundary machine knows at which calls of net/http the connection is at rest. Only then
 // may it migrate, or be closed because it is idle.
 type conn struct {
-	layer    // the one below the follower: TLS or the socket
-	socket   socket
-	secure   *secure                  // the layer of TLS; nil: plaintext
-	http1    follower                 // until the preface of HTTP/2 has come
-	top      atomic.Pointer[follower] // of the client's protocol
+	stack
 	server   *Server
 	listener net.Listener  // from which it was accepted
 	response response      // reused by each request; HTTP/1 has one at a time
@@ -34,11 +30,25 @@ type conn struct {
 
 	mu       sync.Mutex
 	boundary boundary.Machine
-	class    class
-	reason   Reason
-	tail     tail
-	stays    bool // the successor has not taken it, or a layer cannot migrate
-	hooks    map[*hook]struct{}
+	account
+	stays bool // the successor has not taken it, or a layer cannot migrate
+	hooks map[*hook]struct{}
+}
+
+// stack is what is below conn.
+type stack struct {
+	layer  // the one below the follower: TLS or the socket
+	socket socket
+	secure *secure                  // the layer of TLS; nil: plaintext
+	http1  follower                 // until the preface of HTTP/2 has come
+	top    atomic.Pointer[follower] // of the client's protocol
+}
+
+// account is what is counted of a connection.
+type account struct {
+	class  class
+	reason Reason
+	tail   tail
 }
 
 // tail says what the client may be sending when its connection is closed, which decides how

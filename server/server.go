@@ -58,35 +58,43 @@ type Options struct {
 // Server serves HTTP/1.1 and HTTP/2 on listeners that a generation has claimed, and
 // accounts for every connection. It is an [upgrade.Service].
 type Server struct {
-	opts Options
-	http *http.Server
-	room room
-
+	opts    Options
+	http    *http.Server
 	handler http.Handler
-
-	listeners []*listener
-	accepting sync.WaitGroup // one per listener between Serve and the end of its accept loop
-	adopted   *adoptions
-	adopting  sync.WaitGroup // while adopted is served
-
-	mu    sync.Mutex
-	conns map[*conn]struct{} // every connection from Accept to Close
-
-	population population
-
-	acceptErrors atomic.Uint64
-
-	accepted atomic.Uint64
-	movedIn  atomic.Uint64
-	movedOut atomic.Uint64
-	closed   []atomic.Uint64 // by Reason
-	requests atomic.Int64    // handlers that run
+	room    room
+	incoming
+	registry
+	totals
 
 	isSafe func() bool // whether net/http keeps what migration relies on; asks it once
 	http2  func() http2Support
 
 	drain    atomic.Pointer[drain] // nil until it begins
 	draining chan struct{}         // closed when it has begun
+}
+
+// incoming is where connections come from.
+type incoming struct {
+	listeners []*listener
+	accepting sync.WaitGroup // one per listener between Serve and the end of its accept loop
+	adopted   *adoptions
+	adopting  sync.WaitGroup // while adopted is served
+}
+
+// registry holds the connections from Accept to Close.
+type registry struct {
+	mu         sync.Mutex
+	conns      map[*conn]struct{}
+	population population // has a lock of its own
+}
+
+// totals are counts since the start.
+type totals struct {
+	acceptErrors      atomic.Uint64
+	accepted          atomic.Uint64
+	movedIn, movedOut atomic.Uint64
+	closed            []atomic.Uint64 // by Reason
+	requests          atomic.Int64    // handlers that run now
 }
 
 var _ upgrade.Adopter = (*Server)(nil)
@@ -104,34 +112,40 @@ const (
 // on to the connection's end, whether the rest ever comes or not.
 const maxFrame = 16 << 10
 
+// withDefaults returns the options with the defaults of those that are not set.
+func (o Options) withDefaults() Options {
+	if o.IdleGrace == 0 {
+		o.IdleGrace = time.Second
+	}
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = 75 * time.Second
+	}
+	if o.ReadHeaderTimeout <= 0 {
+		o.ReadHeaderTimeout = 10 * time.Second
+	}
+	if o.ReadBodyTimeout <= 0 {
+		o.ReadBodyTimeout = time.Minute
+	}
+	if o.WriteTimeout == 0 {
+		o.WriteTimeout = time.Minute
+	}
+	if o.MaxHeaderBytes == 0 {
+		o.MaxHeaderBytes = 64 << 10
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	return o
+}
+
 // New returns a server that has no listener yet.
 func New(opts Options) *Server {
-	if opts.IdleGrace == 0 {
-		opts.IdleGrace = time.Second
-	}
-	if opts.IdleTimeout <= 0 {
-		opts.IdleTimeout = 75 * time.Second
-	}
-	if opts.ReadHeaderTimeout <= 0 {
-		opts.ReadHeaderTimeout = 10 * time.Second
-	}
-	if opts.ReadBodyTimeout <= 0 {
-		opts.ReadBodyTimeout = time.Minute
-	}
-	if opts.WriteTimeout == 0 {
-		opts.WriteTimeout = time.Minute
-	}
-	if opts.MaxHeaderBytes == 0 {
-		opts.MaxHeaderBytes = 64 << 10
-	}
-	if opts.Logger == nil {
-		opts.Logger = slog.Default()
-	}
+	opts = opts.withDefaults()
 	s := &Server{
 		opts:     opts,
-		adopted:  newAdoptions(),
-		conns:    make(map[*conn]struct{}),
-		closed:   make([]atomic.Uint64, len(reasons)),
+		incoming: incoming{adopted: newAdoptions()},
+		registry: registry{conns: make(map[*conn]struct{})},
+		totals:   totals{closed: make([]atomic.Uint64, len(reasons))},
 		draining: make(chan struct{}),
 	}
 	s.handler = s.withRoom(opts.Handler)

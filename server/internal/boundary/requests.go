@@ -25,9 +25,13 @@ type requests struct {
 	due    int   // the last request that began before until
 	ahead  bool  // awaits has been true
 
-	// of the header under way
-	first    bool // its first line is awaited
-	chunked  bool // Transfer-Encoding, whatever it says
+	headerLines
+}
+
+// headerLines is what the lines of the header under way, or of the last one, say.
+type headerLines struct {
+	first    bool // the first line is awaited
+	chunked  bool // Transfer-Encoding, whatever its value
 	sized    bool // Content-Length
 	folded   bool // one of the two goes on in the next line
 	old      bool // HTTP/1.0
@@ -84,8 +88,8 @@ func (q *requests) next(p []byte) (n int) {
 		}
 		return n
 	case between:
-		*q = requests{part: header, first: true, begun: q.begun + 1, whole: q.whole,
-			passed: q.passed, until: q.until, due: q.due, ahead: q.ahead}
+		q.part, q.left, q.headerLines = header, 0, headerLines{first: true}
+		q.begun++
 		if q.passed < q.until {
 			q.due = q.begun
 		}
