@@ -107,6 +107,9 @@ func (n *Notifier) Orphaned() { n.warn(n.manager.sendFailed()) }
 // Close returns when this process may exit: when systemd has read all that was sent, by
 // the successor too, or after five seconds.
 func (n *Notifier) Close() {
+	if n.serving.Err() != nil { // the successor's messages are the last
+		n.running.Wait()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	n.warn(n.manager.barrier(ctx))
@@ -162,7 +165,7 @@ func (n *Notifier) feedWatchdog() {
 	ctx, cancel := context.WithTimeout(n.serving, n.manager.watchdog/3)
 	defer cancel()
 	err := n.alive(ctx)
-	if err == nil {
+	if err == nil && n.serving.Err() == nil {
 		err = n.manager.sendAlive()
 	}
 	if err != nil && n.serving.Err() == nil {
