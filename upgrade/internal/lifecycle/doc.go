@@ -17,8 +17,9 @@
 //
 //   - [Phase]: where the generation stands, from the checks to its exit.
 //   - [Attempt]: what is known of the successor, from two sources that can race: tableflip,
-//     and the link. A trial before the takeover and a watch after it are states between
-//     Greeted and Confirmed, and a verdict is an event of them.
+//     and the link. Whatever lies between the hello of a successor and the point of no
+//     return, such as a trial, is a state between Greeted and Confirmed, and its verdict an
+//     event.
 //   - [Predecessor]: one for each predecessor that still drains.
 //   - [Urgency], [Gate] and [Control]: how often a stop was requested, whether tableflip
 //     allows an upgrade, and who answers on the control socket.
