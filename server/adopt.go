@@ -12,15 +12,15 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// Adopts tells whether connections of a listener can move here: those that are not
-// for TLS.
+// Adopts reports whether connections of a listener can migrate here: those that are not for
+// TLS.
 func (s *Server) Adopts(ln net.Listener) bool {
 	return !slices.ContainsFunc(s.listeners, func(l *listener) bool { return l.Listener == ln && l.config != nil })
 }
 
-// Adopt serves a connection that a predecessor has accepted, as its own. It may
-// be silent for as long as it had left; from its first byte on all timeouts hold
-// as for any other. In a drain it moves on, or is drained.
+// Adopt serves a connection that a predecessor has accepted. It may be idle for as long as it
+// had left; from its first byte on all timeouts hold as for any other. In a drain it migrates
+// again, or is drained.
 func (s *Server) Adopt(moved upgrade.Connection) {
 	c := s.newConn(moved.Conn, nil)
 	c.listener = moved.Listener
@@ -38,9 +38,9 @@ func (s *Server) Adopt(moved upgrade.Connection) {
 	go http1{c}.awaitFirstByte()
 }
 
-// awaitFirstByte gives an adopted connection to net/http when it has spoken, or
-// ended. Many never do before they move on: net/http takes more of processor and
-// memory for each than all the rest of a move.
+// awaitFirstByte gives an adopted connection to net/http when something has arrived on it.
+// Many migrate again before: net/http takes more time and memory for each than all the rest
+// of a migration.
 func (c http1) awaitFirstByte() {
 	switch {
 	case !c.isReadable():
@@ -74,8 +74,7 @@ func (c http1) isReadable() bool {
 	}
 }
 
-// open makes a connection of what has come over the link, and returns false if that
-// cannot be.
+// open opens what has come over the link, and returns false if that is impossible.
 func (c *conn) open() bool {
 	unopened, ok := c.socket.Conn.(upgrade.Unopened)
 	if !ok {
@@ -86,7 +85,7 @@ func (c *conn) open() bool {
 		time.Sleep(5 * time.Millisecond)
 		nc, err = unopened.Open()
 	}
-	if err != nil && c.isClosed() { // cut
+	if err != nil && c.isClosed() { // forcibly
 		return false
 	}
 	if err != nil {
@@ -96,7 +95,7 @@ func (c *conn) open() bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.boundary.IsClosed() { // cut
+	if c.boundary.IsClosed() { // forcibly
 		nc.Close()
 		return false
 	}

@@ -133,7 +133,10 @@ func (d *drain) closeForcibly() {
 // reasonAtDeadline returns why a connection is closed that is left at the deadline. One that
 // is idle loses no more than the rest of its grace.
 func (c *conn) reasonAtDeadline() Reason {
-	if c.follower().isIdle() && !readable(&c.socket) {
+	idle := c.follower().isIdle()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if idle && !readable(&c.socket) {
 		return IdleGrace
 	}
 	return DrainTimeout

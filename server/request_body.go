@@ -20,8 +20,8 @@ const (
 //
 // net/http sees to that by itself, unless the handler has enabled full duplex: then it
 // forgets whether the body was read, and whether another goroutine still reads.
-// So the response announces the connection's end in that case, if the body has not been
-// read to its end when the response begins; see [response.begin].
+// So the response carries "Connection: close" in that case, if the body has not been read to
+// its end when the response begins; see http1.isLast.
 type requestBody struct {
 	body    io.ReadCloser // as net/http reads it
 	conn    *conn
@@ -54,7 +54,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 func (b *requestBody) read(p []byte) (int, error) {
 	n, err := b.body.Read(p)
 	if err == io.EOF && !b.whole.Load() {
-		b.handed.Trailer = b.request.Trailer // a map of its own if none was announced
+		b.handed.Trailer = b.request.Trailer // a map of its own if the header named none
 		b.whole.Store(true)
 	}
 	return n, err

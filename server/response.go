@@ -38,7 +38,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			rw.request.end(rw.fullDuplex || !returned)
 			rw.request = nil
 		}
-		rw.ResponseWriter = overWriter{} // a silent connection should not hold the last request in memory
+		rw.ResponseWriter = overWriter{} // an idle connection should not hold the last request in memory
 		if d := s.drain.Load(); d != nil && !c.wasClosed() {
 			d.finished.Add(1)
 		}
@@ -53,9 +53,9 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	returned = true
 }
 
-// response decides on "Connection: close" when the header is written, not when
-// the handler starts: a request that was under way when the drain began must
-// not leave its connection open, unless that moves. It keeps Flusher, Hijacker, io.ReaderFrom,
+// response decides on "Connection: close" when the header is written, not when the handler
+// starts: a request that was under way when the drain began must not leave its connection
+// open, unless that migrates. It keeps Flusher, Hijacker, io.ReaderFrom,
 // io.StringWriter and what http.ResponseController finds.
 type response struct {
 	http.ResponseWriter
@@ -76,8 +76,8 @@ func (w *response) begin(status int) {
 	w.conn.follower().beginResponse(w, status)
 }
 
-// leavesBody tells whether a part of the body may be left when the handler returns, of
-// which net/http would take no account.
+// leavesBody reports whether a part of the body may be left when the handler returns, which
+// net/http would ignore.
 func (w *response) leavesBody() bool {
 	return w.fullDuplex && w.request != nil && !w.request.whole.Load()
 }
