@@ -147,22 +147,24 @@ func TestDownloadsFromSeveralGenerations(t *testing.T) {
 				b.AwaitExit(u.Predecessor.PID)
 				answered(t, kept)
 			}
-			got := awaitDraining(t, b, 3)
-			s := b.Status()
-			if !slices.Equal(got, []int{1, 2, 3}) || s.Generation != 6 {
-				t.Errorf("generations that drain: got %v of %+v, want 1, 2, 3, and 6 that serves", got, s.Generations)
-			}
-			for i, g := range s.Generations {
-				if i < 3 && (g.PID != pids[i] || g.RequestsInFlight != 1) {
-					t.Errorf("generation %d: got %+v, want pid %d with 1 request in flight", i+1, g, pids[i])
+			awaitDraining(t, b, 3)
+			// A predecessor that answers late, on a busy machine, is told of without its numbers.
+			var s *service.Status
+			if !await.Holds(await.Hang, func() bool {
+				s = b.Status()
+				for i, pid := range pids {
+					if i >= len(s.Generations) || s.Generations[i].PID != pid || s.Generations[i].RequestsInFlight != 1 {
+						return false
+					}
 				}
+				return s.Generation == 6 && slices.Equal(draining(s), []int{1, 2, 3})
+			}) {
+				t.Errorf("generations: got %+v, want 1, 2, 3 that drain with 1 request in flight each, pids %v, and 6 that serves", s.Generations, pids)
 			}
 			if got := b.Metric("baton_predecessors"); got != 3 {
 				t.Errorf("baton_predecessors: got %v, want 3", got)
 			}
-			if got := b.Metric("baton_http_requests_in_flight"); got != 3 {
-				t.Errorf("baton_http_requests_in_flight: got %v, want the 3 of all generations", got)
-			}
+			await.Until(t, "requests in flight in all generations, 3 in number", func() bool { return b.Metric("baton_http_requests_in_flight") == 3 })
 			code, table, _ := b.Run("status", "-control", b.Control)
 			if n := strings.Count(table, "draining"); code != 0 || n != 3 {
 				t.Errorf("baton status: got exit code %d, %d generations that drain, want 3:\n%s", code, n, table)

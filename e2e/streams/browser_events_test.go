@@ -95,8 +95,10 @@ func eventsOfBackend(t *testing.T, secure bool, upgrades int) {
 			t.Fatalf("event %d: got number %d, want each once and in order", i, event.Number)
 		}
 	}
-	if got := eval[int](p, "opened"); got != 1+upgrades {
-		t.Errorf("stream was opened %d times in %d upgrades, want once for each generation", got, upgrades)
+	// On a busy machine the predecessor may read the request for the next stream before its connection moves.
+	// It ends that one too, and at once, but does not read a third.
+	if got := eval[int](p, "opened"); got < 1+upgrades || got > 1+2*upgrades {
+		t.Errorf("stream was opened %d times in %d upgrades, want once for each generation, or twice", got, upgrades)
 	}
 	if got := p.console(); len(got) > 0 {
 		t.Errorf("console: %q, want nothing", got)

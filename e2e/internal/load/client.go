@@ -184,6 +184,8 @@ func (c *client) idle(conn *http1.Conn, pause time.Duration) (kept bool) {
 // listen says nothing until the server closes the connection or the load ends.
 func (c *client) listen(ctx context.Context, conn *http1.Conn) {
 	s := Silence{Habit: c.habit, Since: time.Now()}
+	c.counts.Listening.Add(1)
+	defer c.counts.Listening.Add(-1)
 	conn.SetReadDeadline(time.Time{})
 	wake := context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Unix(1, 0)) })
 	defer wake()

@@ -28,6 +28,7 @@ type Tally struct {
 	IdleClosed  [Habits]atomic.Int64 // closed by the server while the client was not sending: no failure
 	refused     [Habits]atomic.Int64 // streams that the server says it has not touched: RFC 9113, section 8.7
 	OneStep     atomic.Int64         // connections of HTTP/2 that were not warned before a GOAWAY named a stream
+	Listening   atomic.Int64         // connections of HTTP/1 whose client says nothing (more) now
 
 	Clients  [Habits]int
 	mu       sync.Mutex

@@ -1,14 +1,17 @@
 package service
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"example.com/baton/e2e/internal/impostor"
+	"example.com/baton/e2e/internal/process"
 )
 
 // Main runs the tests of a package: what each TestMain of e2e calls.
@@ -23,5 +26,37 @@ func Main(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "become subreaper:", err)
 		os.Exit(1)
 	}
-	os.Exit(m.Run())
+	if f := flag.Lookup("test.fuzzworker"); f != nil && f.Value.String() == "true" {
+		keepPipes()
+	}
+	code := m.Run()
+	endStrays()
+	os.Exit(code)
+}
+
+// keepPipes keeps the pipes of a fuzz worker from what it starts. It is given them as descriptors 3 to 5, and they
+// are inherited unless it says otherwise; the process that coordinates the workers waits until nobody has them any
+// more, which a service that outlives its worker would delay for ever.
+func keepPipes() {
+	for fd := 3; fd <= 5; fd++ {
+		unix.CloseOnExec(fd)
+	}
+}
+
+// endStrays kills what is left of the services when the tests are over. A fuzz worker that is killed leaves all of
+// its own, and they become children of the process that coordinates the workers.
+func endStrays() {
+	deadline := time.Now().Add(time.Minute)
+	for time.Now().Before(deadline) {
+		// The children of those that are killed become ours in turn.
+		for _, pid := range process.Children(os.Getpid()) {
+			unix.Kill(pid, unix.SIGKILL)
+		}
+		switch pid, err := unix.Wait4(-1, nil, unix.WNOHANG, nil); {
+		case errors.Is(err, unix.ECHILD):
+			return
+		case pid == 0:
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
 }
