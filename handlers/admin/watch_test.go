@@ -168,6 +168,9 @@ func TestWatchEndsWithTheDrain(t *testing.T) {
 
 // Whoever does not read keeps neither another watcher nor a scrape waiting.
 func TestWatchSlowReaders(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for readers that are slow; go test without -short includes it")
+	}
 	s := newService()
 	s.set("filler", strings.Repeat("x", 200<<10)) // more than the sockets buffer, soon
 	server := testserver.Serve(t, Handler(Options{Metrics: metrics.New(metrics.Options{Source: func() metrics.Snapshot { return metrics.Snapshot{} }}), Status: s.Status}))
