@@ -515,6 +515,9 @@ func TestFilesRangesThatAreIgnored(t *testing.T) {
 
 // A directory of any size is listed in bounded memory, whole.
 func TestFilesListsManyEntries(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: makes a directory of many entries; go test without -short includes it")
+	}
 	dir := t.TempDir()
 	const n = 2*sortedEntries + 1
 	for i := range n {
