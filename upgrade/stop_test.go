@@ -106,7 +106,7 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 					time.Sleep(time.Second) // or it would be the same signal
 				}
 				syscall.Kill(successor, syscall.SIGTERM)
-				l.await("the stop", func() bool { return strings.Count(l.printed(), "told to stop") > n })
+				l.await("the stop", func() bool { return strings.Count(l.printed(), "stop requested") > n })
 			}
 			if signals == 1 {
 				l.await("generation 2 waits", func() bool { return strings.Contains(l.printed(), "waits for predecessors") })
@@ -116,7 +116,7 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 				os.Remove(latch)
 			}
 			l.awaitEnd(successor)
-			drained := strings.Contains(l.printed(), "predecessor is gone")
+			drained := strings.Contains(l.printed(), "predecessor exited")
 			if want := signals == 1; drained != want {
 				t.Errorf("at its end: the predecessor has drained: %v, want %v", drained, want)
 			}

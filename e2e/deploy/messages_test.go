@@ -154,7 +154,7 @@ func TestDeployScriptFromThePast(t *testing.T) {
 	d.followServing()
 	bad := filepath.Join(d.Dir, "bad")
 	files.Put(t, []byte("#!/bin/sh\n# baton 2 (commit none)\necho no way\nexit 1\n"), bad, 0o755)
-	want := "deploy: there is no baton to ask with (" + bad + ": no way); install one beside this script or on the PATH; nothing was replaced\n"
+	want := "deploy: there is no baton to query the service with (" + bad + ": no way); install one beside this script or on the PATH; nothing was replaced\n"
 	if got := d.Run(bad); got.Code != 1 || got.Stderr != want {
 		t.Errorf("nobody to ask: got %v\nwant %s", got, want)
 	}

@@ -112,7 +112,7 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 			}
 			for priority, want := range map[string]bool{"err": true, "crit": false} {
 				out := u.Must("journalctl", "-q", "-o", "cat", "-u", "baton", "-p", priority)
-				if got := strings.Contains("\n"+out, "\nupgrade failed; "); got != want || strings.Contains(out, "upgrade begins") {
+				if got := strings.Contains("\n"+out, "\nupgrade failed; "); got != want || strings.Contains(out, "upgrade started") {
 					t.Errorf("journalctl -p %s: got %q, want the failed upgrade in it: %t", priority, out, want)
 				}
 			}

@@ -61,7 +61,7 @@ func parse(args []string) (*question, error) {
 		q.flags.StringVar(&q.target, "target", "", "`file` that it is to replace")
 		q.flags.BoolVar(&q.force, "force", false, "baton may replace another program")
 	case "-health":
-		q.flags.StringVar(&q.health, "health", "", "`path` or URL that is asked for")
+		q.flags.StringVar(&q.health, "health", "", "`path` or URL of the health check")
 	case "-serves":
 		q.flags.StringVar(&q.file, "serves", "", "`file` that is to serve")
 		q.flags.BoolVar(&q.start, "start", false, "the service is not alive")
@@ -193,9 +193,9 @@ func (a *answer) describeRunning(ctx context.Context, q *question, u Unit, p *Pr
 	s, err := AskStatus(ctx, p)
 	if err != nil {
 		if q.now {
-			return fmt.Errorf("nobody answers on the control socket of %s: %w", u.Name, err)
+			return fmt.Errorf("no server answers on the control socket of %s: %w", u.Name, err)
 		}
-		a.say("silent", fmt.Sprintf("nobody answers on the control socket of %s, so it could not be seen what serves: %s", u.Name, err))
+		a.say("silent", fmt.Sprintf("no server answers on the control socket of %s, so it could not be seen what serves: %s", u.Name, err))
 		return nil
 	}
 	if s.PID != p.PID {
@@ -287,7 +287,7 @@ func (a *answer) health(ctx context.Context, q *question) error {
 	}
 	s, err := AskStatus(ctx, p)
 	if err != nil {
-		return fmt.Errorf("nobody answers on the control socket: %w", err)
+		return fmt.Errorf("no server answers on the control socket: %w", err)
 	}
 	answers, err := CheckHealth(ctx, q.health, s.Listen)
 	a.say("answers", answers)

@@ -52,7 +52,7 @@ func checkOnce(ctx context.Context, what string, addresses []string) (string, er
 		answers = append(answers, answer)
 	}
 	if len(answers) == 0 {
-		return "no address is known to ask at; --health names one", nil
+		return "no address is known for the health check; --health names one", nil
 	}
 	return strings.Join(answers, ", "), nil
 }
