@@ -168,7 +168,7 @@ func TestStopWaitsForAll(t *testing.T) {
 	l.setPlan(func(p *plan) { p.Drained = "" })
 	s = l.upgradeOn(4)
 	syscall.Kill(s.PID, syscall.SIGTERM)
-	l.await("generation 4 waits", func() bool { return strings.Contains(l.printed(), "waits for predecessors") })
+	l.await("generation 4 waits", func() bool { return strings.Contains(l.printed(), "waiting for predecessors") })
 	os.Remove(latch)
 	l.awaitEnd(s.PID)
 	if n := strings.Count(l.printed(), `msg="predecessor exited" pid=`+fmt.Sprint(s.PID)); n != 3 {

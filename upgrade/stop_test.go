@@ -109,7 +109,7 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 				l.await("the stop", func() bool { return strings.Count(l.printed(), "stop requested") > n })
 			}
 			if signals == 1 {
-				l.await("generation 2 waits", func() bool { return strings.Contains(l.printed(), "waits for predecessors") })
+				l.await("generation 2 waits", func() bool { return strings.Contains(l.printed(), "waiting for predecessors") })
 				if s, err := l.status(); err != nil || len(s.Generations) != 2 {
 					t.Errorf("meanwhile: got status %+v, %v, want both generations", s, err)
 				}

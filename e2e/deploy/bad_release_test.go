@@ -89,7 +89,7 @@ func badReleases(real string) []badRelease {
 		}
 	}
 	return []badRelease{
-		{name: "missing", want: `is not there; nothing was replaced`},
+		{name: "missing", want: `does not exist; nothing was replaced`},
 		{name: "not executable", content: cut(func(n int) int { return n }), mode: 0o644, want: `is not executable; chmod \+x makes it so`},
 		{name: "empty", content: text(""), want: `is empty`},
 		{name: "no program", content: text("once upon a time\n"), want: `is invalid: it is not a program\n`},

@@ -78,7 +78,7 @@ func TestInstallDoesNotRunAnotherProgram(t *testing.T) {
 	path := filepath.Join(m.Shared, "shop")
 	files.Put(t, builtEmbedded(t), path, 0o755)
 	out, code := m.Run("timeout", "60", m.Installer(), path)
-	if want := "install.sh: " + path + " is no baton\n"; code != 1 || out != want {
+	if want := "install.sh: " + path + " is not baton\n"; code != 1 || out != want {
 		t.Errorf("got exit code %d, %swant 1, %s", code, out, want)
 	}
 }
@@ -106,7 +106,7 @@ func TestDeployScriptMissingBinary(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, serving := range []bool{true, false} {
-		want := "deploy: " + d.Bin + ", which baton.service runs, is not there; put a binary in its place\n"
+		want := "deploy: " + d.Bin + ", which baton.service runs, does not exist; put a binary in its place\n"
 		if serving {
 			want = strings.TrimSuffix(want, "\n") + ", as with: cp /proc/"
 		} else {
