@@ -167,7 +167,7 @@ func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logg
 		if addr.TLS {
 			attrs = append(attrs, "tls", true)
 		}
-		logger.Info("listens", attrs...)
+		logger.Info("listening", attrs...)
 	}
 	if config.Admin == "" {
 		return public, nil, nil
@@ -175,7 +175,7 @@ func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logg
 	if admin, err = gen.Listen(config.Admin); err != nil {
 		return nil, nil, fmt.Errorf("%w (the admin listener; -admin names another)", err)
 	}
-	logger.Info("listens", "address", admin.Addr().String(), "for", "admin")
+	logger.Info("listening", "address", admin.Addr().String(), "for", "admin")
 	return public, admin, nil
 }
 

@@ -50,13 +50,13 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 		"exits 3":             {plan: func(p *plan) { p.Start = "exit 3" }, reason: "exit status 3", stderr: "leaving with 3"},
 		"exits at the end":    {plan: func(p *plan) { p.Check = "exit 1" }, reason: "exit status 1", stderr: "leaving with 1"},
 		"panics":              {plan: func(p *plan) { p.Check = "panic wild" }, reason: "exit status 2", stderr: "panic: wild"},
-		"fails its check":     {plan: func(p *plan) { p.Check = "fail no database" }, reason: "exit status 1", stderr: "generation: generation 2 is no good: no database"},
+		"fails its check":     {plan: func(p *plan) { p.Check = "fail no database" }, reason: "exit status 1", stderr: "generation: generation 2 failed: no database"},
 		"hangs at the start":  {plan: func(p *plan) { p.Start = "hang" }, timeout: hanging, reason: "not ready within 5s and was killed"},
 		"hangs at the end":    {plan: func(p *plan) { p.Check = "hang" }, timeout: hanging, reason: "not ready within 5s and was killed"},
 		"is stopped":          {plan: func(p *plan) { p.Check = "stop" }, timeout: hanging, reason: "not ready within 5s and was killed"},
 		"is a moment late":    {plan: func(p *plan) { p.Check = "late" }, timeout: 20 * time.Second, reason: "exit status 1", stderr: "gives up"},
 		"gets SIGHUP early":   {plan: func(p *plan) { p.Start = "hangup" }, reason: "hangup"},
-		"prints a lot":        {plan: func(p *plan) { p.Check = "flood" }, reason: "exit status 1", stderr: "is no good: flooded"},
+		"prints a lot":        {plan: func(p *plan) { p.Check = "flood" }, reason: "exit status 1", stderr: "failed: flooded"},
 		"wants a bad address": {plan: func(p *plan) { p.Listen = append(p.Listen, "127.0.0.1:http-no") }, reason: "exit status 1", stderr: `"http-no" is not a port`},
 		"is missing":          {sabotage: func(t *testing.T, l *line) { os.Remove(l.program) }, reason: "no such file"},
 		"is not executable":   {sabotage: replaceBy("#!/bin/sh\n", 0o644), reason: "permission denied"},
@@ -166,7 +166,7 @@ func TestPredecessorDiesWhileSuccessorStarts(t *testing.T) {
 		t.Errorf("who asked got %v, want %v", err, upgrade.ErrLost)
 	}
 	// Before, what it prints still goes to the predecessor's pipe.
-	l.await("the successor has noticed", func() bool { return strings.Contains(l.printed(), "ended without a report") })
+	l.await("the successor has noticed", func() bool { return strings.Contains(l.printed(), "exited without a report") })
 	os.Remove(latch)
 	if a := l.who(); a.Generation != 2 {
 		t.Errorf("got %+v, want generation 2", a)

@@ -112,17 +112,17 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 					time.Sleep(time.Second) // or it would be the same signal
 				}
 				syscall.Kill(successor, syscall.SIGTERM)
-				l.await("the stop", func() bool { return strings.Count(l.printed(), "told to stop") > n })
+				l.await("the stop", func() bool { return strings.Count(l.printed(), "stop requested") > n })
 			}
 			if signals == 1 {
-				l.await("generation 2 waits", func() bool { return strings.Contains(l.printed(), "waits for predecessors") })
+				l.await("generation 2 waits", func() bool { return strings.Contains(l.printed(), "waiting for predecessors") })
 				if s, err := l.status(); err != nil || len(s.Generations) != 2 {
 					t.Errorf("meanwhile: got status %+v, %v, want both generations", s, err)
 				}
 				os.Remove(latch)
 			}
 			l.awaitEnd(successor)
-			drained := strings.Contains(l.printed(), "predecessor is gone")
+			drained := strings.Contains(l.printed(), "predecessor exited")
 			if want := signals == 1; drained != want {
 				t.Errorf("at its end: the predecessor has drained: %v, want %v", drained, want)
 			}

@@ -121,7 +121,7 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 				t.Errorf("journal: got\n%s\nwant the reason: %s", service.Tail(log, 20), tt.reason)
 			}
 			for priority, want := range map[string]int{"err": earlier + 1, "crit": 0} {
-				if got := failures(priority); got != want || strings.Contains(reported(priority), "upgrade begins") {
+				if got := failures(priority); got != want || strings.Contains(reported(priority), "upgrade started") {
 					t.Errorf("journalctl -p %s: got %d failed upgrades in %q, want %d", priority, got, reported(priority), want)
 				}
 			}

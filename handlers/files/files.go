@@ -48,7 +48,7 @@ type Options struct {
 //
 // Nothing leads out of the root, neither `..` nor a symbolic link, and files and
 // directories whose name begins with a dot are neither listed nor served, except
-// .well-known (RFC 8615). Whatever is no regular file or directory is not there.
+// .well-known (RFC 8615). Whatever is not a regular file or directory is not there.
 //
 // The root is opened once, by this call. If it is replaced by another of the
 // same name, as a deploy by symlink swap does, the old one is served on until

@@ -206,7 +206,7 @@ func (p *proxy) receive(response *http.Response) error {
 		asked, got := upgradeOf(response.Request.Header), upgradeOf(response.Header)
 		t, ok := w.(*tunnel)
 		if !ok || asked == "" || !strings.EqualFold(asked, got) {
-			return fmt.Errorf("backend switches to protocol %q, asked for %q", got, asked)
+			return fmt.Errorf("backend switches to protocol %q, want %q", got, asked)
 		}
 		protocol := response.Header["Upgrade"]
 		removeHopByHop(response.Header)
