@@ -23,9 +23,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"example.com/baton/handlers/internal/testserver"
+	"golang.org/x/sys/unix"
 )
 
 // unprivileged calls f as a user whom permissions stop, where the test runs as root.

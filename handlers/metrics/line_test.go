@@ -14,14 +14,13 @@ import (
 	"strings"
 	"testing"
 
+	"example.com/baton/handlers/internal/testserver"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
-
-	"example.com/baton/handlers/internal/testserver"
 )
 
 // samples returns what a scraper reads of the families, by series; buckets are cumulative.

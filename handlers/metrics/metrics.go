@@ -9,12 +9,11 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/baton/handlers/internal/recorder"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/procfs"
-
-	"example.com/baton/handlers/internal/recorder"
 )
 
 // Options configure NewMetrics.
@@ -131,7 +130,7 @@ func (m *Metrics) Count(next http.Handler) http.Handler {
 			status := rec.Status
 			if status == 0 && failure == nil {
 				status = http.StatusOK // net/http sends it when the handler returns
-			} else if status == 0 && failure != http.ErrAbortHandler {
+			} else if status == 0 && !recorder.IsAbort(failure) {
 				status = http.StatusInternalServerError
 			}
 			if status != 0 {

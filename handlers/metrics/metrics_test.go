@@ -10,14 +10,13 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/handlers/internal/reply"
+	"example.com/baton/handlers/internal/testserver"
+	"example.com/baton/handlers/middleware"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
-
-	"example.com/baton/handlers/internal/reply"
-	"example.com/baton/handlers/internal/testserver"
-	"example.com/baton/handlers/middleware"
 )
 
 func newMetrics() *Metrics {

@@ -19,13 +19,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
-
 	"example.com/baton/handlers/internal/testserver"
 	"example.com/baton/handlers/metrics"
 	"example.com/baton/handlers/middleware"
+	"github.com/coder/websocket"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // through starts backend and, as main would, a proxy in front of it with log and metrics.

@@ -15,9 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"example.com/baton/handlers/internal/testserver"
+	"github.com/coder/websocket"
 )
 
 // drain stands in for a server that drains.

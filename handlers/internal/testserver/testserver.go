@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"example.com/baton/handlers/internal/document"
-
 	"go.uber.org/goleak"
 )
 
