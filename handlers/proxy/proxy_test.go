@@ -292,7 +292,7 @@ func TestProxyAnswerOverlapsRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	_ = client.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = client.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = io.WriteString(client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfirst")
 	response, err := http.ReadResponse(bufio.NewReader(client), nil)
 	if err != nil {
@@ -356,7 +356,7 @@ func TestProxyWebSocket(t *testing.T) {
 			}
 		}
 	}), Options{})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	conn, response, err := websocket.Dial(ctx, server.URL+"/chat", &websocket.DialOptions{
 		HTTPHeader: http.Header{"Origin": {server.URL}, "X-Request-Id": {"id-1"}}})

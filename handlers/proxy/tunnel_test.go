@@ -61,7 +61,7 @@ func (d *drain) open() int {
 // say says all of them, and returns when all have been said.
 func (d *drain) say(t *testing.T, within time.Duration) (took time.Duration) {
 	t.Helper()
-	until := time.Now().Add(10 * time.Second)
+	until := time.Now().Add(time.Minute)
 	for d.open() == 0 {
 		if time.Now().After(until) {
 			t.Error("nothing was registered")
@@ -109,7 +109,7 @@ func TestTunnelOfWebSocket(t *testing.T) {
 	ended := make(chan error, 1)
 	var d drain
 	server, logged, _ := through(t, echo(ended), Options{OnDrain: d.onDrain, WebSocketGrace: 7 * time.Second})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	conn, _, err := websocket.Dial(ctx, strings.Replace(server.URL, "http", "ws", 1), nil)
 	if err != nil {
@@ -127,7 +127,7 @@ func TestTunnelOfWebSocket(t *testing.T) {
 	testserver.Equal(t, "grace", d.grace[0], 7*time.Second)
 	read := make(chan error, 1)
 	go func() { _, _, err := conn.Read(ctx); read <- err }()
-	if took := d.say(t, 10*time.Second); took > closeTimeout/2 {
+	if took := d.say(t, time.Minute); took > closeTimeout/2 {
 		t.Errorf("end of a WebSocket whose peers answer: took %v", took)
 	}
 	testserver.Equal(t, "client's close", websocket.CloseStatus(<-read), websocket.StatusGoingAway)
@@ -190,7 +190,7 @@ func dig(t *testing.T, protocol string) *raw {
 	d.backend = <-accepted
 	t.Cleanup(func() { d.backend.Close() })
 	for _, conn := range []net.Conn{d.client, d.backend} {
-		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		conn.SetDeadline(time.Now().Add(time.Minute))
 	}
 	return d
 }
@@ -247,7 +247,7 @@ func TestTunnelLeavesBetweenMessages(t *testing.T) {
 	expect(t, "begin of a frame", d.client, down[:100])
 	d.client.Write(up[:9])
 	expect(t, "begin of a frame", d.backend, up[:9])
-	d.leave(t, 10*time.Second)
+	d.leave(t, time.Minute)
 	d.client.Write(up[9:])
 	expect(t, "end of the frame", d.backend, up[9:])
 	d.expectGoodBye(t)
@@ -272,7 +272,7 @@ func TestTunnelLeavesWithinALongMessage(t *testing.T) {
 	d.backend.Write(more)
 	expect(t, "first fragment", d.client, more)
 	began := time.Now()
-	d.leave(t, 10*time.Second)
+	d.leave(t, time.Minute)
 	d.expectGoodBye(t)
 	d.backend.Write(slices.Concat(ping, part))
 	expect(t, "second fragment", d.client, slices.Concat(ping, part))
@@ -294,7 +294,7 @@ func TestTunnelBackendGoesWithinAMessage(t *testing.T) {
 	more := frame(0x01, false, 10)
 	d.backend.Write(more)
 	expect(t, "first fragment", d.client, more)
-	d.leave(t, 10*time.Second)
+	d.leave(t, time.Minute)
 	d.expectGoodBye(t)
 	d.backend.Close()
 	expect(t, "to the client", d.client, bye)
@@ -356,7 +356,7 @@ func TestTunnelThatIsClosingAlready(t *testing.T) {
 	own := []byte{0x88, 2, 0x03, 0xe8}
 	d.backend.Write(own)
 	expect(t, "the backend's", d.client, own)
-	d.leave(t, 10*time.Second)
+	d.leave(t, time.Minute)
 	d.expectGoodBye(t)
 	d.client.Write([]byte{0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8})
 	expectEnd(t, "client", d.client)
@@ -368,7 +368,7 @@ func TestTunnelOfOtherProtocol(t *testing.T) {
 	d := dig(t, "tunnel")
 	d.client.Write(frame(0x81, true, 5)[:4]) // what it may look like
 	expect(t, "to the backend", d.backend, frame(0x81, true, 5)[:4])
-	if took := d.drain.say(t, 10*time.Second); took > closeTimeout/2 {
+	if took := d.drain.say(t, time.Minute); took > closeTimeout/2 {
 		t.Errorf("end took %v, want it at once", took)
 	}
 	expectEnd(t, "client", d.client)
@@ -416,7 +416,7 @@ func TestTunnelThatNobodyAskedFor(t *testing.T) {
 			server, logged, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				conn, _, _ := http.NewResponseController(w).Hijack()
 				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(10 * time.Second))
+				conn.SetDeadline(time.Now().Add(time.Minute))
 				io.WriteString(conn, tt.answer)
 				_, err := conn.Read(make([]byte, 1))
 				ended <- err
@@ -487,7 +487,7 @@ func TestTunnelClosesTogether(t *testing.T) {
 		}
 		first := i % 3 // the client, the backend, or both
 		if i%2 == 0 {
-			d.leave(t, 10*time.Second)
+			d.leave(t, time.Minute)
 			time.Sleep(time.Duration(i) * 5 * time.Microsecond)
 		}
 		if first != 1 {
@@ -498,7 +498,7 @@ func TestTunnelClosesTogether(t *testing.T) {
 		}
 		if i%2 == 1 {
 			time.Sleep(time.Duration(i) * 5 * time.Microsecond)
-			d.leave(t, 10*time.Second)
+			d.leave(t, time.Minute)
 		}
 		peers.Go(func() { answer(d.client, maskedOwn, 4, first != 1) })
 		peers.Go(func() { answer(d.backend, own, 8, first != 0) })
