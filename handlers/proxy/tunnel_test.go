@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -18,70 +17,6 @@ import (
 	"example.com/baton/handlers/internal/testserver"
 	"github.com/coder/websocket"
 )
-
-// drain stands in for a server that drains.
-type drain struct {
-	mu    sync.Mutex
-	says  map[int]func(context.Context)
-	ids   int
-	grace []time.Duration
-	busy  sync.WaitGroup
-}
-
-// onDrain is what server.OnDrain is to a server.
-func (d *drain) onDrain(_ context.Context, grace time.Duration, say func(context.Context)) (stop func()) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.says == nil {
-		d.says = make(map[int]func(context.Context))
-	}
-	d.ids++
-	id, over := d.ids, make(chan struct{})
-	begun := false
-	d.says[id] = func(ctx context.Context) { defer close(over); begun = true; d.mu.Unlock(); say(ctx) }
-	d.grace = append(d.grace, grace)
-	return func() {
-		d.mu.Lock()
-		wait := begun
-		delete(d.says, id)
-		d.mu.Unlock()
-		if wait {
-			<-over
-		}
-	}
-}
-
-// open returns how many farewells are registered.
-func (d *drain) open() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return len(d.says)
-}
-
-// say says all of them, and returns when all have been said.
-func (d *drain) say(t *testing.T, within time.Duration) (took time.Duration) {
-	t.Helper()
-	until := time.Now().Add(time.Minute)
-	for d.open() == 0 {
-		if time.Now().After(until) {
-			t.Error("nothing was registered")
-			return 0
-		}
-		time.Sleep(time.Millisecond)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), within)
-	defer cancel()
-	began := time.Now()
-	d.mu.Lock()
-	says := d.says
-	d.says = nil
-	d.mu.Unlock()
-	for _, say := range says {
-		d.busy.Go(func() { d.mu.Lock(); say(ctx) })
-	}
-	d.busy.Wait()
-	return time.Since(began)
-}
 
 // echo says what it hears, and tells how the conversation ended.
 func echo(ended chan<- error) http.HandlerFunc {
@@ -396,71 +331,6 @@ func TestTunnelEarlyBytes(t *testing.T) {
 	}
 	io.WriteString(conn, "and late\n")
 	testserver.Equal(t, "heard", <-heard, "early and late\n")
-}
-
-// A backend that switches to what nobody has asked for has no good answer, and its connection does not stay behind.
-func TestTunnelThatNobodyAskedFor(t *testing.T) {
-	const switching = "HTTP/1.1 101 Switching Protocols\r\n"
-	for name, tt := range map[string]struct{ asked, answer string }{
-		"at all":                  {"", switching + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
-		"at all, nor named":       {"", switching + "\r\n"},
-		"at all, for events":      {"", switching + "Content-Type: text/event-stream\r\n\r\n"},
-		"and another was":         {"Connection: Upgrade\r\nUpgrade: tunnel\r\n", switching + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
-		"and one was, not named":  {"Connection: Upgrade\r\nUpgrade: tunnel\r\n", switching + "\r\n"},
-		"without Connection":      {"Upgrade: tunnel\r\n", switching + "Connection: Upgrade\r\nUpgrade: tunnel\r\n\r\n"},
-		"but HTTP/2":              {"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n", switching + "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"},
-		"but HTTP/2 or something": {"Connection: Upgrade\r\nUpgrade: tunnel, H2C\r\n", switching + "Connection: Upgrade\r\nUpgrade: tunnel, H2C\r\n\r\n"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			ended := make(chan error, 1)
-			server, logged, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				conn, _, _ := http.NewResponseController(w).Hijack()
-				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(time.Minute))
-				io.WriteString(conn, tt.answer)
-				_, err := conn.Read(make([]byte, 1))
-				ended <- err
-			}), Options{OnDrain: new(drain).onDrain})
-			conn, err := net.Dial("tcp", server.Listener.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: h\r\n%s\r\n", tt.asked)
-			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			testserver.Equal(t, "status", response.StatusCode, http.StatusBadGateway)
-			if err := <-ended; err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("backend's connection: got %v, want its end", err)
-			}
-			testserver.Equal(t, "backend failures", len(logged.With("backend failed")), 1)
-		})
-	}
-}
-
-// HTTP/1.0 has no upgrades (RFC 9110, 7.8).
-func TestProxyPassesNoUpgradeOfHTTP10(t *testing.T) {
-	seen := make(chan http.Header, 1)
-	server, _, _ := through(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header }), Options{})
-	for _, tt := range []struct{ line, protocol, want string }{
-		{"GET / HTTP/1.1", "tunnel", "tunnel"},
-		{"GET / HTTP/1.0", "websocket", ""},
-	} {
-		conn, err := net.Dial("tcp", server.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprintf(conn, "%s\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", tt.line, tt.protocol)
-		got := <-seen
-		testserver.Equal(t, "Upgrade of "+tt.line+" to "+tt.protocol, got.Get("Upgrade"), tt.want)
-		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil || response.StatusCode != 200 {
-			t.Errorf("%s: got %v, %v, want 200", tt.line, response, err)
-		}
-		conn.Close()
-	}
 }
 
 // Whoever closes in the very moment in which the tunnel does: each side gets one close frame, and then its end.
