@@ -189,7 +189,7 @@ func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Sett
 		Metrics:  metrics,
 		Ready:    gen.TakesRequests,
 		Healthy:  pair.Accepting,
-		Status:   func() any { return gen.Status() },
+		Status:   gen.Status,
 		Host:     config.AdminHost(),
 		Draining: server.Draining,
 	})

@@ -21,6 +21,7 @@ import (
 // The configuration file: what it may look like, and that one which was lost changes nothing.
 
 func TestLostConfiguration(t *testing.T) {
+	tier.Slow(t, "loses the configuration in every way")
 	t.Parallel()
 	b := service.Start(t, service.ListenInFile(), service.Config("listen ADDRESS", "log-level info"), service.Files(t), service.Args("-idle-grace", "100ms"))
 	good, err := os.ReadFile(b.Config)

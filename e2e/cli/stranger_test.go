@@ -63,6 +63,7 @@ func strangers(t testing.TB, steps string) {
 
 // Root does not believe a server that a stranger has put in the place of the right one, nor shows what that says.
 func TestStrangersControlSocket(t *testing.T) {
+	tier.Slow(t, "plays other users of the machine")
 	tier.Root(t)
 	tmp, err := os.MkdirTemp("", "tmp-")
 	if err != nil {
@@ -130,6 +131,7 @@ func TestEscapesInReplies(t *testing.T) {
 
 // Another user can lock what all can read. None of that is a lock of the service.
 func TestStrangersLocks(t *testing.T) {
+	tier.Slow(t, "plays other users of the machine")
 	tier.Root(t)
 	t.Parallel()
 	b := service.Prepare(t, service.Files(t), service.Args("-idle-grace", "100ms"))

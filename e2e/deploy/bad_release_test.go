@@ -15,6 +15,7 @@ import (
 	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // stub returns a release that knows its version and finds every configuration good, and leaves questions to
@@ -114,6 +115,7 @@ func badReleases(real string) []badRelease {
 }
 
 func TestDeployScriptBadRelease(t *testing.T) {
+	tier.Slow(t, "deploys each kind of bad release, twice")
 	t.Parallel()
 	sick := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) }))
 	t.Cleanup(sick.Close)

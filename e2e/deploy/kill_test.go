@@ -92,6 +92,7 @@ func (i *Interposer) Run(n int, signal syscall.Signal, runs bool, args ...string
 // TestDeployScriptInterrupted takes three versions in turn: the second is deployed and interrupted, and the
 // third has to come to serve after that.
 func TestDeployScriptInterrupted(t *testing.T) {
+	tier.Slow(t, "interrupts a deploy at one command after another")
 	// One kind after another at every second command; with -soak all of them at each.
 	shards, step := 1, 6
 	if *tier.Soak > 0 {
@@ -211,6 +212,7 @@ func (i *Interposer) checkInterrupted(n int, signal syscall.Signal, got deployed
 
 // Ctrl-C reaches the script and all that it runs at once, and may do so while the reload goes on.
 func TestDeployScriptInterruptedReload(t *testing.T) {
+	tier.Slow(t, "interrupts deploys while they reload")
 	t.Parallel()
 	d := startDeployer(t)
 	for _, version := range []string{"v2", "v3"} {

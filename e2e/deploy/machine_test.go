@@ -192,6 +192,7 @@ func TestSystemdDeployToWhatDoesNotRun(t *testing.T) {
 }
 
 func TestSystemdDeployDiskFull(t *testing.T) {
+	tier.Long(t, "fills a disk below a service of systemd")
 	t.Parallel()
 	u := machine.Installed(t)
 	size := len(contentOf(t, "v1"))
@@ -251,6 +252,7 @@ func TestSystemdDeployDiskFull(t *testing.T) {
 
 // As TestDeployScriptInterrupted, but with the reload in systemd, which goes on without who asked for it.
 func TestSystemdDeployKilled(t *testing.T) {
+	tier.Long(t, "kills a deploy at one command after another under systemd; TestDeployScriptInterrupted does without it")
 	t.Parallel()
 	versions := []string{"v1", "v2", "v3"}
 	u := machine.Running(t)
@@ -277,7 +279,7 @@ func TestSystemdDeployKilled(t *testing.T) {
 	_, _, calls := killed(0, "run", releaseIn(u, "v2"))
 	deployIn(u, 0, "--rollback")
 	counts, stop := gentleLoad(t, u.Address, 0)
-	step := 3 // so that both ways come in turn
+	step := 5 // so that both ways come in turn
 	if *tier.Soak > 0 {
 		step = 1
 	}

@@ -15,6 +15,7 @@ import (
 	"example.com/baton/e2e/internal/machine"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // What the scripts of systemd/ say and leave in places where they cannot do what is asked for.
@@ -100,6 +101,7 @@ func TestDeployScriptUnreachableHost(t *testing.T) {
 
 // A binary that is missing is to be put in its place; of a process that runs it can be had from there.
 func TestDeployScriptMissingBinary(t *testing.T) {
+	tier.Slow(t, "deploys where the binary is missing")
 	t.Parallel()
 	d := startDeployer(t)
 	if err := os.Remove(d.Bin); err != nil {
@@ -122,6 +124,7 @@ func TestDeployScriptMissingBinary(t *testing.T) {
 
 // The messages of a failed reload may be longer than what is shown of them.
 func TestDeployScriptLongReason(t *testing.T) {
+	tier.Slow(t, "deploys what fails with much to say")
 	t.Parallel()
 	d := startDeployer(t)
 	many, err := exec.LookPath("seq")
@@ -146,6 +149,7 @@ func TestDeployScriptLongReason(t *testing.T) {
 // A release that knows nothing of the script's questions is replaced all the same: the new one answers them. And
 // where no baton can, nothing is touched.
 func TestDeployScriptFromThePast(t *testing.T) {
+	tier.Slow(t, "builds a release of the past")
 	t.Parallel()
 	d := startDeployer(t)
 	build.Version(t, build.Past)

@@ -16,6 +16,7 @@ import (
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 func TestDeployScript(t *testing.T) {
@@ -90,6 +91,7 @@ deploy: baton: .*no-such-thing.*
 
 // What is asked of the new binary is asked as the service would: its arguments and environment, its folder.
 func TestDeployScriptEnvironment(t *testing.T) {
+	tier.Slow(t, "deploys with an odd environment")
 	t.Parallel()
 	d := startDeployer(t, service.Env("BATON_LOG_LEVEL=warn", "ODD=it's \"$HOME\" `x`\n\tand more", "EMPTY="), service.Launched("DIR", "DIR/baton", "DIR/baton"))
 	seen := filepath.Join(d.Dir, "seen")
@@ -122,6 +124,7 @@ exit 1
 }
 
 func TestDeployScriptPlaces(t *testing.T) {
+	tier.Slow(t, "deploys to every kind of place")
 	t.Parallel()
 	tests := []struct {
 		name   string
@@ -194,6 +197,7 @@ func TestDeployScriptUsage(t *testing.T) {
 }
 
 func TestDeployScriptTwoAtOnce(t *testing.T) {
+	tier.Slow(t, "makes two deploys at once")
 	t.Parallel()
 	d := startDeployer(t)
 	gate := d.gate()

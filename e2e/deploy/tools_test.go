@@ -29,6 +29,7 @@ func TestDeployScriptLint(t *testing.T) {
 
 // Coreutils, sed and flock: more than that it must not need.
 func TestDeployScriptTools(t *testing.T) {
+	tier.Slow(t, "deploys with nothing but the tools that it needs")
 	t.Parallel()
 	cert, key := certificate.Certificate(t)
 	d := startDeployer(t, service.Listen("HOST:PORT", "unix:DIR/public.sock", "tls:HOST:PORT", "tls:unix:DIR/secret.sock"),
@@ -65,6 +66,7 @@ func TestDeployScriptTools(t *testing.T) {
 
 // Who reads along may go; what was begun is brought to its end.
 func TestDeployScriptWithoutReader(t *testing.T) {
+	tier.Slow(t, "deploys when nobody reads the output")
 	t.Parallel()
 	d := startDeployer(t)
 	r, w, err := os.Pipe()

@@ -23,6 +23,7 @@ import (
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // The program that README shows to who writes a service: built as it stands there, and upgraded under load.
@@ -176,6 +177,7 @@ func stopEmbedded(t *testing.T, serving *process.Process) {
 // What a generation has buffered for a database is there after upgrades and a stop, and what the service does last is
 // done once.
 func TestEmbeddingWithDatabase(t *testing.T) {
+	tier.Slow(t, "builds and upgrades one more service")
 	t.Parallel()
 	table := filepath.Join(t.TempDir(), "table")
 	address, serving := startEmbedded(t, "../testdata/database", "DATABASE_URL="+table)

@@ -53,6 +53,7 @@ status codes: (\d+) 2xx`)
 // without having been sent. So each client makes all its requests at once, and new clients come all the time; at
 // each handoff there are some whose requests are under way, and some that have just come.
 func TestH2loadThroughUpgrades(t *testing.T) {
+	tier.Slow(t, "runs h2load")
 	t.Parallel()
 	path := tier.Tool(t, "h2load")
 	b, over, _ := startSlowly(t)

@@ -50,6 +50,7 @@ var limitsOfOurOwn = []string{
 }
 
 func TestHTTP2Spec(t *testing.T) {
+	tier.Slow(t, "runs h2spec against four servers")
 	t.Parallel()
 	h2spec := buildH2spec(t)
 	const cases = 146 // of which h2spec knows

@@ -9,6 +9,7 @@ import (
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // descriptorLimit bounds how many the service may have.
@@ -18,6 +19,7 @@ func descriptorLimit(n int) service.Option {
 
 // Whatever clients hold, the service can be asked, upgraded and stopped.
 func TestClientsHoldAllDescriptors(t *testing.T) {
+	tier.Slow(t, "takes all descriptors of a service")
 	t.Parallel()
 	const limit = 256
 	for name, use := range map[string]func(t *testing.T, c *http1.Conn){

@@ -19,11 +19,13 @@ import (
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Peers that are slow, silent or wrong: each costs its own connection, never the service.
 
 func TestGarbage(t *testing.T) {
+	tier.Slow(t, "waits for what never ends")
 	t.Parallel()
 	noise := make([]byte, 64<<10)
 	random := rand.New(rand.NewPCG(1, 2))
@@ -119,6 +121,7 @@ func TestGarbageOnTheControlSocket(t *testing.T) {
 
 // Many peers that say nothing or half of something, on every listener, through upgrades.
 func TestFloods(t *testing.T) {
+	tier.Slow(t, "floods every listener")
 	t.Parallel()
 	b := service.Start(t, service.Files(t), service.Args("-idle-grace", "200ms", "-drain-timeout", "3s", "-read-header-timeout", "2s"))
 	counts, stop := service.LightLoad(t, b)
@@ -163,6 +166,7 @@ func TestFloods(t *testing.T) {
 
 // A body as large as the client likes, that nobody asked for, and headers without an end, take no memory.
 func TestMemoryIsBounded(t *testing.T) {
+	tier.Slow(t, "sends hundreds of megabytes")
 	t.Parallel()
 	b := service.Start(t, service.Args("-proxy", "/p/="+backend.Start(t, http.HandlerFunc(backend.Sink))), service.Files(t), service.Args("-idle-grace", "100ms"))
 	b.Get("/100.bin")

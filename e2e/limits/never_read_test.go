@@ -13,11 +13,13 @@ import (
 	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Clients that never read cost a bounded amount of memory, and do not hold a drain
 // until its deadline.
 func TestClientsThatNeverRead(t *testing.T) {
+	tier.Slow(t, "asks for gigabytes")
 	t.Parallel()
 	root := t.TempDir()
 	var text strings.Builder

@@ -17,6 +17,7 @@ import (
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // A log that nobody reads, or whose reader is gone: the service goes on, is upgraded and stopped as ever.
@@ -47,6 +48,7 @@ func fill(t *testing.T, b *service.Baton) {
 }
 
 func TestLogThatNobodyReads(t *testing.T) {
+	tier.Slow(t, "fills the log")
 	t.Parallel()
 	r, w := newPipe(t)
 	b := service.Start(t, logTo(w), service.Files(t), service.Args("-idle-grace", "50ms"))
@@ -108,6 +110,7 @@ func TestLogWhoseReaderIsGone(t *testing.T) {
 // In the journal each line has its priority and neither time nor pid: those of successors too, whose lines come by way of
 // their predecessor at first.
 func TestLogInTheJournal(t *testing.T) {
+	tier.Slow(t, "needs a journal")
 	t.Parallel()
 	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

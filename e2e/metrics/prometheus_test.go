@@ -20,6 +20,7 @@ import (
 )
 
 func TestPrometheus(t *testing.T) {
+	tier.Slow(t, "runs Prometheus")
 	t.Parallel()
 	tier.Tool(t, "prometheus")
 	build.Version(t, "v2")

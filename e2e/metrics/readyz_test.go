@@ -11,11 +11,13 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Readiness: whoever watches the service from outside sees one service, not its generations.
 
 func TestReadyzDoesNotFlap(t *testing.T) {
+	tier.Slow(t, "asks through upgrades")
 	t.Parallel()
 	b := service.Start(t, service.Files(t))
 

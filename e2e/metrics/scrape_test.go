@@ -19,6 +19,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // What a scraper sees of a service that is upgraded all the time: one service, whose counters go on.
@@ -190,6 +191,7 @@ func awaitRequests(t testing.TB, b *service.Baton, want int64) {
 }
 
 func TestCountersGoOn(t *testing.T) {
+	tier.Slow(t, "scrapes through upgrades under load")
 	t.Parallel()
 	build.Version(t, "v2")
 	b := service.Start(t, service.Files(t))

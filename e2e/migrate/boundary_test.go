@@ -9,6 +9,7 @@ import (
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // One byte of the next request, sent exactly while the connection moves; then the rest.
@@ -42,6 +43,7 @@ func TestOneByteWhileMoving(t *testing.T) {
 
 // Requests that are split at every byte, with the upgrade between the two parts.
 func TestSplitAtEveryByte(t *testing.T) {
+	tier.Slow(t, "moves a connection at every byte of a request")
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()

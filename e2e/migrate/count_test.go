@@ -9,6 +9,7 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // What is told of connections that move: to who upgrades, in the log, and by the metrics of all generations together.
@@ -104,6 +105,7 @@ func TestMigrationIsSwitchedOff(t *testing.T) {
 
 // What was accepted at a listener that the successor does not have cannot move: it is told, or closed after the grace.
 func TestConnectionsOfADroppedListener(t *testing.T) {
+	tier.Slow(t, "waits for the grace of connections")
 	t.Parallel()
 	b := service.Start(t, service.ListenInFile(), service.Config("listen ADDRESS", "listen unix:DIR/a.sock"), service.Files(t), service.Args("-idle-grace", "200ms"))
 	stays, goes := b.Dial(), http1.MustDial(t, "unix", b.Expand("DIR/a.sock"))

@@ -20,6 +20,7 @@ import (
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Streams of requests made at random, cut in pieces at random: a service that is upgraded all the time, and moves its
@@ -264,6 +265,7 @@ func upgradeAllTheTime(f *testing.F, b *service.Baton) (upgrades *atomic.Int64) 
 }
 
 func FuzzBoundary(f *testing.F) {
+	tier.Slow(f, "plays 55 conversations through upgrades")
 	behind := service.Args("-proxy", "/="+backend.Start(f, http.HandlerFunc(fuzzBackend)))
 	calm := service.Start(f, behind, service.Args("-migrate=false"))
 	// The grace is long: nobody who pipelines is to be told to close.

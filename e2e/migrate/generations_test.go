@@ -22,6 +22,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // More than two generations: long requests stay where they began, and upgrades go on past them.
@@ -104,6 +105,7 @@ func awaitDraining(t *testing.T, b *service.Baton, want int) (numbers []int) {
 
 // Downloads that began in three generations end whole while the service is upgraded past all of them.
 func TestDownloadsFromSeveralGenerations(t *testing.T) {
+	tier.Slow(t, "makes slow downloads")
 	const size = 32 << 20 // far more than the kernel buffers
 	content := exchange.Pattern(size)
 	worlds := []struct {
@@ -198,6 +200,7 @@ func TestDownloadsFromSeveralGenerations(t *testing.T) {
 
 // Beyond -max-draining the trigger waits for a predecessor to be gone, and says so.
 func TestMaxDraining(t *testing.T) {
+	tier.Slow(t, "holds several generations up")
 	for _, limit := range []int{0, 1, 2} {
 		t.Run(strconv.Itoa(limit), func(t *testing.T) {
 			t.Parallel()
@@ -242,6 +245,7 @@ func TestMaxDraining(t *testing.T) {
 
 // A stop ends when all generations have drained, not only the last two.
 func TestStopWithSeveralGenerations(t *testing.T) {
+	tier.Slow(t, "holds several generations up")
 	t.Parallel()
 	g := backend.NewGate(t)
 	b := service.Start(t, service.Args("-proxy", "/="+backend.Start(t, g), "-drain-timeout", "1m"))

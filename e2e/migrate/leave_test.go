@@ -14,11 +14,13 @@ import (
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Clients that go while their connection moves: half, in order, or with a reset. Each gets what it has asked for if it
 // can, nobody else notices, and nothing of them is left.
 func TestClientsLeaveWhileMoving(t *testing.T) {
+	tier.Slow(t, "makes many clients leave")
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -115,6 +117,7 @@ func resetIt(k *talk) {
 // Clients that never stop sending, so that there is no moment at which the service holds nothing of the next
 // request: they are told after the grace, and have lost nothing of what came up to the answer that told them.
 func TestNeverASafeMoment(t *testing.T) {
+	tier.Slow(t, "waits for a moment that does not come")
 	const grace = 400 * time.Millisecond
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {

@@ -8,11 +8,13 @@ import (
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Releases of the past: upgrades between them and this one, in both directions.
 
 func TestReleasesOfThePast(t *testing.T) {
+	tier.Slow(t, "builds releases of the past")
 	t.Parallel()
 	b := service.Start(t, service.Files(t), service.Patient())
 	clients := [load.Habits]int{load.BackToBack: 2, load.Pausing: 32, load.PerRequest: 1, load.PerRequestEnd: 1, load.Silent: 8, load.SilentAfter: 8}

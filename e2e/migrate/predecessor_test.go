@@ -7,10 +7,12 @@ import (
 	"time"
 
 	"example.com/baton/e2e/internal/http1"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // What has reached the successor lives on when the predecessor is killed; the rest goes with it.
 func TestPredecessorKilledWhileMoving(t *testing.T) {
+	tier.Slow(t, "kills a generation that moves connections")
 	t.Parallel()
 	hits(t, 4, func(t *testing.T, round int) (hit bool) {
 		s := newScene(t, round)
@@ -49,6 +51,7 @@ func TestPredecessorKilledWhileMoving(t *testing.T) {
 // Connections that are on their way to a successor that is stopped arrive there also if the predecessor is killed
 // meanwhile: they are nowhere else.
 func TestPredecessorKilledWhileSuccessorIsStopped(t *testing.T) {
+	tier.Slow(t, "kills a generation that moves connections")
 	for round, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()

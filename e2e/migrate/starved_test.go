@@ -15,10 +15,12 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // A successor with room for a few descriptors only takes what it can, and has some left for new connections.
 func TestSuccessorStarvesWhileMoving(t *testing.T) {
+	tier.Slow(t, "starves a successor")
 	t.Parallel()
 	for round, spare := range []int{16, 100} {
 		t.Run(fmt.Sprintf("%d to spare", spare), func(t *testing.T) {

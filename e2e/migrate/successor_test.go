@@ -11,9 +11,11 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/process"
+	"example.com/baton/e2e/internal/tier"
 )
 
 func TestSuccessorKilledWhileMoving(t *testing.T) {
+	tier.Slow(t, "kills a successor that is given connections")
 	t.Parallel()
 	hits(t, 6, func(t *testing.T, round int) (hit bool) {
 		s := newScene(t, round)
@@ -26,6 +28,7 @@ func TestSuccessorKilledWhileMoving(t *testing.T) {
 
 // What is on its way to a successor that is stopped and does not come back is not lost.
 func TestSuccessorStoppedThenKilledWhileMoving(t *testing.T) {
+	tier.Slow(t, "stops and kills a successor")
 	t.Parallel()
 	hits(t, 4, func(t *testing.T, round int) (hit bool) {
 		s := newScene(t, round)
@@ -49,6 +52,7 @@ const hangs = 2800 * time.Millisecond
 
 // A successor that is stopped keeps its connections waiting, and no longer than it is stopped.
 func TestSuccessorStoppedWhileMoving(t *testing.T) {
+	tier.Slow(t, "waits for a successor that is stopped")
 	t.Parallel()
 	for round := range 4 {
 		t.Run(fmt.Sprint(round+1), func(t *testing.T) {

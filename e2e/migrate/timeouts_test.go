@@ -8,6 +8,7 @@ import (
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // The timeouts of connections that move: they go on where they were, and hold in the generation that has the connection.
@@ -30,6 +31,7 @@ func late() time.Duration { return await.Slower(time.Second, await.Strain()) }
 
 // A connection's silence does not begin anew because it moves.
 func TestIdleTimeoutOfAMovedConnection(t *testing.T) {
+	tier.Slow(t, "waits for timeouts")
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -73,6 +75,7 @@ func on(network string) service.Option {
 }
 
 func TestHeaderTimeoutOfAMovedConnection(t *testing.T) {
+	tier.Slow(t, "waits for timeouts")
 	const timeout = 2 * time.Second
 	head := string(http1.Request("GET", "/100.bin", nil))
 	// after uses the connection once it has moved, and returns since when the timeout runs; nil: since the dial.
@@ -141,6 +144,7 @@ func said(t *testing.T, c *http1.Conn, part string) time.Time {
 
 // A header that is sent in time, but in pieces, is as good on a moved connection as on any.
 func TestSlowHeaderOnAMovedConnection(t *testing.T) {
+	tier.Slow(t, "waits for timeouts")
 	t.Parallel()
 	b := service.Start(t, service.Files(t), service.Args("-read-header-timeout", "3s"))
 	c := b.Dial()
@@ -160,6 +164,7 @@ func TestSlowHeaderOnAMovedConnection(t *testing.T) {
 
 // A request on a moved connection is under way for as long as its new generation's drain allows.
 func TestDrainTimeoutOfAMovedConnection(t *testing.T) {
+	tier.Slow(t, "waits for timeouts")
 	t.Parallel()
 	const timeout = time.Second
 	g := backend.NewGate(t)

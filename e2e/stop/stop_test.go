@@ -14,6 +14,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // The stop: readiness first, then the delay, the drain, and the exit with 0.
@@ -69,6 +70,7 @@ func TestStopIsOrderly(t *testing.T) {
 
 // Until the delay is over, the service works as ever, and only says that it is about to go.
 func TestShutdownDelay(t *testing.T) {
+	tier.Slow(t, "waits for the delay")
 	t.Parallel()
 	const delay = 1500 * time.Millisecond
 	b := service.Start(t, service.Files(t), service.Args("-shutdown-delay", delay.String(), "-drain-timeout", "1h"))
@@ -138,6 +140,7 @@ func TestSecondSignalCutsTheDrain(t *testing.T) {
 }
 
 func TestDrainDeadlineHolds(t *testing.T) {
+	tier.Slow(t, "waits for deadlines")
 	t.Parallel()
 	g := backend.NewGate(t)
 	b := service.Start(t, service.Args("-proxy", "/="+backend.Start(t, g), "-drain-timeout", "700ms", "-idle-grace", "100ms"))
@@ -173,6 +176,7 @@ func TestDrainDeadlineHolds(t *testing.T) {
 // A stop may meet a successor that is just becoming ready, and has accepted connections by then: whoever
 // has one answers on it, and nobody is left behind.
 func TestStopRightAfterATrigger(t *testing.T) {
+	tier.Slow(t, "stops in one moment of an upgrade after another")
 	for i := range 20 {
 		b := service.Start(t, service.Files(t), service.Args("-idle-grace", "50ms"))
 		counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: exchange.Files(),

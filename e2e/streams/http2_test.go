@@ -15,6 +15,7 @@ import (
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // heard is what has come of a response, and when.
@@ -117,6 +118,7 @@ func TestStreamsOfHTTP2(t *testing.T) {
 
 // A backend that streams without an end is not cut before the deadline, and its client sees that the body is not whole.
 func TestEndlessStreamIsCutAtTheDeadline(t *testing.T) {
+	tier.Slow(t, "waits for deadlines")
 	t.Parallel()
 	endless := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tick := time.NewTicker(20 * time.Millisecond)

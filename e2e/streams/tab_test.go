@@ -40,6 +40,7 @@ type tab struct {
 // browse opens a page. When the test ends, the console must have no error, and no policy may have been violated.
 func browse(t testing.TB, url string) *tab {
 	t.Helper()
+	tier.Slow(t, "starts a browser")
 	p := &tab{t: t}
 	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	t.Cleanup(cancel)

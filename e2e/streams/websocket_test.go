@@ -16,6 +16,7 @@ import (
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // What lasts longer than a request: WebSockets and event streams through the proxy, and the live page, in HTTP/1.1 and
@@ -171,6 +172,7 @@ func noting(ends *farewells) http.HandlerFunc {
 // Each WebSocket lives through the drain until its grace is over, and then ends with 1001 on both sides.
 // Its client finds the successor, and goes on.
 func TestWebSocketsOverUpgrades(t *testing.T) {
+	tier.Slow(t, "keeps WebSockets through upgrades")
 	t.Run("plaintext", func(t *testing.T) { t.Parallel(); webSocketsOverUpgrades(t, false, 10) })
 	t.Run("TLS", func(t *testing.T) { t.Parallel(); webSocketsOverUpgrades(t, true, 5) })
 }
@@ -266,6 +268,7 @@ func webSocketsOverUpgrades(t *testing.T, secure bool, upgrades int) {
 
 // However its peers behave, a WebSocket does not hold the drain, and none is cut by its deadline.
 func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
+	tier.Slow(t, "makes a hundred WebSockets")
 	const reading, deaf = 80, 20
 	for _, tt := range []struct {
 		name     string
@@ -309,6 +312,7 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 }
 
 func TestWebSocketAtTheDrainDeadline(t *testing.T) {
+	tier.Slow(t, "waits for deadlines")
 	upgrade := func(b *service.Baton) { b.Upgrade() }
 	tests := []struct {
 		name   string

@@ -76,6 +76,7 @@ func contain(t *testing.T, b *service.Baton, proc string, command ...string) (fi
 const ownProc = "mount -t proc proc /proc"
 
 func TestForeground(t *testing.T) {
+	tier.Slow(t, "runs four other supervisors")
 	tests := []struct {
 		name, tool string
 		proc       string
@@ -128,6 +129,7 @@ func TestForeground(t *testing.T) {
 }
 
 func TestWarningOfSupervisor(t *testing.T) {
+	tier.Slow(t, "runs other supervisors")
 	const pass = `"$@"; exit $?` // a last command would take the place of the shell
 	tests := []struct {
 		name, tool, proc string

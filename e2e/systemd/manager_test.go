@@ -17,6 +17,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // A service manager that speaks with the service as systemd does, so that every word of it is seen:
@@ -99,6 +100,7 @@ func TestManagerIsTold(t *testing.T) {
 
 // The watchdog hears from the generation that serves, and from it only; of one that hangs it hears nothing.
 func TestWatchdogIsFed(t *testing.T) {
+	tier.Slow(t, "waits for a watchdog")
 	t.Parallel()
 	const watchdog = 600 * time.Millisecond
 	m, with := service.Managed(t, watchdog)

@@ -14,6 +14,7 @@ import (
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/machine"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // systemctl reload: it waits, it succeeds only if the new generation serves, and nobody notices.
@@ -53,6 +54,7 @@ func TestSystemdReloadUnderLoad(t *testing.T) {
 }
 
 func TestSystemdTwentyReloads(t *testing.T) {
+	tier.Long(t, "makes 20 reloads under load; TestSystemdReloadUnderLoad makes a few")
 	t.Parallel()
 	build.Version(t, "v2")
 	u := machine.Running(t)
@@ -81,6 +83,7 @@ func TestSystemdTwentyReloads(t *testing.T) {
 }
 
 func TestSystemdReloadOfABadRelease(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name   string
 		spoil  func(*machine.Unit)
@@ -94,49 +97,55 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 		{"missing", func(u *machine.Unit) { os.Remove(u.Path("/usr/local/bin/baton")) }, nil, "no such file"},
 		{"bad configuration", func(u *machine.Unit) { u.Configure("frobnicate true", "upgrade-timeout 2s") }, func(u *machine.Unit) { u.Configure("upgrade-timeout 2s") }, "frobnicate"},
 	}
-	for _, tt := range tests {
+	u := machine.Running(t, "upgrade-timeout 2s")
+	counts, stop := u.SmallLoad(t)
+	versions := []string{"v1", "v2"}
+	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			u := machine.Running(t, "upgrade-timeout 2s")
+			generation, version, next := i+1, versions[i%2], versions[(i+1)%2]
 			pid := u.MainPID()
-			counts, stop := u.SmallLoad(t)
+			before := len(u.Log())
+			reported := func(priority string) string {
+				return u.Must("journalctl", "-q", "-o", "cat", "-u", "baton", "-p", priority)
+			}
+			failures := func(priority string) int { return strings.Count("\n"+reported(priority), "\nupgrade failed; ") }
+			earlier := failures("err")
 
 			tt.spoil(u)
 			out, code := u.Run("systemctl", "reload", "baton")
 			if code == 0 {
 				t.Errorf("systemctl reload: got exit code 0: %s", out)
 			}
-			log := u.Log()
+			log := u.Log()[before:]
 			if !strings.Contains(strings.ToLower(log), tt.reason) || !strings.Contains(log, "upgrade failed") {
 				t.Errorf("journal: got\n%s\nwant the reason: %s", service.Tail(log, 20), tt.reason)
 			}
-			for priority, want := range map[string]bool{"err": true, "crit": false} {
-				out := u.Must("journalctl", "-q", "-o", "cat", "-u", "baton", "-p", priority)
-				if got := strings.Contains("\n"+out, "\nupgrade failed; "); got != want || strings.Contains(out, "upgrade begins") {
-					t.Errorf("journalctl -p %s: got %q, want the failed upgrade in it: %t", priority, out, want)
+			for priority, want := range map[string]int{"err": earlier + 1, "crit": 0} {
+				if got := failures(priority); got != want || strings.Contains(reported(priority), "upgrade begins") {
+					t.Errorf("journalctl -p %s: got %d failed upgrades in %q, want %d", priority, got, reported(priority), want)
 				}
 			}
-			u.CheckServes(t, 1, "v1")
+			u.CheckServes(t, generation, version)
 			if got := u.MainPID(); got != pid {
 				t.Errorf("MainPID: got %d, want %d as before", got, pid)
 			}
 			u.Await(t, "only the process that serves", func() bool { return len(u.Processes()) == 1 })
 
-			u.Deploy("v2")
+			u.Deploy(next)
 			if tt.mend != nil {
 				tt.mend(u)
 			}
 			u.Reload()
-			u.CheckServes(t, 2, "v2")
-			stop()
-			if counts.Failures() != 0 {
-				t.Errorf("requests lost: %v", counts)
-			}
-			load.CheckKept(t, counts, machine.SmallCrowd)
-			if n := u.Restarts(); n != 0 {
-				t.Errorf("NRestarts: got %d, want 0", n)
-			}
+			u.CheckServes(t, generation+1, next)
 		})
+	}
+	stop()
+	if counts.Failures() != 0 {
+		t.Errorf("requests lost: %v", counts)
+	}
+	load.CheckKept(t, counts, machine.SmallCrowd)
+	if n := u.Restarts(); n != 0 {
+		t.Errorf("NRestarts: got %d, want 0", n)
 	}
 }
 

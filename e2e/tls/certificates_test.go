@@ -17,6 +17,7 @@ import (
 	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Certificates that are replaced while the service runs, in each way in which people do that.
@@ -167,6 +168,7 @@ func pairs(all []*renewed) service.Option {
 }
 
 func TestCertificatesAreReplaced(t *testing.T) {
+	tier.Slow(t, "replaces certificates in every way")
 	t.Parallel()
 	all := newRenewed(t)
 	b := service.Start(t, pairs(all), service.Files(t), service.Args("-idle-grace", "5s")) // nobody is silent, but a client may be slow

@@ -23,6 +23,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Handshakes that are under way when the service is upgraded, and those that never end.
@@ -146,6 +147,7 @@ func leaveHTTP2(secure *tls.Conn, address string, config *tls.Config, anew *atom
 // Whoever has accepted a connection brings its handshake and its request to a good end, however long ago the drain
 // began. Those that have only connected are silent, and have the grace to begin.
 func TestHandshakesThroughAnUpgrade(t *testing.T) {
+	tier.Slow(t, "holds handshakes at each message")
 	t.Parallel()
 	const (
 		clients   = 500 // that have sent their hello
@@ -258,6 +260,7 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 // A handshake that never ends costs nothing beyond the header timeout: a drain ends by then, others are served
 // meanwhile, and nothing is left.
 func TestHandshakesThatNeverEnd(t *testing.T) {
+	tier.Slow(t, "waits for deadlines")
 	t.Parallel()
 	const (
 		clients = 1000

@@ -153,6 +153,7 @@ func TestAddressChangesItsProtocol(t *testing.T) {
 
 // One that asks in the grace of a connection that cannot move gets its answer, and is told.
 func TestTLSIdleConnectionAsksInItsGrace(t *testing.T) {
+	tier.Slow(t, "waits for the grace of connections")
 	t.Parallel()
 	certFile, keyFile := certificate.Certificate(t)
 	b := service.Start(t, service.OverTLS(certFile, keyFile), service.Files(t), service.Args("-idle-grace", "45s", "-drain-timeout", "1h"))

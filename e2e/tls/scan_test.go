@@ -25,6 +25,7 @@ var suites = map[string]*regexp.Regexp{
 }
 
 func TestTLSScan(t *testing.T) {
+	tier.Slow(t, "runs sslscan")
 	t.Parallel()
 	sslscan := tier.Tool(t, "sslscan")
 	cert, key := certificate.Certificate(t)

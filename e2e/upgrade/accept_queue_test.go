@@ -11,6 +11,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // A stop refuses after it has begun to refuse: successes, then refusals, never mixed.
@@ -52,6 +53,7 @@ func TestSuccessesThenRefusals(t *testing.T) {
 
 // A full accept queue at the moment of the handoff: everybody in it is served.
 func TestFullAcceptQueue(t *testing.T) {
+	tier.Slow(t, "fills an accept queue")
 	t.Parallel()
 	b := service.Start(t, service.Files(t))
 	l := load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: exchange.Files()}

@@ -23,6 +23,7 @@ import (
 // A successor whose predecessor's clock was an hour behind, because it has been set since, has as much time to
 // become ready as it is given, and kills the predecessors that are overdue, and no others.
 func TestClockIsSet(t *testing.T) {
+	tier.Slow(t, "sets the clock of a service")
 	t.Parallel()
 	tier.Tool(t, "sleep")
 	dir, err := os.MkdirTemp("", "baton-")

@@ -14,9 +14,11 @@ import (
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 func TestHeaderNotSentAtTheDrain(t *testing.T) {
+	tier.Slow(t, "waits for deadlines")
 	t.Parallel()
 	g := backend.NewGate(t)
 	b := service.Start(t, service.Args("-proxy", "/="+backend.Start(t, g), "-migrate=false"))
@@ -79,6 +81,7 @@ func TestIdleConnectionDoesNotHoldTheDrain(t *testing.T) {
 
 // Within the grace a client that speaks is answered, and told.
 func TestIdleConnectionSpeaksInTheGrace(t *testing.T) {
+	tier.Slow(t, "waits for deadlines")
 	t.Parallel()
 	b := service.Start(t, service.Files(t), service.Args("-idle-grace", "45s", "-drain-timeout", "1h", "-migrate=false"))
 	idle, fresh := b.Dial(), b.Dial()
@@ -143,6 +146,7 @@ func TestDrainWithoutConnections(t *testing.T) {
 
 // A client that announces a body, sends a part of it and closes its side, is not waited for.
 func TestBodyNeverFinished(t *testing.T) {
+	tier.Slow(t, "waits for deadlines")
 	t.Parallel()
 	b := service.Start(t, service.Args("-proxy", "/="+backend.Start(t, http.HandlerFunc(backend.Echo))))
 	c := b.Dial()
@@ -158,6 +162,7 @@ func TestBodyNeverFinished(t *testing.T) {
 
 // A large answer that is under way arrives to its last byte, though the process is asked to stop.
 func TestStopWithinABody(t *testing.T) {
+	tier.Slow(t, "waits for deadlines")
 	t.Parallel()
 	const size = 8 << 20 // more than the kernel buffers
 	b := service.Start(t, service.Args("-proxy", "/="+backend.Start(t, http.HandlerFunc(backend.Echo))))

@@ -21,6 +21,7 @@ import (
 // asked is told why, and the next good release takes over.
 
 func TestSuccessorFaults(t *testing.T) {
+	tier.Slow(t, "upgrades to each kind of bad release")
 	tier.Tool(t, "sh")
 	tests := []struct {
 		name   string
@@ -142,6 +143,7 @@ func TestSuccessorFaults(t *testing.T) {
 
 // A configuration that asks for what cannot be had fails late, when listeners are claimed.
 func TestSuccessorCannotBind(t *testing.T) {
+	tier.Slow(t, "upgrades to what cannot bind")
 	t.Parallel()
 	b := service.Start(t, service.ListenInFile(), service.Config("listen ADDRESS"), service.Files(t))
 	pid := b.PID()

@@ -11,10 +11,12 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Partial requests at the start of a drain.
 func TestHalfARequestInTheDrain(t *testing.T) {
+	tier.Slow(t, "waits for deadlines")
 	for _, migrate := range []bool{true, false} {
 		t.Run(fmt.Sprintf("migrate=%v", migrate), func(t *testing.T) { halfARequest(t, migrate) })
 	}
@@ -51,6 +53,7 @@ func halfARequest(t *testing.T, migrate bool) {
 
 // One byte at a time: the header timeout ends it, or the drain deadline if that comes first.
 func TestSlowHeader(t *testing.T) {
+	tier.Slow(t, "waits for deadlines")
 	tests := []struct {
 		name  string
 		flags []string

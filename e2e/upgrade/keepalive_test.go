@@ -13,6 +13,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Keep-alive connections in a drain: each moves to the successor or, where it cannot, is brought to a good end; and
@@ -80,6 +81,7 @@ func TestPipelining(t *testing.T) {
 
 // Requests that take no time and two seconds, across two upgrades: all are answered, by whichever generation.
 func TestShortAndLongRequestsAcrossUpgrades(t *testing.T) {
+	tier.Slow(t, "makes long requests")
 	t.Parallel()
 	url := backend.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/long" {
@@ -144,6 +146,7 @@ func TestStreamsThroughAnUpgrade(t *testing.T) {
 
 // The crowd that finds every hole: hundreds of connections that pause at random, and send what must not be sent twice.
 func TestPausingPosts(t *testing.T) {
+	tier.Slow(t, "makes slow requests")
 	t.Parallel()
 	b := service.Start(t, service.Proxied(t), service.Args("-idle-grace", "500ms"))
 	l := load.Load{Network: b.Network, Address: b.Address, Pause: 50 * time.Millisecond, Exchanges: []exchange.Exchange{

@@ -23,6 +23,7 @@ import (
 // Generations that are stopped or killed at the worst moment: the service goes on without them.
 
 func TestSuccessorStoppedAtStart(t *testing.T) {
+	tier.Slow(t, "waits for a successor that is stopped")
 	t.Parallel()
 	tier.Tool(t, "sh")
 	b := service.Start(t, service.Files(t), service.Args("-upgrade-timeout", "2s", "-idle-grace", "100ms"))
@@ -61,6 +62,7 @@ func TestSuccessorStoppedAtStart(t *testing.T) {
 
 // The configuration file as a named pipe holds a successor in the midst of its start.
 func TestSuccessorInTheMiddle(t *testing.T) {
+	tier.Slow(t, "stops a successor at one moment after another")
 	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL, syscall.SIGTERM, syscall.SIGHUP} {
 		t.Run(sig.String(), func(t *testing.T) {
 			t.Parallel()
@@ -94,6 +96,7 @@ func TestSuccessorInTheMiddle(t *testing.T) {
 // Wherever in its start a successor is stopped or killed: who serves then serves, and the next upgrade works.
 // What the successor had already accepted itself may be lost with it.
 func TestSuccessorKilledAnywhere(t *testing.T) {
+	tier.Slow(t, "kills a successor at one moment after another")
 	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
 			t.Parallel()
@@ -187,6 +190,7 @@ func TestPredecessorKilledBeforeReady(t *testing.T) {
 }
 
 func TestPredecessorKilledWhileItDrains(t *testing.T) {
+	tier.Slow(t, "kills a generation that drains")
 	t.Parallel()
 	g := backend.NewGate(t)
 	b := service.Start(t, service.Args("-proxy", "/="+backend.Start(t, g), "-idle-grace", "100ms"))

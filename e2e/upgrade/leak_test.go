@@ -8,11 +8,13 @@ import (
 
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // A long line of generations: nothing adds up from one to the next.
 
 func TestNothingGrows(t *testing.T) {
+	tier.Slow(t, "upgrades until something would have grown")
 	t.Parallel()
 	const upgrades = 100
 	b := service.Start(t, service.Listen("HOST:PORT", "unix:DIR/public.sock"), service.Files(t), service.Args("-idle-grace", "10ms"))

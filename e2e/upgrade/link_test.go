@@ -33,6 +33,7 @@ func checkAlone(t *testing.T, b *service.Baton, pid int) {
 
 // A successor that does not keep to the protocol of the link is killed, wherever it fails, and its predecessor serves on.
 func TestSuccessorBreaksTheLink(t *testing.T) {
+	tier.Slow(t, "breaks the link in several ways")
 	for _, refused := range []bool{false, true} { // pidfds
 		for _, steps := range []string{
 			"close hang",
@@ -91,6 +92,7 @@ func TestSuccessorBreaksTheLink(t *testing.T) {
 
 // SIGTERM ends the service also while a successor hangs that has said ready.
 func TestStopWhileSuccessorHangs(t *testing.T) {
+	tier.Slow(t, "waits for a successor that hangs")
 	for name, option := range map[string]func(testing.TB) service.Option{"": func(testing.TB) service.Option { return service.Args() }, "without pidfds": withoutPidfd} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -122,6 +124,7 @@ func withoutPidfd(t testing.TB) service.Option {
 // A predecessor that cannot receive from its successor for a moment tries again. One that never can gives the successor
 // up, if it has heard of it; else that one is a release without a link, which serves when it says so.
 func TestPredecessorCannotReceive(t *testing.T) {
+	tier.Slow(t, "traces a process")
 	strace := tier.Tool(t, "strace")
 	for name, test := range map[string]struct {
 		inject string
@@ -185,6 +188,7 @@ func TestPredecessorCannotReceive(t *testing.T) {
 
 // A successor that cannot talk to its predecessor leaves the service to it, or takes it over.
 func TestSuccessorCannotTalk(t *testing.T) {
+	tier.Slow(t, "traces a process")
 	strace := tier.Tool(t, "strace")
 	for _, inject := range []string{"recvmsg:error=ENOMEM:when=1", "recvmsg:error=ENOMEM", "recvmsg:error=EIO:when=1", "recvmsg:error=EIO:when=2+", "sendmsg:error=ENOBUFS:when=1", "sendmsg:error=ENOBUFS", "sendmsg:error=EIO:when=2+"} {
 		t.Run(inject, func(t *testing.T) {

@@ -38,7 +38,9 @@ var crowd = [load.Habits]int{load.BackToBack: 8, load.Pausing: 64, load.PerReque
 
 func TestUpgradesUnderLoad(t *testing.T) {
 	for _, w := range worlds() {
-		t.Run(w.name, func(t *testing.T) { upgradeUnderLoad(t, w, w.upgrades) })
+		t.Run(w.name, func(t *testing.T) {
+			upgradeUnderLoad(t, w, tier.Times(t, "upgrades", 2, min(w.upgrades, 25), w.upgrades))
+		})
 	}
 }
 
@@ -83,6 +85,7 @@ func upgradeUnderLoad(t *testing.T, w world, upgrades int) {
 
 // The promise without migration: no request is lost, and silent connections are closed in order.
 func TestUpgradesUnderLoadWithoutMigration(t *testing.T) {
+	tier.Slow(t, "makes 10 upgrades under load, without migration")
 	w := worlds()[1]
 	crowd := crowd
 	crowd[load.Silent], crowd[load.SilentAfter] = 25, 25

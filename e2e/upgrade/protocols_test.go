@@ -10,6 +10,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // The main promise for what does not move to the successor: connections over TLS and of HTTP/2 are told to go,
@@ -28,6 +29,7 @@ func everything(t testing.TB) service.Option {
 func everyExchange() []exchange.Exchange { return append(exchange.Files(), exchange.Echo("/echo")...) }
 
 func TestUpgradesUnderLoadOfEveryProtocol(t *testing.T) {
+	tier.Slow(t, "makes 20 upgrades under load of every protocol")
 	t.Parallel()
 	// Silent connections of HTTP/1.1 over TLS stay for the whole grace, and so are not among the clients.
 	const grace = 20 * time.Second
@@ -110,6 +112,7 @@ func checkWarned(t *testing.T, counts *load.Tally, upgrades int) {
 
 // Silent connections over TLS are closed in order after the grace, as those that do not move are without it.
 func TestSilentConnectionsOverTLS(t *testing.T) {
+	tier.Slow(t, "waits for the grace of connections")
 	t.Parallel()
 	serve, secure := service.Secured(t)
 	b := service.Start(t, service.Files(t), serve)

@@ -74,6 +74,7 @@ func TestTriggersDuringAnUpgrade(t *testing.T) {
 // Whoever asks while an upgrade is under way is answered about an upgrade that began after the question. With no
 // predecessor allowed to drain beside an upgrade, all who ask meanwhile are answered about the same.
 func TestCommandsDuringAnUpgrade(t *testing.T) {
+	tier.Slow(t, "holds an upgrade up")
 	t.Parallel()
 	const commands = 5
 	g := backend.NewGate(t)
@@ -180,6 +181,7 @@ func TestUpgradeDuringAStop(t *testing.T) {
 
 // The wait for an upgrade can run out; the upgrade goes on.
 func TestUpgradeTimeoutOfTheCommand(t *testing.T) {
+	tier.Slow(t, "waits for deadlines")
 	t.Parallel()
 	b := service.Start(t, service.Files(t), service.Args("-idle-grace", "100ms"))
 	release := holdSuccessor(t, b)

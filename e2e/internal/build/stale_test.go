@@ -8,10 +8,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"example.com/baton/e2e/internal/tier"
 )
 
 // TestResultsAreNeverStale changes sources in a copy of the module, and sees which results are cached.
 func TestResultsAreNeverStale(t *testing.T) {
+	tier.Slow(t, "runs go test four times in a copy of the module")
 	t.Parallel()
 	module := filepath.Join(t.TempDir(), "baton")
 	if err := os.CopyFS(module, os.DirFS(Root(t))); err != nil {

@@ -116,6 +116,7 @@ var machines atomic.Int32
 // it is left then; nothing that ran inside may have raced or panicked.
 func Boot(t testing.TB, unitDirs ...string) *Machine {
 	t.Helper()
+	tier.Slow(t, "boots a systemd of its own")
 	needMachine(t)
 	temporary := func() string {
 		dir, err := os.MkdirTemp("", "baton-")

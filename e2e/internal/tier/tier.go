@@ -65,6 +65,22 @@ func Long(t testing.TB, reason string) {
 	}
 }
 
+// Times returns how often a test does something: in go test -short, in go test, and if everything has to run.
+func Times(t testing.TB, what string, short, usual, all int) int {
+	t.Helper()
+	n := usual
+	switch {
+	case Strict():
+		n = all
+	case testing.Short():
+		n = short
+	}
+	if n < all {
+		t.Logf("%d of %d %s; BATON_STRICT=1, as in .ci/run, makes all", n, all, what)
+	}
+	return n
+}
+
 // Slow leaves a test out of go test -short.
 func Slow(t testing.TB, reason string) {
 	t.Helper()

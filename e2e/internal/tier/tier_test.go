@@ -60,3 +60,16 @@ func TestTiers(t *testing.T) {
 		})
 	}
 }
+
+func TestTimes(t *testing.T) {
+	usual := 3
+	if testing.Short() {
+		usual = 1
+	}
+	for strict, want := range map[string]int{"": usual, "1": 9} {
+		t.Setenv("BATON_STRICT", strict)
+		if got := Times(t, "upgrades", 1, 3, 9); got != want {
+			t.Errorf("BATON_STRICT=%q: got %d, want %d", strict, got, want)
+		}
+	}
+}
