@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -220,8 +219,4 @@ func control(s any, f func(fd int)) {
 			raw.Control(func(fd uintptr) { f(int(fd)) })
 		}
 	}
-}
-
-func isClosed(err error) bool {
-	return err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed)
 }

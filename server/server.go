@@ -3,6 +3,7 @@ package server
 import (
 	"cmp"
 	"context"
+	"errors"
 	"log"
 	"log/slog"
 	"net"
@@ -175,7 +176,7 @@ func (s *Server) Serve() {
 	s.adopting.Go(func() { s.http.Serve(s.adopted) })
 	for _, ln := range s.listeners {
 		s.accepting.Go(func() {
-			if err := s.http.Serve(ln); !isClosed(err) {
+			if err := s.http.Serve(ln); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
 				s.opts.Logger.Error("listener failed", "address", ln.Addr().String(), "error", err)
 			}
 		})

@@ -13,7 +13,6 @@ import (
 // Counters are those of this generation alone: what others counted is added at
 // the scrape. Connections and RequestsInFlight are the sums of all generations
 // that live, so that a drain does not look like a loss.
-
 type Snapshot struct {
 	Generation       int
 	State            upgrade.State

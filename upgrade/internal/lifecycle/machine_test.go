@@ -137,3 +137,10 @@ func (r race) test(t *testing.T) {
 }
 
 func then(setup []Event, more ...Event) []Event { return append(slices.Clone(setup), more...) }
+
+var attemptNames = [...]string{"none", "executing", "executing unlinked", "greeted", "confirmed", "confirmed unlinked",
+	"confirmed stopped", "ready", "ready greeted", "dismissed", "dismissed exited", "dismissed returned",
+	"succeeded", "succeeded unlinked", "succeeded lost", "succeeded gone"}
+
+// String returns the attempt's name.
+func (a Attempt) String() string { return attemptNames[a] }
