@@ -1,8 +1,5 @@
 package server
 
-// This file holds the time that a client of HTTP/2 has for a request's body. On its
-// connection others may be busy, so that the connection's deadline does not tell.
-
 import (
 	"io"
 	"os"
@@ -10,8 +7,9 @@ import (
 	"time"
 )
 
-// streamBody is the body of a request in HTTP/2. It breaks off if the client sends
-// nothing of it for the timeout, while somebody waits for it. net/http passes on
+// streamBody is the body of a request in HTTP/2, and bounds the time that the client has for
+// it: on its connection others may be busy, so that the connection's deadline does not tell.
+// It breaks off if the client sends nothing of it for the timeout, while somebody waits for it. net/http passes on
 // whole frames only: while one comes slowly, it is not known that nothing comes.
 type streamBody struct {
 	io.ReadCloser

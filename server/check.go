@@ -85,7 +85,10 @@ func (s *Server) checkPipe(wrap func(net.Conn) net.Conn) (client net.Conn, c *co
 
 // serveCheck has net/http serve a connection, and returns while it does.
 func (s *Server) serveCheck(c *conn) error {
-	if err := s.http.Serve(&oneConn{conn: c}); !errors.Is(err, net.ErrClosed) {
+	ln := newAdoptions()
+	ln.add(c)
+	ln.Close()
+	if err := s.http.Serve(ln); !errors.Is(err, net.ErrClosed) {
 		return err
 	}
 	return nil
@@ -261,18 +264,3 @@ func (p *probe) answered() error {
 	}
 	return nil
 }
-
-// oneConn is a listener that yields one connection.
-type oneConn struct{ conn net.Conn }
-
-func (l *oneConn) Accept() (net.Conn, error) {
-	if l.conn == nil {
-		return nil, net.ErrClosed
-	}
-	c := l.conn
-	l.conn = nil
-	return c, nil
-}
-
-func (l *oneConn) Close() error   { return nil }
-func (l *oneConn) Addr() net.Addr { return &net.UnixAddr{Name: "check", Net: "pipe"} }

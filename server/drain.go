@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -154,11 +156,7 @@ func (s *Server) isDraining() bool { return s.drain.Load() != nil }
 func (s *Server) open() []*conn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	open := make([]*conn, 0, len(s.conns))
-	for c := range s.conns {
-		open = append(open, c)
-	}
-	return open
+	return slices.AppendSeq(make([]*conn, 0, len(s.conns)), maps.Keys(s.conns))
 }
 
 // count returns how many they are.

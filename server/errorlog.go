@@ -24,6 +24,6 @@ func (l errorLog) Write(line []byte) (int, error) {
 	if slices.ContainsFunc(causedByClients, func(begin string) bool { return strings.HasPrefix(text, begin) }) {
 		level = slog.LevelDebug
 	}
-	l.log.Log(context.Background(), level, text)
+	l.log.Log(context.Background(), level, text) //nolint:sloglint // the message is net/http's
 	return len(line), nil
 }

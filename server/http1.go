@@ -35,7 +35,7 @@ func (c http1) Read(p []byte) (int, error) {
 			err = nil
 		}
 		switch {
-		case err == errHandshake:
+		case errors.Is(err, errHandshake):
 			do = c.boundary.Refuse()
 		case do&(boundary.SwitchToHTTP2|boundary.IsHTTP1) != 0 && !c.startProtocol(p[:n], do):
 			c.explain(Failed)

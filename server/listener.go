@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -143,10 +142,6 @@ func (s *Server) Accepting() error {
 // AcceptErrors returns how many attempts to accept a connection have failed.
 func (s *Server) AcceptErrors() uint64 { return s.acceptErrors.Load() }
 
-// handOver stops accepting at once: what is queued belongs to the successor,
-// which accepts from the same queue.
-func (l *listener) handOver() { l.Close() }
-
 // empty stops accepting when the queue is empty: nobody else would answer the
 // connections in it, and closing the socket resets them. New ones stay out of
 // the queue meanwhile; their clients try again a moment later and are refused.
@@ -186,7 +181,7 @@ func (l *listener) setDeadline(t time.Time) bool {
 func (s *Server) stopAccepting(kept func(net.Listener) bool) {
 	for _, ln := range s.listeners {
 		if kept(ln.Listener) {
-			ln.handOver()
+			ln.Close() // what is queued is for the successor, which accepts from the same queue
 		} else {
 			ln.empty()
 		}
@@ -224,8 +219,4 @@ func control(s any, f func(fd int)) {
 			raw.Control(func(fd uintptr) { f(int(fd)) })
 		}
 	}
-}
-
-func isClosed(err error) bool {
-	return err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, http.ErrServerClosed)
 }

@@ -118,15 +118,13 @@ func (w *response) writeParts(p []byte) (n int, err error) {
 // ReadFrom keeps sendfile working.
 func (w *response) ReadFrom(r io.Reader) (int64, error) {
 	if !w.begun && w.leavesBody() { // r may read it: look at its end before the response begins
-		return io.Copy(struct{ io.Writer }{w}, r)
+		return copyTo(w, r)
 	}
 	w.begin(http.StatusOK)
 	if w.stream == nil {
 		return io.Copy(w.ResponseWriter, r) // net/http's has ReadFrom
 	}
-	buffer := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buffer)
-	return io.CopyBuffer(struct{ io.Writer }{w}, r, buffer[:])
+	return copyTo(w, r)
 }
 
 func (w *response) Flush() { w.FlushError() }

@@ -1,7 +1,9 @@
 package server
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log"
 	"log/slog"
 	"net"
@@ -114,27 +116,13 @@ const maxFrame = 16 << 10
 
 // withDefaults returns the options with the defaults of those that are not set.
 func (o Options) withDefaults() Options {
-	if o.IdleGrace == 0 {
-		o.IdleGrace = time.Second
-	}
-	if o.IdleTimeout <= 0 {
-		o.IdleTimeout = 75 * time.Second
-	}
-	if o.ReadHeaderTimeout <= 0 {
-		o.ReadHeaderTimeout = 10 * time.Second
-	}
-	if o.ReadBodyTimeout <= 0 {
-		o.ReadBodyTimeout = time.Minute
-	}
-	if o.WriteTimeout == 0 {
-		o.WriteTimeout = time.Minute
-	}
-	if o.MaxHeaderBytes == 0 {
-		o.MaxHeaderBytes = 64 << 10
-	}
-	if o.Logger == nil {
-		o.Logger = slog.Default()
-	}
+	o.IdleGrace = cmp.Or(o.IdleGrace, time.Second)
+	o.IdleTimeout = cmp.Or(max(o.IdleTimeout, 0), 75*time.Second)
+	o.ReadHeaderTimeout = cmp.Or(max(o.ReadHeaderTimeout, 0), 10*time.Second)
+	o.ReadBodyTimeout = cmp.Or(max(o.ReadBodyTimeout, 0), time.Minute)
+	o.WriteTimeout = cmp.Or(o.WriteTimeout, time.Minute)
+	o.MaxHeaderBytes = cmp.Or(o.MaxHeaderBytes, 64<<10)
+	o.Logger = cmp.Or(o.Logger, slog.Default())
 	return o
 }
 
@@ -188,7 +176,7 @@ func (s *Server) Serve() {
 	s.adopting.Go(func() { s.http.Serve(s.adopted) })
 	for _, ln := range s.listeners {
 		s.accepting.Go(func() {
-			if err := s.http.Serve(ln); !isClosed(err) {
+			if err := s.http.Serve(ln); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
 				s.opts.Logger.Error("listener failed", "address", ln.Addr().String(), "error", err)
 			}
 		})

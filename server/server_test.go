@@ -1,8 +1,5 @@
 package server_test
 
-// This file holds a server and a client for the tests, and tests of the account
-// of connections.
-
 import (
 	"bufio"
 	"context"

@@ -169,7 +169,8 @@ func looksLikeHTTP(begin [5]byte) bool {
 }
 
 // sendCloseNotify sends a close_notify: where that takes no time or, if it may wait, when
-// the client has read enough of what precedes it. Without it the client cannot tell the end of an answer that has no length from an attack.
+// the client has read enough of what precedes it. Without it the client cannot tell the end
+// of a response that has no length from an attack.
 func (s *secure) sendCloseNotify(mayWait bool) {
 	if s != nil && s.done.Load() && s.writing.TryLock() {
 		defer s.writing.Unlock()

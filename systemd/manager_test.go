@@ -2,6 +2,7 @@ package systemd_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -164,7 +165,7 @@ func (s notifySocket) fill(t *testing.T) {
 			_, err = unix.Write(int(fd), []byte("x")) // net has made it non-blocking
 		}
 	})
-	if err != unix.EAGAIN {
+	if !errors.Is(err, unix.EAGAIN) {
 		t.Fatal(err)
 	}
 }

@@ -30,28 +30,25 @@ func withFD(d descriptor, f func(fd int) error) error {
 // what was given to [Manager.Store], or for a socket unit its FileDescriptorName.
 // A second call returns none.
 func (m *Manager) Listeners() (iter.Seq2[string, net.Listener], error) {
-	type named struct {
-		name string
-		net.Listener
-	}
-	var all []named
+	var names []string
+	var all []net.Listener
 	for _, f := range activation.Files(true) {
 		ln, err := net.FileListener(f)
 		f.Close()
 		if err != nil {
-			for _, n := range all {
-				n.Close()
+			for _, ln := range all {
+				ln.Close()
 			}
 			return nil, fmt.Errorf("take socket %q from systemd: %w; it must be a listening stream socket", f.Name(), err)
 		}
 		if u, ok := ln.(*net.UnixListener); ok {
 			u.SetUnlinkOnClose(false)
 		}
-		all = append(all, named{unescape(f.Name()), ln})
+		names, all = append(names, unescape(f.Name())), append(all, ln)
 	}
 	return func(yield func(string, net.Listener) bool) {
-		for _, n := range all {
-			if !yield(n.name, n.Listener) {
+		for i, ln := range all {
+			if !yield(names[i], ln) {
 				return
 			}
 		}

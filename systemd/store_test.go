@@ -1,7 +1,5 @@
 package systemd_test
 
-// This file holds the tests of the listeners that systemd has.
-
 import (
 	"fmt"
 	"net"

@@ -46,7 +46,7 @@ func TestAskFails(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			limit := time.Minute
-			if test.want == context.DeadlineExceeded {
+			if errors.Is(test.want, context.DeadlineExceeded) {
 				limit = 50 * time.Millisecond
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), limit)

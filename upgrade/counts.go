@@ -3,6 +3,7 @@ package upgrade
 import (
 	"context"
 	"maps"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,26 +17,19 @@ type Counts map[string]float64
 
 // plus returns the sum of both, which it leaves as they are.
 func (c Counts) plus(more Counts) Counts {
-	sum := maps.Clone(c)
-	if sum == nil {
-		sum = make(Counts, len(more))
-	}
-	for name, n := range more {
-		sum[name] += n
-	}
-	return sum
+	return c.merge(more, func(a, b float64) float64 { return a + b })
 }
 
 // atLeast returns the greater of both, name by name, and leaves them as they are.
-func (c Counts) atLeast(other Counts) Counts {
-	greater := maps.Clone(c)
-	if greater == nil {
-		greater = make(Counts, len(other))
-	}
+func (c Counts) atLeast(other Counts) Counts { return c.merge(other, math.Max) }
+
+func (c Counts) merge(other Counts, f func(a, b float64) float64) Counts {
+	merged := make(Counts, max(len(c), len(other)))
+	maps.Copy(merged, c)
 	for name, n := range other {
-		greater[name] = max(greater[name], n)
+		merged[name] = f(merged[name], n)
 	}
-	return greater
+	return merged
 }
 
 // answerTimeout is how long a neighbor's response to a question is waited for. One that

@@ -79,7 +79,7 @@ type neighbors struct {
 	future        Counts       // of all others, as the successor reports it
 }
 
-// ErrControl: the control socket cannot be claimed.
+// ErrControl is the error of a control socket that cannot be claimed.
 var ErrControl = errors.New("the control socket cannot be claimed")
 
 type controlError struct{ error }

@@ -7,9 +7,6 @@ import (
 	"time"
 )
 
-// hookTimeout is how long all hooks may take together by default.
-const hookTimeout = 10 * time.Second
-
 type hook struct {
 	name   string
 	atStop bool // runs only if the service stops

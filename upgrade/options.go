@@ -51,7 +51,7 @@ func (o Options) withDefaults() Options {
 	o.Version = cmp.Or(o.Version, "unknown")
 	o.UpgradeTimeout = cmp.Or(max(o.UpgradeTimeout, 0), flip.DefaultUpgradeTimeout)
 	o.DrainTimeout = cmp.Or(max(o.DrainTimeout, 0), 30*time.Second)
-	o.HookTimeout = cmp.Or(max(o.HookTimeout, 0), hookTimeout)
+	o.HookTimeout = cmp.Or(max(o.HookTimeout, 0), 10*time.Second)
 	o.MaxDraining = cmp.Or(o.MaxDraining, 4)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	if o.Output == nil {

@@ -10,7 +10,7 @@ import (
 // verbs has what each action of the machine means here.
 var verbs = map[lifecycle.Verb]func(*run, lifecycle.Action){
 	lifecycle.Log: func(r *run, a lifecycle.Action) {
-		r.log.Log(context.Background(), a.Level, a.Text, a.Attrs...)
+		r.log.Log(context.Background(), a.Level, a.Text, a.Attrs...) //nolint:sloglint // those of the machine are constants
 	},
 	lifecycle.Enter:  func(r *run, a lifecycle.Action) { r.enter(a.From, a.To) },
 	lifecycle.Arm:    func(r *run, a lifecycle.Action) { r.timers[a.Timer] = a.At },

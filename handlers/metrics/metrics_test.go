@@ -14,6 +14,7 @@ import (
 	"example.com/baton/handlers/internal/testserver"
 	"example.com/baton/handlers/middleware"
 	"example.com/baton/server"
+	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -30,7 +31,7 @@ func newMetrics() *Metrics {
 			Closed:      closed,
 			MigratedIn:  12, MigratedOut: 11,
 			LastUpgrade:  map[upgrade.Result]time.Time{upgrade.Failed: time.Unix(1700000000, 250e6)},
-			Certificates: map[string]Validity{"example.com": {NotBefore: time.Unix(1700000000, 0), NotAfter: time.Unix(1800000000, 0)}},
+			Certificates: map[string]tlskeys.Validity{"example.com": {NotBefore: time.Unix(1700000000, 0), NotAfter: time.Unix(1800000000, 0)}},
 		}
 	}})
 }

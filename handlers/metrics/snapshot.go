@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"example.com/baton/server"
+	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -26,11 +27,8 @@ type Snapshot struct {
 	MigratedOut      uint64                       // and gone from it
 	RequestsInFlight int                          // of all living generations
 	LogDropped       uint64                       // lines of the log that this generation could not write
-	Certificates     map[string]Validity          // by name
+	Certificates     map[string]tlskeys.Validity  // by name
 }
-
-// Validity is the time in which a certificate is valid.
-type Validity struct{ NotBefore, NotAfter time.Time }
 
 // snapshots turns what its function returns into metrics, at each scrape. Every
 // label value is always there, so that a rate over it has a beginning.

@@ -32,13 +32,10 @@ func (s Source) Snapshot() Snapshot {
 		Closed:           s.Servers.Public.Closed(),
 		RequestsInFlight: load.Requests,
 		LogDropped:       s.Output.Dropped(),
-		Certificates:     make(map[string]Validity),
+		Certificates:     s.Certificates.Validity(),
 		LastUpgrade:      make(map[upgrade.Result]time.Time),
 	}
 	now.MigratedIn, now.MigratedOut = s.Servers.Public.Migrated()
-	for name, valid := range s.Certificates.Validity() {
-		now.Certificates[name] = Validity(valid)
-	}
 	for _, u := range status.Upgrades { // oldest first
 		now.LastUpgrade[u.Result] = u.Time
 	}

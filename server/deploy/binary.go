@@ -132,23 +132,19 @@ var versionLine = regexp.MustCompile(`(?m)^baton (.*?) \(commit ([^,)]*)`)
 
 // releaseOf runs the version command of a binary, as the service.
 func releaseOf(p *process, path string) (release, error) {
-	output, err := p.Run(path, "version")
+	output, code := p.run(path, "version")
 	match := versionLine.FindStringSubmatch(output)
-	if err == nil && match != nil {
+	if code == 0 && match != nil {
 		return release{match[1], match[2]}, nil
-	}
-	code := 0
-	if exit := (*runError)(nil); errors.As(err, &exit) {
-		code, output = exit.code, exit.output
 	}
 	return release{}, fmt.Errorf("its version command fails (exit code %d): %s", code, cmp.Or(strings.TrimSpace(output), "it prints nothing"))
 }
 
 // checkConfiguration has a binary check the configuration of a service that runs.
 func checkConfiguration(p *process, path string) error {
-	output, err := p.Run(path, append([]string{"check"}, p.Arguments[1:]...)...)
-	if exit := (*runError)(nil); errors.As(err, &exit) {
-		return fmt.Errorf("its check of today's configuration fails (exit code %d):\n%s", exit.code, cmp.Or(output, exit.output))
+	output, code := p.run(path, append([]string{"check"}, p.Arguments[1:]...)...)
+	if code != 0 {
+		return fmt.Errorf("its check of today's configuration fails (exit code %d):\n%s", code, output)
 	}
 	return nil
 }

@@ -28,24 +28,19 @@ type process struct {
 	Groups      []int
 }
 
-// readProcess reads about a process from /proc.
-func readProcess(pid int) (*process, error) {
+// readProcess reads about a process from /proc. It returns nil if that is not possible.
+func readProcess(pid int) *process {
 	read := func(name string) string {
 		content, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
 		return string(content)
 	}
-	if _, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil {
-		return nil, err
-	}
-	p := &process{PID: pid}
-	if !p.parseStatus(read("status")) {
-		return nil, errMissing
-	}
-	if p.Arguments = splitNUL(read("cmdline")); len(p.Arguments) == 0 {
-		return nil, errMissing
+	p := &process{PID: pid, Arguments: splitNUL(read("cmdline"))}
+	_, err := os.Readlink(p.file("cwd"))
+	if err != nil || !p.parseStatus(read("status")) || len(p.Arguments) == 0 {
+		return nil
 	}
 	p.Environment = slices.DeleteFunc(splitNUL(read("environ")), isOwn.MatchString)
-	return p, nil
+	return p
 }
 
 // isOwn matches the variables that are for one process alone, and what a shell keeps there.
@@ -85,10 +80,10 @@ func (p *process) file(name string) string { return fmt.Sprintf("/proc/%d/%s", p
 // runTime bounds a command of a binary that is checked.
 const runTime = 20 * time.Second
 
-// Run runs a program as the service would: as its user, in its directories, with its
-// environment. The error is about what it printed, and only set if it did not exit with 0.
-// A nil process runs it as the caller does.
-func (p *process) Run(program string, args ...string) (output string, err error) {
+// run runs a program as the service would: as its user, in its directories, with its
+// environment. It returns what that printed, or why it did not run, and the exit code as a
+// shell has it. A nil process runs it as the caller does.
+func (p *process) run(program string, args ...string) (output string, code int) {
 	ctx, cancel := context.WithTimeout(context.Background(), runTime)
 	defer cancel()
 	var out bytes.Buffer
@@ -104,33 +99,26 @@ func (p *process) Run(program string, args ...string) (output string, err error)
 		}
 		started <- cmd.Start()
 	}()
-	if err = <-started; err == nil {
+	err := <-started
+	if err == nil {
 		err = cmd.Wait()
 	}
 	output = strings.TrimRight(out.String(), "\n")
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
-		return output, &runError{124, fmt.Sprintf("no answer within %.0f s", runTime.Seconds())}
+		return strings.TrimLeft(fmt.Sprintf("%s\nno answer within %.0f s", output, runTime.Seconds()), "\n"), 124
 	case errors.As(err, &exit):
-		code := exit.ExitCode()
+		code = exit.ExitCode()
 		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
 			code = 128 + int(status.Signal())
 		}
-		return output, &runError{code, output}
+		return output, code
 	case err != nil:
-		return output, &runError{126, err.Error()}
+		return err.Error(), 126
 	}
-	return output, nil
+	return output, 0
 }
-
-// A runError is the end of a program that failed, with what it printed.
-type runError struct {
-	code   int
-	output string
-}
-
-func (e *runError) Error() string { return e.output }
 
 // adopt prepares the thread and the command for a start as the service. The environment,
 // which the service can change, reaches nothing that runs as another user.

@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -11,9 +10,9 @@ import (
 
 func TestReadProcess(t *testing.T) {
 	t.Parallel()
-	p, err := readProcess(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
+	p := readProcess(os.Getpid())
+	if p == nil {
+		t.Fatal("got nothing of this process")
 	}
 	if !slices.Equal(p.Arguments, os.Args) || p.UID != os.Getuid() || p.GID != os.Getgid() {
 		t.Errorf("got %+v, want arguments, user and group of this process", p)
@@ -53,9 +52,9 @@ func TestIsOwn(t *testing.T) {
 // A service is this process, with other arguments and another environment.
 func service(t testing.TB) *process {
 	t.Helper()
-	p, err := readProcess(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
+	p := readProcess(os.Getpid())
+	if p == nil {
+		t.Fatal("got nothing of this process")
 	}
 	p.Arguments = []string{"baton", "-listen", "it's $HOME"}
 	p.Environment = []string{"ODD=it's \"$HOME\" `x`\n\tand more", "EMPTY="}
@@ -69,22 +68,20 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := script(t, `pwd; id -u; printf '<%s>' "$ODD" "${EMPTY-unset}" "${HOME-unset}" "$@"`)
-	got, err := service(t).Run(program, "a b", "")
+	got, code := service(t).run(program, "a b", "")
 	want := fmt.Sprintf("%s\n%d\n<it's \"$HOME\" `x`\n\tand more><><unset><a b><>", dir, os.Getuid())
-	if got != want || err != nil {
-		t.Errorf("got %q, %v, want %q", got, err, want)
+	if got != want || code != 0 {
+		t.Errorf("got %q, %d, want %q", got, code, want)
 	}
 	for _, p := range []*process{service(t), nil} {
-		got, err = p.Run(script(t, "echo lost >&2; exit 3"))
-		exit := (*runError)(nil)
-		if !errors.As(err, &exit) || exit.code != 3 || got != "lost" {
-			t.Errorf("exit 3: got %q, %v", got, err)
+		if got, code = p.run(script(t, "echo lost >&2; exit 3")); code != 3 || got != "lost" {
+			t.Errorf("exit 3: got %q, %d", got, code)
 		}
-		if _, err = p.Run(write(t, t.TempDir()+"/x", "no program")); err == nil || !strings.Contains(err.Error(), "exec format error") {
-			t.Errorf("no program: got %v", err)
+		if got, code = p.run(write(t, t.TempDir()+"/x", "no program")); code != 126 || !strings.Contains(got, "exec format error") {
+			t.Errorf("no program: got %q, %d", got, code)
 		}
-		if _, err = p.Run(script(t, "kill -9 $$")); !errors.As(err, &exit) || exit.code != 137 {
-			t.Errorf("killed: got %v, want 137", err)
+		if got, code = p.run(script(t, "kill -9 $$")); code != 137 {
+			t.Errorf("killed: got %q, %d, want 137", got, code)
 		}
 	}
 }
@@ -101,9 +98,9 @@ func TestRunAsUser(t *testing.T) {
 	p := service(t)
 	p.UID, p.GID, p.Groups = 12345, 23456, []int{34567}
 	program := "/bin/sh"
-	got, err := p.Run(program, "-c", "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status")
-	if want := "12345\n23456\n23456 34567\nNoNewPrivs:\t1"; got != want || err != nil {
-		t.Errorf("got %q, %v, want %q", got, err, want)
+	got, code := p.run(program, "-c", "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status")
+	if want := "12345\n23456\n23456 34567\nNoNewPrivs:\t1"; got != want || code != 0 {
+		t.Errorf("got %q, %d, want %q", got, code, want)
 	}
 	if own, err := os.ReadFile("/proc/self/status"); err != nil || !strings.Contains(string(own), "NoNewPrivs:\t0") {
 		t.Errorf("this process has become one that may not gain privileges")

@@ -100,8 +100,8 @@ func look(unit, file string) (s serving, err error) {
 	if u.isDown() {
 		return s, fmt.Errorf("%s is %s", unit, u.Active)
 	}
-	p, err := readProcess(u.PID)
-	if u.PID == 0 || err != nil {
+	p := readProcess(u.PID)
+	if u.PID == 0 || p == nil {
 		return s, fmt.Errorf("%s is %s (%s), and has no main process", unit, u.Active, u.Sub)
 	}
 	if s.Status, err = askStatus(p); err != nil {

@@ -2,7 +2,6 @@ package deploy
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,9 +23,6 @@ type unit struct {
 	Program   string // that ExecStart= names
 	Arguments string // all of the words of ExecStart=
 }
-
-// errMissing is what systemd and /proc leave out.
-var errMissing = errors.New("missing")
 
 // showUnit asks systemd for a unit.
 func showUnit(name string) (unit, error) {
@@ -132,8 +128,8 @@ func (u unit) running() (*process, error) {
 	if u.PID == 0 {
 		return nil, fmt.Errorf("%s has no main process", u.Name)
 	}
-	p, err := readProcess(u.PID)
-	if err != nil {
+	p := readProcess(u.PID)
+	if p == nil {
 		return nil, fmt.Errorf("cannot read the environment of pid %d, the main process of %s: run this as root, or as the user of the service", u.PID, u.Name)
 	}
 	if me := os.Geteuid(); me != 0 && me != p.UID {

@@ -82,9 +82,6 @@ func (m *Machine) State() State { return m.state }
 // IsClosed reports whether the connection was closed under net/http.
 func (m *Machine) IsClosed() bool { return m.state >= Closed }
 
-// Spoke reports whether the connection has carried a request, here or before it migrated.
-func (m *Machine) Spoke() bool { return m.spoke }
-
 // Deadline returns the read deadline that net/http or the handler has set.
 func (m *Machine) Deadline() time.Time { return m.deadline }
 

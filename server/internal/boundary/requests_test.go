@@ -2,6 +2,7 @@ package boundary
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -83,7 +84,7 @@ func FuzzRequests(f *testing.F) {
 		r := bufio.NewReader(strings.NewReader(string(passed)))
 		for number := 1; ; number++ {
 			request, err := http.ReadRequest(r)
-			if err == io.EOF && q.part == between && number-1 != q.whole {
+			if errors.Is(err, io.EOF) && q.part == between && number-1 != q.whole {
 				t.Fatalf("got %d requests, net/http got %d", q.whole, number-1)
 			}
 			if err != nil {

@@ -59,13 +59,6 @@ const (
 	states
 )
 
-var stateNames = [states]string{"Accepted", "Ended", "Idle", "AtRest", "AtRestWoken", "Offered", "OfferedWoken", "Waiting",
-	"WokenToOffer", "WokenToExpire", "WokenToReclaim", "Partial", "Begun", "Arriving", "Active", "Handling", "Body",
-	"Abandoned", "Hijacked", "HTTP2", "Ending", "Migrated", "Closed", "Released"}
-
-// String returns the name of the constant.
-func (s State) String() string { return stateNames[s] }
-
 // betweenRequests reports whether net/http has no whole header of a request that is not
 // answered.
 func (s State) betweenRequests() bool { return s <= Arriving }

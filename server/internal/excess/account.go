@@ -9,42 +9,61 @@
 // one is refused; the values leave room for any browser, crawler or proxy.
 package excess
 
-import "example.com/baton/server/internal/frames"
+import (
+	"sync"
+
+	"example.com/baton/server/internal/frames"
+)
 
 // Account is what a client has asked for beyond what it has taken. It is safe for
 // concurrent use.
 type Account struct {
-	streams          *streams
-	resets, overhead *budget
+	mu               sync.Mutex
+	last             uint32              // the latest request that has begun
+	open             map[uint32]struct{} // those that were neither answered nor reset
+	resets, overhead budget
 }
+
+// maxStreams is beyond what net/http lets be open, or waits to reset.
+const maxStreams = 20_000
 
 // NewAccount returns the account of a connection that begins.
 func NewAccount() *Account {
 	return &Account{
-		streams:  newStreams(),
+		open:     make(map[uint32]struct{}),
 		resets:   newBudget(resetsAtOnce, resetsPerSecond),
 		overhead: newBudget(overheadAtOnce, overheadPerSecond),
 	}
 }
 
 // LastStream returns the latest request that has begun.
-func (a *Account) LastStream() uint32 { return a.streams.latest() }
+func (a *Account) LastStream() uint32 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.last
+}
 
 // Received notes a frame that the client has sent, and returns what there are too many
 // of, or "". Requests that net/http ignores, as it does after its GOAWAY, are not open.
 func (a *Account) Received(f frames.Frame, ignored bool) (excess string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	resets, cost := 0, frames.HeaderLen+f.Length-carriedPays*f.Carried()
 	switch f.Type {
 	case frames.Headers:
-		if !ignored && !a.streams.begin(f.Stream) {
+		if !ignored && f.Stream > a.last { // of a request; else a trailer
+			a.last = f.Stream
+			a.open[f.Stream] = struct{}{}
+		}
+		if !ignored && len(a.open) > maxStreams {
 			excess = "streams"
 		}
 	case frames.RSTStream:
-		if a.streams.end(f.Stream) {
+		if a.end(f.Stream) {
 			resets = 1
 		}
 	case frames.Data: // the rest of an upload to which the response was early is reset, each frame of it
-		if !a.streams.isOpen(f.Stream) {
+		if _, open := a.open[f.Stream]; !open {
 			cost = 2*frames.HeaderLen + 4
 		}
 	}
@@ -59,17 +78,26 @@ func (a *Account) Received(f frames.Frame, ignored bool) (excess string) {
 
 // Sent notes a frame that net/http has sent. [Account.Received] reports what is overdrawn.
 func (a *Account) Sent(f frames.Frame) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if n := f.Carried(); n > 0 {
 		a.overhead.spend(-carriedPays * n)
 	}
 	switch {
 	case f.EndsResponse():
-		if a.streams.end(f.Stream) {
+		if a.end(f.Stream) {
 			a.resets.spend(-1)
 		}
 	case f.Type == frames.RSTStream:
-		if a.streams.end(f.Stream) && f.Refuses() {
+		if a.end(f.Stream) && f.Refuses() {
 			a.resets.spend(1)
 		}
 	}
+}
+
+// end reports whether a stream has been open until now.
+func (a *Account) end(id uint32) bool {
+	_, open := a.open[id]
+	delete(a.open, id)
+	return open
 }

@@ -1,9 +1,6 @@
 package excess
 
-import (
-	"sync"
-	"time"
-)
+import "time"
 
 // What a client may ask for beyond what it takes.
 const (
@@ -20,24 +17,20 @@ const (
 )
 
 // budget bounds something that costs the server more than the client. It is a bucket of
-// tokens that time fills, and useful traffic too. It is safe for concurrent use.
+// tokens that time fills, and useful traffic too.
 type budget struct {
-	most, perSecond float64
+	most, perSecond, left float64
 
-	mu    sync.Mutex
-	left  float64
 	since time.Time // when it was last filled
 }
 
-func newBudget(most, perSecond float64) *budget {
-	return &budget{most: most, perSecond: perSecond, left: most, since: time.Now()}
+func newBudget(most, perSecond float64) budget {
+	return budget{most: most, perSecond: perSecond, left: most, since: time.Now()}
 }
 
 // spend takes n tokens, or gives them back where n is negative. It returns false if
 // there are not so many.
 func (b *budget) spend(n int) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
 	if b.left < float64(n) { // else the clock need not be asked
 		now := time.Now()
 		b.left = min(b.left+now.Sub(b.since).Seconds()*b.perSecond, b.most)

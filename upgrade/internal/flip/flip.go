@@ -28,6 +28,7 @@ package flip
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -169,7 +170,7 @@ func (p *Process) PredecessorGone() <-chan struct{} {
 func (p *Process) Upgrade() error {
 	time.Sleep(time.Until(p.settled))
 	err := p.upgrader.Upgrade()
-	for ; err == errNotReady; err = p.upgrader.Upgrade() { // its goroutine has not noticed Ready yet
+	for ; errors.Is(err, errNotReady); err = p.upgrader.Upgrade() { // its goroutine has not noticed Ready yet
 		time.Sleep(time.Millisecond)
 	}
 	if err != nil {

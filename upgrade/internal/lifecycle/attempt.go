@@ -48,13 +48,6 @@ const (
 	SucceededGone
 )
 
-var attemptNames = [...]string{"none", "executing", "executing unlinked", "greeted", "confirmed", "confirmed unlinked",
-	"confirmed stopped", "ready", "ready greeted", "dismissed", "dismissed exited", "dismissed returned",
-	"succeeded", "succeeded unlinked", "succeeded lost", "succeeded gone"}
-
-// String returns the attempt's name.
-func (a Attempt) String() string { return attemptNames[a] }
-
 // successor is the data of an attempt.
 type successor struct {
 	trigger  Trigger

@@ -129,9 +129,6 @@ func New(config Config) *Machine {
 // Phase returns where the generation stands.
 func (m *Machine) Phase() Phase { return m.phase }
 
-// Attempt returns what is known of the successor.
-func (m *Machine) Attempt() Attempt { return m.attempt }
-
 // Handle takes an event and returns what to do, in this order. Actions that fail or that
 // complete later are answered by other events.
 func (m *Machine) Handle(e Event) []Action {

@@ -127,8 +127,8 @@ func (r race) test(t *testing.T) {
 	if got := strings.Join(what(actions), "; "); got != r.want {
 		t.Errorf("actions:\ngot  %s\nwant %s", got, r.want)
 	}
-	if m.Phase() != r.phase || m.Attempt() != r.attempt {
-		t.Errorf("got phase %v and attempt %v, want %v and %v", m.Phase(), m.Attempt(), r.phase, r.attempt)
+	if m.Phase() != r.phase || m.attempt != r.attempt {
+		t.Errorf("got phase %v and attempt %v, want %v and %v", m.Phase(), m.attempt, r.phase, r.attempt)
 	}
 	logged := slices.ContainsFunc(actions, func(a Action) bool { return a.Do == Log && a.Text == r.log })
 	if r.log != "" && !logged {
@@ -137,3 +137,10 @@ func (r race) test(t *testing.T) {
 }
 
 func then(setup []Event, more ...Event) []Event { return append(slices.Clone(setup), more...) }
+
+var attemptNames = [...]string{"none", "executing", "executing unlinked", "greeted", "confirmed", "confirmed unlinked",
+	"confirmed stopped", "ready", "ready greeted", "dismissed", "dismissed exited", "dismissed returned",
+	"succeeded", "succeeded unlinked", "succeeded lost", "succeeded gone"}
+
+// String returns the attempt's name.
+func (a Attempt) String() string { return attemptNames[a] }

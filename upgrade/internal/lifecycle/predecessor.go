@@ -32,11 +32,6 @@ const (
 	Gone
 )
 
-var predecessorNames = [...]string{"linked", "reported", "unlinked", "lost", "releasing", "releasing reported", "offered", "passed", "gone"}
-
-// String returns the predecessor's name.
-func (p Predecessor) String() string { return predecessorNames[p] }
-
 // predecessor is one of them.
 type predecessor struct {
 	Member

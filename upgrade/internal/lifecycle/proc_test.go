@@ -164,7 +164,7 @@ func (p *proc) handle(e Event) {
 	}
 	e.Now = p.now
 	actions := p.m.Handle(e)
-	p.trace = append(p.trace, fmt.Sprintf("%d: event %d: %v -> %v, %v", p.n, e.Kind, what(actions), p.m.Phase(), p.m.Attempt()))
+	p.trace = append(p.trace, fmt.Sprintf("%d: event %d: %v -> %v, %v", p.n, e.Kind, what(actions), p.m.Phase(), p.m.attempt))
 	var answered []Event
 	for _, a := range actions {
 		if !p.doOwn(a, &answered) && !p.doSuccessor(a) {

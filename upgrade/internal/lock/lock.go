@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrHeld: another process has the lock.
+// ErrHeld is the error of a lock that another process has.
 var ErrHeld = errors.New("the lock is held by another process")
 
 // Acquire takes the lock that stands for a path: a file beside it that no other user
