@@ -237,7 +237,7 @@ type service struct {
 	tickets *tlskeys.TicketKeys
 }
 
-// Counts returns what this generation has counted, for its neighbours.
+// Counts returns what this generation has counted, for its neighbors.
 func (s service) Counts() upgrade.Counts { return s.metrics.Own() }
 
 // Secret returns the keys of session tickets.

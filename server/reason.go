@@ -6,7 +6,8 @@ import "example.com/baton/upgrade"
 type Reason uint8
 
 // The reasons: how metrics spell each, and which count of a drain's report it is part of. To
-// add one, add a line here.
+// add one, add a line here, and pass it to setReason where the connection is about to be
+// closed. Metrics have it at once; a count of its own in reports is a field of upgrade.Closed.
 var (
 	// ByClient: the client closed the connection, or asked for that.
 	ByClient = newReason("client", func(c *upgrade.Closed) *int { return &c.Client })

@@ -46,7 +46,7 @@ func (s *Server) completeTLS() {
 // connection and the socket is encrypted here, so that the account of a connection
 // is the same for both. One over TLS never migrates to the successor, which does not
 // have its keys. A nil one is that of a plaintext connection.
-// All of it but what others may call is for who reads the connection.
+// Its fields belong to the goroutine that reads the connection.
 type secure struct {
 	layer   // the socket
 	owner   *conn

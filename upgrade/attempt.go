@@ -53,11 +53,11 @@ func (r *run) execute(a lifecycle.Action) {
 	}()
 }
 
-// equip makes what the successor gets beside the listeners.
+// equip makes what the successor gets in addition to the listeners.
 func (r *run) equip(a *attempt, t lifecycle.Trigger) error {
 	select {
 	case <-r.flip.Exit():
-		return errors.New("this generation has handed over once, to a successor that died, and cannot do so again; restart the service")
+		return errors.New("a successor of this generation was ready and died, and there cannot be another; restart the service")
 	default:
 	}
 	if dir := r.flip.LeaveLostDirectory(); dir != "" {

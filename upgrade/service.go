@@ -45,7 +45,7 @@ type Adopter interface {
 type Counter interface {
 	Service
 	// Counts returns what this generation has counted itself. It is called by
-	// several goroutines at once, some times a second while a neighbour is alive.
+	// several goroutines at once, some times a second while a neighbor is alive.
 	// [Generation.Others] tells what it is for.
 	Counts() Counts
 }

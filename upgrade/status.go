@@ -26,7 +26,7 @@ const (
 	Unknown Result = "unknown"
 )
 
-// Status is what a generation reports of itself, its neighbours and the last upgrades.
+// Status is what a generation reports of itself, its neighbors and the last upgrades.
 type Status struct {
 	Generation  int      `json:"generation"` // of the generation that answers
 	PID         int      `json:"pid"`

@@ -237,7 +237,7 @@ func (m *Machine) dismissUnlinked(Event) {
 }
 
 func (m *Machine) dismissVanished(Event) {
-	m.dismiss("link to the successor broke as that became ready; it was killed", exitGrace)
+	m.dismiss("link to the successor broke as it became ready; it was killed", exitGrace)
 }
 
 func (m *Machine) dismissLate(Event) {

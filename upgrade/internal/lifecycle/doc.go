@@ -19,7 +19,8 @@
 //   - [Attempt]: what is known of the successor, from two sources that can race: tableflip,
 //     and the link. Whatever lies between the hello of a successor and the point of no
 //     return, such as a trial, is a state between Greeted and Confirmed, and its verdict an
-//     event.
+//     event. The successor's half is a phase between Preparing and Serving, entered by a
+//     message that older releases do not send.
 //   - [Predecessor]: one for each predecessor that still drains.
 //   - [Urgency], [Gate] and [Control]: how often a stop was requested, whether tableflip
 //     allows an upgrade, and who answers on the control socket.

@@ -83,7 +83,7 @@ func TestUpgradeRaces(t *testing.T) {
 		{"dies as it becomes ready", first(), ready, []Event{is(SuccessorLinkEnded), early},
 			"dismiss 1s; fail [waiter]: successor died as it became ready", Serving, None, ""},
 		{"link breaks as it becomes ready", first(), ready, []Event{is(SuccessorLinkEnded), is(SuccessorExited)},
-			"dismiss 1s; fail [waiter]: link to the successor broke as that became ready; it was killed", Serving, None, ""},
+			"dismiss 1s; fail [waiter]: link to the successor broke as it became ready; it was killed", Serving, None, ""},
 		{"serves, and dies before tableflip says so", first(), confirmed, []Event{is(SuccessorLinkEnded), failed(FlipFailed), is(SuccessorExited)},
 			"dismiss" + noGood, Serving, None, ""},
 		{"serves, and its link breaks before tableflip says so", first(), confirmed, []Event{is(SuccessorLinkEnded), is(FlipAccepted)},
