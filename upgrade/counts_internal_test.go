@@ -1,0 +1,74 @@
+package upgrade
+
+import (
+	"testing"
+	"time"
+
+	"example.com/baton/upgrade/internal/link"
+)
+
+// counter is a service that has counted n.
+type counter struct {
+	idle
+	n float64
+}
+
+func (c counter) Counts() Counts { return Counts{"n": c.n} }
+
+// joined returns generations without a process, of which each is a predecessor of the last
+// and linked to that.
+func joined(t *testing.T, counts ...float64) (line []*Generation) {
+	t.Helper()
+	for i, n := range counts {
+		g := &Generation{log: discard, number: i + 1, state: Serving, service: counter{n: n},
+			events: make(chan link.Event), done: make(chan struct{})}
+		t.Cleanup(func() { close(g.done) })
+		line = append(line, g)
+	}
+	last := line[len(line)-1]
+	for _, g := range line[:len(line)-1] {
+		ahead, behind := linkPair(t)
+		g.successorLink, g.successor = ahead, &member{link: ahead, state: Serving}
+		last.add(&member{link: behind, Hello: link.Hello{Generation: g.number}})
+		ahead.Follow(g.events, g.done, g.exchange(ahead, false))
+		behind.Follow(last.events, last.done, last.exchange(behind, true))
+	}
+	return line
+}
+
+// Whoever is asked has the latest counts of all, those too of generations to which it is
+// not linked.
+func TestOthersOfALine(t *testing.T) {
+	counts := []float64{1, 10, 100, 1000}
+	line := joined(t, counts...)
+	for round := range 3 {
+		for i, g := range line {
+			if got, want := g.Others(t.Context())["n"], 1111-counts[i]; got != want {
+				t.Errorf("round %d: got %v for generation %d, want %v", round, got, i+1, want)
+			}
+		}
+	}
+}
+
+// A report that the successor has sent before it had the link to a predecessor lacks the
+// counts of that one.
+func TestReportBeforeALinkIsPassed(t *testing.T) {
+	line := joined(t, 1, 10)
+	g, next := line[0], line[1]
+	g.Others(t.Context())
+	predecessor, _ := linkPair(t)
+	p := &member{link: predecessor, counts: Counts{"n": 100}, reported: true}
+	g.add(p)
+	early := &link.Report{State: next.state.String(), Counts: Counts{"n": 10}}
+	r := &run{Generation: g, attempt: &attempt{link: g.successorLink}}
+	if err := r.pass(p, time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	g.takeReport(g.successorLink, early)
+	g.mu.Lock()
+	got := g.beyond(nil)["n"]
+	g.mu.Unlock()
+	if got != 110 {
+		t.Errorf("after the early report: got %v, want 110", got)
+	}
+}
