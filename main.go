@@ -70,8 +70,8 @@ func serve(signals <-chan os.Signal, call *command.Call) (exitCode int) {
 	if err != nil {
 		return call.Fail(command.BadUsage, err)
 	}
-	foreground := upgrade.Foreground{Variable: attendedVariable, Always: config.Lifecycle.Foreground == settings.Always}
-	if config.Lifecycle.Foreground != settings.Never {
+	foreground := upgrade.Foreground{Variable: attendedVariable, Always: config.Foreground == settings.Always}
+	if config.Foreground != settings.Never {
 		if code, waited := foreground.Wait(signals); waited {
 			return code
 		}
@@ -101,7 +101,7 @@ func serve(signals <-chan os.Signal, call *command.Call) (exitCode int) {
 func live(signals <-chan os.Signal, config settings.Settings, build command.Build, logger *slog.Logger, output *logging.Output) (exitCode int, err error) {
 	// Inherit.
 	manager := systemd.New()
-	options := config.Lifecycle.Options()
+	options := config.Lifecycle
 	options.Version, options.Store, options.Logger, options.Output = build.Version, manager, logger, output
 	gen, err := upgrade.New(options)
 	if err != nil {
@@ -142,7 +142,7 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 
 	// Be ready, wait, and drain.
 	notifier := manager.NewNotifier(systemd.NotifierOptions{
-		Generation: gen, Service: pair, StopTime: config.Lifecycle.StopTime(), Logger: logger,
+		Generation: gen, Service: pair, StopTime: config.StopTime(), Logger: logger,
 	})
 	gen.Observe(notifier)
 	service := service{Pair: pair, metrics: metrics, tickets: tickets}
@@ -182,14 +182,14 @@ func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logg
 // newServers sets both servers of a pair, which listen nowhere yet.
 func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Settings, handler http.Handler,
 	metrics *metrics.Metrics, logger *slog.Logger) {
-	options := config.Connections.Options()
+	options := config.Connections
 	options.Handler, options.Logger = middleware.Log(metrics.Count(middleware.Resources(handler)), logger), logger
 	pair.Public = server.New(options)
 	options.Handler = admin.Handler(admin.Options{
 		Metrics:  metrics,
 		Ready:    gen.TakesRequests,
 		Healthy:  pair.Accepting,
-		Status:   func() any { return gen.Status() },
+		Status:   gen.Status,
 		Host:     config.AdminHost(),
 		Draining: server.Draining,
 	})

@@ -1,10 +1,15 @@
 package server_test
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -161,4 +166,102 @@ func TestAdoptedConnectionIsDrained(t *testing.T) {
 	if d := <-drained; d.Connections != (upgrade.Closed{Announced: 2, Grace: 1}) {
 		t.Errorf("got %+v, want 2 told to close and 1 after the grace", d)
 	}
+}
+
+// watchOpening is a connection that is watched once it is opened.
+type watchOpening struct {
+	unopened
+	listener *watchListener
+}
+
+func (w watchOpening) Open() (net.Conn, error) {
+	nc, err := w.unopened.Open()
+	if err != nil {
+		return nil, err
+	}
+	return &watchConn{nc.(*net.TCPConn), w.listener}, nil
+}
+
+// shortOf is a connection that can be opened only when there are descriptors again.
+type shortOf struct {
+	unopened
+	failures *atomic.Int32
+}
+
+func (s shortOf) Open() (net.Conn, error) {
+	if s.failures.Add(-1) >= 0 {
+		return nil, &os.SyscallError{Syscall: "dup", Err: syscall.EMFILE}
+	}
+	return s.unopened.Open()
+}
+
+// A request that comes when no descriptor is left is answered when there is one again.
+func TestOpenIsTriedAgain(t *testing.T) {
+	m := newMovers(t, names("first"))
+	var failures atomic.Int32
+	failures.Store(3)
+	m.each = func(c *upgrade.Connection) { c.Conn = shortOf{c.Conn.(unopened), &failures} }
+	c := m.first.dial()
+	c.isFrom("first")
+	<-m.handOff(patience)
+	c.isFrom("second")
+	if n := failures.Load(); n != -1 {
+		t.Errorf("opened %d times, want 4 times", 3-n)
+	}
+	m.end()
+}
+
+// Files still go from the page cache to the socket.
+func TestSendfileIsKeptOnAdoptedConnections(t *testing.T) {
+	content := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m := newMovers(t, names("first"))
+	<-m.second.drain(patience, none)
+	m.second = serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFile(w, r, path)
+	})})
+	watch := &watchListener{}
+	m.each = func(c *upgrade.Connection) { c.Conn = watchOpening{c.Conn.(unopened), watch} }
+	c := m.first.dial()
+	c.isFrom("first")
+	<-m.handOff(patience)
+	if _, body := c.get("/"); body != string(content) {
+		t.Error("the body is not the file")
+	}
+	if !watch.gotFile.Load() {
+		t.Error("the socket's ReadFrom was not given the file")
+	}
+	m.end()
+}
+
+// What comes to a generation that has handed over itself goes on to the next.
+func TestAdoptedInADrainMovesOn(t *testing.T) {
+	m := newMovers(t, names("first"))
+	g := newGate() // keeps the drain going
+	busy := serve(t, server.Options{Handler: g})
+	c := busy.dial()
+	c.send(request)
+	<-g.entered
+	<-m.first.drain(patience, none)
+	m.first = busy
+	drained := m.handOff(patience)
+	m.first.awaitDraining()
+	late := adopter(t, listen(t), server.Options{Handler: names("first")})
+	defer func() { <-late.drain(patience, none) }()
+	nc := late.dial()
+	far, err := late.listener.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.first.Adopt(upgrade.Connection{Conn: far, Listener: m.first.listener, Spoke: true, Left: patience})
+	nc.isFrom("second")
+	close(g.open)
+	c.answer()
+	if d := <-drained; d.Moved != 2 {
+		t.Errorf("got %+v, want 2 moved", d)
+	}
+	m.end()
 }

@@ -42,6 +42,65 @@
 // under way are completed, and a second after that the connection is closed. net/http, which
 // serves HTTP/2, sends the second GOAWAY only; [Server.Check] proves that the first fits to it.
 //
+// # How a connection migrates
+//
+//	client          predecessor                            successor
+//	  |                  |      listening sockets, link        |
+//	  |                  | ==================================> |  starts, checks itself
+//	  |                  | <------------ serving ------------- |  accepts
+//	  |   GET /a         |                                     |
+//	  | ---------------> |                                     |
+//	  | <--------------- |  200, no Connection: close          |
+//	  |                  |  idle, and net/http holds no byte   |
+//	  |                  | ------- offer + socket -----------> |
+//	  |                  | <------- accepted ----------------- |
+//	  |                  |  closes its copy                    |  reads
+//	  |   GET /b         |                                     |
+//	  | -----------------------------------------------------> |
+//	  | <----------------------------------------------------- |  200, on the same connection
+//
+// # What happens to each protocol in an upgrade
+//
+// HTTP/1.1 without TLS, TCP and unix, idle or busy, migrates; so do connections that have sent
+// nothing yet. The idle timeout goes on where it was, and the header timeout begins with the
+// first byte of a request. The predecessor keeps its copy until the successor has accepted the
+// connection, and reads on if the successor refuses it or dies before. A request that still
+// runs at the drain timeout is closed forcibly.
+//
+// HTTP/1.1 over TLS is drained: its keys and counters are in the predecessor's memory. The next
+// response carries "Connection: close"; an idle connection gets close_notify after the idle
+// grace. The next connection of the client resumes its TLS session (package tlskeys).
+//
+// HTTP/2 is drained as told above. A client that answers the PING later than the idle grace may
+// have a request refused, and knows that it was not processed.
+//
+// Connections that a handler has hijacked, such as WebSockets, live on in the predecessor until
+// they end, or until their drain hook ([OnDrain]) has run at the end of its grace, which is a
+// tenth of the drain timeout, one second at most, before that.
+//
+// Drained as well are connections of a listener that the successor does not have, or has for
+// TLS now, and all of them if the successor is a release that cannot adopt any.
+//
+// # Limits
+//
+// A request's header has at most 64 KiB and [Options.ReadHeaderTimeout], a TLS handshake that
+// time as well. A client may pause for a minute while it sends a body, and may take nothing of
+// a response for a minute, in a drain for a third of the drain timeout. It has at most 250
+// requests at a time on one HTTP/2 connection. One that cancels many more requests than it lets
+// complete (1,000 at once, then 33 a second), makes the server reset as many, or sends frames
+// without content in bulk (512 KiB, then 16 KiB a second) gets a GOAWAY with ENHANCE_YOUR_CALM
+// and is disconnected.
+//
+// A response that begins before the request's body has ended carries "Connection: close", unless
+// nobody reads the body and its rest, 256 KiB at most, comes within a second. A request that
+// gives its length in two ways is answered 400.
+//
+// When file descriptors run short, connections wait to be accepted, those that were idle for
+// longest are closed, and a request waits for 5 s and is then answered 503: a quarter of the
+// limit, 128 at most, is reserved for an upgrade, the control socket and the admin listener, and
+// connections leave another one, 1,024 at most, to requests. GODEBUG=http2server=0 turns HTTP/2
+// off.
+//
 // # How it is built
 //
 // A connection is a stack of layers, each a net.Conn over the one below, which also says

@@ -140,7 +140,7 @@ func ExampleOnDrain() {
 			return
 		}
 		defer conn.Close()
-		stop := server.OnDrain(r.Context(), 10*time.Second, func(ctx context.Context) {
+		stop := server.OnDrain(r.Context(), 10*time.Millisecond, func(ctx context.Context) {
 			fmt.Fprintln(conn, "we are closing, come back")
 			conn.Close() // ends the loop below
 		})
@@ -172,7 +172,7 @@ func ExampleOnDrain() {
 	io.ReadFull(client, heard)
 	fmt.Print(string(heard))
 
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	go srv.Drain(ctx, upgrade.Handoff{Kept: func(net.Listener) bool { return false }})
 	last, _ := io.ReadAll(client)

@@ -179,22 +179,6 @@ func stopEmbedded(t *testing.T, serving *process.Process) {
 func TestEmbeddingWithDatabase(t *testing.T) {
 	tier.Slow(t, "builds and upgrades one more service")
 	t.Parallel()
-	readme, err := os.ReadFile("../../README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, err := os.ReadFile("../testdata/database/main.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	blocks := strings.Split(string(readme), "```go\n")
-	if len(blocks) < 3 {
-		t.Fatal("README shows no hooks")
-	}
-	if hooks, _, _ := strings.Cut(blocks[2], "```"); !strings.Contains(string(program), hooks) {
-		t.Error("the hooks in README are not those in testdata/database")
-	}
-
 	table := filepath.Join(t.TempDir(), "table")
 	address, serving := startEmbedded(t, "../testdata/database", "DATABASE_URL="+table)
 	await.Until(t, "answer", func() bool { return greeter(address) != 0 })

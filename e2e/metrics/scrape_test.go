@@ -225,12 +225,12 @@ func TestCountersGoOn(t *testing.T) {
 	awaitRequests(t, b, counts.Requests())
 	now := scrapeOf(b)
 	for series, want := range map[string]float64{
-		`baton_upgrades_total{result="succeeded"}`:     20,
-		`baton_upgrades_total{result="failed"}`:        4,
-		"baton_upgrade_duration_seconds_count":         20,
-		"baton_drain_duration_seconds_count":           20,
-		"baton_http_request_duration_seconds_count":    float64(counts.Requests()),
-		`baton_connections_closed_total{reason="cut"}`: 0,
+		`baton_upgrades_total{result="succeeded"}`:               20,
+		`baton_upgrades_total{result="failed"}`:                  4,
+		"baton_upgrade_duration_seconds_count":                   20,
+		"baton_drain_duration_seconds_count":                     20,
+		"baton_http_request_duration_seconds_count":              float64(counts.Requests()),
+		`baton_connections_closed_total{reason="drain_timeout"}`: 0,
 	} {
 		if got, there := now[series]; got != want || !there {
 			t.Errorf("%s: got %v (there: %v), want %v", series, got, there, want)

@@ -47,7 +47,7 @@ func TestMovedConnectionsAreCounted(t *testing.T) {
 	if got := b.Metric("baton_connections_accepted_total"); got != float64(len(all)) {
 		t.Errorf("connections accepted: got %v, want %d", got, len(all))
 	}
-	for _, reason := range []string{"client", "announced", "grace", "cut", "timeout", "error", "hijacked"} {
+	for _, reason := range []string{"client", "connection_close", "idle_grace", "drain_timeout", "timeout", "error", "hijacked"} {
 		if got := b.Metric("baton_connections_closed_total", "reason", reason); got != 0 {
 			t.Errorf("connections closed, reason %s: got %v, want 0", reason, got)
 		}

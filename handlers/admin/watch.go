@@ -1,120 +1,97 @@
 package admin
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
 	"example.com/baton/handlers/internal/live"
-	"example.com/baton/handlers/internal/reply"
 	"example.com/baton/handlers/metrics"
+	"example.com/baton/upgrade"
 )
 
 const (
-	watchers  = 32                     // at most, at a time
-	lookEvery = 100 * time.Millisecond // for a change
-	tellEvery = time.Second            // if there is none
+	maxWatchers   = 32                     // at a time
+	checkInterval = 100 * time.Millisecond // between looks for a change
+	eventInterval = time.Second            // between events without one
 )
 
-// watch makes the events. However many watch, the status is asked for twenty times
-// a second at most, and not at all if nobody does.
+// watch serves the events. However many clients watch, the status is read twenty times a
+// second at most, and not at all without any.
 type watch struct {
 	options  Options
 	audience live.Audience
 
-	mu     sync.Mutex
-	seen   sight
-	told   string // the event
-	toldAt time.Time
+	// mu is held while the status or the totals are read, so that one client reads
+	// them for all.
+	mu      sync.Mutex
+	latest  sight
+	event   string // the last event
+	eventOf time.Time
 }
 
 // sight is the status at one moment.
 type sight struct {
 	at     time.Time
-	status []byte // as JSON
-	shape  []byte // what does not change from moment to moment
+	status upgrade.Status
 }
 
-// shape is that of a status whose changes are told at once.
-type shape struct {
-	PID         int
-	State       string
-	Generations []struct {
-		PID   int
-		State string
-	}
-	Upgrades []struct {
-		Time   any
-		Result string
-	}
-}
-
-func (l *watch) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	leave, ok := l.audience.Admit(w, r, watchers)
+func (w *watch) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
+	leave, ok := w.audience.Admit(rw, r, maxWatchers)
 	if !ok {
 		return
 	}
 	defer leave()
 	var drain <-chan struct{}
-	if l.options.Draining != nil {
-		drain = l.options.Draining(r.Context())
+	if w.options.Draining != nil {
+		drain = w.options.Draining(r.Context())
 	}
-	first, err := l.look()
-	if err != nil {
-		reply.Error(w, r, http.StatusInternalServerError, "status cannot be marshalled")
-		return
-	}
-	known, ticks := first.shape, 0
-	live.Stream(w, r, drain, l.tell(r.Context(), first), lookEvery, func() string {
-		now, err := l.look()
-		if ticks++; err != nil || ticks < int(tellEvery/lookEvery) && bytes.Equal(now.shape, known) {
+	sent, ticks := w.look(), 0
+	live.Stream(rw, r, drain, w.eventFor(r.Context(), sent), checkInterval, func() string {
+		now := w.look()
+		if ticks++; ticks < int(eventInterval/checkInterval) && sameShape(sent.status, now.status) {
 			return ""
 		}
-		known, ticks = now.shape, 0
-		return l.tell(r.Context(), now)
+		sent, ticks = now, 0
+		return w.eventFor(r.Context(), now)
 	})
 }
 
-// look returns the status as it is, or was a moment ago for somebody else.
-func (l *watch) look() (sight, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if time.Since(l.seen.at) < lookEvery/2 {
-		return l.seen, nil
-	}
-	var (
-		now sight
-		err error
-	)
-	if now.status, err = json.Marshal(l.options.Status()); err != nil {
-		return sight{}, err
-	}
-	var s shape
-	if err := json.Unmarshal(now.status, &s); err != nil {
-		return sight{}, fmt.Errorf("read the status: %w", err)
-	}
-	now.shape, _ = json.Marshal(s) // of numbers and strings
-	now.at = time.Now()            // not before: one that takes long must not be made for each watcher anew
-	l.seen = now
-	return now, nil
+// sameShape reports whether two statuses differ in nothing but figures that change all
+// the time.
+func sameShape(a, b upgrade.Status) bool {
+	return a.PID == b.PID && a.State == b.State &&
+		slices.EqualFunc(a.Generations, b.Generations, func(a, b upgrade.Member) bool { return a.PID == b.PID && a.State == b.State }) &&
+		slices.EqualFunc(a.Upgrades, b.Upgrades, func(a, b upgrade.Upgrade) bool { return a.Time.Equal(b.Time) && a.Result == b.Result })
 }
 
-// tell returns the event for a sight.
-func (l *watch) tell(ctx context.Context, now sight) string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.toldAt.Equal(now.at) {
-		return l.told
+// look returns the status as it is, or was a moment ago for another client.
+func (w *watch) look() sight {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if time.Since(w.latest.at) >= checkInterval/2 {
+		w.latest.status = w.options.Status()
+		w.latest.at = time.Now() // not before: a slow read must not be repeated for each client
 	}
-	data, _ := json.Marshal(struct { // of numbers, strings and what was marshalled before
-		Time   float64         `json:"time"` // seconds since 1970, so that a rate is right whatever the network does
-		Status json.RawMessage `json:"status"`
+	return w.latest
+}
+
+// eventFor returns the event that shows a sight.
+func (w *watch) eventFor(ctx context.Context, now sight) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.eventOf.Equal(now.at) {
+		return w.event
+	}
+	data, _ := json.Marshal(struct { // strings, finite numbers and times always marshal
+		Time   float64        `json:"time"` // seconds since 1970, so that a rate is right whatever the network does
+		Status upgrade.Status `json:"status"`
 		metrics.Totals
-	}{float64(time.Now().UnixMicro()) / 1e6, now.status, l.options.Metrics.Totals(ctx)})
-	l.told, l.toldAt = fmt.Sprintf("event: now\ndata: %s\n\n", data), now.at
-	return l.told
+	}{float64(time.Now().UnixMicro()) / 1e6, now.status, w.options.Metrics.Totals(ctx)})
+	w.event, w.eventOf = fmt.Sprintf("event: now\ndata: %s\n\n", data), now.at
+	return w.event
 }

@@ -291,7 +291,7 @@ func countersGoOn(t *testing.T, seed uint64) {
 				short++
 			}
 			want[`baton_connections_closed_total{reason="client"}`] = closed
-			want[`baton_connections_migrated_total{direction="out"}`] = 2 * closed
+			want[`baton_connections_migrated_total{direction="out",protocol="http/1.1"}`] = 2 * closed
 			want["baton_http_request_duration_seconds_count"] = durations
 			want[fmt.Sprint("baton_http_request_duration_seconds up to ", inAll)] = short
 

@@ -41,16 +41,16 @@ var (
 	states  = []upgrade.State{upgrade.Starting, upgrade.Serving, upgrade.Upgrading, upgrade.Draining, upgrade.Exited}
 	results = []upgrade.Result{upgrade.Succeeded, upgrade.Failed, upgrade.Refused}
 
-	generationDesc   = describe("baton_generation", "Number of the generation that answers in its line.")
-	stateDesc        = describe("baton_state", "State of the generation that answers: 1 for the one it is in.", "state")
-	predecessorsDesc = describe("baton_predecessors", "Predecessors that still drain.")
+	generationDesc   = describe("baton_generation", "Number of the generation that answers, counted from 1.")
+	stateDesc        = describe("baton_state", "State of the generation that answers: 1 for that state, 0 for all others.", "state")
+	predecessorsDesc = describe("baton_predecessors", "Predecessors that are still draining.")
 	resultsDesc      = describe("baton_upgrades_total", "Upgrades tried by all generations so far, by result.", "result")
 	lastUpgradeDesc  = describe("baton_last_upgrade_timestamp_seconds", "Time at which the last upgrade with that result began, among the last ten; 0 if there is none.", "result")
 	connectionsDesc  = describe("baton_connections", "Connections open now in all living generations, by state.", "state")
 	acceptedDesc     = describe("baton_connections_accepted_total", "Connections accepted by all generations so far.")
 	acceptErrorsDesc = describe("baton_accept_errors_total", "Attempts to accept a connection that failed, of all generations so far.")
 	closedDesc       = describe("baton_connections_closed_total", "Connections closed by all generations so far, by reason.", "reason")
-	migratedDesc     = describe("baton_connections_migrated_total", "Connections moved between generations so far: out of a predecessor, in to its successor.", "direction")
+	migratedDesc     = describe("baton_connections_migrated_total", "Connections that migrated between generations so far, by direction (out of a predecessor, in to its successor) and protocol.", "direction", "protocol")
 	inFlightDesc     = describe("baton_http_requests_in_flight", "Requests being answered now by all living generations.")
 	logDroppedDesc   = describe("baton_log_dropped_total", "Lines of the log dropped by all generations so far, because they could not be written.")
 	notAfterDesc     = describe("baton_tls_certificate_not_after_timestamp_seconds", "Time at which a certificate that is in use expires.", "name")
@@ -101,8 +101,8 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	for reason, n := range now.Closed {
 		counter(closedDesc, n, reason.String())
 	}
-	counter(migratedDesc, now.MigratedIn, "in")
-	counter(migratedDesc, now.MigratedOut, "out")
+	counter(migratedDesc, now.MigratedIn, "in", "http/1.1")
+	counter(migratedDesc, now.MigratedOut, "out", "http/1.1")
 	for name, valid := range now.Certificates {
 		precise(notAfterDesc, timestamp(valid.NotAfter), name)
 		precise(notBeforeDesc, timestamp(valid.NotBefore), name)

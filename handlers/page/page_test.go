@@ -20,7 +20,8 @@ var identity = Identity{Generation: 3, PID: 4242, Version: "1.4.0"}
 
 func TestPageShowsTheGenerationWithoutScripts(t *testing.T) {
 	_, page := testserver.Do(t, testserver.Serve(t, New(Identity{Generation: 3, PID: 4242, Version: "<1.4.0>"}, nil)), "GET", "/")
-	for _, want := range []string{`<p id="generation">3</p>`, `<dd id="version">&lt;1.4.0&gt;</dd>`, `<dd id="pid">4242</dd>`} {
+	for _, want := range []string{`<p id="generation">3</p>`, `<dd id="version">&lt;1.4.0&gt;</dd>`, `<dd id="pid">4242</dd>`,
+		`<title>Generation 3 · Baton</title>`, `<code id="hint">kill -HUP 4242</code>`, `<li><span>3</span></li>`, `role="status">loaded<`} {
 		if !strings.Contains(page, want) {
 			t.Errorf("page: lacks %s", want)
 		}
@@ -95,14 +96,10 @@ func TestPageEventsEndWithTheDrain(t *testing.T) {
 	drain := make(chan struct{})
 	server := testserver.Serve(t, New(identity, func(context.Context) <-chan struct{} { return drain }))
 	_, reader, _ := testserver.Events(t, server, t.Context())
-	begin := time.Now()
 	close(drain)
 	rest, err := io.ReadAll(reader)
 	testserver.Equal(t, "ends cleanly", err, nil)
 	testserver.Equal(t, "rest", string(rest), "")
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("took %v, want milliseconds", took)
-	}
 
 	// Who asks a draining generation is sent on and told nothing that is about to change.
 	_, body := testserver.Do(t, server, "GET", "/events")
@@ -127,7 +124,7 @@ func TestPageEventsAreForSoMany(t *testing.T) {
 	response, _ := testserver.Do(t, server, "GET", "/")
 	testserver.Equal(t, "the page", response.StatusCode, http.StatusOK)
 	leave[0]()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
 		response, _ = testserver.Do(t, server, "HEAD", "/events")
 		if response.StatusCode == http.StatusOK {
 			break

@@ -2,7 +2,7 @@ package deploy
 
 import (
 	"bytes"
-	"context"
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -34,47 +34,37 @@ func Asks(args []string) bool {
 
 // A question is what the flags say.
 type question struct {
-	flags   *flag.FlagSet
-	unit    string
+	step
 	now     bool
 	target  string
 	force   bool
-	start   bool
 	restore bool
-	file    string
 	health  string
-	name    string
-	version string
-	was     int
 }
 
+// parse reads the flags, of which each question uses its own.
 func parse(args []string) (*question, error) {
-	q := &question{flags: flag.NewFlagSet(args[0], flag.ContinueOnError)}
-	q.flags.SetOutput(io.Discard)
-	q.flags.Bool("shell", true, "print lines KEY=VALUE")
-	q.flags.StringVar(&q.unit, "unit", "", "`service` of systemd")
-	switch args[1] {
-	case "-shell":
-		q.flags.BoolVar(&q.now, "now", false, "do not wait until nothing is under way")
-	case "-binary":
-		q.flags.StringVar(&q.file, "binary", "", "new `file`")
-		q.flags.StringVar(&q.target, "target", "", "`file` that it is to replace")
-		q.flags.BoolVar(&q.force, "force", false, "baton may replace another program")
-	case "-health":
-		q.flags.StringVar(&q.health, "health", "", "`path` or URL that is asked for")
-	case "-serves":
-		q.flags.StringVar(&q.file, "serves", "", "`file` that is to serve")
-		q.flags.BoolVar(&q.start, "start", false, "the service is not alive")
-		q.flags.BoolVar(&q.restore, "restore", false, "the file was put back")
-		q.flags.StringVar(&q.name, "name", "", "`name` of what is to serve")
-		q.flags.StringVar(&q.version, "version", "", "`version` that is to serve")
-		q.flags.IntVar(&q.was, "was", 0, "`pid` of what served before")
-	}
-	if err := q.flags.Parse(args[1:]); err != nil {
+	q := new(question)
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	flags.Bool("shell", true, "print lines KEY=VALUE")
+	flags.StringVar(&q.Unit, "unit", "", "`service` of systemd")
+	flags.BoolVar(&q.now, "now", false, "do not wait until nothing is under way")
+	flags.StringVar(&q.File, "binary", "", "new `file`")
+	flags.StringVar(&q.target, "target", "", "`file` that it is to replace")
+	flags.BoolVar(&q.force, "force", false, "baton may replace another program")
+	flags.StringVar(&q.health, "health", "", "`path` or URL that is asked for")
+	flags.StringVar(&q.File, "serves", "", "`file` that is to serve")
+	flags.BoolVar(&q.Start, "start", false, "the service is not alive")
+	flags.BoolVar(&q.restore, "restore", false, "the file was put back")
+	flags.StringVar(&q.Name, "name", "", "`name` of what is to serve")
+	flags.StringVar(&q.Version, "version", "", "`version` that is to serve")
+	flags.IntVar(&q.WasPID, "was", 0, "`pid` of what served before")
+	if err := flags.Parse(args[1:]); err != nil {
 		return nil, err
 	}
-	if q.flags.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q", q.flags.Arg(0))
+	if flags.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	return q, nil
 }
@@ -91,16 +81,15 @@ func Answer(w io.Writer, args []string) (code int) {
 	}
 	var a answer
 	a.say("answered", questions)
-	ctx := context.Background()
 	switch args[1] {
 	case "-shell":
-		err = a.describe(ctx, q)
+		err = a.describe(q)
 	case "-binary":
-		err = a.judge(ctx, q)
+		err = a.judge(q)
 	case "-health":
-		err = a.health(ctx, q)
+		err = a.health(q)
 	case "-serves":
-		err = a.step(ctx, q)
+		err = a.step(q)
 	}
 	if err != nil {
 		a.say("problem", err)
@@ -140,57 +129,57 @@ func (a *answer) yes(key string, is bool) {
 
 // describe tells what runs, and which file a deploy would replace. Without a unit it says only that
 // it understands the question.
-func (a *answer) describe(ctx context.Context, q *question) error {
-	if q.unit == "" {
+func (a *answer) describe(q *question) error {
+	if q.Unit == "" {
 		return nil
 	}
 	limit := 300 * time.Second
 	if q.now {
 		limit = 0
 	}
-	u, waited, err := AwaitUnit(ctx, q.unit, limit)
+	u, waited, err := awaitUnit(q.Unit, limit)
 	if err != nil && (!q.now || waited != "" || u.Name == "") {
 		return err
 	}
 	a.say("waited", waited)
 	a.say("active", u.Active)
-	p, err := u.Running()
+	p, err := u.running()
 	if err != nil {
 		return err
 	}
 	a.yes("alive", p != nil)
-	target, err := u.Target(p)
+	target, err := u.target(p)
 	if err != nil {
 		return err
 	}
 	a.say("target", target)
 	before := ""
 	if previous := target + ".previous"; fileID(previous) != "" {
-		if name := NameOf(ctx, p, previous); name != "" {
+		if name := nameOf(p, previous); name != "" {
 			before = "; before it: " + name
 		}
 	}
 	if p == nil {
-		name := NameOf(ctx, nil, target)
-		a.yes("embedded", !IsBaton(target))
+		name := nameOf(nil, target)
+		a.yes("embedded", !isBaton(target))
 		a.say("pid", 0)
 		a.say("name", name)
 		if q.now {
-			return fmt.Errorf("%s is %s; in place is %s%s", u.Name, u.Active, orElse(name, "a binary that does not run"), before)
+			return fmt.Errorf("%s is %s; in place is %s%s", u.Name, u.Active, cmp.Or(name, "a binary that does not run"), before)
 		}
 		return nil
 	}
-	return a.describeRunning(ctx, q, u, p, target, before)
+	return a.describeRunning(q, u, p, target, before)
 }
 
 // describeRunning tells what the main process runs, and what it answers.
-func (a *answer) describeRunning(ctx context.Context, q *question, u Unit, p *Process, target, before string) error {
+func (a *answer) describeRunning(q *question, u unit, p *process, target, before string) error {
 	runs := fileID(p.file("exe"))
-	embedded := !IsBaton(p.file("exe"))
+	embedded := !isBaton(p.file("exe"))
 	a.yes("embedded", embedded)
 	a.say("pid", p.PID)
 	a.say("runs", runs)
-	s, err := AskStatus(ctx, p)
+	s, err := askStatus(p)
 	if err != nil {
 		if q.now {
 			return fmt.Errorf("nobody answers on the control socket of %s: %w", u.Name, err)
@@ -204,7 +193,7 @@ func (a *answer) describeRunning(ctx context.Context, q *question, u Unit, p *Pr
 	a.say("generation", s.Generation)
 	name := s.Version
 	if !embedded && (runs == "" || runs == fileID(target)) {
-		if r, err := ReleaseOf(ctx, p, target); err == nil {
+		if r, err := releaseOf(p, target); err == nil {
 			name = r.String()
 		}
 	}
@@ -214,40 +203,40 @@ func (a *answer) describeRunning(ctx context.Context, q *question, u Unit, p *Pr
 }
 
 // judge says whether a new binary is any good for the service.
-func (a *answer) judge(ctx context.Context, q *question) error {
-	if err := CheckProgram(q.file); err != nil {
+func (a *answer) judge(q *question) error {
+	if err := checkProgram(q.File); err != nil {
 		return err
 	}
-	var p *Process
+	var p *process
 	embedded := false
-	if q.unit != "" {
-		u, err := ShowUnit(ctx, q.unit)
+	if q.Unit != "" {
+		u, err := showUnit(q.Unit)
 		if err != nil {
 			return err
 		}
-		if p, err = u.Running(); err != nil {
+		if p, err = u.running(); err != nil {
 			return err
 		}
-		embedded = !IsBaton(q.target)
+		embedded = !isBaton(q.target)
 		if p != nil {
-			embedded = !IsBaton(p.file("exe"))
+			embedded = !isBaton(p.file("exe"))
 		}
 	}
 	if embedded {
-		if !q.force && IsBaton(q.file) {
-			return fmt.Errorf("it is baton, and %s runs another program; --force deploys it all the same", q.unit)
+		if !q.force && isBaton(q.File) {
+			return fmt.Errorf("it is baton, and %s runs another program; --force deploys it all the same", q.Unit)
 		}
 		a.say("name", "the new binary")
-		a.yes("same", sameContent(q.file, q.target))
+		a.yes("same", sameContent(q.File, q.target))
 		return nil
 	}
-	if !IsBaton(q.file) {
-		if q.unit == "" {
+	if !isBaton(q.File) {
+		if q.Unit == "" {
 			return errors.New("it is not baton")
 		}
-		return fmt.Errorf("it is not baton, which %s runs", q.unit)
+		return fmt.Errorf("it is not baton, which %s runs", q.Unit)
 	}
-	release, err := ReleaseOf(ctx, p, q.file)
+	release, err := releaseOf(p, q.File)
 	if err != nil {
 		return err
 	}
@@ -256,11 +245,11 @@ func (a *answer) judge(ctx context.Context, q *question) error {
 	if p == nil {
 		return nil
 	}
-	if err := CheckConfiguration(ctx, p, q.file); err != nil {
+	if err := checkConfiguration(p, q.File); err != nil {
 		return err
 	}
 	if runs := fileID(p.file("exe")); runs == "" || runs == fileID(q.target) {
-		present, err := ReleaseOf(ctx, p, q.target)
+		present, err := releaseOf(p, q.target)
 		a.yes("same", err == nil && present == release)
 	}
 	return nil
@@ -273,39 +262,38 @@ func sameContent(a, b string) bool {
 }
 
 // health asks at the addresses of what serves.
-func (a *answer) health(ctx context.Context, q *question) error {
-	u, err := ShowUnit(ctx, q.unit)
+func (a *answer) health(q *question) error {
+	u, err := showUnit(q.Unit)
 	if err != nil {
 		return err
 	}
-	p, err := u.Running()
+	p, err := u.running()
 	if err != nil {
 		return err
 	}
 	if p == nil {
-		return fmt.Errorf("%s is %s", q.unit, u.Active)
+		return fmt.Errorf("%s is %s", q.Unit, u.Active)
 	}
-	s, err := AskStatus(ctx, p)
+	s, err := askStatus(p)
 	if err != nil {
 		return fmt.Errorf("nobody answers on the control socket: %w", err)
 	}
-	answers, err := CheckHealth(ctx, q.health, s.Listen)
+	answers, err := checkHealth(q.health, s.Listen)
 	a.say("answers", answers)
 	return err
 }
 
 // step has the service change to the file in place.
-func (a *answer) step(ctx context.Context, q *question) error {
-	step := Step{Unit: q.unit, File: q.file, Start: q.start, Name: q.name, Version: q.version, WasPID: q.was}
-	var s Serving
+func (a *answer) step(q *question) error {
+	var s serving
 	var err error
 	if q.restore {
 		var reloads int
-		s, reloads, err = step.Restore(ctx)
+		s, reloads, err = q.Restore()
 		a.yes("again", reloads > 0)
 	} else {
 		var drain string
-		s, drain, err = step.Do(ctx)
+		s, drain, err = q.Do()
 		a.say("drained", drain)
 	}
 	a.say("generation", s.Status.Generation)

@@ -2,7 +2,7 @@ package deploy
 
 import (
 	"bytes"
-	"context"
+	"cmp"
 	"debug/buildinfo"
 	"debug/elf"
 	"encoding/binary"
@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"regexp"
+	"runtime"
 	"strings"
 )
 
@@ -20,9 +21,9 @@ const mainPackage = "example.com/baton"
 // isStandIn matches the line that the version command of a script which stands for Baton prints.
 var isStandIn = regexp.MustCompile(`baton .*\(commit `)
 
-// IsBaton reports whether a file is Baton, without running it: whatever else embeds its
+// isBaton reports whether a file is Baton, without running it: whatever else embeds its
 // packages may take a command for nothing, and start to serve.
-func IsBaton(path string) bool {
+func isBaton(path string) bool {
 	if script, ok := readScript(path); ok {
 		return isStandIn.Match(script)
 	}
@@ -41,10 +42,10 @@ func readScript(path string) (script []byte, ok bool) {
 	return script, err == nil && bytes.HasPrefix(script, []byte("#!"))
 }
 
-// CheckProgram fails if a file is no program for this machine, or not all of one. It
+// checkProgram fails if a file is no program for this machine, or not all of one. It
 // reads what is to be known from the headers, before anything is run: execvp, which most
 // tools use, would hand a file that the kernel refuses to a shell.
-func CheckProgram(path string) error {
+func checkProgram(path string) error {
 	if _, ok := readScript(path); ok {
 		return nil
 	}
@@ -57,17 +58,12 @@ func CheckProgram(path string) error {
 	if err != nil {
 		return err
 	}
-	self, err := os.Open("/proc/self/exe") // which this machine runs
-	if err != nil {
-		return err
-	}
-	defer self.Close()
-	own, err := machineOf(self)
-	if err != nil {
-		return err
-	}
-	if its != own && (its != elf.EM_386 && its != elf.EM_X86_64 || own != elf.EM_386 && own != elf.EM_X86_64) { // one kernel may run both
-		return fmt.Errorf("it is for %s, and this machine is %s", machineName(its), machineName(own))
+	own := runtime.GOARCH
+	if name := machineName(its); !strings.HasPrefix(own, name) || name == "arm" && own == "arm64" {
+		isPC := func(name string) bool { return name == "386" || name == "amd64" } // one kernel may run both
+		if !isPC(name) || !isPC(own) {
+			return fmt.Errorf("it is for %s, and this machine is %s", name, own)
+		}
 	}
 	return checkWhole(f)
 }
@@ -85,30 +81,13 @@ func machineOf(r io.ReaderAt) (elf.Machine, error) {
 	return elf.Machine(order.Uint16(header[18:])), nil
 }
 
-// machineName is the name that Go has for a machine.
-func machineName(m elf.Machine) string {
-	switch m {
-	case elf.EM_386:
-		return "386"
-	case elf.EM_MIPS:
-		return "mips"
-	case elf.EM_PPC64:
-		return "ppc64"
-	case elf.EM_S390:
-		return "s390x"
-	case elf.EM_ARM:
-		return "arm"
-	case elf.EM_X86_64:
-		return "amd64"
-	case elf.EM_AARCH64:
-		return "arm64"
-	case elf.EM_RISCV:
-		return "riscv64"
-	case elf.EM_LOONGARCH:
-		return "loong64"
-	}
-	return m.String()
+var machineNames = map[elf.Machine]string{
+	elf.EM_386: "386", elf.EM_MIPS: "mips", elf.EM_PPC64: "ppc64", elf.EM_S390: "s390x", elf.EM_ARM: "arm",
+	elf.EM_X86_64: "amd64", elf.EM_AARCH64: "arm64", elf.EM_RISCV: "riscv64", elf.EM_LOONGARCH: "loong64",
 }
+
+// machineName is the name that Go has for a machine, whatever its byte order.
+func machineName(m elf.Machine) string { return cmp.Or(machineNames[m], m.String()) }
 
 // checkWhole fails if not all is there that the tables of an ELF file promise.
 func checkWhole(f *os.File) error {
@@ -134,14 +113,14 @@ func checkWhole(f *os.File) error {
 	return nil
 }
 
-// A Release is what a binary of Baton says it is.
-type Release struct {
+// A release is what a binary of Baton says it is.
+type release struct {
 	Version string
 	Commit  string
 }
 
 // String is the release as people name it.
-func (r Release) String() string {
+func (r release) String() string {
 	if r.Commit == "" {
 		return r.Version
 	}
@@ -151,36 +130,36 @@ func (r Release) String() string {
 // versionLine may come after a shell's complaint.
 var versionLine = regexp.MustCompile(`(?m)^baton (.*?) \(commit ([^,)]*)`)
 
-// ReleaseOf runs the version command of a binary, as the service.
-func ReleaseOf(ctx context.Context, p *Process, path string) (Release, error) {
-	output, err := p.Run(ctx, path, "version")
+// releaseOf runs the version command of a binary, as the service.
+func releaseOf(p *process, path string) (release, error) {
+	output, err := p.Run(path, "version")
 	match := versionLine.FindStringSubmatch(output)
 	if err == nil && match != nil {
-		return Release{match[1], match[2]}, nil
+		return release{match[1], match[2]}, nil
 	}
 	code := 0
 	if exit := (*runError)(nil); errors.As(err, &exit) {
 		code, output = exit.code, exit.output
 	}
-	return Release{}, fmt.Errorf("its version command fails (exit code %d): %s", code, orElse(strings.TrimSpace(output), "it prints nothing"))
+	return release{}, fmt.Errorf("its version command fails (exit code %d): %s", code, cmp.Or(strings.TrimSpace(output), "it prints nothing"))
 }
 
-// CheckConfiguration has a binary check the configuration of a service that runs.
-func CheckConfiguration(ctx context.Context, p *Process, path string) error {
-	output, err := p.Run(ctx, path, append([]string{"check"}, p.Arguments[1:]...)...)
+// checkConfiguration has a binary check the configuration of a service that runs.
+func checkConfiguration(p *process, path string) error {
+	output, err := p.Run(path, append([]string{"check"}, p.Arguments[1:]...)...)
 	if exit := (*runError)(nil); errors.As(err, &exit) {
-		return fmt.Errorf("its check of today's configuration fails (exit code %d):\n%s", exit.code, orElse(output, exit.output))
+		return fmt.Errorf("its check of today's configuration fails (exit code %d):\n%s", exit.code, cmp.Or(output, exit.output))
 	}
 	return nil
 }
 
-// NameOf is the name of a file that need not run now: its release or, of what is not
+// nameOf is the name of a file that need not run now: its release or, of what is not
 // Baton and so must not be run, its path; "" if it does not run.
-func NameOf(ctx context.Context, p *Process, path string) string {
-	if !IsBaton(path) {
+func nameOf(p *process, path string) string {
+	if !isBaton(path) {
 		return path
 	}
-	r, err := ReleaseOf(ctx, p, path)
+	r, err := releaseOf(p, path)
 	if err != nil {
 		return ""
 	}

@@ -36,12 +36,12 @@ func TestCheckProgram(t *testing.T) {
 		{"big-endian", "\x7fELF\x02\x02\x01" + strings.Repeat("\x00", 11) + "\x00\x16" + strings.Repeat("\x00", 4000), "it is for s390x, and"},
 	}
 	for _, tt := range tests {
-		err := CheckProgram(write(t, filepath.Join(t.TempDir(), "x"), tt.content))
+		err := checkProgram(write(t, filepath.Join(t.TempDir(), "x"), tt.content))
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: got %v, want %s", tt.name, err, tt.want)
 		}
 	}
-	if err := CheckProgram(filepath.Join(t.TempDir(), "missing")); err == nil {
+	if err := checkProgram(filepath.Join(t.TempDir(), "missing")); err == nil {
 		t.Error("a missing file is taken for a program")
 	}
 }
@@ -60,7 +60,7 @@ func TestIsBaton(t *testing.T) {
 		{"missing", t.TempDir() + "/x", false},
 	}
 	for _, tt := range tests {
-		if got := IsBaton(tt.path); got != tt.want {
+		if got := isBaton(tt.path); got != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}
 	}
@@ -78,7 +78,7 @@ func TestReleaseOf(t *testing.T) {
 		{"failure after the line", `echo "baton v1 (commit none, go1)"; exit 1`, "", "(exit code 1): baton v1"},
 	}
 	for _, tt := range tests {
-		r, err := ReleaseOf(t.Context(), nil, script(t, tt.script))
+		r, err := releaseOf(nil, script(t, tt.script))
 		if r.String() != tt.want || (err == nil) != (tt.problem == "") || err != nil && !strings.Contains(err.Error(), tt.problem) {
 			t.Errorf("%s: got %q, %v, want %q, %s", tt.name, r, err, tt.want, tt.problem)
 		}
@@ -87,10 +87,10 @@ func TestReleaseOf(t *testing.T) {
 
 func TestCheckConfiguration(t *testing.T) {
 	t.Parallel()
-	if err := CheckConfiguration(t.Context(), service(t), script(t, `[ "$*" = "check -listen it's \$HOME" ]`)); err != nil {
+	if err := checkConfiguration(service(t), script(t, `[ "$*" = "check -listen it's \$HOME" ]`)); err != nil {
 		t.Errorf("got %v, want the arguments of the service to arrive", err)
 	}
-	err := CheckConfiguration(t.Context(), service(t), script(t, "echo one; echo two >&2; exit 2"))
+	err := checkConfiguration(service(t), script(t, "echo one; echo two >&2; exit 2"))
 	if want := "its check of today's configuration fails (exit code 2):\none\ntwo"; err == nil || err.Error() != want {
 		t.Errorf("got %v, want %s", err, want)
 	}
@@ -98,10 +98,10 @@ func TestCheckConfiguration(t *testing.T) {
 
 func TestNameOf(t *testing.T) {
 	t.Parallel()
-	if got := NameOf(t.Context(), nil, "/bin/sh"); got != "/bin/sh" {
+	if got := nameOf(nil, "/bin/sh"); got != "/bin/sh" {
 		t.Errorf("another program: got %q, want its path", got)
 	}
-	if got := NameOf(t.Context(), nil, script(t, "# baton 1 (commit none\nexit 1")); got != "" {
+	if got := nameOf(nil, script(t, "# baton 1 (commit none\nexit 1")); got != "" {
 		t.Errorf("broken: got %q, want nothing", got)
 	}
 }

@@ -13,24 +13,22 @@ import (
 	"time"
 )
 
-// CheckHealth asks what it has to: a whole URL or, of a path, each of the addresses of a
+// checkHealth asks what it has to: a whole URL or, of a path, each of the addresses of a
 // service. An answer below 500 is good. It allows for a bad moment, as of a backend that
 // was just restarted. It returns the answers, for people.
-func CheckHealth(ctx context.Context, what string, addresses []string) (answers string, err error) {
+func checkHealth(what string, addresses []string) (answers string, err error) {
 	for _, wait := range []time.Duration{0, 500 * time.Millisecond, time.Second} {
-		if err := pause(ctx, wait); err != nil {
-			return "", err
-		}
-		if answers, err = checkOnce(ctx, what, addresses); err == nil {
+		time.Sleep(wait)
+		if answers, err = checkOnce(what, addresses); err == nil {
 			return answers, nil
 		}
 	}
 	return "", err
 }
 
-func checkOnce(ctx context.Context, what string, addresses []string) (string, error) {
+func checkOnce(what string, addresses []string) (string, error) {
 	if strings.Contains(what, "://") {
-		code, _, err := fetch(ctx, what, "", false)
+		code, _, err := fetch(what, "", false)
 		return judge(what, code, err)
 	}
 	label := strings.TrimSuffix(what, "/")
@@ -40,10 +38,10 @@ func checkOnce(ctx context.Context, what string, addresses []string) (string, er
 	var answers []string
 	for _, address := range addresses {
 		authority, socket := dialable(address)
-		code, body, err := fetch(ctx, "http://"+authority+what, socket, false)
+		code, body, err := fetch("http://"+authority+what, socket, false)
 		// A listener for TLS says so. Its certificate is for names, not for this address.
 		if err == nil && code == http.StatusBadRequest && strings.Contains(body, "HTTP request to an HTTPS server") {
-			code, _, err = fetch(ctx, "https://"+authority+what, socket, true)
+			code, _, err = fetch("https://"+authority+what, socket, true)
 		}
 		answer, err := judge(address+label, code, err)
 		if err != nil {
@@ -77,8 +75,8 @@ func dialable(address string) (authority, socket string) {
 
 // fetch returns the status and the beginning of the body of one answer: proxies are not
 // used, and redirections not followed.
-func fetch(ctx context.Context, target, socket string, unverified bool) (code int, body string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+func fetch(target, socket string, unverified bool) (code int, body string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	transport := &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: unverified}}
 	if socket != "" {

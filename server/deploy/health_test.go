@@ -77,7 +77,7 @@ func TestCheckHealth(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			got, err := CheckHealth(t.Context(), tt.what, tt.addresses)
+			got, err := checkHealth(tt.what, tt.addresses)
 			if got != tt.want || (err == nil) != (tt.problem == "") || err != nil && !strings.Contains(err.Error(), tt.problem) {
 				t.Errorf("got %q, %v, want %q, %s", got, err, tt.want, tt.problem)
 			}

@@ -19,8 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A Process is what the main process of a service was given.
-type Process struct {
+// A process is what the main process of a service was given.
+type process struct {
 	PID         int
 	Arguments   []string // with the program first
 	Environment []string // without what is for this one process
@@ -28,8 +28,8 @@ type Process struct {
 	Groups      []int
 }
 
-// ReadProcess reads about a process from /proc.
-func ReadProcess(pid int) (*Process, error) {
+// readProcess reads about a process from /proc.
+func readProcess(pid int) (*process, error) {
 	read := func(name string) string {
 		content, _ := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
 		return string(content)
@@ -37,7 +37,7 @@ func ReadProcess(pid int) (*Process, error) {
 	if _, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid)); err != nil {
 		return nil, err
 	}
-	p := &Process{PID: pid}
+	p := &process{PID: pid}
 	if !p.parseStatus(read("status")) {
 		return nil, errMissing
 	}
@@ -59,7 +59,7 @@ func splitNUL(s string) []string {
 }
 
 // parseStatus reads the effective user and the groups from /proc/PID/status.
-func (p *Process) parseStatus(status string) bool {
+func (p *process) parseStatus(status string) bool {
 	found := 0
 	for line := range strings.Lines(status) {
 		key, value, _ := strings.Cut(line, ":")
@@ -80,16 +80,16 @@ func (p *Process) parseStatus(status string) bool {
 	return found == 2
 }
 
-func (p *Process) file(name string) string { return fmt.Sprintf("/proc/%d/%s", p.PID, name) }
+func (p *process) file(name string) string { return fmt.Sprintf("/proc/%d/%s", p.PID, name) }
 
 // runTime bounds a command of a binary that is checked.
 const runTime = 20 * time.Second
 
 // Run runs a program as the service would: as its user, in its directories, with its
 // environment. The error is about what it printed, and only set if it did not exit with 0.
-// A nil Process runs it as the caller does.
-func (p *Process) Run(ctx context.Context, program string, args ...string) (output string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, runTime)
+// A nil process runs it as the caller does.
+func (p *process) Run(program string, args ...string) (output string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), runTime)
 	defer cancel()
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, args...)
@@ -134,7 +134,7 @@ func (e *runError) Error() string { return e.output }
 
 // adopt prepares the thread and the command for a start as the service. The environment,
 // which the service can change, reaches nothing that runs as another user.
-func (p *Process) adopt(cmd *exec.Cmd) {
+func (p *process) adopt(cmd *exec.Cmd) {
 	cmd.Env = p.Environment
 	if cmd.Env == nil {
 		cmd.Env = []string{}
@@ -159,7 +159,7 @@ func (p *Process) adopt(cmd *exec.Cmd) {
 // enter brings the thread to where the service is: in its mount namespace, its root and
 // its working directory. It does nothing if a directory cannot be seen from there, as a
 // sandbox may have it, or if the kernel does not permit it.
-func (p *Process) enter(dir string) bool {
+func (p *process) enter(dir string) bool {
 	const flags = unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC
 	root, err := unix.Open(p.file("root"), flags, 0)
 	if err != nil {

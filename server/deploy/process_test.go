@@ -11,7 +11,7 @@ import (
 
 func TestReadProcess(t *testing.T) {
 	t.Parallel()
-	p, err := ReadProcess(os.Getpid())
+	p, err := readProcess(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,11 +22,11 @@ func TestReadProcess(t *testing.T) {
 
 func TestParseStatus(t *testing.T) {
 	t.Parallel()
-	var p Process
+	var p process
 	if !p.parseStatus("Name:\tbaton\nUid:\t10\t11\t12\t13\nGid:\t20\t21\t22\t23\nGroups:\t1 2 3 \n") || p.UID != 10 || p.GID != 20 || !slices.Equal(p.Groups, []int{1, 2, 3}) {
 		t.Errorf("got %+v", p)
 	}
-	if new(Process).parseStatus("Name:\tbaton\n") {
+	if new(process).parseStatus("Name:\tbaton\n") {
 		t.Error("a status without a user is taken for one")
 	}
 }
@@ -51,9 +51,9 @@ func TestIsOwn(t *testing.T) {
 }
 
 // A service is this process, with other arguments and another environment.
-func service(t testing.TB) *Process {
+func service(t testing.TB) *process {
 	t.Helper()
-	p, err := ReadProcess(os.Getpid())
+	p, err := readProcess(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,21 +69,21 @@ func TestRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	program := script(t, `pwd; id -u; printf '<%s>' "$ODD" "${EMPTY-unset}" "${HOME-unset}" "$@"`)
-	got, err := service(t).Run(t.Context(), program, "a b", "")
+	got, err := service(t).Run(program, "a b", "")
 	want := fmt.Sprintf("%s\n%d\n<it's \"$HOME\" `x`\n\tand more><><unset><a b><>", dir, os.Getuid())
 	if got != want || err != nil {
 		t.Errorf("got %q, %v, want %q", got, err, want)
 	}
-	for _, p := range []*Process{service(t), nil} {
-		got, err = p.Run(t.Context(), script(t, "echo lost >&2; exit 3"))
+	for _, p := range []*process{service(t), nil} {
+		got, err = p.Run(script(t, "echo lost >&2; exit 3"))
 		exit := (*runError)(nil)
 		if !errors.As(err, &exit) || exit.code != 3 || got != "lost" {
 			t.Errorf("exit 3: got %q, %v", got, err)
 		}
-		if _, err = p.Run(t.Context(), write(t, t.TempDir()+"/x", "no program")); err == nil || !strings.Contains(err.Error(), "exec format error") {
+		if _, err = p.Run(write(t, t.TempDir()+"/x", "no program")); err == nil || !strings.Contains(err.Error(), "exec format error") {
 			t.Errorf("no program: got %v", err)
 		}
-		if _, err = p.Run(t.Context(), script(t, "kill -9 $$")); !errors.As(err, &exit) || exit.code != 137 {
+		if _, err = p.Run(script(t, "kill -9 $$")); !errors.As(err, &exit) || exit.code != 137 {
 			t.Errorf("killed: got %v, want 137", err)
 		}
 	}
@@ -101,7 +101,7 @@ func TestRunAsUser(t *testing.T) {
 	p := service(t)
 	p.UID, p.GID, p.Groups = 12345, 23456, []int{34567}
 	program := "/bin/sh"
-	got, err := p.Run(t.Context(), program, "-c", "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status")
+	got, err := p.Run(program, "-c", "id -u; id -g; id -G; grep NoNewPrivs /proc/self/status")
 	if want := "12345\n23456\n23456 34567\nNoNewPrivs:\t1"; got != want || err != nil {
 		t.Errorf("got %q, %v, want %q", got, err, want)
 	}

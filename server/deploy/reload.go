@@ -1,7 +1,6 @@
 package deploy
 
 import (
-	"context"
 	"fmt"
 	"os/exec"
 	"regexp"
@@ -10,11 +9,11 @@ import (
 	"unicode"
 )
 
-// Reload has systemd reload or restart a unit. It returns what the commands of the unit said about
+// reload has systemd reload or restart a unit. It returns what the commands of the unit said about
 // it: that goes to the journal.
-func Reload(ctx context.Context, verb, unit string) (said string, err error) {
+func reload(verb, unit string) (said string, err error) {
 	command := func(name string, args ...string) (string, error) {
-		out, err := exec.CommandContext(ctx, name, args...).CombinedOutput()
+		out, err := exec.Command(name, args...).CombinedOutput()
 		return string(out), err
 	}
 	if verb == "restart" {
@@ -59,8 +58,8 @@ var (
 	drained = regexp.MustCompile(`(?m)^generation .*(; generation .*)$`)
 )
 
-// A Step is a change of what serves to the file in place.
-type Step struct {
+// A step is a change of what serves to the file in place.
+type step struct {
 	Unit  string
 	File  string
 	Start bool // the service is not alive: start it, in place of a reload
@@ -73,16 +72,16 @@ type Step struct {
 
 // Do reloads or starts the service, and waits until the file serves. What it returns for people is
 // how the predecessor was drained.
-func (st Step) Do(ctx context.Context) (s Serving, drain string, err error) {
+func (st step) Do() (s serving, drain string, err error) {
 	verb, noun := "reload", "reload"
 	if st.Start {
 		verb, noun = "restart", "start"
 	}
-	said, err := Reload(ctx, verb, st.Unit)
+	said, err := reload(verb, st.Unit)
 	if err != nil {
 		return s, "", fmt.Errorf("%s of %s failed:\n%s", noun, st.Unit, strings.TrimSpace(goesOn.ReplaceAllString(said, "")))
 	}
-	if s, err = AwaitServing(ctx, st.Unit, st.File, 5*time.Second, false); err != nil {
+	if s, err = awaitServing(st.Unit, st.File, 5*time.Second, false); err != nil {
 		return s, "", fmt.Errorf("%s does not serve: %w", st.Name, err)
 	}
 	if s.Unit.PID == st.WasPID {
@@ -99,9 +98,9 @@ func (st Step) Do(ctx context.Context) (s Serving, drain string, err error) {
 
 // Restore sees to it that the file, which was put back, serves. It reloads the service as often as
 // need be, up to twice, and starts one that went down and was alive before.
-func (st Step) Restore(ctx context.Context) (s Serving, reloads int, err error) {
+func (st step) Restore() (s serving, reloads int, err error) {
 	for {
-		s, err = AwaitServing(ctx, st.Unit, st.File, 10*time.Second, true)
+		s, err = awaitServing(st.Unit, st.File, 10*time.Second, true)
 		if err == nil || reloads == 2 || s.Unit.isDown() && st.Start {
 			return s, reloads, err
 		}
@@ -110,6 +109,6 @@ func (st Step) Restore(ctx context.Context) (s Serving, reloads int, err error) 
 			verb = "restart"
 		}
 		reloads++
-		Reload(ctx, verb, st.Unit)
+		reload(verb, st.Unit)
 	}
 }

@@ -14,11 +14,11 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// AskStatus asks the main process of a service, on its control socket, which generation
+// askStatus asks the main process of a service, on its control socket, which generation
 // serves. The socket is found from the outside, so that it takes neither the arguments of
 // the service nor an understanding of them.
-func AskStatus(ctx context.Context, p *Process) (status upgrade.Status, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+func askStatus(p *process) (status upgrade.Status, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	err = fmt.Errorf("pid %d has none", p.PID)
 	for _, path := range p.controlSockets() {
@@ -41,7 +41,7 @@ func AskStatus(ctx context.Context, p *Process) (status upgrade.Status, err erro
 
 // controlSockets returns the unix sockets on which the process is listening, and which only its
 // user may use.
-func (p *Process) controlSockets() (paths []string) {
+func (p *process) controlSockets() (paths []string) {
 	links, _ := filepath.Glob(p.file("fd/*"))
 	own := make(map[string]bool)
 	for _, link := range links {
@@ -81,9 +81,9 @@ func listeningSocket(line string, sockets map[string]bool) (path string, ok bool
 	return path, path != "" && path[0] != '@'
 }
 
-// A Serving is what was seen to serve.
-type Serving struct {
-	Unit   Unit
+// A serving is what was seen to serve.
+type serving struct {
+	Unit   unit
 	Status upgrade.Status
 }
 
@@ -92,19 +92,19 @@ var errNotInPlace = errors.New("which is not the binary in place")
 
 // look checks that the file serves: what systemd has for the main process is what answers on the
 // control socket, and runs the file.
-func look(ctx context.Context, unit, file string) (s Serving, err error) {
-	if s.Unit, err = ShowUnit(ctx, unit); err != nil {
+func look(unit, file string) (s serving, err error) {
+	if s.Unit, err = showUnit(unit); err != nil {
 		return s, err
 	}
 	u := s.Unit
 	if u.isDown() {
 		return s, fmt.Errorf("%s is %s", unit, u.Active)
 	}
-	p, err := ReadProcess(u.PID)
+	p, err := readProcess(u.PID)
 	if u.PID == 0 || err != nil {
 		return s, fmt.Errorf("%s is %s (%s), and has no main process", unit, u.Active, u.Sub)
 	}
-	if s.Status, err = AskStatus(ctx, p); err != nil {
+	if s.Status, err = askStatus(p); err != nil {
 		return s, fmt.Errorf("nobody answers on the control socket: %w", err)
 	}
 	switch status, runs := s.Status, fileID(p.file("exe")); {
@@ -118,12 +118,12 @@ func look(ctx context.Context, unit, file string) (s Serving, err error) {
 	return s, nil
 }
 
-// AwaitServing looks until the file serves. An upgrade that is under way, as after a reload that does
+// awaitServing looks until the file serves. An upgrade that is under way, as after a reload that does
 // not wait, does not count towards the limit: the service bounds that itself. With restoring, another
 // file that serves is the end at once: it does not go by itself.
-func AwaitServing(ctx context.Context, unit, file string, limit time.Duration, restoring bool) (Serving, error) {
+func awaitServing(unit, file string, limit time.Duration, restoring bool) (serving, error) {
 	for began := time.Now(); ; {
-		s, err := look(ctx, unit, file)
+		s, err := look(unit, file)
 		other := errors.Is(err, errNotInPlace)
 		if err == nil || s.Unit.isDown() || other && restoring {
 			return s, err
@@ -134,8 +134,6 @@ func AwaitServing(ctx context.Context, unit, file string, limit time.Duration, r
 		if time.Since(began) >= limit {
 			return s, err
 		}
-		if err := pause(ctx, 50*time.Millisecond); err != nil {
-			return s, err
-		}
+		time.Sleep(50 * time.Millisecond)
 	}
 }

@@ -1,7 +1,7 @@
 package deploy
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// A Unit is what systemd knows of a service.
-type Unit struct {
+// A unit is what systemd knows of a service.
+type unit struct {
 	Name      string
 	Load      string // "loaded", "not-found"
 	Active    string
@@ -28,19 +28,19 @@ type Unit struct {
 // errMissing is what systemd and /proc leave out.
 var errMissing = errors.New("missing")
 
-// ShowUnit asks systemd for a unit.
-func ShowUnit(ctx context.Context, name string) (Unit, error) {
-	out, err := exec.CommandContext(ctx, "systemctl", "show", "-p", "LoadState", "-p", "ActiveState", "-p", "SubState",
+// showUnit asks systemd for a unit.
+func showUnit(name string) (unit, error) {
+	out, err := exec.Command("systemctl", "show", "-p", "LoadState", "-p", "ActiveState", "-p", "SubState",
 		"-p", "MainPID", "-p", "CanReload", "-p", "ExecStart", name).CombinedOutput()
 	if err != nil {
-		return Unit{}, fmt.Errorf("ask systemd for %s: %s", name, orElse(strings.TrimSpace(string(out)), err.Error()))
+		return unit{}, fmt.Errorf("ask systemd for %s: %s", name, cmp.Or(strings.TrimSpace(string(out)), err.Error()))
 	}
 	return parseUnit(name, string(out)), nil
 }
 
 // parseUnit reads what `systemctl show` prints.
-func parseUnit(name, shown string) Unit {
-	u := Unit{Name: name, CanReload: true}
+func parseUnit(name, shown string) unit {
+	u := unit{Name: name, CanReload: true}
 	for line := range strings.Lines(shown) {
 		key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "=")
 		switch key {
@@ -63,16 +63,16 @@ func parseUnit(name, shown string) Unit {
 	return u
 }
 
-// IsAlive reports whether the service runs, rather than being stopped, failed or in a
+// isAlive reports whether the service runs, rather than being stopped, failed or in a
 // loop of restarts.
-func (u Unit) IsAlive() bool { return u.Active == "active" || u.Active == "reloading" }
+func (u unit) isAlive() bool { return u.Active == "active" || u.Active == "reloading" }
 
 // isDown reports whether nothing runs, nor will without a start.
-func (u Unit) isDown() bool { return u.Active == "inactive" || u.Active == "failed" }
+func (u unit) isDown() bool { return u.Active == "inactive" || u.Active == "failed" }
 
 // isChanging reports whether a start, a stop or an upgrade is under way. A loop of
 // restarts is none of these: it goes on until somebody acts.
-func (u Unit) isChanging() bool {
+func (u unit) isChanging() bool {
 	switch u.Active {
 	case "reloading", "deactivating":
 		return true
@@ -82,27 +82,25 @@ func (u Unit) isChanging() bool {
 	return false
 }
 
-// AwaitUnit waits until nothing is under way in a unit. It returns the state that it
+// awaitUnit waits until nothing is under way in a unit. It returns the state that it
 // waited for to end, if it had to.
-func AwaitUnit(ctx context.Context, name string, limit time.Duration) (u Unit, waited string, err error) {
+func awaitUnit(name string, limit time.Duration) (u unit, waited string, err error) {
 	for began := time.Now(); ; {
-		if u, err = ShowUnit(ctx, name); err != nil || !u.isChanging() {
+		if u, err = showUnit(name); err != nil || !u.isChanging() {
 			return u, waited, err
 		}
 		if time.Since(began) > limit {
 			return u, waited, fmt.Errorf("%s has been %s for %d s; nothing was replaced", name, u.Active, int(limit.Seconds()))
 		}
 		waited = u.Active
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
-			return u, waited, err
-		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 
 // Target returns the file that a deploy has to replace: the program that the main
 // process was started as, with symlinks followed; of a service that is not alive, p is
 // nil, and it is the program that the unit names.
-func (u Unit) Target(p *Process) (string, error) {
+func (u unit) target(p *process) (string, error) {
 	program := u.Program
 	if p != nil && strings.HasPrefix(p.Arguments[0], "/") {
 		program = p.Arguments[0]
@@ -124,17 +122,17 @@ func (u Unit) Target(p *Process) (string, error) {
 
 // Running returns the main process of a service that is alive, nil of another. It fails
 // where no deploy can be.
-func (u Unit) Running() (*Process, error) {
+func (u unit) running() (*process, error) {
 	if u.Load != "loaded" {
-		return nil, fmt.Errorf("there is no %s: systemd says it is %s", u.Name, orElse(u.Load, "unknown"))
+		return nil, fmt.Errorf("there is no %s: systemd says it is %s", u.Name, cmp.Or(u.Load, "unknown"))
 	}
-	if !u.IsAlive() {
+	if !u.isAlive() {
 		return nil, nil
 	}
 	if u.PID == 0 {
 		return nil, fmt.Errorf("%s has no main process", u.Name)
 	}
-	p, err := ReadProcess(u.PID)
+	p, err := readProcess(u.PID)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the environment of pid %d, the main process of %s: run this as root, or as the user of the service", u.PID, u.Name)
 	}
@@ -154,20 +152,4 @@ func fileID(path string) string {
 		return ""
 	}
 	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
-}
-
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }

@@ -17,7 +17,7 @@ MainPID=42
 CanReload=yes
 ExecStart={ path=/opt/a b/baton ; argv[]=/opt/a b/baton -x=y ; ignore_errors=no ; start_time=[n/a] ; pid=0 }
 `)
-	want := Unit{"baton.service", "loaded", "active", "running", 42, true, "/opt/a b/baton", "/opt/a b/baton -x=y"}
+	want := unit{"baton.service", "loaded", "active", "running", 42, true, "/opt/a b/baton", "/opt/a b/baton -x=y"}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
@@ -42,9 +42,9 @@ func TestUnitStates(t *testing.T) {
 		{"failed", "failed", false, true, false},
 	}
 	for _, tt := range tests {
-		u := Unit{Active: tt.active, Sub: tt.sub}
-		if u.IsAlive() != tt.alive || u.isDown() != tt.down || u.isChanging() != tt.isChanging {
-			t.Errorf("%s (%s): got alive %v, down %v, changing %v", tt.active, tt.sub, u.IsAlive(), u.isDown(), u.isChanging())
+		u := unit{Active: tt.active, Sub: tt.sub}
+		if u.isAlive() != tt.alive || u.isDown() != tt.down || u.isChanging() != tt.isChanging {
+			t.Errorf("%s (%s): got alive %v, down %v, changing %v", tt.active, tt.sub, u.isAlive(), u.isDown(), u.isChanging())
 		}
 	}
 }
@@ -74,11 +74,11 @@ func TestTarget(t *testing.T) {
 		{name: "directory", program: dir, problem: "is not there"},
 	}
 	for _, tt := range tests {
-		var p *Process
+		var p *process
 		if tt.started != "" {
-			p = &Process{PID: 7, Arguments: []string{tt.started}}
+			p = &process{PID: 7, Arguments: []string{tt.started}}
 		}
-		got, err := Unit{Name: "x.service", Program: tt.program, Arguments: tt.argument}.Target(p)
+		got, err := unit{Name: "x.service", Program: tt.program, Arguments: tt.argument}.target(p)
 		if got != tt.want || (err == nil) != (tt.problem == "") || err != nil && !strings.Contains(err.Error(), tt.problem) {
 			t.Errorf("%s: got %q, %v, want %q, %s", tt.name, got, err, tt.want, tt.problem)
 		}
@@ -87,31 +87,31 @@ func TestTarget(t *testing.T) {
 
 func TestRunning(t *testing.T) {
 	t.Parallel()
-	good := Unit{Name: "x.service", Load: "loaded", Active: "active", PID: os.Getpid(), CanReload: true}
-	with := func(change func(*Unit)) Unit {
+	good := unit{Name: "x.service", Load: "loaded", Active: "active", PID: os.Getpid(), CanReload: true}
+	with := func(change func(*unit)) unit {
 		u := good
 		change(&u)
 		return u
 	}
 	tests := []struct {
-		unit Unit
+		unit unit
 		want string
 	}{
-		{with(func(u *Unit) { u.Load = "not-found" }), "there is no x.service: systemd says it is not-found"},
-		{with(func(u *Unit) { u.Load = "" }), "systemd says it is unknown"},
-		{with(func(u *Unit) { u.PID = 0 }), "x.service has no main process"},
-		{with(func(u *Unit) { u.PID = 1 << 30 }), fmt.Sprintf("cannot read the environment of pid %d", 1<<30)},
-		{with(func(u *Unit) { u.CanReload = false }), "x.service has no ExecReload="},
+		{with(func(u *unit) { u.Load = "not-found" }), "there is no x.service: systemd says it is not-found"},
+		{with(func(u *unit) { u.Load = "" }), "systemd says it is unknown"},
+		{with(func(u *unit) { u.PID = 0 }), "x.service has no main process"},
+		{with(func(u *unit) { u.PID = 1 << 30 }), fmt.Sprintf("cannot read the environment of pid %d", 1<<30)},
+		{with(func(u *unit) { u.CanReload = false }), "x.service has no ExecReload="},
 	}
 	for _, tt := range tests {
-		if _, err := tt.unit.Running(); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := tt.unit.running(); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%+v: got %v, want %s", tt.unit, err, tt.want)
 		}
 	}
-	if p, err := good.Running(); err != nil || p.PID != os.Getpid() {
+	if p, err := good.running(); err != nil || p.PID != os.Getpid() {
 		t.Errorf("got %+v, %v, want this process", p, err)
 	}
-	if p, err := with(func(u *Unit) { u.Active = "failed" }).Running(); p != nil || err != nil {
+	if p, err := with(func(u *unit) { u.Active = "failed" }).running(); p != nil || err != nil {
 		t.Errorf("failed: got %v, %v, want no process", p, err)
 	}
 }

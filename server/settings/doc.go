@@ -10,4 +10,29 @@
 //
 // [ReadClient] reads the fewer settings of commands that ask a running server, from
 // the same sources.
+//
+// # Containers and supervisors
+//
+// Where a new version comes as a new image, no upgrade takes place in the container. What counts
+// there are /readyz, which fails from the first moment of a stop, -shutdown-delay, during which
+// the service goes on until the load balancer has noticed, and SIGTERM:
+//
+//	FROM debian:bookworm-slim
+//	COPY baton /usr/local/bin/baton
+//	ENTRYPOINT ["baton", "-admin", ":9180", "-shutdown-delay", "10s", "-root", "/srv"]
+//
+// and in Kubernetes, with a terminationGracePeriodSeconds above -shutdown-delay and
+// -drain-timeout together (60):
+//
+//	readinessProbe: {httpGet: {path: /readyz, port: 9180}, periodSeconds: 2}
+//	livenessProbe: {httpGet: {path: /healthz, port: 9180}}
+//
+// As process 1, Baton stays until the last generation is gone. Below anything that takes the end
+// of its child for that of the service, as tini, docker run --init, a shell script or supervisord
+// do, it has to be started with -foreground, and logs a warning otherwise:
+//
+//	[program:baton]
+//	command=/usr/local/bin/baton -foreground -config /etc/baton.conf
+//	autorestart=true
+//	stopwaitsecs=60     ; above -shutdown-delay and -drain-timeout together
 package settings

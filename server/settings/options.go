@@ -1,7 +1,6 @@
 package settings
 
 import (
-	"cmp"
 	"log/slog"
 	"net"
 	"net/http"
@@ -13,36 +12,12 @@ import (
 	"example.com/baton/handlers/page"
 	"example.com/baton/handlers/proxy"
 	"example.com/baton/server"
-	"example.com/baton/upgrade"
 )
-
-// none turns a 0 into what means none where 0 means the default.
-func none[T int | time.Duration](n T) T { return cmp.Or(n, -1) }
-
-// Options returns the options of a generation that are settings.
-func (l Lifecycle) Options() upgrade.Options {
-	return upgrade.Options{
-		Control:        l.Control,
-		PIDFile:        l.PIDFile,
-		UpgradeTimeout: l.UpgradeTimeout,
-		DrainTimeout:   l.DrainTimeout,
-		MaxDraining:    none(l.MaxDraining),
-		ShutdownDelay:  l.ShutdownDelay,
-	}
-}
 
 // StopTime returns how long a stop may take at most, but for predecessors that drain:
 // its hooks have ten seconds, and a predecessor that still drains five more.
-func (l Lifecycle) StopTime() time.Duration { return l.ShutdownDelay + l.DrainTimeout + 20*time.Second }
-
-// Options returns the options of a server that are settings.
-func (c Connections) Options() server.Options {
-	return server.Options{
-		IdleGrace:         none(c.IdleGrace),
-		DisableMigration:  !c.Migrate,
-		IdleTimeout:       c.IdleTimeout,
-		ReadHeaderTimeout: c.ReadHeaderTimeout,
-	}
+func (s Settings) StopTime() time.Duration {
+	return s.Lifecycle.ShutdownDelay + s.Lifecycle.DrainTimeout + 20*time.Second
 }
 
 // Handler returns what the public server serves on its listeners, which are in the
@@ -50,15 +25,14 @@ func (c Connections) Options() server.Options {
 // answers.
 func (s Settings) Handler(identity page.Identity, public []net.Listener, logger *slog.Logger) (handler http.Handler, err error) {
 	if s.Files.Root != "" {
-		if handler, err = files.New(files.Options{Root: s.Files.Root, Listing: s.Files.Listing, Logger: logger}); err != nil {
+		s.Files.Logger = logger
+		if handler, err = files.New(s.Files); err != nil {
 			return nil, err
 		}
 	}
 	if len(s.Proxy.Rules) > 0 {
-		handler = proxy.New(proxy.Options{
-			Rules: s.Proxy.Rules, HeaderTimeout: s.Proxy.Timeout, MaxBody: s.Proxy.MaxBody, Logger: logger, Next: handler,
-			OnDrain: server.OnDrain, WebSocketGrace: s.Proxy.WebSocketGrace, StreamGrace: s.Proxy.StreamGrace,
-		})
+		s.Proxy.Logger, s.Proxy.Next, s.Proxy.OnDrain = logger, handler, server.OnDrain
+		handler = proxy.New(s.Proxy)
 	}
 	if handler == nil {
 		handler = page.New(identity, server.Draining)

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/handlers/files"
 	"example.com/baton/handlers/page"
 	"example.com/baton/handlers/proxy"
 	"example.com/baton/server/settings"
@@ -23,13 +24,13 @@ func TestOptionsOfZero(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := s.Connections.Options(); got.IdleGrace >= 0 || got.DisableMigration {
+	if got := s.Connections; got.IdleGrace >= 0 || got.DisableMigration {
 		t.Errorf("got %+v, want no grace, and migration", got)
 	}
-	if got := s.Lifecycle.Options(); got.MaxDraining >= 0 || got.DrainTimeout != 4*time.Second {
+	if got := s.Lifecycle; got.MaxDraining >= 0 || got.DrainTimeout != 4*time.Second {
 		t.Errorf("got %+v, want no predecessor that drains, and 4 seconds to drain", got)
 	}
-	if got, want := s.Lifecycle.StopTime(), 26*time.Second; got != want {
+	if got, want := s.StopTime(), 26*time.Second; got != want {
 		t.Errorf("a stop: got %v, want %v", got, want)
 	}
 }
@@ -50,7 +51,7 @@ func TestHandler(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	directory, applications := settings.Files{Root: root}, settings.Proxy{Rules: []proxy.Rule{rule}, Timeout: time.Minute, MaxBody: 1}
+	directory, applications := files.Options{Root: root}, proxy.Options{Rules: []proxy.Rule{rule}, HeaderTimeout: time.Minute, MaxBody: 1}
 	secured := settings.Addresses{{Address: "unix:/x", TLS: true}, {Address: "127.0.0.1:0", TLS: true}}
 	for _, tt := range []struct {
 		name string
@@ -83,7 +84,7 @@ func TestHandler(t *testing.T) {
 			}
 		})
 	}
-	if _, err := (settings.Settings{Files: settings.Files{Root: "/nosuch"}}).Handler(page.Identity{}, nil, nil); err == nil {
+	if _, err := (settings.Settings{Files: files.Options{Root: "/nosuch"}}).Handler(page.Identity{}, nil, nil); err == nil {
 		t.Error("got no error for a directory that is gone")
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"example.com/baton/handlers/files"
 	"example.com/baton/handlers/proxy"
+	"example.com/baton/server"
 	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
 )
@@ -20,10 +21,11 @@ type Settings struct {
 	Listen      Addresses // of the public server, one at least
 	Admin       string    // address of the admin server; empty: none
 	TLS         TLS
-	Files       Files
-	Proxy       Proxy
-	Connections Connections
-	Lifecycle   Lifecycle
+	Files       files.Options  // without a Root there are none
+	Proxy       proxy.Options  // without Rules there is none
+	Connections server.Options // of both servers
+	Lifecycle   upgrade.Options
+	Foreground  Foreground
 	Log         Log
 }
 
@@ -31,41 +33,6 @@ type Settings struct {
 type TLS struct {
 	Certificates  []tlskeys.CertificateFiles
 	RedirectHTTPS bool // redirect requests without TLS
-}
-
-// Files configures the directory that is served.
-type Files struct {
-	Root    string // empty: none
-	Listing bool   // list directories without an index
-}
-
-// Proxy configures the applications that requests are passed on to.
-type Proxy struct {
-	Rules          []proxy.Rule
-	Timeout        time.Duration // until a response begins
-	MaxBody        int64         // bytes of a request
-	WebSocketGrace time.Duration // 0: the drain timeout
-	StreamGrace    time.Duration // 0: the drain timeout
-}
-
-// Connections configures the connections of clients, in the terms of [server.Options].
-type Connections struct {
-	IdleGrace         time.Duration
-	IdleTimeout       time.Duration
-	ReadHeaderTimeout time.Duration
-	Migrate           bool
-}
-
-// Lifecycle configures how generations follow each other, in the terms of
-// [upgrade.Options].
-type Lifecycle struct {
-	Control        string
-	PIDFile        string
-	UpgradeTimeout time.Duration
-	DrainTimeout   time.Duration
-	MaxDraining    int
-	ShutdownDelay  time.Duration
-	Foreground     Foreground
 }
 
 // Foreground is whether the first process stays until the last generation is gone.
@@ -166,7 +133,7 @@ func (r *reader) checkTogether() {
 	_, err := tlskeys.LoadCertificates(s.TLS.Certificates, nil)
 	r.report(err)
 	if s.Files.Root != "" {
-		if _, err := files.New(files.Options{Root: s.Files.Root}); err != nil {
+		if _, err := files.New(s.Files); err != nil {
 			r.report(fmt.Errorf("-root: %w", err))
 		}
 	}

@@ -11,8 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/handlers/files"
 	"example.com/baton/handlers/proxy"
+	"example.com/baton/server"
 	"example.com/baton/server/settings"
+	"example.com/baton/upgrade"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -31,15 +34,16 @@ func defaults(tmp string) settings.Settings {
 	return settings.Settings{
 		Listen: settings.Addresses{{Address: ":8080"}},
 		Admin:  "127.0.0.1:9180",
-		Proxy:  settings.Proxy{Timeout: time.Minute, MaxBody: 1 << 30},
-		Connections: settings.Connections{
-			IdleGrace: time.Second, IdleTimeout: 75 * time.Second, ReadHeaderTimeout: 10 * time.Second, Migrate: true,
+		Proxy:  proxy.Options{HeaderTimeout: time.Minute, MaxBody: 1 << 30},
+		Connections: server.Options{
+			IdleGrace: time.Second, IdleTimeout: 75 * time.Second, ReadHeaderTimeout: 10 * time.Second,
 		},
-		Lifecycle: settings.Lifecycle{
+		Lifecycle: upgrade.Options{
 			Control: filepath.Join(tmp, "baton-7", "control.sock"), UpgradeTimeout: time.Minute, DrainTimeout: 30 * time.Second,
-			MaxDraining: 4, Foreground: settings.Automatic,
+			MaxDraining: 4,
 		},
-		Log: settings.Log{Format: "auto"},
+		Foreground: settings.Automatic,
+		Log:        settings.Log{Format: "auto"},
 	}
 }
 
@@ -72,12 +76,13 @@ func TestRead(t *testing.T) {
 			},
 			want: func(s *settings.Settings) {
 				s.Admin = ""
-				s.Files = settings.Files{Root: dir, Listing: true}
-				s.Proxy = settings.Proxy{Rules: []proxy.Rule{parsed}, Timeout: time.Millisecond, MaxBody: 1,
+				s.Files = files.Options{Root: dir, Listing: true}
+				s.Proxy = proxy.Options{Rules: []proxy.Rule{parsed}, HeaderTimeout: time.Millisecond, MaxBody: 1,
 					WebSocketGrace: 4 * time.Second, StreamGrace: 5 * time.Second}
-				s.Connections = settings.Connections{IdleTimeout: 7 * time.Second, ReadHeaderTimeout: 8 * time.Second}
-				s.Lifecycle = settings.Lifecycle{Control: "/c", PIDFile: dir + "/pid", UpgradeTimeout: 2 * time.Second,
-					DrainTimeout: 3 * time.Second, ShutdownDelay: 6 * time.Second, Foreground: settings.Always}
+				s.Connections = server.Options{IdleGrace: -1, DisableMigration: true, IdleTimeout: 7 * time.Second, ReadHeaderTimeout: 8 * time.Second}
+				s.Lifecycle = upgrade.Options{Control: "/c", PIDFile: dir + "/pid", UpgradeTimeout: 2 * time.Second,
+					DrainTimeout: 3 * time.Second, ShutdownDelay: 6 * time.Second, MaxDraining: -1}
+				s.Foreground = settings.Always
 				s.Log = settings.Log{Format: "json", Level: slog.LevelWarn}
 			},
 		},
@@ -103,7 +108,7 @@ func TestRead(t *testing.T) {
 			name: "the text of a file",
 			file: "\ufeff# comment\r\n--admin\t:1\t# x\n\nlisting\nmigrate false\ncontrol \"\"\nlisten unix:/a#b\npid-file\u00a0" + dir + "/é",
 			want: func(s *settings.Settings) {
-				s.Admin, s.Files.Listing, s.Connections.Migrate, s.Lifecycle.Control = ":1", true, false, ""
+				s.Admin, s.Files.Listing, s.Connections.DisableMigration, s.Lifecycle.Control = ":1", true, true, ""
 				s.Listen, s.Lifecycle.PIDFile = settings.Addresses{{Address: "unix:/a#b"}}, dir+"/é"
 			},
 		},

@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -35,8 +36,7 @@ const (
 // are given once are parsed in this order.
 func (r *reader) table() []setting {
 	s := &r.settings
-	s.Connections.Migrate = true
-	s.Lifecycle.Foreground = Automatic
+	s.Foreground = Automatic
 	rows := []setting{
 		{"listen", each, "", "`address` to serve on: host:port, :port or unix:PATH, with tls: before it for TLS; repeatable (default :8080)", s.addAddress},
 		{"tls-cert", each, "", "`file` with a certificate and its chain, for the tls: addresses; repeatable, with a -tls-key for each", file(&r.certificates)},
@@ -48,14 +48,14 @@ func (r *reader) table() []setting {
 		{"root", once, "", "`folder` whose files are served at /", text(&s.Files.Root)},
 		{"listing", toggle, "", "list directories that have no index.html; false: answer them 403", boolean(&s.Files.Listing)},
 		{"proxy", each, "", "`PREFIX=URL` to pass requests on to; repeatable", s.addProxyRule},
-		{"proxy-timeout", once, "1m0s", "`time` that a backend may take to begin its response", duration(&s.Proxy.Timeout, time.Millisecond)},
+		{"proxy-timeout", once, "1m0s", "`time` that a backend may take to begin its response", duration(&s.Proxy.HeaderTimeout, time.Millisecond)},
 		{"max-body", once, "1073741824", "`bytes` of a proxied request's body, beyond which it is answered 413", s.setMaxBody},
 		{"upgrade-timeout", once, "1m0s", "`time` that a successor may take to be ready", duration(&s.Lifecycle.UpgradeTimeout, time.Millisecond)},
 		{"drain-timeout", once, "30s", "`time` after which a drain cuts what still runs", duration(&s.Lifecycle.DrainTimeout, time.Millisecond)},
-		{"idle-grace", once, "1s", "`time` that a silent connection that does not move stays in a drain", duration(&s.Connections.IdleGrace, 0)},
+		{"idle-grace", once, "1s", "`time` that a silent connection that does not move stays in a drain", s.setIdleGrace},
 		{"websocket-grace", once, "0s", "`time` that WebSockets and other upgraded connections stay in a drain; 0: the drain timeout", duration(&s.Proxy.WebSocketGrace, 0)},
 		{"stream-grace", once, "0s", "`time` that event streams through the proxy go on in a drain; 0: the drain timeout", duration(&s.Proxy.StreamGrace, 0)},
-		{"migrate", toggle, "", "in a drain, move keep-alive connections to the successor; false: close them (default true)", boolean(&s.Connections.Migrate)},
+		{"migrate", toggle, "", "in a drain, move keep-alive connections to the successor; false: close them (default true)", s.setMigrate},
 		{"max-draining", once, "4", "`number` of predecessors that may still drain when an upgrade begins", s.setMaxDraining},
 		{"shutdown-delay", once, "0s", "`time` for which a stop goes on serving while /readyz fails", duration(&s.Lifecycle.ShutdownDelay, 0)},
 		{"idle-timeout", once, "1m15s", "`time` that a connection may be silent between requests", duration(&s.Connections.IdleTimeout, time.Millisecond)},
@@ -155,12 +155,28 @@ func (s *Settings) setMaxBody(text string) error {
 	return nil
 }
 
+// none turns a 0 into what means none where 0 means the default.
+func none[T int | time.Duration](n T) T { return cmp.Or(n, -1) }
+
+func (s *Settings) setIdleGrace(text string) error {
+	err := duration(&s.Connections.IdleGrace, 0)(text)
+	s.Connections.IdleGrace = none(s.Connections.IdleGrace)
+	return err
+}
+
+func (s *Settings) setMigrate(text string) error {
+	migrate := true
+	err := boolean(&migrate)(text)
+	s.Connections.DisableMigration = !migrate
+	return err
+}
+
 func (s *Settings) setMaxDraining(text string) error {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 0 {
 		return fmt.Errorf("%q is not a number of 0 or more", text)
 	}
-	s.Lifecycle.MaxDraining = n
+	s.Lifecycle.MaxDraining = none(n)
 	return nil
 }
 
@@ -169,7 +185,7 @@ func (s *Settings) setForeground(text string) error {
 	if err := boolean(&on)(text); err != nil {
 		return err
 	}
-	s.Lifecycle.Foreground = Foreground(strconv.FormatBool(on))
+	s.Foreground = Foreground(strconv.FormatBool(on))
 	return nil
 }
 

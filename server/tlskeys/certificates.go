@@ -5,7 +5,17 @@
 // owner then calls [Certificates.Refresh] now and then. Whatever has become of the files by
 // then, the server keeps a certificate that works: a pair that is invalid, as one is between
 // the replacement of its two files, leaves the one before in use, and there is a warning if
-// that lasts. Connections that are open are not affected.
+// that lasts. Connections that are open are not affected. The name that a client asks for
+// picks the certificate; the first one is for clients that name none, or one that is not there.
+//
+// The files have to be readable at all times by the user that the service runs as. For certbot
+// that is a hook of mode 755 below /etc/letsencrypt/renewal-hooks/deploy, which is run by hand
+// the first time, with RENEWED_LINEAGE=/etc/letsencrypt/live/NAME:
+//
+//	#!/bin/sh
+//	install -o root -g baton -m 640 "$RENEWED_LINEAGE"/*.pem /etc/baton/
+//
+// With more than one certificate each has a directory of its own.
 //
 // [TicketKeys] rotate as those do that crypto/tls makes for each process, and go on in a
 // successor, so that clients resume their sessions across an upgrade.

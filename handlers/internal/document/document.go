@@ -25,16 +25,22 @@ func hash(html, element string) string {
 	return "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
 }
 
-// Handler serves html. It is never stored: a successor may have a newer one.
+// Handler serves html, which is the same for every request.
 func Handler(html string) http.HandlerFunc {
-	csp := Policy(html)
-	return func(w http.ResponseWriter, _ *http.Request) {
-		h := w.Header()
-		h.Set("Content-Type", "text/html; charset=utf-8")
-		h.Set("Content-Security-Policy", csp)
-		h.Set("X-Content-Type-Options", "nosniff")
-		h.Set("Referrer-Policy", "no-referrer")
-		h.Set("Cache-Control", "no-store")
-		_, _ = w.Write([]byte(html)) // a client that went away is not an error
-	}
+	policy := Policy(html)
+	return func(w http.ResponseWriter, _ *http.Request) { write(w, html, policy) }
+}
+
+// Write answers with html.
+func Write(w http.ResponseWriter, html string) { write(w, html, Policy(html)) }
+
+// write answers with html, which is not to be stored: a successor may have a newer one.
+func write(w http.ResponseWriter, html, policy string) {
+	h := w.Header()
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Set("Content-Security-Policy", policy)
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cache-Control", "no-store")
+	_, _ = w.Write([]byte(html)) // a client that went away is not an error
 }

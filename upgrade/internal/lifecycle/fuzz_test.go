@@ -2,6 +2,8 @@ package lifecycle
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"testing"
 	"time"
 )
@@ -54,6 +56,56 @@ func FuzzMachine(f *testing.F) {
 		}
 		if want := m.Phase().Ended(); (exits == 1) != want || exits > 1 {
 			t.Errorf("got %d exits in phase %v", exits, m.Phase())
+		}
+	})
+}
+
+// playLine lets a line of generations live whose messages are delayed and whose processes and
+// links are lost.
+func playLine(t *testing.T, plan []byte) {
+	w := newWorld(t)
+	for _, b := range plan {
+		switch choice := int(b) / 8; b % 8 {
+		case 5:
+			w.tick()
+		case 6:
+			w.outside(choice%3, choice/3)
+		case 7:
+			w.outside(3+choice%3, choice/3)
+		default:
+			w.deliver(choice)
+		}
+	}
+	w.rest()
+}
+
+// Exactly one generation decides, at least one accepts, every waiter gets exactly one answer,
+// and at last one generation is left.
+func TestLine(t *testing.T) {
+	for seed := range uint64(2000) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		plan := make([]byte, 20+random.IntN(200))
+		for i := range plan {
+			plan[i] = byte(random.Uint32())
+			if plan[i]%8 == 7 && random.IntN(4) > 0 { // most lines live long
+				plan[i]--
+			}
+		}
+		if t.Run(fmt.Sprint(seed), func(t *testing.T) { playLine(t, plan) }); t.Failed() {
+			return
+		}
+	}
+}
+
+// FuzzLine is TestLine with plans that lead to where no other has led.
+func FuzzLine(f *testing.F) {
+	f.Add([]byte{0, 0, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	f.Add([]byte{0, 0, 6, 6, 14, 0, 8, 16, 0, 0, 6, 0, 0, 0, 8, 5, 0, 0, 0, 0})
+	f.Add([]byte{0, 0, 6, 0, 0, 22, 0, 5, 0, 5, 0, 0, 7})
+	f.Add([]byte{0, 0, 6, 0, 0, 7, 0, 15, 0, 23, 0, 0, 7})
+	f.Fuzz(func(t *testing.T, plan []byte) {
+		if len(plan) < 300 {
+			playLine(t, plan)
 		}
 	})
 }

@@ -91,7 +91,8 @@ func (c *calls) end() {
 
 // Call sends a request, which it numbers, and returns the response. The link must be
 // followed. Errors are [ErrClosed], that of [Link.Send], [ErrEnded], or the context's: the
-// peer has the request then and may still act upon it.
+// peer has the request then and may still act upon it. If the peer has closed its end, Call
+// returns when everything that the peer sent before has been handled, or when ctx ends.
 func (l *Link) Call(ctx context.Context, m Message, with ...syscall.Conn) (Message, error) {
 	number := m.request()
 	done := l.calls.add(m.Type, number)
@@ -99,6 +100,9 @@ func (l *Link) Call(ctx context.Context, m Message, with ...syscall.Conn) (Messa
 		return Message{}, ErrClosed
 	}
 	if err := l.Send(m, with...); err != nil {
+		if errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) {
+			l.calls.await(ctx, *number, done)
+		}
 		l.calls.remove(*number, errors.Is(err, unix.EAGAIN))
 		return Message{}, err
 	}

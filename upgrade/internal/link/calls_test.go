@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -136,7 +137,24 @@ func TestResponseBeforeTheEnd(t *testing.T) {
 	}
 }
 
-// So does one that comes in the moment in which the caller gives up.
+// The last message of a peer that has closed its end is handled before a request fails for
+// that: whoever makes it may rely on the peer's last report.
+func TestCallAfterTheLastMessage(t *testing.T) {
+	for range 100 { // the goroutine that reads may be the first
+		a, b := pair(t)
+		if err := b.Send(Message{Type: TypeReport, Report: new(Report)}); err != nil {
+			t.Fatal(err)
+		}
+		b.Close()
+		var isHandled atomic.Bool
+		a.Follow(make(chan Event), t.Context().Done(), func(*Message) bool { isHandled.Store(true); return true })
+		if _, err := a.Call(t.Context(), Message{Type: TypeQuestion}); err == nil || !isHandled.Load() {
+			t.Fatalf("got %v, report handled: %v, want an error after the report", err, isHandled.Load())
+		}
+	}
+}
+
+// A response counts, too, if it comes in the moment in which the caller gives up.
 func TestResponseAtTheDeadline(t *testing.T) {
 	ended, cancel := context.WithCancel(t.Context())
 	cancel()

@@ -1,4 +1,4 @@
-package admin
+package host
 
 import (
 	"context"
@@ -10,18 +10,16 @@ import (
 	"testing"
 
 	"example.com/baton/handlers/internal/testserver"
-	"example.com/baton/handlers/metrics"
 )
 
-// A name that somebody else can have lead here gets nothing to read.
-func TestAdminHosts(t *testing.T) {
+// A name that somebody else can point at this address gets nothing to read.
+func TestKnown(t *testing.T) {
 	const ok, refused, invalid = http.StatusOK, http.StatusMisdirectedRequest, http.StatusBadRequest
 	machine, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
 	}
-	admin := Handler(Options{Metrics: metrics.New(metrics.Options{Source: func() metrics.Snapshot { return metrics.Snapshot{} }}), Ready: func() bool { return true }, Status: func() any { return map[string]int{} },
-		Host: "Admin.Example.com"})
+	handler := Known("Admin.Example.com", http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(ok) }))
 	loopback, other := &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)}, &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1)}
 	for host, want := range map[string]struct {
 		scraped, seen int // from another machine: /metrics and probes, the rest
@@ -59,10 +57,8 @@ func TestAdminHosts(t *testing.T) {
 		get := func(path string, local net.Addr) int {
 			r := httptest.NewRequest("GET", path, nil)
 			r.Host = host
-			ctx, cancel := context.WithCancel(context.WithValue(r.Context(), http.LocalAddrContextKey, local))
-			cancel() // ends the events
 			w := httptest.NewRecorder()
-			admin.ServeHTTP(w, r.WithContext(ctx))
+			handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, local)))
 			if w.Code == refused && !strings.Contains(w.Body.String(), "-admin NAME:PORT") {
 				t.Errorf("%q: got %s, want what to do", host, w.Body)
 			}

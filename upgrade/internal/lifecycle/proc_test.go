@@ -1,0 +1,363 @@
+package lifecycle
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// proc is one process.
+type proc struct {
+	*world
+	n         int
+	m         *Machine
+	alive     bool
+	accepting bool
+	served    bool // it has accepted
+	up, down  *wire
+	parent    *proc
+	flip      flip
+	limit     time.Time // of tableflip's patience
+	timers    map[Kind]time.Time
+	members   map[ID]*wire
+	lastID    ID
+	next      *proc // whoever has said hello last over the link to the successor
+	farewell  bool  // that one reported a stop
+	control   bool  // it accepts on the control socket
+	waiters   []Waiter
+	freed     bool // tableflip's pipe, for the successor
+}
+
+// flip is the state of tableflip in a process.
+type flip int
+
+const (
+	flipIdle flip = iota
+	flipRuns
+	flipUsed
+)
+
+// send sends an event over a link to its other end.
+func (p *proc) send(l *wire, e Event) bool { return p.sendWith(l, e, nil) }
+
+func (p *proc) sendWith(l *wire, e Event, passed *wire) bool {
+	if l == nil || l.broken {
+		return false
+	}
+	q := l.toNewer
+	if l.newer == p {
+		q = l.toOlder
+	}
+	q.add(func() { p.arrive(l, q == l.toOlder, e, passed) })
+	return true
+}
+
+// arrive delivers a message of p.
+func (p *proc) arrive(l *wire, toOlder bool, e Event, passed *wire) {
+	to := l.newer
+	if toOlder {
+		to = l.older
+	}
+	if to == nil || !to.alive {
+		if e.Waiter != nil {
+			p.lost[e.Waiter] = true
+		}
+		if passed != nil {
+			passed.newer = l.newer
+			p.cut(passed)
+		}
+		return
+	}
+	switch {
+	case e.Kind == ControlTrigger:
+		to.waiters = append(to.waiters, e.Waiter)
+	case passed != nil:
+		passed.newer = to
+		to.lastID++
+		e.Member.ID = to.lastID
+		to.members[e.Member.ID] = passed
+		to.send(passed, Event{Kind: Hello, PID: to.n, Protocol: 2})
+		if passed.broken {
+			passed.end()
+		}
+	case toOlder && to.down != l:
+		return // of an attempt that has failed
+	case e.Kind == kinds: // the report of a stop
+		to.farewell = true
+		return
+	case e.Kind == Hello:
+		to.next, to.farewell = p, false
+	case !toOlder:
+		e.ID = to.id(l)
+	}
+	to.handle(e)
+}
+
+func (p *proc) id(l *wire) ID {
+	for id, other := range p.members {
+		if other == l {
+			return id
+		}
+	}
+	return -1
+}
+
+// end is the end of a process, whatever it was busy with.
+func (p *proc) end() {
+	if !p.alive {
+		return
+	}
+	p.trace = append(p.trace, fmt.Sprintf("%d ends", p.n))
+	p.alive, p.accepting = false, false
+	p.cut(p.up)
+	p.cut(p.down)
+	for _, l := range p.members {
+		p.cut(l)
+	}
+	for _, w := range p.watches {
+		if w.of == p {
+			p.later(func() { w.by.handle(w.exited) })
+		}
+	}
+	if p.parent != nil && p.parent.flip == flipRuns {
+		p.later(func() { p.parent.flipFails(p) })
+	}
+	for _, q := range p.procs {
+		if q.parent == p && !p.freed {
+			p.later(func() { q.handle(Event{Kind: GateOpened}) })
+		}
+	}
+}
+
+// kill ends a process that has not decided to end.
+func (p *proc) kill() {
+	for _, w := range p.waiters {
+		if p.alive && p.answers[w] == 0 {
+			p.lost[w] = true
+		}
+	}
+	p.end()
+}
+
+func (p *proc) flipFails(c *proc) {
+	if p.flip == flipRuns && p.child() == c {
+		p.flip, p.limit = flipIdle, time.Time{}
+		p.handle(Event{Kind: FlipFailed, Err: errors.New("exited")})
+	}
+}
+
+// child is the successor, if one was executed.
+func (p *proc) child() *proc {
+	for _, q := range slices.Backward(p.procs) {
+		if q.parent == p {
+			return q
+		}
+	}
+	return nil
+}
+
+// handle lets the machine decide, and carries out what it wants.
+func (p *proc) handle(e Event) {
+	if !p.alive {
+		return
+	}
+	e.Now = p.now
+	actions := p.m.Handle(e)
+	p.trace = append(p.trace, fmt.Sprintf("%d: event %d: %v -> %v, %v", p.n, e.Kind, what(actions), p.m.Phase(), p.m.Attempt()))
+	var answered []Event
+	for _, a := range actions {
+		if !p.doOwn(a, &answered) && !p.doSuccessor(a) {
+			p.doPredecessor(a, &answered)
+		}
+	}
+	for _, e := range answered {
+		p.handle(e)
+	}
+	p.check()
+}
+
+func (p *proc) doOwn(a Action, answered *[]Event) bool {
+	switch a.Do {
+	case Arm:
+		p.timers[a.Timer] = a.At
+	case Disarm:
+		delete(p.timers, a.Timer)
+	case Check:
+		p.later(func() { p.handle(Event{Kind: CheckPassed}) })
+	case Prepare:
+		*answered = append(*answered, Event{Kind: Prepared})
+	case Commit:
+		if q := p.parent; q != nil && q.alive {
+			p.later(func() {
+				if q.flip == flipRuns && q.child() == p {
+					q.flip, q.limit = flipUsed, time.Time{}
+					q.handle(Event{Kind: FlipAccepted})
+				}
+			})
+		}
+	case Serve:
+		p.accepting, p.served = true, true
+	case Announce:
+		p.send(p.up, Event{Kind: SuccessorServes})
+	case OpenControl:
+		p.control = true
+	case DrainForStop, DrainToSuccessor:
+		p.accepting = false
+		p.later(func() { p.handle(Event{Kind: Drained}) })
+	case RunHooks, RunStopHooks:
+		p.later(func() { p.handle(Event{Kind: HooksEnded}) })
+	case Exit:
+		p.end()
+	case Refuse, Fail, Succeed:
+		p.answer(a.Trigger)
+		if a.Do == Fail {
+			p.cut(p.down)
+			p.down = nil
+		}
+	case Abandon:
+		p.cut(p.down)
+		p.down = nil
+	default:
+		return false
+	}
+	return true
+}
+
+func (p *proc) answer(t Trigger) {
+	for _, w := range t.Waiters {
+		p.answers[w]++
+	}
+}
+
+func (p *proc) doSuccessor(a Action) bool {
+	switch a.Do {
+	case Execute:
+		p.execute()
+	case SendStop:
+		p.send(p.down, Event{Kind: StopMessage, By: "the predecessor"})
+	case StopFlip:
+		if c := p.child(); c != nil && p.flip == flipRuns {
+			c.kill()
+		}
+	case Dismiss:
+		c := p.child()
+		p.kills.add(func() {
+			early := c == nil || !c.alive
+			if c != nil {
+				c.kill()
+			}
+			p.handle(Event{Kind: SuccessorExited, InGrace: early && a.Duration > 0})
+		})
+	case HandOver:
+		p.control = false
+	case ReleasePipe:
+		p.freed = true
+		if c := p.child(); c != nil {
+			p.later(func() { c.handle(Event{Kind: GateOpened}) })
+		}
+	case Forward:
+		for _, w := range a.Trigger.Waiters {
+			p.waiters = slices.DeleteFunc(p.waiters, func(own Waiter) bool { return own == w })
+			if !p.send(p.down, Event{Kind: ControlTrigger, Waiter: w}) {
+				p.answers[w]++
+			}
+		}
+		for _, origin := range a.Trigger.Origins {
+			p.send(p.down, Event{Kind: SignalTrigger, Origin: origin})
+		}
+	case ReportDrained:
+		p.send(p.down, Event{Kind: PredecessorDrained})
+	case WatchSuccessor:
+		p.watch(p.next, Event{Kind: SuccessorExited}, Event{Kind: SuccessorLost})
+	case Orphaned:
+		if p.next.alive {
+			p.fatal("generation %d takes its successor for dead", p.n)
+		}
+	default:
+		return false
+	}
+	return true
+}
+
+func (p *proc) execute() {
+	for _, q := range p.procs {
+		if q != p && q.alive && q.n > p.n {
+			p.fatal("generation %d executes a successor although %d lives", p.n, q.n)
+		}
+	}
+	p.next, p.farewell = nil, false
+	if p.flip == flipUsed {
+		p.down = &wire{broken: true}
+		p.later(func() { p.handle(Event{Kind: FlipFailed, Err: errors.New("handed over once")}) })
+		return
+	}
+	p.flip, p.limit = flipRuns, p.now.Add(timeout)
+	l := &wire{older: p, toOlder: p.newQueue(), toNewer: p.newQueue()}
+	l.toNewer.to = l
+	p.down = l
+	c := Config{Generation: p.n + 1, Gate: GateHeld, Begun: p.now, Deadline: p.limit,
+		Predecessor: &Member{Generation: p.n, PID: p.n, Protocol: 2, Drain: 30 * time.Second}}
+	p.start(p, l, c)
+}
+
+// watch reports the end of a process, or that it lives on without a link and then its end.
+func (p *proc) watch(of *proc, exited, lost Event) {
+	if of == nil || !of.alive {
+		p.later(func() { p.handle(exited) })
+		return
+	}
+	p.later(func() {
+		if of.alive {
+			p.handle(lost)
+		}
+	})
+	p.watches = append(p.watches, &watch{p, of, exited})
+}
+
+func (p *proc) doPredecessor(a Action, answered *[]Event) {
+	l := p.members[a.ID]
+	switch a.Do {
+	case ReportTo:
+		if p.m.Phase() == Stopping {
+			p.send(l, Event{Kind: kinds})
+		}
+	case Watch:
+		p.watch(l.older, Event{Kind: PredecessorExited, ID: a.ID}, Event{Kind: PredecessorLost, ID: a.ID})
+	case Kill:
+		l.older.kill()
+	case ReleaseLink:
+		for len(l.toNewer.items) > 0 {
+			l.toNewer.next()
+		}
+		*answered = append(*answered, Event{Kind: LinkReleased, ID: a.ID})
+	case FollowLink:
+		if l.broken { // the end of a socket can be read again
+			l.end()
+		}
+	case PassLink:
+		kind := LinkKept
+		e := Event{Kind: PredecessorAdded, Member: Member{Generation: l.older.n, PID: l.older.n, Protocol: 2, Drain: 30 * time.Second, Due: a.At}}
+		if p.sendWith(p.down, e, l) {
+			kind = LinkPassed
+			delete(p.members, a.ID)
+			l.newer = nil
+		}
+		*answered = append(*answered, Event{Kind: kind, ID: a.ID})
+	}
+}
+
+// check checks what must hold at each moment.
+func (p *proc) check() {
+	if p.harmed || !p.procs[0].served {
+		return
+	}
+	for _, q := range p.procs {
+		if q.alive && q.accepting {
+			return
+		}
+	}
+	p.fatal("nobody accepts")
+}
+
+func anyProc(*proc) bool { return true }
