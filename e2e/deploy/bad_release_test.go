@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,8 +115,13 @@ func badReleases(real string) []badRelease {
 	}
 }
 
+// lateOnes returns those that an upgrade shows, and one that is found out before.
+func lateOnes(all []badRelease) []badRelease {
+	return slices.DeleteFunc(all, func(bad badRelease) bool { return !bad.late && bad.name != "truncated in the middle" })
+}
+
 func TestDeployScriptBadRelease(t *testing.T) {
-	tier.Slow(t, "deploys each kind of bad release, twice")
+	tier.Slow(t, "deploys each kind of bad release")
 	t.Parallel()
 	sick := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) }))
 	t.Cleanup(sick.Close)
@@ -137,7 +143,11 @@ func TestDeployScriptBadRelease(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, bad := range badReleases(build.Version(t, "v1")) {
+			bads := badReleases(build.Version(t, "v1"))
+			if older != "" { // which is in danger only once something is replaced
+				bads = lateOnes(bads)
+			}
+			for _, bad := range bads {
 				t.Run(bad.name, func(t *testing.T) {
 					path := filepath.Join(t.TempDir(), "release")
 					if bad.content != nil {

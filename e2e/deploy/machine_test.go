@@ -68,7 +68,8 @@ func TestSystemdDeploy(t *testing.T) {
 	sick := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(503) }))
 	defer sick.Close()
 	generation := 3
-	for _, bad := range badReleases(u.Share(build.Version(t, "v3"))) {
+	// systemd has no part in what is found out before the upgrade.
+	for _, bad := range lateOnes(badReleases(u.Share(build.Version(t, "v3")))) {
 		t.Run(bad.name, func(t *testing.T) {
 			path := filepath.Join(u.Shared, "bad")
 			os.Remove(path)

@@ -79,7 +79,7 @@ func TestLogThatNobodyReads(t *testing.T) {
 		if !has {
 			t.Error("the log lacks the failed upgrade")
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(await.Hang):
 		t.Error("the log lacks the failed upgrade, and goes on")
 	}
 	if n := b.Metric("baton_log_dropped_total"); n != 0 {
@@ -143,7 +143,7 @@ func TestLogInTheJournal(t *testing.T) {
 	b.Stop()
 	select {
 	case <-ended:
-	case <-time.After(30 * time.Second):
+	case <-time.After(await.Hang):
 		t.Fatal("the log does not end")
 	}
 	log := strings.Join(lines, "\n")

@@ -163,6 +163,7 @@ func TestSelectors(t *testing.T) {
 }
 
 func TestPromtool(t *testing.T) {
+	tier.Slow(t, "runs promtool")
 	t.Parallel()
 	promtool := tier.Tool(t, "promtool")
 	check := func(stdin []byte, args ...string) {

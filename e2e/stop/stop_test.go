@@ -176,8 +176,9 @@ func TestDrainDeadlineHolds(t *testing.T) {
 // A stop may meet a successor that is just becoming ready, and has accepted connections by then: whoever
 // has one answers on it, and nobody is left behind.
 func TestStopRightAfterATrigger(t *testing.T) {
-	tier.Slow(t, "stops in one moment of an upgrade after another")
-	for i := range 20 {
+	const longest = 20 // ms
+	n := tier.Times(t, "stops", 2, 10, longest)
+	for i := 0; i < longest; i += longest / n {
 		b := service.Start(t, service.Files(t), service.Args("-idle-grace", "50ms"))
 		counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: exchange.Files(),
 			Clients: [load.Habits]int{load.BackToBack: 4, load.PerRequest: 4}})
