@@ -119,7 +119,7 @@ type Report struct {
 // Offered is a connection that the predecessor offers.
 type Offered struct {
 	Bound string        `json:"bound"` // the address of the listener
-	Spoke bool          `json:"spoke,omitempty"`
+	Used  bool          `json:"spoke,omitempty"`
 	Left  time.Duration `json:"left,omitempty"`
 }
 

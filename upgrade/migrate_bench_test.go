@@ -8,13 +8,13 @@ import (
 func BenchmarkMove(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
-		m := newMovers(b, MoveLimit)
+		m := newMovers(b, MigrationLimit)
 		m.succeed()
 		b.StartTimer()
-		if n := counted(m.move(b.Context(), "here")); n != MoveLimit {
-			b.Fatalf("%d connections were taken, want %d", n, MoveLimit)
+		if n := counted(m.move(b.Context(), "here")); n != MigrationLimit {
+			b.Fatalf("%d connections were taken, want %d", n, MigrationLimit)
 		}
-		for len(m.service.all()) < MoveLimit {
+		for len(m.service.all()) < MigrationLimit {
 			time.Sleep(50 * time.Microsecond)
 		}
 		b.StopTimer()
@@ -28,5 +28,5 @@ func BenchmarkMove(b *testing.B) {
 		m.ln.Close()
 		b.StartTimer()
 	}
-	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/MoveLimit, "µs/connection")
+	b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/MigrationLimit, "µs/connection")
 }
