@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-func BenchmarkMove(b *testing.B) {
+func BenchmarkMigrate(b *testing.B) {
 	for b.Loop() {
 		b.StopTimer()
 		m := newMovers(b, MigrationLimit)

@@ -45,7 +45,7 @@ func (m *member) member() lifecycle.Member {
 	return lifecycle.Member{ID: m.id, Generation: m.Generation, PID: m.PID, Protocol: m.Protocol, Drain: m.Drain, Due: m.due}
 }
 
-// enqueueMembers tells the machine of predecessors that have come over a link since, before
+// enqueueMembers notifies the machine of predecessors that have come over a link since, before
 // it hears of anything else that may concern them.
 func (r *run) enqueueMembers() {
 	members := r.living()

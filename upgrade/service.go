@@ -46,7 +46,7 @@ type Counter interface {
 	Service
 	// Counts returns what this generation has counted itself. It is called by
 	// several goroutines at once, some times a second while a neighbour is alive.
-	// [Generation.Others] tells what it is for.
+	// [Generation.Others] documents what it is for.
 	Counts() Counts
 }
 

@@ -119,7 +119,7 @@ func (m *Metrics) ObserveUpgrade(d time.Duration) { m.upgrades.Observe(d.Seconds
 func (m *Metrics) ObserveDrain(d time.Duration) { m.drains.Observe(d.Seconds()) }
 
 // Count wraps next and counts its requests when they end. A request that was
-// cut before it had an answer has no code and is not counted; one whose
+// aborted before it had an answer has no code and is not counted; one whose
 // handler panicked has 500, which is what Log makes of it.
 func (m *Metrics) Count(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

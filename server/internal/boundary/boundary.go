@@ -17,7 +17,7 @@ type Machine struct {
 	adopted bool // by this process, and without a byte since: deadline is the adoption's
 
 	// What a successor has to know.
-	used    bool      // the connection has carried a request
+	used     bool      // the connection has carried a request
 	deadline time.Time // for reading, as net/http or the handler wants it
 
 	discardEnd time.Time // by which the rest of a body that is discarded must have come
