@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"example.com/baton/upgrade/internal/link"
@@ -38,8 +39,8 @@ func (c Counts) atLeast(other Counts) Counts {
 }
 
 // answerTimeout is how long a neighbor's response to a question is waited for. One that
-// is alive gives it within a millisecond, or a little later on a busy machine.
-const answerTimeout = 750 * time.Millisecond
+// is alive gives it within a millisecond, or much later on a busy machine.
+const answerTimeout = 2 * time.Second
 
 // Others returns what all generations of the line but this one have counted, the
 // living and the dead. It asks the neighbors, of which Status then knows more as
@@ -48,30 +49,76 @@ const answerTimeout = 750 * time.Millisecond
 func (g *Generation) Others(ctx context.Context) Counts {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	var questions sync.WaitGroup
-	for _, l := range g.links() {
-		if !l.Silent() {
-			// The response is a report, which exchange takes note of.
-			questions.Go(func() { l.Call(ctx, link.Message{Type: link.TypeQuestion}) })
-		}
-	}
-	questions.Wait()
+	g.askNeighbors(ctx, nil)
 
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.beyond(nil)
 }
 
-// links returns those to the neighbors that can be asked.
-func (g *Generation) links() (links []*link.Link) {
+// askNeighbors asks all neighbors for a report, but for the one at the other end of a link.
+// It returns when each has responded, has gone, or is not waited for any longer.
+func (g *Generation) askNeighbors(ctx context.Context, except *link.Link) {
+	if question(ctx, g.links(except)) {
+		return
+	}
+	// A link may just be on its way to the successor, which responds for the predecessor
+	// as soon as Run has passed it on.
+	select {
+	case g.heartbeat <- struct{}{}:
+		question(ctx, g.links(except))
+	case <-g.done:
+	case <-ctx.Done():
+	}
+}
+
+// question asks neighbors for a report and returns whether all have responded.
+func question(ctx context.Context, neighbors []*link.Link) bool {
+	var (
+		questions sync.WaitGroup
+		failed    atomic.Bool
+	)
+	for _, l := range neighbors {
+		if !l.Silent() {
+			// The response is a report, which exchange takes note of.
+			questions.Go(func() {
+				if _, err := l.Call(ctx, link.Message{Type: link.TypeQuestion}); err != nil {
+					failed.Store(true)
+				}
+			})
+		}
+	}
+	questions.Wait()
+	return !failed.Load()
+}
+
+// answer responds to a question that came over a link. The peer is not linked to the other
+// neighbors of this generation, and they may have counted something since their last
+// reports: they are asked first. A question comes to each generation once, because the
+// links make a tree.
+func (g *Generation) answer(l *link.Link, number uint64) {
+	if len(g.links(l)) == 0 {
+		g.report(l, link.Message{Type: link.TypeReport}, number)
+		return
+	}
+	go func() { // ends soon, and before the peer takes this generation for silent
+		ctx, cancel := context.WithTimeout(context.Background(), answerTimeout/2)
+		defer cancel()
+		g.askNeighbors(ctx, l)
+		g.report(l, link.Message{Type: link.TypeReport}, number)
+	}()
+}
+
+// links returns those to the neighbors that can be asked, but for one link.
+func (g *Generation) links(except *link.Link) (links []*link.Link) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, p := range g.predecessors {
-		if !p.reported {
+		if !p.reported && p.link != except {
 			links = append(links, p.link)
 		}
 	}
-	if g.successor != nil { // it may serve before this generation is notified of that
+	if g.successor != nil && g.successor.link != except { // it may serve before this generation is notified of that
 		links = append(links, g.successor.link)
 	}
 	return links

@@ -35,6 +35,9 @@ func TestSuccessorIsCleanProcess(t *testing.T) {
 }
 
 func TestSuccessorThatIsNoGood(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for successors that hang; go test without -short includes it")
+	}
 	const hanging = 5 * time.Second // a good one must be ready within this time, too
 	tests := map[string]struct {
 		plan     func(*plan)
@@ -109,6 +112,9 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 
 // tableflip closes what it held for a successor only when that is collected.
 func TestFailedUpgradesLeaveNoDescriptors(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for successors that fail; go test without -short includes it")
+	}
 	l := newLine(t)
 	l.launch()
 	l.setPlan(func(p *plan) { p.Start = "exit 1" })
@@ -177,6 +183,9 @@ func TestPredecessorDiesWhileSuccessorStarts(t *testing.T) {
 
 // A predecessor that hangs is killed, by whichever generation serves by then.
 func TestPredecessorThatDoesNotGo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for timeouts; go test without -short includes it")
+	}
 	t.Parallel() // it takes its time
 	l := newLine(t)
 	l.plan.Cut, l.plan.Drained = 100*time.Millisecond, "stop"
@@ -199,6 +208,9 @@ func TestPredecessorThatDoesNotGo(t *testing.T) {
 // What a successor prints before it is ready is printed whole, although it comes by
 // way of a predecessor that may be gone a moment later.
 func TestSuccessorChatters(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for a successor that does not end; go test without -short includes it")
+	}
 	t.Parallel()
 	l := newLine(t)
 	l.launch()

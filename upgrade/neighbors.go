@@ -18,7 +18,7 @@ type member struct {
 	id       lifecycle.ID // of a predecessor
 	state    State
 	load     Load
-	counts   Counts    // of a predecessor: its own and of those before it that are not linked to this generation
+	counts   Counts    // as it has reported them: its own and those of all beyond it
 	reported bool      // that it is drained
 	due      time.Time // of a predecessor that came over a link: when it should be gone; zero: unknown
 }
@@ -59,7 +59,7 @@ func (g *Generation) exchange(l *link.Link, fromPredecessor bool) func(*link.Mes
 		case m.Hello != nil && m.Type == link.TypeHello && !fromPredecessor:
 			g.meetSuccessor(l, m)
 		case m.Type == link.TypeQuestion:
-			g.report(l, link.Message{Type: link.TypeReport}, m.Question)
+			g.answer(l, m.Question)
 		case m.Type == link.TypeOffer && fromPredecessor:
 			g.takeOffer(l, m)
 		case m.Type == link.TypePredecessor && fromPredecessor:
@@ -157,7 +157,11 @@ func (g *Generation) takeReport(l *link.Link, r *link.Report) {
 func (g *Generation) note(l *link.Link, r *link.Report) {
 	var m *member
 	if l == g.successorLink {
-		m, g.future = g.successor, r.Counts
+		// A report that was sent before a predecessor was passed on lacks its counts.
+		m, g.future = g.successor, g.future.atLeast(r.Counts)
+		if m != nil {
+			m.counts = r.Counts
+		}
 	}
 	for _, p := range g.predecessors {
 		if p.link == l {

@@ -142,6 +142,9 @@ func (r *run) pass(p *member, due time.Time) error {
 		r.mu.Lock()
 		r.add(p)
 		r.future = before
+		if r.successor != nil { // which may have reported something since
+			r.future = before.atLeast(r.successor.counts)
+		}
 		r.mu.Unlock()
 	}
 	return err

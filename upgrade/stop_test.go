@@ -18,6 +18,9 @@ import (
 // A stop may come when the successor serves and the predecessor does not know
 // yet. What the successor has accepted is answered, and both end.
 func TestStopAsSuccessorBecomesReady(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: stops in one moment of an upgrade after another; go test without -short includes it")
+	}
 	for range 8 {
 		l := newLine(t)
 		l.launch()
@@ -59,6 +62,9 @@ func TestStopAsSuccessorBecomesReady(t *testing.T) {
 }
 
 func TestStopDuringUpgrade(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: stops in one moment of an upgrade after another; go test without -short includes it")
+	}
 	l := newLine(t)
 	l.launch()
 	l.setPlan(func(p *plan) { p.Check = "hang" })
@@ -149,6 +155,9 @@ func TestStop(t *testing.T) {
 // Whoever has started the first process may wait for the whole service: the
 // process stays, and passes signals on.
 func TestForeground(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for generations that hang; go test without -short includes it")
+	}
 	l := newLine(t)
 	l.below = l.path("go") // a shell under this name, which runs a script called run
 	sh, err := exec.LookPath("sh")

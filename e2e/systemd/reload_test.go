@@ -215,7 +215,7 @@ func TestSystemdReloadsAtOnce(t *testing.T) {
 		all = append(all, u.Meanwhile("systemctl", "reload", "baton"))
 	}
 	for _, done := range all {
-		if r := u.Wait("systemctl reload", done, time.Minute); r.Code != 0 {
+		if r := u.Wait("systemctl reload", done, machine.CommandTime); r.Code != 0 {
 			t.Errorf("systemctl reload: got exit code %d, want 0: %s", r.Code, r.Out)
 		}
 	}
