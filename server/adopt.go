@@ -24,8 +24,8 @@ func (s *Server) Adopts(ln net.Listener) bool {
 func (s *Server) Adopt(moved upgrade.Connection) {
 	c := s.newConn(moved.Conn, nil)
 	c.listener = moved.Listener
-	state, as := boundary.Exported{Spoke: moved.Spoke}, classNew
-	if moved.Spoke {
+	state, as := boundary.Exported{Used: moved.Used}, classNew
+	if moved.Used {
 		as = classIdle
 	}
 	if moved.Left > 0 {
@@ -33,7 +33,7 @@ func (s *Server) Adopt(moved upgrade.Connection) {
 		c.socket.SetReadDeadline(state.Deadline)
 	}
 	c.boundary = boundary.Adopt(state)
-	s.movedIn.Add(1)
+	s.migratedIn.Add(1)
 	s.register(c, as)
 	go http1{c}.awaitFirstByte()
 }

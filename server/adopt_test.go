@@ -19,14 +19,14 @@ import (
 )
 
 // adopt gives the server one end of a new connection and returns the other.
-func (s *served) adopt(spoke bool, left time.Duration) *client {
+func (s *served) adopt(used bool, left time.Duration) *client {
 	s.t.Helper()
 	c := s.dial()
 	nc, err := s.listener.Accept()
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.Adopt(upgrade.Connection{Conn: nc, Listener: s.listener, Spoke: spoke, Left: left})
+	s.Adopt(upgrade.Connection{Conn: nc, Listener: s.listener, Used: used, Left: left})
 	return c
 }
 
@@ -44,11 +44,11 @@ func adopter(t *testing.T, ln net.Listener, opts server.Options) *served {
 
 func TestAdoptedConnectionMayBeIdleForWhatItHadLeft(t *testing.T) {
 	const left, header = 300 * time.Millisecond, 50 * time.Millisecond
-	for name, spoke := range map[string]bool{"new": false, "idle": true} {
+	for name, used := range map[string]bool{"new": false, "idle": true} {
 		t.Run(name, inBubble(func(t *testing.T) {
 			s := adopter(t, memory(), server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: header})
 			begin := time.Now()
-			silent, patient := s.adopt(spoke, left), s.adopt(spoke, 0)
+			silent, patient := s.adopt(used, left), s.adopt(used, 0)
 			silent.closedCleanly()
 			if took := time.Since(begin); took != left {
 				t.Errorf("closed after %v, want %v", took, left)
@@ -67,7 +67,7 @@ func TestHeaderTimeoutOfAdoptedConnectionRunsFromItsFirstByte(t *testing.T) {
 	const header, left = 600 * time.Millisecond, 3 * time.Second
 	const lines = "GET / HTTP/1.1\r\nHost: x\r\n"
 	const half = lines + "X-Long: "
-	for name, spoke := range map[string]bool{"new": false, "idle": true} {
+	for name, used := range map[string]bool{"new": false, "idle": true} {
 		for begun, text := range map[string]string{
 			"byte by byte":          half,
 			"a full buffer":         half + strings.Repeat("a", 4096-len(half)),
@@ -76,7 +76,7 @@ func TestHeaderTimeoutOfAdoptedConnectionRunsFromItsFirstByte(t *testing.T) {
 		} {
 			t.Run(name+" "+begun, inBubble(func(t *testing.T) {
 				s := adopter(t, memory(), server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: header, IdleGrace: 10 * time.Millisecond})
-				late, whole := s.adopt(spoke, left), s.adopt(spoke, left)
+				late, whole := s.adopt(used, left), s.adopt(used, left)
 				time.Sleep(100 * time.Millisecond) // of what they may be idle
 				begin := time.Now()
 				if begun == "byte by byte" {
@@ -99,7 +99,7 @@ func TestHeaderTimeoutOfAdoptedConnectionRunsFromItsFirstByte(t *testing.T) {
 				if took := time.Since(begin); took != header {
 					t.Errorf("half a header: closed after %v, want %v", took, header)
 				}
-				if d := <-drained; d.Connections != (upgrade.Closed{Announced: 1, Timeout: 1}) {
+				if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 1, Timeout: 1}) {
 					t.Errorf("got %+v, want one sent Connection: close and one timeout", d)
 				}
 			}))
@@ -163,7 +163,7 @@ func TestAdoptedConnectionIsDrained(t *testing.T) {
 		}
 	}
 	silent.closedCleanly()
-	if d := <-drained; d.Connections != (upgrade.Closed{Announced: 2, Grace: 1}) {
+	if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 2, IdleGrace: 1}) {
 		t.Errorf("got %+v, want 2 told to close and 1 after the grace", d)
 	}
 }
@@ -256,11 +256,11 @@ func TestAdoptedInADrainMovesOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.first.Adopt(upgrade.Connection{Conn: far, Listener: m.first.listener, Spoke: true, Left: patience})
+	m.first.Adopt(upgrade.Connection{Conn: far, Listener: m.first.listener, Used: true, Left: patience})
 	nc.isFrom("second")
 	close(g.open)
 	c.answer()
-	if d := <-drained; d.Moved != 2 {
+	if d := <-drained; d.Migrated != 2 {
 		t.Errorf("got %+v, want 2 moved", d)
 	}
 	m.end()

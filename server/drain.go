@@ -21,7 +21,7 @@ type drain struct {
 	server   *Server
 	ctx      context.Context // its end is the drain's deadline
 	began    time.Time
-	mover    *mover        // nil: no connection can migrate
+	migrator *migrator     // nil: no connection can migrate
 	finished atomic.Int64  // requests
 	progress chan struct{} // cap 1: a connection or request has ended
 }
@@ -33,17 +33,17 @@ type drain struct {
 func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	d := &drain{server: s, ctx: ctx, began: time.Now(), progress: make(chan struct{}, 1)}
 	before := s.Closed()
-	_, movedBefore := s.Migrated()
-	d.mover = s.newMover(ctx, h)
+	_, migratedBefore := s.Migrated()
+	d.migrator = s.newMigrator(ctx, h)
 	s.http2() // its self-test is not for a server that drains
 	s.drain.Store(d)
 	close(s.draining)
 	d.run(h)
-	_, moved := s.Migrated()
+	_, migrated := s.Migrated()
 	return upgrade.Drained{
 		Seconds:     time.Since(d.began).Seconds(),
 		Requests:    int(d.finished.Load()),
-		Moved:       int(moved - movedBefore),
+		Migrated:    int(migrated - migratedBefore),
 		Connections: s.closedSince(before),
 	}
 }
@@ -56,7 +56,7 @@ func (d *drain) run(h upgrade.Handoff) {
 		defer close(stopped)
 		s.stopAccepting(h.Kept)
 	}()
-	d.mover.start()
+	d.migrator.start()
 	var goAway sync.WaitGroup
 	goAway.Go(func() {
 		for _, c := range s.open() {
@@ -65,15 +65,15 @@ func (d *drain) run(h upgrade.Handoff) {
 	})
 
 	if d.awaitEnd(d.ctx, stopped) {
-		d.mover.stop()
+		d.migrator.stop()
 		// No connection is left, so that Shutdown has nothing to lose.
 		quiet, cancel := context.WithTimeout(context.Background(), afterDeadline)
 		s.http.Shutdown(quiet)
 		cancel()
 	} else {
-		d.mover.stop()
+		d.migrator.stop()
 		d.closeForcibly()
-		d.mover.abandon()
+		d.migrator.abandon()
 		last, cancel := context.WithTimeout(context.Background(), afterDeadline)
 		d.awaitEnd(last, stopped)
 		cancel()

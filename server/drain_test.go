@@ -34,7 +34,7 @@ func TestDrainAnnouncesWhenHeaderIsWritten(t *testing.T) {
 			if took := time.Since(begin); took > 100*time.Millisecond { // Shutdown polls
 				t.Errorf("the drain ended %v after the response, want at once", took)
 			}
-			if d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1}) {
+			if d.Requests != 1 || d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
 				t.Errorf("got %+v, want one request finished and one connection sent Connection: close", d)
 			}
 		}))
@@ -58,7 +58,7 @@ func TestDrainAfterHeaderIsWrittenWaitsForNextRequest(t *testing.T) {
 		t.Errorf("second answer: got close %v, body %q, want the announcement", resp.Close, body)
 	}
 	c.closedCleanly()
-	if d := <-drained; d.Requests != 2 || d.Connections.Announced != 1 {
+	if d := <-drained; d.Requests != 2 || d.Connections.ConnectionClose != 1 {
 		t.Errorf("got %+v, want 2 requests finished and 1 connection told to close", d)
 	}
 }
@@ -110,7 +110,7 @@ func TestDeadlineClosesForcibly(t *testing.T) {
 		if d.Seconds != .450 {
 			t.Errorf("a drain with a handler that hangs took %v s, want 200 ms, and 250 ms for the handler", d.Seconds)
 		}
-		if d.Requests != 0 || d.Connections != (upgrade.Closed{Cut: 1}) {
+		if d.Requests != 0 || d.Connections != (upgrade.Closed{DrainTimeout: 1}) {
 			t.Errorf("got %+v, want no request finished and one connection closed forcibly", d)
 		}
 		close(g.open)
@@ -170,7 +170,7 @@ func TestSilentConnectionAtTheDeadlineIsNotCut(t *testing.T) {
 		c := s.Load().Connections
 		return c.Idle == 1 && c.New == 1
 	})
-	if d := <-s.drain(300*time.Millisecond, all); d.Connections != (upgrade.Closed{Grace: 1, Cut: 1}) {
+	if d := <-s.drain(300*time.Millisecond, all); d.Connections != (upgrade.Closed{IdleGrace: 1, DrainTimeout: 1}) {
 		t.Errorf("got %+v, want the silent one closed, and the one in the midst of a header cut", d.Connections)
 	}
 }

@@ -346,7 +346,7 @@ func TestUnreadBodyDoesNotMove(t *testing.T) {
 			if rest, err := io.ReadAll(c.in); err != nil || len(rest) > 0 {
 				t.Errorf("after the answer: got %q, %v, want a FIN", rest, err)
 			}
-			if d := <-drained; d.Moved != 0 || d.Connections.Announced != 1 {
+			if d := <-drained; d.Migrated != 0 || d.Connections.ConnectionClose != 1 {
 				t.Errorf("got %+v, want none moved", d)
 			}
 			m.end()
@@ -364,7 +364,7 @@ func TestUnreadBodyDoesNotMove(t *testing.T) {
 		if resp, body := c.answer(); body != "first" || resp.Close {
 			t.Errorf("got %q, close %v, want an open connection", body, resp.Close)
 		}
-		if d := <-drained; d.Moved != 1 {
+		if d := <-drained; d.Migrated != 1 {
 			t.Errorf("got %+v, want one moved", d)
 		}
 		c.isFrom("second")

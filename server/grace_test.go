@@ -44,7 +44,7 @@ func testIdleGrace(t *testing.T, s *served) {
 			t.Errorf("silent connection closed after %v, want %v", after, grace)
 		}
 	}
-	if d := <-drained; d.Connections != (upgrade.Closed{Announced: 1, Grace: 2}) {
+	if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 1, IdleGrace: 2}) {
 		t.Errorf("got %+v, want 1 told to close and 2 after the grace", d.Connections)
 	}
 }
@@ -168,7 +168,7 @@ func TestRequestAtTheEndOfGrace(t *testing.T) {
 	if lost.Load() > 0 {
 		t.Errorf("%d requests lost that were sent within the grace", lost.Load())
 	}
-	if got := int64(d.Connections.Grace); got != late.Load() {
+	if got := int64(d.Connections.IdleGrace); got != late.Load() {
 		t.Errorf("%d connections closed after the grace, but %d requests without an answer: one was cut while it was read", got, late.Load())
 	}
 }

@@ -75,7 +75,7 @@ func (c *conn) returned(p []byte, r boundary.Result, err error) (n int, do bound
 }
 
 // do does what the boundary machine asks for, as far as it concerns deadlines, the account
-// and the mover's window. It returns the actions.
+// and the migrator's window. It returns the actions.
 func (c *conn) do(do boundary.Action) boundary.Action {
 	switch {
 	case do&boundary.WakeUp != 0:
@@ -88,7 +88,7 @@ func (c *conn) do(do boundary.Action) boundary.Action {
 		c.layer.SetReadDeadline(c.boundary.Deadline())
 	}
 	if do&boundary.LeaveWindow != 0 {
-		c.server.drain.Load().mover.leave()
+		c.server.drain.Load().migrator.leave()
 	}
 	if do&boundary.TimedOut != 0 {
 		c.explain(TimedOut)
@@ -111,7 +111,7 @@ func (c *conn) rest() boundary.Action {
 	for c.mayMigrate() && c.boundary.Offer() { // again if the successor hung just now
 		woken := c.boundary.InWindow()
 		c.mu.Unlock()
-		c.server.drain.Load().mover.offer(c, woken)
+		c.server.drain.Load().migrator.offer(c, woken)
 		c.mu.Lock()
 		if c.boundary.State() == boundary.Migrated {
 			return boundary.EOF
@@ -218,7 +218,7 @@ func (c http1) abortResponse() {
 	c.explain(Failed)
 }
 
-// drain does nothing: the mover and the sweep end connections of HTTP/1.
+// drain does nothing: the migrator and the sweep end connections of HTTP/1.
 func (c http1) drain() {}
 
 func (c http1) isIdle() bool {

@@ -61,7 +61,7 @@ func TestHTTP2DrainInTwoSteps(t *testing.T) {
 		if _, answered := c.statuses[33]; answered || len(c.goAways) != 2 {
 			t.Errorf("after the second GOAWAY: answered %t, %d GOAWAY in all", answered, len(c.goAways))
 		}
-		if d := <-drained; d.Requests != 16 || d.Connections != (upgrade.Closed{Announced: 1}) {
+		if d := <-drained; d.Requests != 16 || d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
 			t.Errorf("got %+v, want 16 requests and one connection told to close", d)
 		}
 	})
@@ -133,7 +133,7 @@ func TestHTTP2IdleConnectionIsClosedSoon(t *testing.T) {
 		for _, c := range []*http2Client{answers, fresh, silent} {
 			c.closes()
 		}
-		if d := <-drained; d.Connections != (upgrade.Closed{Announced: 3}) {
+		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 3}) {
 			t.Errorf("got %+v, want 3 told to close", d)
 		}
 	})
@@ -160,7 +160,7 @@ func TestHTTP2ClientThatIgnoresGoAway(t *testing.T) {
 		if took := time.Since(begin); took < 500*time.Millisecond || took > 1500*time.Millisecond {
 			t.Errorf("ended after %v, want the deadline", took)
 		}
-		if d := <-drained; d.Connections != (upgrade.Closed{Cut: 1}) || c.statuses[3] != "" {
+		if d := <-drained; d.Connections != (upgrade.Closed{DrainTimeout: 1}) || c.statuses[3] != "" {
 			t.Errorf("got %+v and status %q, want one cut", d, c.statuses[3])
 		}
 	})
@@ -237,7 +237,7 @@ func TestHTTP2ClosedWindow(t *testing.T) {
 		c.mu.Unlock()
 		c.gets(1, whole)
 		c.closes()
-		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1}) {
+		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
 			t.Errorf("got %+v", d)
 		}
 	})
@@ -289,7 +289,7 @@ func TestHTTP2IsNotSubjectToTheGrace(t *testing.T) {
 		drained := s.drain(patience, all)
 		c.gets(1, "late")
 		c.closes()
-		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1}) {
+		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
 			t.Errorf("got %+v", d)
 		}
 	})
@@ -341,7 +341,7 @@ func TestHTTP2ClientsThroughDrain(t *testing.T) {
 		if lost.Load() != 0 || refused.Load() != 0 {
 			t.Errorf("of %d requests %d lost and %d refused, want none", asked.Load(), lost.Load(), refused.Load())
 		}
-		if d := <-drained; d.Connections != (upgrade.Closed{Announced: clients}) {
+		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: clients}) {
 			t.Errorf("got %+v, want all told to close", d)
 		}
 	})
@@ -365,7 +365,7 @@ func TestHTTP2GoClientThroughDrain(t *testing.T) {
 			}
 		}
 		begin := time.Now()
-		if d := <-s.drain(patience, all); d.Connections != (upgrade.Closed{Announced: 1}) {
+		if d := <-s.drain(patience, all); d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
 			t.Errorf("got %+v", d)
 		}
 		if took := time.Since(begin); took > 2*time.Second {

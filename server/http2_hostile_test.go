@@ -192,9 +192,9 @@ func TestHTTP2HostileClientsInDrain(t *testing.T) {
 	want := upgrade.Closed{}
 	for _, hostile := range hostilities {
 		if hostile.ends == server.DrainTimeout {
-			want.Cut++
+			want.DrainTimeout++
 		} else {
-			want.Announced++
+			want.ConnectionClose++
 		}
 	}
 	both(t, server.Options{IdleGrace: grace, Logger: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -227,7 +227,7 @@ func TestHTTP2HostileClientsInDrain(t *testing.T) {
 		begin := time.Now()
 		drained := s.drain(deadline, all)
 		ends := func() uint64 { closed := s.Closed(); return closed[server.ConnectionClose] + closed[server.TimedOut] }
-		for ends() < uint64(want.Announced) && time.Since(begin) < deadline {
+		for ends() < uint64(want.ConnectionClose) && time.Since(begin) < deadline {
 			time.Sleep(5 * time.Millisecond)
 		}
 		// The grace, a second, and another one for what is still sent; for clients that
@@ -246,7 +246,7 @@ func TestHTTP2HostileClientsInDrain(t *testing.T) {
 			t.Errorf("took %v, want %v", took, deadline)
 		}
 		// One that reads nothing ends when its stream has been reset, or its connection closed.
-		d.Connections.Announced, d.Connections.Timeout = d.Connections.Announced+d.Connections.Timeout, 0
+		d.Connections.ConnectionClose, d.Connections.Timeout = d.Connections.ConnectionClose+d.Connections.Timeout, 0
 		if d.Connections != want {
 			t.Errorf("got %+v, want %+v", d.Connections, want)
 		}
@@ -283,7 +283,7 @@ func TestHTTP2ClientLeavesInDrain(t *testing.T) {
 		if len(c.goAways) != 2 {
 			t.Errorf("got GOAWAY for %d, want two", c.goAways)
 		}
-		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1}) {
+		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
 			t.Errorf("got %+v", d)
 		}
 	})
@@ -316,7 +316,7 @@ func TestHTTP2ClientGoesInDrain(t *testing.T) {
 		for range 4 {
 			gone <- struct{}{}
 		}
-		if d := <-drained; d.Requests != 0 || d.Connections != (upgrade.Closed{Announced: 1, Cut: 3}) {
+		if d := <-drained; d.Requests != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 1, DrainTimeout: 3}) {
 			t.Errorf("got %+v, want one gone and three cut", d)
 		}
 	})

@@ -62,7 +62,7 @@ func TestHTTP2SlowHeader(t *testing.T) {
 					t.Errorf("%s: ended after %v, want the time of a header, and a second for what is still sent", name, took)
 				}
 			}
-			if d := <-drained; d.Connections.Cut != 0 {
+			if d := <-drained; d.Connections.DrainTimeout != 0 {
 				t.Errorf("got %+v, want none cut", d)
 			}
 		})
@@ -204,7 +204,7 @@ func TestHTTP2PauseInBody(t *testing.T) {
 		if took := time.Since(begin); took > timeout+1500*time.Millisecond {
 			t.Errorf("the drain took %v, want the body timeout and a second", took)
 		}
-		if d := <-drained; d.Connections != (upgrade.Closed{Announced: 1}) {
+		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
 			t.Errorf("got %+v, want one told to close", d)
 		}
 	})

@@ -65,7 +65,7 @@ func TestHTTP2BeginsInDrain(t *testing.T) {
 		for _, h := range told {
 			h.closes()
 		}
-		if d := <-drained; d.Connections != (upgrade.Closed{Announced: len(splits)}) {
+		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: len(splits)}) {
 			t.Errorf("got %+v, want all told to close", d)
 		}
 	})
@@ -115,7 +115,7 @@ func TestBegunConnectionsDoNotMove(t *testing.T) {
 		h.isFrom("first")
 		h.Close()
 	}
-	if d := <-drained; d.Moved != len(clients) {
+	if d := <-drained; d.Migrated != len(clients) {
 		t.Errorf("got %+v, want %d moved", d, len(clients))
 	}
 	m.end()
@@ -180,7 +180,7 @@ func TestHTTP2HalfAFrameInDrain(t *testing.T) {
 			c.Conn.Write(half)
 		}
 		begin := time.Now()
-		if d := <-s.drain(patience, all); d.Connections.Cut != 0 {
+		if d := <-s.drain(patience, all); d.Connections.DrainTimeout != 0 {
 			t.Errorf("got %+v, want none cut", d)
 		}
 		if took := time.Since(begin); took > 1500*time.Millisecond {
@@ -234,7 +234,7 @@ func TestHTTP2InOneStep(t *testing.T) {
 		if len(speaker.goAways) != 1 || speaker.goAways[0] != 3 {
 			t.Errorf("got GOAWAY for %d, want one for stream 3", speaker.goAways)
 		}
-		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1, Grace: 1}) {
+		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{ConnectionClose: 1, IdleGrace: 1}) {
 			t.Errorf("got %+v, want one told to close, and the silent one closed at the deadline", d)
 		}
 	})
@@ -271,7 +271,7 @@ func TestWithoutHTTP2(t *testing.T) {
 	fresh, used := m.first.dial(), m.first.dial()
 	used.isFrom("first")
 	await(t, "two connections", func() bool { return m.first.Load().Connections == upgrade.Connections{New: 1, Idle: 1} })
-	if d := <-m.handOff(patience); d.Moved != 2 {
+	if d := <-m.handOff(patience); d.Migrated != 2 {
 		t.Errorf("got %+v, want both moved", d)
 	}
 	fresh.isFrom("second")

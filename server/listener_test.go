@@ -80,7 +80,7 @@ func TestStopAnswersTheAcceptQueue(t *testing.T) {
 					t.Errorf("connection %d: got %d %q", i, resp.StatusCode, body)
 				}
 			}
-			if d := <-drained; d.Connections.Announced != 50 {
+			if d := <-drained; d.Connections.ConnectionClose != 50 {
 				t.Errorf("got %+v, want 50 told to close", d.Connections)
 			}
 		})

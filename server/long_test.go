@@ -123,7 +123,7 @@ func TestHijackedWithoutHookIsClosedForcibly(t *testing.T) {
 	}, func(t *testing.T, s *served, c *client, _ *wire) {
 		began := time.Now()
 		d := <-s.drain(200*time.Millisecond, all)
-		if took := time.Since(began); took > 200*time.Millisecond+2*slack || d.Requests != 0 || d.Connections != (upgrade.Closed{Cut: 1}) {
+		if took := time.Since(began); took > 200*time.Millisecond+2*slack || d.Requests != 0 || d.Connections != (upgrade.Closed{DrainTimeout: 1}) {
 			t.Errorf("got %+v after %v, want one connection cut after 200 ms", d, took)
 		}
 		if err := <-ended; err == nil {
@@ -158,7 +158,7 @@ func TestHijackedHalfClosed(t *testing.T) {
 			t.Errorf("got %q, %v, want what was sent", line, err)
 		}
 		c.closedCleanly()
-		if d := <-drained; d.Requests != 1 || d.Connections.Cut != 0 {
+		if d := <-drained; d.Requests != 1 || d.Connections.DrainTimeout != 0 {
 			t.Errorf("got %+v, want one request finished", d)
 		}
 	})
@@ -258,7 +258,7 @@ func tellLongOnes(t *testing.T, secure, http2 bool) time.Duration {
 	if e := <-rest; e.err != nil || e.body != "before and after" {
 		t.Errorf("got %q, %v, want what was under way whole", e.body, e.err)
 	}
-	if d := <-drained; d.Requests != 3 || d.Connections.Cut+d.Connections.Error+d.Connections.Timeout != 0 {
+	if d := <-drained; d.Requests != 3 || d.Connections.DrainTimeout+d.Connections.Error+d.Connections.Timeout != 0 {
 		t.Errorf("got %+v, want three requests finished and nothing cut", d)
 	}
 	return took
@@ -308,7 +308,7 @@ func TestHTTP2StreamAtTheDeadline(t *testing.T) {
 		drained := s.drain(500*time.Millisecond, all)
 		c.gets(1, "to the end")
 		c.closes()
-		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Announced: 1, Cut: 1}) {
+		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{ConnectionClose: 1, DrainTimeout: 1}) {
 			t.Errorf("got %+v, want one connection told to close, and one cut, which has a request", d)
 		}
 	})

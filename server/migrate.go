@@ -12,23 +12,23 @@ import (
 )
 
 const (
-	// moveBatch is how many connections are offered at once at most. Larger batches
+	// migrateBatch is how many connections are offered at once at most. Larger batches
 	// save nothing, and each makes those behind it wait.
-	moveBatch = min(64, upgrade.MoveLimit)
-	// moveWindow bounds how many idle connections are between their wake-up and the
+	migrateBatch = min(64, upgrade.MigrationLimit)
+	// migrateWindow bounds how many idle connections are between their wake-up and the
 	// answer, so that there is always a batch under way, and one that gathers: nobody
 	// reads from them for a moment. It is below 256, the length of a processor's run
 	// queue: goroutines that do not fit in there get in the way of requests.
-	moveWindow = 3 * moveBatch
-	// moveWorkers is how many batches are under way at once. With one more than the
+	migrateWindow = 3 * migrateBatch
+	// migrateWorkers is how many batches are under way at once. With one more than the
 	// window fills, connections that come from a request do not wait for idle ones.
-	moveWorkers = moveWindow/moveBatch + 1
-	// moveStall is how long a batch may be without an answer. From then on nothing is
+	migrateWorkers = migrateWindow/migrateBatch + 1
+	// migrateStall is how long a batch may be without an answer. From then on nothing is
 	// offered until one comes: others should not wait as well.
-	moveStall = 2 * time.Second
+	migrateStall = 2 * time.Second
 )
 
-// mover offers connections to the successor, from the beginning of a drain to its end.
+// migrator offers connections to the successor, from the beginning of a drain to its end.
 //
 // A connection that comes to rest in a drain offers itself. Those that are at rest already,
 // blocked in a Read, are woken by a single pass over the connections that are open when the
@@ -38,8 +38,8 @@ const (
 // finds it waiting. If it was after, or the connection is so new that the pass does not know
 // it, it has seen the drain.
 //
-// A nil mover is that of a drain in which no connection can migrate.
-type mover struct {
+// A nil migrator is that of a drain in which no connection can migrate.
+type migrator struct {
 	ctx  context.Context
 	end  context.CancelFunc
 	h    upgrade.Handoff
@@ -66,16 +66,16 @@ type queues struct {
 	ended    bool      // nothing is offered any more
 }
 
-// newMover returns the mover of a drain, or nil if no connection can migrate.
-func (s *Server) newMover(ctx context.Context, h upgrade.Handoff) *mover {
-	if h.Move == nil || s.opts.DisableMigration || !s.isSafe() {
+// newMigrator returns the migrator of a drain, or nil if no connection can migrate.
+func (s *Server) newMigrator(ctx context.Context, h upgrade.Handoff) *migrator {
+	if h.Migrate == nil || s.opts.DisableMigration || !s.isSafe() {
 		return nil
 	}
-	m := &mover{
+	m := &migrator{
 		h:         h,
 		kept:      make(map[net.Listener]bool),
 		open:      s.open,
-		window:    make(chan struct{}, moveWindow),
+		window:    make(chan struct{}, migrateWindow),
 		filled:    make(chan struct{}, 1),
 		again:     make(chan struct{}, 1),
 		abandoned: make(chan struct{}),
@@ -88,19 +88,19 @@ func (s *Server) newMover(ctx context.Context, h upgrade.Handoff) *mover {
 }
 
 // start migrates the connections that are open, and those that offer themselves.
-func (m *mover) start() {
+func (m *migrator) start() {
 	if m == nil {
 		return
 	}
 	m.running.Go(m.wake)
 	m.running.Go(m.watch)
-	for range moveWorkers {
+	for range migrateWorkers {
 		m.running.Go(m.work)
 	}
 }
 
 // takes reports whether connections of a listener can migrate now.
-func (m *mover) takes(ln net.Listener) bool {
+func (m *migrator) takes(ln net.Listener) bool {
 	if m == nil || m.stalled.Load() {
 		return false
 	}
@@ -113,7 +113,7 @@ func (m *mover) takes(ln net.Listener) bool {
 
 // wake lets the connections that wait at rest offer themselves. It does so again after the
 // successor has hung for a while, in which others came to rest.
-func (m *mover) wake() {
+func (m *migrator) wake() {
 	for {
 		for _, c := range m.open() {
 			select {
@@ -134,11 +134,11 @@ func (m *mover) wake() {
 }
 
 // leave gives a place in the window back.
-func (m *mover) leave() { <-m.window }
+func (m *migrator) leave() { <-m.window }
 
 // offer returns when the successor has taken the connection or not. The caller is its reader,
 // and does not read meanwhile.
-func (m *mover) offer(c *conn, woken bool) {
+func (m *migrator) offer(c *conn, woken bool) {
 	q := &m.queues
 	q.mu.Lock()
 	if ended := q.ended; ended || m.stalled.Load() {
@@ -162,7 +162,7 @@ func (m *mover) offer(c *conn, woken bool) {
 	}
 }
 
-func (m *mover) work() {
+func (m *migrator) work() {
 	for {
 		select {
 		case <-m.ctx.Done():
@@ -176,7 +176,7 @@ func (m *mover) work() {
 }
 
 // take takes a batch out of a queue.
-func (m *mover) take() []*conn {
+func (m *migrator) take() []*conn {
 	q := &m.queues
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -184,7 +184,7 @@ func (m *mover) take() []*conn {
 	if len(q.busy) == 0 {
 		queue = &q.idle
 	}
-	n := min(len(*queue), moveBatch)
+	n := min(len(*queue), migrateBatch)
 	batch := (*queue)[:n:n]
 	*queue = (*queue)[n:]
 	if len(q.busy)+len(q.idle) > 0 {
@@ -200,8 +200,8 @@ func (m *mover) take() []*conn {
 }
 
 // watch gives the connections in the queues back when the successor hangs.
-func (m *mover) watch() {
-	tick := time.NewTicker(moveStall / 4)
+func (m *migrator) watch() {
+	tick := time.NewTicker(migrateStall / 4)
 	defer tick.Stop()
 	for {
 		select {
@@ -210,7 +210,7 @@ func (m *mover) watch() {
 		case now := <-tick.C:
 			var rest []*conn
 			m.queues.mu.Lock()
-			if m.queues.sending > 0 && now.Sub(m.queues.progress) >= moveStall {
+			if m.queues.sending > 0 && now.Sub(m.queues.progress) >= migrateStall {
 				m.stalled.Store(true)
 				rest = m.queues.empty()
 			}
@@ -222,14 +222,14 @@ func (m *mover) watch() {
 	}
 }
 
-func (m *mover) send(batch []*conn) {
+func (m *migrator) send(batch []*conn) {
 	conns := make([]upgrade.Connection, len(batch))
 	for i, c := range batch {
 		conns[i] = c.export()
 	}
 	var taken []bool
 	if m.ctx.Err() == nil {
-		taken = m.h.Move(m.ctx, conns)
+		taken = m.h.Migrate(m.ctx, conns)
 	}
 	m.queues.mu.Lock()
 	m.queues.sending--
@@ -244,7 +244,7 @@ func (m *mover) send(batch []*conn) {
 }
 
 // stop ends the migration: what is under way gets its answer, what is not stays.
-func (m *mover) stop() {
+func (m *migrator) stop() {
 	if m == nil {
 		return
 	}
@@ -275,7 +275,7 @@ func (q *queues) empty() []*conn {
 }
 
 // abandon lets the readers of connections go on that still have no answer.
-func (m *mover) abandon() {
+func (m *migrator) abandon() {
 	if m != nil {
 		close(m.abandoned)
 	}
@@ -285,7 +285,7 @@ func (m *mover) abandon() {
 // with the lock held.
 func (c *conn) mayMigrate() bool {
 	d := c.server.drain.Load()
-	return d != nil && !c.stays && d.mover.takes(c.listener)
+	return d != nil && !c.stays && d.migrator.takes(c.listener)
 }
 
 // willMigrate reports whether the connection is expected to migrate after the present
@@ -310,7 +310,7 @@ func (c *conn) export() upgrade.Connection {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	state, _ := c.boundary.Export()
-	exported := upgrade.Connection{Listener: c.listener, Spoke: state.Spoke}
+	exported := upgrade.Connection{Listener: c.listener, Used: state.Used}
 	c.layer.export(&exported)
 	if !state.Deadline.IsZero() {
 		exported.Left = max(time.Until(state.Deadline), time.Millisecond)
@@ -326,7 +326,7 @@ func (c *conn) settle(taken bool) {
 	case taken:
 		c.do(c.boundary.Answer(true))
 		c.count(uncounted)
-		c.server.movedOut.Add(1)
+		c.server.migratedOut.Add(1)
 	default:
 		c.stays = true
 	}
@@ -343,4 +343,4 @@ func (c *conn) stay() {
 
 // Migrated returns how many connections have come from the predecessor, and how many have
 // gone to the successor. Neither is counted as accepted or closed by it.
-func (s *Server) Migrated() (in, out uint64) { return s.movedIn.Load(), s.movedOut.Load() }
+func (s *Server) Migrated() (in, out uint64) { return s.migratedIn.Load(), s.migratedOut.Load() }

@@ -15,10 +15,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkMove reports what it costs to move a silent connection between two
+// BenchmarkMigrate reports what it costs to move a silent connection between two
 // servers of one process, both sides together, and how long the drain of all
-// takes: go test ./server -run xxx -bench Move -benchtime 5x
-func BenchmarkMove(b *testing.B) {
+// takes: go test ./server -run xxx -bench Migrate -benchtime 5x
+func BenchmarkMigrate(b *testing.B) {
 	for _, conns := range []int{100, 500, 1000, 4000, 8000} {
 		b.Run(fmt.Sprint(conns), func(b *testing.B) {
 			var spent, busy time.Duration
@@ -70,7 +70,7 @@ func moveAll(b *testing.B, conns int) (wall, cpu time.Duration) {
 		}
 	}
 	begin, used := time.Now(), processorTime(b)
-	d := first.Drain(b.Context(), upgrade.Handoff{Kept: all, Move: func(_ context.Context, conns []upgrade.Connection) []bool {
+	d := first.Drain(b.Context(), upgrade.Handoff{Kept: all, Migrate: func(_ context.Context, conns []upgrade.Connection) []bool {
 		taken := make([]bool, len(conns))
 		for i, c := range conns {
 			c.Conn, c.Listener = dup(b, c.Conn), own
@@ -80,7 +80,7 @@ func moveAll(b *testing.B, conns int) (wall, cpu time.Duration) {
 		return taken
 	}})
 	wall, cpu = time.Since(begin), processorTime(b)-used
-	if d.Moved != conns {
+	if d.Migrated != conns {
 		b.Fatalf("got %+v, want all %d moved", d, conns)
 	}
 	second.Drain(b.Context(), upgrade.Handoff{Kept: none})

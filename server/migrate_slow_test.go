@@ -73,7 +73,7 @@ func TestSuccessorThatHangsDoesNotHoldUpOthers(t *testing.T) {
 			t.Errorf("%d of 510 connections were given to a successor that answers nothing, want few", n)
 		}
 		d := <-drained
-		if d.Moved != int(given.Load()) || d.Connections.Cut != 0 {
+		if d.Migrated != int(given.Load()) || d.Connections.DrainTimeout != 0 {
 			t.Errorf("got %+v, want the %d moved that the successor had, and none closed forcibly", d, given.Load())
 		}
 		asking.Wait() // also those that have moved are answered
@@ -146,7 +146,7 @@ func TestNothingIsLostOnTheWay(t *testing.T) {
 		time.Sleep(50 * time.Millisecond) // in which they talk
 		next := serve(t, server.Options{Handler: echo, IdleGrace: patience})
 		m := &movers{first: line[len(line)-1], second: next}
-		moved += (<-m.handOff(patience)).Moved
+		moved += (<-m.handOff(patience)).Migrated
 		line = append(line, next)
 	}
 	talking.Wait()
@@ -175,7 +175,7 @@ func TestSlowSuccessorGetsAll(t *testing.T) {
 			return everything(conns)
 		}
 		d := <-m.handOff(2 * patience)
-		if d.Moved != conns || d.Connections != (upgrade.Closed{}) || d.Seconds < 2*pause.Seconds() {
+		if d.Migrated != conns || d.Connections != (upgrade.Closed{}) || d.Seconds < 2*pause.Seconds() {
 			t.Errorf("got %+v, want all moved, in some time", d)
 		}
 		m.end()
@@ -197,7 +197,7 @@ func TestManySilentConnections(t *testing.T) {
 		clients = append(clients, c)
 	}
 	await(t, "all connections", func() bool { return m.first.Accepted() == conns })
-	if d := <-m.handOff(patience); d.Moved != conns || d.Connections != (upgrade.Closed{}) {
+	if d := <-m.handOff(patience); d.Migrated != conns || d.Connections != (upgrade.Closed{}) {
 		t.Errorf("got %+v, want all moved", d)
 	}
 	for _, c := range clients {
@@ -223,7 +223,7 @@ func TestSuccessorThatRecovers(t *testing.T) {
 					time.Sleep(time.Until(begin.Add(pause)))
 					return everything(conns)
 				}
-				if d := <-m.handOff(2 * pause); d.Moved != conns || d.Seconds < pause.Seconds() || d.Seconds > pause.Seconds()+.1 { // Shutdown polls
+				if d := <-m.handOff(2 * pause); d.Migrated != conns || d.Seconds < pause.Seconds() || d.Seconds > pause.Seconds()+.1 { // Shutdown polls
 					t.Errorf("got %+v, want all %d moved when the successor has recovered", d, conns)
 				}
 				m.end()

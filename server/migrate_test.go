@@ -33,7 +33,7 @@ func TestSilentConnectionsMoveAtOnce(t *testing.T) {
 			used.isFrom("first")
 			await(t, "both connections", func() bool { return m.first.Load().Connections == upgrade.Connections{New: 1, Idle: 1} })
 			d := <-m.handOff(patience)
-			if d.Moved != 2 || d.Connections != (upgrade.Closed{}) {
+			if d.Migrated != 2 || d.Connections != (upgrade.Closed{}) {
 				t.Errorf("got %+v, want 2 moved and none closed", d)
 			}
 			if got := m.second.Load().Connections; got != (upgrade.Connections{New: 1, Idle: 1}) {
@@ -49,7 +49,7 @@ func TestSilentConnectionsMoveAtOnce(t *testing.T) {
 				fresh.isFrom("second")
 				used.isFrom("second")
 			}
-			if d := m.end(); d.Connections != (upgrade.Closed{Grace: 2}) {
+			if d := m.end(); d.Connections != (upgrade.Closed{IdleGrace: 2}) {
 				t.Errorf("the successor's drain: got %+v, want 2 closed after the grace", d)
 			}
 		})
@@ -70,7 +70,7 @@ func TestBusyConnectionMovesAfterItsResponse(t *testing.T) {
 		t.Errorf("got close %t and %q, want first without an announcement", resp.Close, body)
 	}
 	c.movesOn()
-	if d := <-drained; d.Moved != 1 || d.Requests == 0 || d.Connections != (upgrade.Closed{}) {
+	if d := <-drained; d.Migrated != 1 || d.Requests == 0 || d.Connections != (upgrade.Closed{}) {
 		t.Errorf("got %+v, want the request finished and the connection moved", d)
 	}
 	m.end()
@@ -105,7 +105,7 @@ func TestRefusedConnectionIsDrained(t *testing.T) {
 	if resp, body := busy.get("/"); !resp.Close || body != "first" {
 		t.Errorf("once refused: got close %t and %q, want first with the announcement", resp.Close, body)
 	}
-	if d := <-drained; d.Moved != 0 || d.Connections != (upgrade.Closed{Announced: 2, Grace: 1}) {
+	if d := <-drained; d.Migrated != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 2, IdleGrace: 1}) {
 		t.Errorf("got %+v, want none moved, 2 told to close and 1 after the grace", d)
 	}
 	if n := m.offered.Load(); n != 3 {
@@ -125,7 +125,7 @@ func TestMigratedConnectionHasTheTimeThatIsLeft(t *testing.T) {
 		fresh, used := m.first.dial(), m.first.dial()
 		used.isFrom("first")
 		time.Sleep(200 * time.Millisecond) // of what they have
-		if d := <-m.handOff(patience); d.Moved != 2 {
+		if d := <-m.handOff(patience); d.Migrated != 2 {
 			t.Errorf("got %+v, want 2 moved", d)
 		}
 		for _, moved := range []struct {
@@ -173,7 +173,7 @@ func TestTimeoutsOfRefusedConnections(t *testing.T) {
 // What cannot move is drained as before.
 func TestWithoutAWayNothingMoves(t *testing.T) {
 	for name, set := range map[string]func(*server.Options, *upgrade.Handoff){
-		"no successor takes any":        func(_ *server.Options, h *upgrade.Handoff) { h.Move = nil },
+		"no successor takes any":        func(_ *server.Options, h *upgrade.Handoff) { h.Migrate = nil },
 		"it has not the listener":       func(_ *server.Options, h *upgrade.Handoff) { h.Kept = none },
 		"turned off":                    func(o *server.Options, _ *upgrade.Handoff) { o.DisableMigration = true },
 		"net/http is not what it seems": nil,
@@ -182,7 +182,7 @@ func TestWithoutAWayNothingMoves(t *testing.T) {
 			var logged bytes.Buffer
 			opts := server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 100 * time.Millisecond,
 				Logger: slog.New(slog.NewTextHandler(&logged, nil))}
-			h := upgrade.Handoff{Kept: all, Move: func(context.Context, []upgrade.Connection) []bool {
+			h := upgrade.Handoff{Kept: all, Migrate: func(context.Context, []upgrade.Connection) []bool {
 				t.Error("a connection was offered")
 				return nil
 			}}
@@ -204,7 +204,7 @@ func TestWithoutAWayNothingMoves(t *testing.T) {
 			}
 			c := s.dial()
 			await(t, "the connection", func() bool { return s.Accepted() == 1 })
-			if d := <-s.drainBy(patience, h); d.Moved != 0 || d.Connections != (upgrade.Closed{Grace: 1}) {
+			if d := <-s.drainBy(patience, h); d.Migrated != 0 || d.Connections != (upgrade.Closed{IdleGrace: 1}) {
 				t.Errorf("got %+v, want one closed after the grace", d)
 			}
 			c.closedCleanly()
@@ -238,7 +238,7 @@ func TestPipelinedBytesDoNotMove(t *testing.T) {
 		}
 		c.movesOn()
 	}
-	if d := <-drained; d.Moved != len(clients) {
+	if d := <-drained; d.Migrated != len(clients) {
 		t.Errorf("got %+v, want all %d moved", d, len(clients))
 	}
 	m.end()
@@ -262,7 +262,7 @@ func TestClientThatPipelinesOnceMigrates(t *testing.T) {
 		}
 		synctest.Wait() // a request that follows at once may come ahead as well
 		c.isFrom("second")
-		if d := <-drained; d.Moved != 1 {
+		if d := <-drained; d.Migrated != 1 {
 			t.Errorf("got %+v, want one moved", d)
 		}
 		m.end()
@@ -297,7 +297,7 @@ func TestClientThatPipelinesIsAnnounced(t *testing.T) {
 				t.Fatalf("after %v: got Connection: close %t, want it after the grace", took, announced)
 			}
 		}
-		if d := <-drained; d.Moved != 0 || d.Connections.Announced != 1 {
+		if d := <-drained; d.Migrated != 0 || d.Connections.ConnectionClose != 1 {
 			t.Errorf("got %+v, want one sent Connection: close", d)
 		}
 		m.end()

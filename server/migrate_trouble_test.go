@@ -52,7 +52,7 @@ func TestBytesThatArriveWhileMovingAreTheSuccessors(t *testing.T) {
 		c, drained, release := heldMove(t, m)
 		c.send(request[:at])
 		release()
-		if d := <-drained; d.Moved != 1 {
+		if d := <-drained; d.Migrated != 1 {
 			t.Errorf("got %+v, want one moved", d)
 		}
 		c.send(request[at:])
@@ -80,7 +80,7 @@ func TestBytesThatArriveWhileRefusedAreServed(t *testing.T) {
 	if resp, body := c.answer(); body != "first" || !resp.Close {
 		t.Errorf("got %q, close %t, want first with the announcement", body, resp.Close)
 	}
-	if d := <-drained; d.Moved != 0 || d.Connections != (upgrade.Closed{Announced: 1}) {
+	if d := <-drained; d.Migrated != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
 		t.Errorf("got %+v, want one told to close", d)
 	}
 	m.end()
@@ -97,7 +97,7 @@ func TestClientThatEndsWhileMoving(t *testing.T) {
 			c, drained, release := heldMove(t, m)
 			end(c.Conn.(*net.TCPConn))
 			release()
-			if d := <-drained; d.Moved != 1 {
+			if d := <-drained; d.Migrated != 1 {
 				t.Errorf("got %+v, want one moved", d)
 			}
 			await(t, "the end in the successor", func() bool { return m.second.Closed()[server.ByClient] == 1 })
@@ -121,7 +121,7 @@ func TestRequestAndHalfCloseWhileMoving(t *testing.T) {
 	m.end()
 }
 
-// What is under way at the deadline counts as Move reports it.
+// What is under way at the deadline counts as Migrate reports it.
 func TestDeadlineWhileMoving(t *testing.T) {
 	m := newMovers(t, names("first"))
 	m.gate = func(ctx context.Context, conns []upgrade.Connection) []bool {
@@ -131,21 +131,21 @@ func TestDeadlineWhileMoving(t *testing.T) {
 	c := m.first.dial()
 	c.isFrom("first")
 	d := <-m.handOff(200 * time.Millisecond)
-	if d.Moved != 1 || d.Connections != (upgrade.Closed{}) {
+	if d.Migrated != 1 || d.Connections != (upgrade.Closed{}) {
 		t.Errorf("got %+v, want one moved", d)
 	}
 	c.isFrom("second")
 	m.end()
 }
 
-// And it holds if Move knows of none.
+// And it holds if Migrate knows of none.
 func TestDeadlineThatMoveIgnores(t *testing.T) {
 	s := serve(t, server.Options{Handler: http.HandlerFunc(hello)})
 	open, returned := make(chan struct{}), make(chan struct{})
 	c := s.dial()
 	c.get("/")
 	begin := time.Now()
-	d := <-s.drainBy(200*time.Millisecond, upgrade.Handoff{Kept: all, Move: func(_ context.Context, conns []upgrade.Connection) []bool {
+	d := <-s.drainBy(200*time.Millisecond, upgrade.Handoff{Kept: all, Migrate: func(_ context.Context, conns []upgrade.Connection) []bool {
 		defer close(returned)
 		<-open
 		return everything(conns)
@@ -153,13 +153,13 @@ func TestDeadlineThatMoveIgnores(t *testing.T) {
 	if took := time.Since(begin); took > slack {
 		t.Errorf("the drain took %v, want 200 ms and a moment", took)
 	}
-	if d.Moved != 0 || d.Connections != (upgrade.Closed{Cut: 1}) {
+	if d.Migrated != 0 || d.Connections != (upgrade.Closed{DrainTimeout: 1}) {
 		t.Errorf("got %+v, want one cut", d)
 	}
 	c.closedCleanly()
 	await(t, "the end of its goroutine", func() bool {
 		stacks := make([]byte, 1<<20)
-		return !strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), ".(*mover).offer(")
+		return !strings.Contains(string(stacks[:runtime.Stack(stacks, true)]), ".(*migrator).offer(")
 	})
 	close(open)
 	<-returned
@@ -169,7 +169,7 @@ func TestDeadlineThatMoveIgnores(t *testing.T) {
 	}
 }
 
-// After the deadline nothing is offered any more: Move would take it for given.
+// After the deadline nothing is offered any more: Migrate would take it for given.
 func TestNothingIsOfferedAfterTheDeadline(t *testing.T) {
 	for range 20 {
 		m := newMovers(t, names("first"))
@@ -212,7 +212,7 @@ func TestHijackedInADrainDoesNotMove(t *testing.T) {
 	if line, _ := c.in.ReadString('\n'); line != "mine\n" {
 		t.Errorf("got %q, want mine", line)
 	}
-	if d := <-drained; d.Moved != 0 || d.Connections != (upgrade.Closed{Hijacked: 1}) {
+	if d := <-drained; d.Migrated != 0 || d.Connections != (upgrade.Closed{Hijacked: 1}) {
 		t.Errorf("got %+v, want one closed by its handler", d)
 	}
 	m.end()
@@ -271,7 +271,7 @@ func TestKindsOfRequests(t *testing.T) {
 			first.awaitDraining()
 			close(g.open)
 			ask("first")
-			if d := <-drained; d.Moved != 1 || d.Connections != (upgrade.Closed{}) {
+			if d := <-drained; d.Migrated != 1 || d.Connections != (upgrade.Closed{}) {
 				t.Errorf("got %+v, want one moved", d)
 			}
 			for range 2 {

@@ -122,7 +122,7 @@ func dup(t testing.TB, nc net.Conn) net.Conn {
 
 // handOff begins the drain of the first.
 func (m *movers) handOff(timeout time.Duration) <-chan upgrade.Drained {
-	return m.first.drainBy(timeout, upgrade.Handoff{Kept: all, Move: m.move})
+	return m.first.drainBy(timeout, upgrade.Handoff{Kept: all, Migrate: m.move})
 }
 
 // end drains the second.

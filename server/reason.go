@@ -12,11 +12,11 @@ var (
 	// ByClient: the client closed the connection, or asked for that.
 	ByClient = newReason("client", func(c *upgrade.Closed) *int { return &c.Client })
 	// ConnectionClose: a response carried "Connection: close", or HTTP/2 sent a GOAWAY.
-	ConnectionClose = newReason("connection_close", func(c *upgrade.Closed) *int { return &c.Announced })
+	ConnectionClose = newReason("connection_close", func(c *upgrade.Closed) *int { return &c.ConnectionClose })
 	// IdleGrace: it stayed idle for the idle grace of a drain, or until the drain's deadline.
-	IdleGrace = newReason("idle_grace", func(c *upgrade.Closed) *int { return &c.Grace })
+	IdleGrace = newReason("idle_grace", func(c *upgrade.Closed) *int { return &c.IdleGrace })
 	// DrainTimeout: it was closed forcibly, since it was busy when the drain had to end.
-	DrainTimeout = newReason("drain_timeout", func(c *upgrade.Closed) *int { return &c.Cut })
+	DrainTimeout = newReason("drain_timeout", func(c *upgrade.Closed) *int { return &c.DrainTimeout })
 	// TimedOut: the idle, header, body or write timeout passed.
 	TimedOut = newReason("timeout", func(c *upgrade.Closed) *int { return &c.Timeout })
 	// Failed: the request was malformed, or its handler panicked.

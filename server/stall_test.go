@@ -257,7 +257,7 @@ func TestDrainOfClientsThatNeverRead(t *testing.T) {
 		go io.Copy(io.Discard, c.Conn)
 		const deadline = 30 * time.Second
 		d := <-s.drain(deadline, none)
-		if d.Seconds >= deadline.Seconds() || d.Connections.Cut > 0 {
+		if d.Seconds >= deadline.Seconds() || d.Connections.DrainTimeout > 0 {
 			t.Errorf("got %+v, want nothing closed at the deadline", d)
 		}
 	})

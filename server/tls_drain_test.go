@@ -38,7 +38,7 @@ func TestTLSDrain(t *testing.T) {
 			return s.Load().Connections == upgrade.Connections{New: 2, Idle: 2, Active: 1}
 		})
 		begin := time.Now()
-		drained := s.drainBy(patience, upgrade.Handoff{Kept: all, Move: func(context.Context, []upgrade.Connection) []bool {
+		drained := s.drainBy(patience, upgrade.Handoff{Kept: all, Migrate: func(context.Context, []upgrade.Connection) []bool {
 			t.Error("a connection over TLS was offered")
 			return nil
 		}})
@@ -58,7 +58,7 @@ func TestTLSDrain(t *testing.T) {
 			t.Errorf("busy: got close %t and %q, want the announcement", resp.Close, body)
 		}
 		busy.closedCleanly()
-		if d := <-drained; d.Moved != 0 || d.Requests != 2 || d.Connections != (upgrade.Closed{Announced: 2, Grace: 3}) {
+		if d := <-drained; d.Migrated != 0 || d.Requests != 2 || d.Connections != (upgrade.Closed{ConnectionClose: 2, IdleGrace: 3}) {
 			t.Errorf("got %+v, want 2 requests finished, 2 told to close and 3 after the grace", d)
 		}
 	})
@@ -89,7 +89,7 @@ func TestTLSStaysWhilePlaintextMoves(t *testing.T) {
 	http1.closedCleanly()
 	http2.closes()
 	known.closes()
-	if d := <-drained; d.Moved != 1 || d.Connections != (upgrade.Closed{Grace: 1, Announced: 2}) {
+	if d := <-drained; d.Migrated != 1 || d.Connections != (upgrade.Closed{IdleGrace: 1, ConnectionClose: 2}) {
 		t.Errorf("got %+v, want one moved, one closed after the grace, and 2 told to close", d)
 	}
 	if n := m.offered.Load(); n != 1 {
@@ -133,7 +133,7 @@ func TestTLSClientsThatNeverRetry(t *testing.T) {
 		}
 		d := <-s.drain(patience, all)
 		asking.Wait()
-		if failed.Load() != 0 || announced.Load() != clients || d.Connections != (upgrade.Closed{Announced: clients}) {
+		if failed.Load() != 0 || announced.Load() != clients || d.Connections != (upgrade.Closed{ConnectionClose: clients}) {
 			t.Errorf("%d requests failed, %d clients told to close, %+v; want all %d told", failed.Load(), announced.Load(), d, clients)
 		}
 	})
@@ -197,7 +197,7 @@ func TestHandshakesUnderWayAreFinished(t *testing.T) {
 				close(proceed)
 				asking.Wait()
 				d := <-drained
-				if answered.Load() != clients || d.Connections.Announced+d.Connections.Client != clients {
+				if answered.Load() != clients || d.Connections.ConnectionClose+d.Connections.Client != clients {
 					t.Errorf("%d of %d answered, %+v", answered.Load(), clients, d)
 				}
 			})
@@ -254,7 +254,7 @@ func TestTLSCut(t *testing.T) {
 		await(t, "the requests", func() bool { return s.Load().Requests == 3 })
 		time.Sleep(50 * time.Millisecond) // the sockets are full
 		begin := time.Now()
-		if d := <-s.drain(100*time.Millisecond, all); d.Connections != (upgrade.Closed{Cut: 3}) {
+		if d := <-s.drain(100*time.Millisecond, all); d.Connections != (upgrade.Closed{DrainTimeout: 3}) {
 			t.Errorf("got %+v, want 3 cut", d)
 		}
 		if took := time.Since(begin); took > time.Second {
@@ -301,7 +301,7 @@ func TestGraceAfterHandshake(t *testing.T) {
 		if resp, body := over.get("/"); !resp.Close || body != "hello" {
 			t.Errorf("got close %t and %q", resp.Close, body)
 		}
-		if d := <-drained; d.Connections != (upgrade.Closed{Announced: 1}) {
+		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
 			t.Errorf("got %+v, want one told to close", d.Connections)
 		}
 	})

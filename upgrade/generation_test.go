@@ -81,12 +81,12 @@ func TestTriggersAreCoalesced(t *testing.T) {
 	ask()
 	ask()
 	l.first.Process.Signal(syscall.SIGHUP)
-	l.await("the others have arrived", func() bool { return strings.Count(l.printed(), "joins the one that waits") == 2 })
+	l.await("the others have arrived", func() bool { return strings.Count(l.printed(), "joining the one that waits") == 2 })
 	os.Remove(latch)
 	l.await("the first upgrade is done", func() bool { a, err := l.try(); return err == nil && a.Generation == 2 })
 	ask() // while generation 1 drains: joins as well
 	// At generation 2 one of four is the first, and three join.
-	l.await("all have arrived", func() bool { return strings.Count(l.printed(), "joins the one that waits") == 2+3 })
+	l.await("all have arrived", func() bool { return strings.Count(l.printed(), "joining the one that waits") == 2+3 })
 	os.Remove(drain)
 	var generations []int
 	for range 4 {

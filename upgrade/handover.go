@@ -51,7 +51,7 @@ func (r *run) drainToSuccessor() {
 	}
 	h := Handoff{Kept: func(ln net.Listener) bool { return kept[ln] }}
 	if a.protocol() >= 2 && a.adopts {
-		h.Move = func(ctx context.Context, conns []Connection) []bool { return r.move(ctx, a.link, conns) }
+		h.Migrate = func(ctx context.Context, conns []Connection) []bool { return r.migrate(ctx, a.link, conns) }
 	}
 	r.drain(h)
 }

@@ -23,7 +23,7 @@ type Options struct {
 	// UpgradeTimeout is how long a successor may take to be ready before it is
 	// killed. 0 means one minute.
 	UpgradeTimeout time.Duration
-	// DrainTimeout is how long a drain may take before what remains is cut.
+	// DrainTimeout is how long a drain may take before what remains is closed forcibly.
 	// 0 means 30 seconds.
 	DrainTimeout time.Duration
 	// HookTimeout is how long the hooks of [Generation.OnExit] and

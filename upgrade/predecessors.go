@@ -45,7 +45,7 @@ func (m *member) member() lifecycle.Member {
 	return lifecycle.Member{ID: m.id, Generation: m.Generation, PID: m.PID, Protocol: m.Protocol, Drain: m.Drain, Due: m.due}
 }
 
-// enqueueMembers tells the machine of predecessors that have come over a link since, before
+// enqueueMembers notifies the machine of predecessors that have come over a link since, before
 // it hears of anything else that may concern them.
 func (r *run) enqueueMembers() {
 	members := r.living()
@@ -90,8 +90,8 @@ func (r *run) predecessorDrained(p *member, m *link.Message) {
 	}
 	c := d.Connections
 	r.log.Info("predecessor drained", "predecessor", p.Generation, "seconds", d.Seconds, "requests_finished", d.Requests,
-		"connections_migrated", d.Moved, "closed_by_client", c.Client,
-		"sent_connection_close", c.Announced, "closed_idle", c.Grace, "closed_forcibly", c.Cut)
+		"connections_migrated", d.Migrated, "closed_by_client", c.Client,
+		"sent_connection_close", c.ConnectionClose, "closed_idle", c.IdleGrace, "closed_forcibly", c.DrainTimeout)
 	r.mu.Lock()
 	p.reported, p.load = true, Load{}
 	r.mu.Unlock()

@@ -37,7 +37,7 @@ type run struct {
 // nil when nothing is left to do but to exit. It ends when a successor serves
 // and everything under way here has ended, or when SIGTERM or SIGINT come in:
 // then State becomes Draining at once, the service goes on for the shutdown
-// delay, and drains. A further such signal cuts the drain. Last of all the hooks of
+// delay, and drains. A further such signal closes what remains forcibly. Last of all the hooks of
 // [Generation.OnExit] run and, if the service stops, those of [Generation.OnStop].
 // SIGHUP asks for an upgrade. An error means that the generation never became
 // ready; the hooks of OnExit have run then too.

@@ -46,7 +46,7 @@ type Counter interface {
 	Service
 	// Counts returns what this generation has counted itself. It is called by
 	// several goroutines at once, some times a second while a neighbor is alive.
-	// [Generation.Others] tells what it is for.
+	// [Generation.Others] documents what it is for.
 	Counts() Counts
 }
 
@@ -64,13 +64,13 @@ type Handoff struct {
 	// Kept reports whether a listener is accepted from, or held open, beyond this
 	// generation: what is queued there is not lost.
 	Kept func(net.Listener) bool
-	// Move offers connections to the successor, at most [MoveLimit] of them, and
+	// Migrate offers connections to the successor, at most [MigrationLimit] of them, and
 	// returns which it has taken. No goroutine may read from them meanwhile. What was
 	// not taken stays with the caller, as before; of the rest the caller closes its
-	// copy, which does not close the connection. Move returns when the successor has
+	// copy, which does not close the connection. Migrate returns when the successor has
 	// responded, is gone, or when ctx ends: what was offered then counts as taken. Several
 	// goroutines may call it at once. It is nil if nothing can migrate.
-	Move func(ctx context.Context, conns []Connection) (taken []bool)
+	Migrate func(ctx context.Context, conns []Connection) (taken []bool)
 }
 
 // Unopened is a connection of which there is no more than the socket: it can be
@@ -85,20 +85,20 @@ type Unopened interface {
 	Open() (net.Conn, error)
 }
 
-// MoveLimit is how many connections migrate at once at most: the kernel passes no
+// MigrationLimit is how many connections migrate at once at most: the kernel passes no
 // more descriptors in one message.
-const MoveLimit = 253
+const MigrationLimit = 253
 
 // Connection is one that migrates from a generation to its successor.
 type Connection struct {
-	// For Move it is anything that has the SyscallConn of a socket. For Adopt it
+	// For Migrate it is anything that has the SyscallConn of a socket. For Adopt it
 	// is [Unopened].
 	net.Conn
 	// Listener is where it was accepted. For Adopt it is the successor's own
 	// listener at the same address.
 	Listener net.Listener
-	// Spoke is whether it has carried a request.
-	Spoke bool
+	// Used is whether it has carried a request.
+	Used bool
 	// Left is how long it may stay idle yet. 0 means without a limit.
 	Left time.Duration
 }
@@ -125,17 +125,17 @@ func (c Connections) all() int { return c.New + c.Active + c.Idle + c.Hijacked }
 type Drained struct {
 	Seconds     float64 `json:"drain_seconds"`
 	Requests    int     `json:"requests_finished"`
-	Moved       int     `json:"connections_moved"` // to the successor
+	Migrated    int     `json:"connections_moved"` // to the successor
 	Connections Closed  `json:"connections"`
 }
 
 // Closed counts the connections that a drain ended, by the reason.
 type Closed struct {
-	Client    int `json:"client"`    // closed by the client, or at its request
-	Announced int `json:"announced"` // sent "Connection: close" in a response
-	Grace     int `json:"grace"`     // idle for the idle grace
-	Cut       int `json:"cut"`       // closed forcibly at the deadline
-	Timeout   int `json:"timeout"`
-	Error     int `json:"error"`
-	Hijacked  int `json:"hijacked"` // closed by the handler that had taken it over
+	Client          int `json:"client"`    // closed by the client, or at its request
+	ConnectionClose int `json:"announced"` // sent "Connection: close" in a response
+	IdleGrace       int `json:"grace"`     // idle for the idle grace
+	DrainTimeout    int `json:"cut"`       // closed forcibly at the deadline
+	Timeout         int `json:"timeout"`
+	Error           int `json:"error"`
+	Hijacked        int `json:"hijacked"` // closed by the handler that had taken it over
 }

@@ -125,7 +125,7 @@ func (o Outcome) String() string {
 	}
 	c := p.Drained.Connections
 	line += fmt.Sprintf("; generation %d drained in %s: %s finished, %s migrated, %d sent Connection: close, %d closed idle, %d closed forcibly",
-		p.Generation, span(p.Seconds), count(p.Requests, "request"), count(p.Moved, "connection"), c.Announced, c.Grace, c.Cut)
+		p.Generation, span(p.Seconds), count(p.Requests, "request"), count(p.Migrated, "connection"), c.ConnectionClose, c.IdleGrace, c.DrainTimeout)
 	return line
 }
 

@@ -12,7 +12,7 @@ func TestOutcomeString(t *testing.T) {
 		"generation 3 (pid 4242, version 1.4.0) serves after 41 ms; generation 2 drained in 1.03 s: 12 requests finished, 340 connections migrated, 72 sent Connection: close, 5 closed idle, 0 closed forcibly": {
 			Result: Succeeded, Generation: 3, PID: 4242, Version: "1.4.0", ReadySeconds: 0.0414,
 			Predecessor: &Predecessor{Generation: 2, IsDrained: true,
-				Drained: Drained{Seconds: 1.03, Requests: 12, Moved: 340, Connections: Closed{Announced: 72, Grace: 5}}},
+				Drained: Drained{Seconds: 1.03, Requests: 12, Migrated: 340, Connections: Closed{ConnectionClose: 72, IdleGrace: 5}}},
 		},
 		"generation 3 (pid 4242, version 1.4.0) serves after 1.50 s; generation 2 still drains: 1 request, 6 connections": {
 			Result: Succeeded, Generation: 3, PID: 4242, Version: "1.4.0", ReadySeconds: 1.5,

@@ -49,12 +49,12 @@ func (r *run) logAccount() {
 	d := r.account
 	c := d.Connections
 	level := r.log.Info
-	if c.Cut > 0 {
+	if c.DrainTimeout > 0 {
 		level = r.log.Warn
 	}
-	level("drained", "seconds", d.Seconds, "requests_finished", d.Requests, "connections_migrated", d.Moved, "closed_by_client", c.Client,
-		"sent_connection_close", c.Announced, "closed_idle", c.Grace, "timed_out", c.Timeout, "failed", c.Error,
-		"closed_by_handler", c.Hijacked, "closed_forcibly", c.Cut)
+	level("drained", "seconds", d.Seconds, "requests_finished", d.Requests, "connections_migrated", d.Migrated, "closed_by_client", c.Client,
+		"sent_connection_close", c.ConnectionClose, "closed_idle", c.IdleGrace, "timed_out", c.Timeout, "failed", c.Error,
+		"closed_by_handler", c.Hijacked, "closed_forcibly", c.DrainTimeout)
 }
 
 // startHooks runs the hooks. Meanwhile the loop goes on: a trigger still has to be

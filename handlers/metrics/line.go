@@ -191,7 +191,7 @@ func each(f *dto.MetricFamily, others map[string]*foreignValue, add func(*dto.Me
 	})
 }
 
-// fits tells whether a series may have such labels: le and quantile are those of
+// fits reports whether a series may have such labels: le and quantile are those of
 // buckets and quantiles only.
 func fits(labels []*dto.LabelPair) bool {
 	return !slices.ContainsFunc(labels, func(l *dto.LabelPair) bool {
@@ -321,7 +321,7 @@ func parseKey(text string) (name string, labels []*dto.LabelPair, ok bool) {
 	return name, labels, true
 }
 
-// isName tells whether s is a name of Prometheus: letters, digits and _, and
+// isName reports whether s is a name of Prometheus: letters, digits and _, and
 // what else is allowed, without a digit in front.
 func isName(s, also string) bool {
 	for i, c := range []byte(s) {

@@ -13,7 +13,7 @@ import (
 )
 
 // statusClientClosed stands in the log, never on the wire, for a request that
-// was cut before it had an answer. nginx uses the same number.
+// was aborted before it had an answer. nginx uses the same number.
 const statusClientClosed = 499
 
 // Log wraps next with what every request gets.
@@ -27,7 +27,7 @@ const statusClientClosed = 499
 // only the bytes before the hijack. The query is left out, it may hold secrets.
 //
 // A panic is logged once with its stack at level Error. It is answered 500 if
-// nothing was written; otherwise the connection is cut, so that the client does
+// nothing was written; otherwise the connection is aborted, so that the client does
 // not take half a response for a whole one. http.ErrAbortHandler is passed on.
 //
 // Responses carry `Server: baton` unless next changes it.

@@ -18,10 +18,10 @@ type frames struct {
 	broken     bool   // these are no frames
 }
 
-// atFrame tells whether a frame may begin here.
+// atFrame reports whether a frame may begin here.
 func (f *frames) atFrame() bool { return f.have == 0 && !f.broken }
 
-// atMessage tells whether a message may begin here.
+// atMessage reports whether a message may begin here.
 func (f *frames) atMessage() bool { return f.atFrame() && !f.fragmented }
 
 // next follows p to the end of the frame in which it begins, or to its own end,

@@ -31,7 +31,7 @@ type Options struct {
 	Next          http.Handler  // answers what no rule covers; nil answers 404
 
 	// OnDrain registers what is done when the server drains: server.OnDrain.
-	// Nil: WebSockets and event streams are cut like all else.
+	// Nil: WebSockets and event streams are closed forcibly like all else.
 	OnDrain        func(ctx context.Context, grace time.Duration, hook func(context.Context)) (stop func())
 	WebSocketGrace time.Duration // how long upgraded connections stay in a drain; 0 means until shortly before its end
 	StreamGrace    time.Duration // how long event streams do; 0 as well

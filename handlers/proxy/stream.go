@@ -12,7 +12,7 @@ import (
 )
 
 // eventPatience is how long an event that has begun may take to be whole when its
-// stream is to end. One that is cut is ignored by its reader.
+// stream is to end. One that is aborted is ignored by its reader.
 const eventPatience = 80 * time.Millisecond
 
 // stream is the body of a response that goes on for as long as the backend likes.
@@ -114,7 +114,7 @@ type eventBounds struct {
 	afterCR   bool // a line feed belongs to the line end before
 }
 
-// isBetween tells whether a reader that gets no more has lost nothing.
+// isBetween reports whether a reader that gets no more has lost nothing.
 func (e *eventBounds) isBetween() bool { return !e.inLine && !e.hasLines }
 
 // follow returns how much of p a reader needs that gets no more after it: up to

@@ -179,7 +179,7 @@ func (e *end) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// mayLeave tells whether a close frame of our own belongs here.
+// mayLeave reports whether a close frame of our own belongs here.
 func (e *end) mayLeave() bool {
 	if e.said || e.frames.closed {
 		return false

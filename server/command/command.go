@@ -113,7 +113,7 @@ func (c *Call) print(prefix, text string) {
 	}
 }
 
-// hints tell what a user of this program can do about an error.
+// hints are what a user of this program can do about an error.
 var hints = []struct {
 	err  error
 	hint string

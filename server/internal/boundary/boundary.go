@@ -17,7 +17,7 @@ type Machine struct {
 	adopted bool // by this process, and without a byte since: deadline is the adoption's
 
 	// What a successor has to know.
-	spoke    bool      // the connection has carried a request
+	used     bool      // the connection has carried a request
 	deadline time.Time // for reading, as net/http or the handler wants it
 
 	discardEnd time.Time // by which the rest of a body that is discarded must have come
@@ -46,20 +46,20 @@ type pipeline struct {
 
 // Exported is what another process needs to go on with a connection at rest.
 type Exported struct {
-	Spoke    bool      // the connection has carried a request
+	Used     bool      // the connection has carried a request
 	Deadline time.Time // until when it may be idle; the zero time: without limit
 }
 
 // Adopt returns the machine of a connection that another process has exported. Until its
 // first byte it keeps the deadline that it had: net/http takes it for a new one.
 func Adopt(e Exported) Machine {
-	return Machine{adopted: true, spoke: e.Spoke, deadline: e.Deadline, state: AtRest}
+	return Machine{adopted: true, used: e.Used, deadline: e.Deadline, state: AtRest}
 }
 
 // Export returns what a successor needs, and whether the connection is at rest and nobody
 // reads from it. The connection must have been offered.
 func (m *Machine) Export() (e Exported, ok bool) {
-	return Exported{m.spoke, m.deadline}, m.state == Offered || m.state == OfferedWoken
+	return Exported{m.used, m.deadline}, m.state == Offered || m.state == OfferedWoken
 }
 
 // handle follows the table.
@@ -120,7 +120,7 @@ func (m *Machine) Offer() bool {
 	return m.state == Offered || m.state == OfferedWoken
 }
 
-// InWindow reports whether the connection has a place in the mover's window, and is at rest
+// InWindow reports whether the connection has a place in the migrator's window, and is at rest
 // or offered.
 func (m *Machine) InWindow() bool { return m.state == AtRestWoken || m.state == OfferedWoken }
 
@@ -236,7 +236,7 @@ func (m *Machine) deliver(p []byte) Action {
 		m.adopted = false
 		m.state, do = Arriving, do&^RestoreDeadline|HeaderDeadline
 	}
-	if m.state == Begun && !m.spoke { // the header timeout of a new connection runs from the beginning
+	if m.state == Begun && !m.used { // the header timeout of a new connection runs from the beginning
 		m.state = Arriving
 	}
 	if m.reading.buffer == 0 || !m.reading.http1 {
@@ -294,7 +294,7 @@ func (m *Machine) BecomeActive(draining bool, now time.Time) {
 // BecomeIdle is StateIdle of net/http.
 func (m *Machine) BecomeIdle() {
 	m.handle(becomesIdle)
-	m.spoke, m.pipeline.rested = true, false
+	m.used, m.pipeline.rested = true, false
 }
 
 // Hijack is StateHijacked of net/http.

@@ -24,7 +24,7 @@ var (
 // step is one call of a Machine, and the Action it must return.
 type step func(m *Machine) Action
 
-// The calls, as net/http, the mover, the sweep and the socket make them.
+// The calls, as net/http, the migrator, the sweep and the socket make them.
 func reads(buffer int) step        { return func(m *Machine) Action { return m.Read(buffer, true) } }
 func readsTLS(buffer int) step     { return func(m *Machine) Action { return m.Read(buffer, false) } }
 func sets(t time.Time) step        { return func(m *Machine) Action { return m.SetDeadline(t) } }
@@ -231,8 +231,8 @@ func TestAdopted(t *testing.T) {
 		"the drain begins, and it moves on": {{wake(ToOffer), WakeUp, WokenToOffer}, {ends(Timeout, Arrived), RestoreDeadline | Rest, AtRestWoken}, {offer, 0, OfferedWoken}, {taken, EOF | LeaveWindow, Migrated}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for _, spoke := range []bool{false, true} {
-				m := Adopt(Exported{Spoke: spoke, Deadline: idle})
+			for _, used := range []bool{false, true} {
+				m := Adopt(Exported{Used: used, Deadline: idle})
 				run(t, &m, first)
 				if m.Deadline() != idle {
 					t.Errorf("got the deadline %v of net/http, want that of the adoption", m.Deadline())
@@ -242,9 +242,9 @@ func TestAdopted(t *testing.T) {
 		})
 	}
 	t.Run("silent", func(t *testing.T) {
-		m := Adopt(Exported{Spoke: true, Deadline: idle})
+		m := Adopt(Exported{Used: true, Deadline: idle})
 		run(t, &m, []row{{block, 0, Waiting}, {wake(ToOffer), WakeUp, WokenToOffer}, {ends(Timeout, Empty), RestoreDeadline | Rest, AtRestWoken}, {offer, 0, OfferedWoken}})
-		if e, ok := m.Export(); !ok || e != (Exported{Spoke: true, Deadline: idle}) {
+		if e, ok := m.Export(); !ok || e != (Exported{Used: true, Deadline: idle}) {
 			t.Errorf("got %+v, %v, want what was adopted", e, ok)
 		}
 	})
@@ -264,7 +264,7 @@ func TestExport(t *testing.T) {
 	if !m.Offer() || !m.InWindow() {
 		t.Fatalf("not offered in state %v", m.State())
 	}
-	if e, ok := m.Export(); !ok || !e.Spoke || e.Deadline != idle {
+	if e, ok := m.Export(); !ok || !e.Used || e.Deadline != idle {
 		t.Errorf("got %+v, %v", e, ok)
 	}
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // FuzzMachine has a model of net/http's conn.serve, which reads through a bufio.Reader of its
-// own, drive a Machine, while clients, the mover and the sweep do what the input says. At every
+// own, drive a Machine, while clients, the migrator and the sweep do what the input says. At every
 // moment the model knows whether it holds a byte.
 func FuzzMachine(f *testing.F) {
 	f.Add([]byte{})
@@ -24,7 +24,7 @@ func FuzzMachine(f *testing.F) {
 		mo.in = bufio.NewReader((*connReader)(mo))
 		if kind := mo.choose(3); kind > 0 {
 			mo.wanted = start.Add(time.Minute)
-			mo.m, mo.adopted = Adopt(Exported{Spoke: kind == 1, Deadline: mo.wanted}), true
+			mo.m, mo.adopted = Adopt(Exported{Used: kind == 1, Deadline: mo.wanted}), true
 			mo.socket = mo.wanted
 			if !mo.awaitFirstByte() {
 				return
@@ -168,7 +168,7 @@ func (mo *model) rest() Action {
 	return mo.do(mo.m.Block(start.Add(mo.now)))
 }
 
-// wake is what the mover, the sweep and others do at any time.
+// wake is what the migrator, the sweep and others do at any time.
 func (mo *model) wake() {
 	switch mo.choose(5) {
 	case 1:

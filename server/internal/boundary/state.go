@@ -12,17 +12,17 @@ const (
 	Idle
 	// AtRest: net/http has called Read and holds nothing. The reader has not blocked yet.
 	AtRest
-	// AtRestWoken is AtRest after a wake-up by the mover that brought nothing. The connection
-	// has a place in the mover's window.
+	// AtRestWoken is AtRest after a wake-up by the migrator that brought nothing. The connection
+	// has a place in the migrator's window.
 	AtRestWoken
 	// Offered: the successor is asked to take the connection. Nobody reads from it.
 	Offered
-	// OfferedWoken is Offered, and the connection has a place in the mover's window.
+	// OfferedWoken is Offered, and the connection has a place in the migrator's window.
 	OfferedWoken
 	// Waiting: the reader is blocked, or about to be, in a Read that began at rest.
 	Waiting
 	// WokenToOffer: that Read is being woken so that the connection is offered. The
-	// connection has a place in the mover's window.
+	// connection has a place in the migrator's window.
 	WokenToOffer
 	// WokenToExpire: it is being woken because its idle grace is over.
 	WokenToExpire
@@ -95,7 +95,7 @@ const (
 	HeaderDeadline
 	// BodyDeadline: set the read deadline that Machine.BodyDeadline returns.
 	BodyDeadline
-	// LeaveWindow: give back the connection's place in the mover's window.
+	// LeaveWindow: give back the connection's place in the migrator's window.
 	LeaveWindow
 	// TimedOut: a deadline that holds for the client has passed.
 	TimedOut

@@ -123,7 +123,7 @@ func (t *transitions) addCalls() {
 	t.each([]State{Active, Handling, Body, Abandoned}, becomesHijacked, Hijacked, 0)
 }
 
-// addRest adds what the reader, the mover and the sweep make of a connection at rest.
+// addRest adds what the reader, the migrator and the sweep make of a connection at rest.
 func (t *transitions) addRest() {
 	t.on(AtRest, offers, Offered, 0)
 	t.on(AtRest, blocks, Waiting, 0)

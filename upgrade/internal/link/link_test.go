@@ -151,7 +151,7 @@ func TestSendGivesUp(t *testing.T) {
 
 // The longest offer fits into a message.
 func TestLongestOfferFits(t *testing.T) {
-	long := Offered{Bound: "unix:/" + strings.Repeat(`"`, 107), Spoke: true, Left: 1 << 62}
+	long := Offered{Bound: "unix:/" + strings.Repeat(`"`, 107), Used: true, Left: 1 << 62}
 	packet, err := json.Marshal(Message{Type: TypeOffer, Batch: 1 << 63, Offered: slices.Repeat([]Offered{long}, maxFiles)}.stamp())
 	if err != nil || len(packet) > MaxMessage {
 		t.Errorf("got %d bytes, %v, want %d at most", len(packet), err, MaxMessage)

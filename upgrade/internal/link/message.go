@@ -41,7 +41,7 @@ const (
 )
 
 // Message is what one generation sends to the other. Which fields are set follows from
-// the type; PROTOCOL.md tells which. Load, Drained and Upgrades are JSON of the generations'
+// the type; PROTOCOL.md documents which. Load, Drained and Upgrades are JSON of the generations'
 // own, which the link does not look into.
 type Message struct {
 	Type Type `json:"type"`
@@ -119,7 +119,7 @@ type Report struct {
 // Offered is a connection that the predecessor offers.
 type Offered struct {
 	Bound string        `json:"bound"` // the address of the listener
-	Spoke bool          `json:"spoke,omitempty"`
+	Used  bool          `json:"spoke,omitempty"`
 	Left  time.Duration `json:"left,omitempty"`
 }
 
@@ -128,7 +128,7 @@ type Offered struct {
 func (m *Message) Sender() int { return m.sender }
 
 // TakeFile returns the next descriptor that came with the message, or nil. room is false
-// if this process should rather not have it: Room tells how many it may use.
+// if this process should rather not have it: Room is how many it may use.
 func (m *Message) TakeFile() (f *os.File, room bool) {
 	if len(m.fds) == 0 {
 		return nil, false

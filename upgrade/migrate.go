@@ -14,17 +14,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// move is the Move of a [Handoff]. The predecessor, which has stopped reading from the
+// migrate is the Migrate of a [Handoff]. The predecessor, which has stopped reading from the
 // connections, offers their descriptors; the successor responds which it takes, and only
 // then begins to read; the predecessor closes its copies of those, and reads on from the
 // rest. Until it has the response it keeps all copies, so that a successor that dies
 // before costs nothing.
-func (g *Generation) move(ctx context.Context, l *link.Link, conns []Connection) []bool {
+func (g *Generation) migrate(ctx context.Context, l *link.Link, conns []Connection) []bool {
 	none := make([]bool, len(conns))
 	m := link.Message{Type: link.TypeOffer}
 	sockets := make([]syscall.Conn, len(conns))
 	for i, c := range conns {
-		m.Offered = append(m.Offered, link.Offered{Bound: g.boundAt(c.Listener), Spoke: c.Spoke, Left: c.Left})
+		m.Offered = append(m.Offered, link.Offered{Bound: g.boundAt(c.Listener), Used: c.Used, Left: c.Left})
 		socket, ok := c.Conn.(syscall.Conn)
 		if !ok {
 			return none
@@ -121,7 +121,7 @@ func (g *Generation) takeOffer(l *link.Link, m *link.Message) {
 		f, room := m.TakeFile()
 		ln := g.listeners[o.Bound]
 		if f != nil && room && adopter != nil && ln != nil && adopter.Adopts(ln) {
-			taken = append(taken, Connection{Conn: unopened{f}, Listener: ln, Spoke: o.Spoke, Left: max(o.Left, 0)})
+			taken = append(taken, Connection{Conn: unopened{f}, Listener: ln, Used: o.Used, Left: max(o.Left, 0)})
 			continue
 		}
 		refused = append(refused, i)

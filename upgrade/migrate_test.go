@@ -72,7 +72,7 @@ func newMovers(t testing.TB, connections int) *movers {
 		}
 		t.Cleanup(func() { client.Close(); nc.Close() })
 		m.clients = append(m.clients, client)
-		m.conns = append(m.conns, Connection{Conn: nc, Listener: m.ln, Spoke: len(m.conns)%2 == 0, Left: time.Duration(len(m.conns)) * time.Second})
+		m.conns = append(m.conns, Connection{Conn: nc, Listener: m.ln, Used: len(m.conns)%2 == 0, Left: time.Duration(len(m.conns)) * time.Second})
 	}
 	t.Cleanup(func() {
 		for _, c := range m.service.all() {
@@ -89,7 +89,7 @@ func (m *movers) succeed() {
 
 func (m *movers) move(ctx context.Context, bound string) []bool {
 	m.predecessor.listeners = map[string]net.Listener{bound: m.ln}
-	return m.predecessor.move(ctx, m.ahead, m.conns)
+	return m.predecessor.migrate(ctx, m.ahead, m.conns)
 }
 
 // offer begins a move, and returns what the successor hears of it.
@@ -130,15 +130,15 @@ func counted(taken []bool) (n int) {
 
 // A whole batch moves, with what is to be known of each, and is the same sockets.
 func TestMove(t *testing.T) {
-	m := newMovers(t, MoveLimit)
+	m := newMovers(t, MigrationLimit)
 	m.succeed()
-	if n := counted(m.move(t.Context(), "here")); n != MoveLimit {
-		t.Fatalf("%d connections were taken, want %d", n, MoveLimit)
+	if n := counted(m.move(t.Context(), "here")); n != MigrationLimit {
+		t.Fatalf("%d connections were taken, want %d", n, MigrationLimit)
 	}
-	m.awaitAdopted(t, MoveLimit)
+	m.awaitAdopted(t, MigrationLimit)
 	for i, c := range m.service.all() {
 		m.conns[i].Close()
-		if c.Listener != m.ln || c.Spoke != m.conns[i].Spoke || c.Left != m.conns[i].Left {
+		if c.Listener != m.ln || c.Used != m.conns[i].Used || c.Left != m.conns[i].Left {
 			t.Fatalf("connection %d: got %+v, want %+v", i, c, m.conns[i])
 		}
 		nc, err := c.Conn.(Unopened).Open()
@@ -156,8 +156,8 @@ func TestMove(t *testing.T) {
 			t.Fatalf("connection %d: %v", i, err)
 		}
 	}
-	if n := len(m.service.all()); n != MoveLimit {
-		t.Errorf("%d connections were adopted, want %d", n, MoveLimit)
+	if n := len(m.service.all()); n != MigrationLimit {
+		t.Errorf("%d connections were adopted, want %d", n, MigrationLimit)
 	}
 }
 
