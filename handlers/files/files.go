@@ -31,7 +31,7 @@ const compressors = 64
 // Below this size a gzipped file saves no packet.
 const gzipMinSize = 1024
 
-// Options says what Files serves.
+// Options configure [New].
 type Options struct {
 	// Root is the directory whose files are served.
 	Root string
@@ -51,7 +51,7 @@ type Options struct {
 //
 // The root is opened once, by this call. If it is replaced by another of the
 // same name, as a deploy by symlink swap does, the old one is served on until
-// the next generation calls Files anew.
+// the next generation opens its own.
 //
 // The ETag is made of the content for files of up to 1 MiB, and of size and
 // modification time above. Times that are the same for all files of a reproducible

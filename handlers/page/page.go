@@ -20,7 +20,7 @@ var pageHTML string
 
 var pageTemplate = template.Must(template.New("page").Parse(pageHTML))
 
-// Identity is what a generation says about itself.
+// Identity identifies a generation.
 type Identity struct {
 	Generation int    `json:"generation"`
 	PID        int    `json:"pid"`
@@ -32,11 +32,11 @@ const (
 	pageClients = 100 // of /events, at a time
 )
 
-// New serves at / a page that shows id, also to who runs no scripts, and stays current while generations
-// change, and at /events what it lives on: server-sent events, the first with
-// id as JSON unless the browser has had that already, then pings. The stream ends when the channel that draining
-// returns for the request's context is closed, so that the browser reconnects
-// to the successor; a nil draining never does. At most 100 clients follow it at a time.
+// New serves the page of id at /, and what keeps it current at /events: server-sent
+// events, the first with id as JSON unless the browser has had that already, then pings.
+// The stream ends when the channel that draining returns for the request's context is
+// closed, so that the browser reconnects to the successor; nil means that this never
+// happens. At most 100 clients may follow at a time.
 func New(id Identity, draining func(context.Context) <-chan struct{}) http.Handler {
 	identity, _ := json.Marshal(id) // numbers and a string always marshal
 	eventID := fmt.Sprintf("%d-%d", id.Generation, id.PID)

@@ -44,21 +44,37 @@ func startEarly(t testing.TB) *early {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { backend.Close() })
+	var (
+		mu        sync.Mutex
+		conns     []net.Conn
+		answering sync.WaitGroup
+	)
+	t.Cleanup(func() { // the proxy keeps connections to it
+		backend.Close()
+		mu.Lock()
+		for _, conn := range conns {
+			conn.Close()
+		}
+		mu.Unlock()
+		answering.Wait()
+	})
 	dead, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dead.Close()
-	go func() {
+	answering.Go(func() {
 		for {
 			conn, err := backend.Accept()
 			if err != nil {
 				return
 			}
-			go answerEarly(conn)
+			mu.Lock()
+			conns = append(conns, conn)
+			mu.Unlock()
+			answering.Go(func() { answerEarly(conn) })
 		}
-	}()
+	})
 	reading := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) }))
 	t.Cleanup(reading.Close)
 	log, logger := testserver.Capture()

@@ -35,6 +35,8 @@ type Options struct {
 	OnDrain        func(ctx context.Context, grace time.Duration, hook func(context.Context)) (stop func())
 	WebSocketGrace time.Duration // how long upgraded connections stay in a drain; 0 means until shortly before its end
 	StreamGrace    time.Duration // how long event streams do; 0 as well
+
+	closeTimeout time.Duration // of tests; 0 means the constant
 }
 
 // New passes requests on by the rule with the longest prefix. A path that a backend
@@ -69,7 +71,8 @@ func New(options Options) http.Handler {
 	slices.SortStableFunc(rules, func(a, b Rule) int { return cmp.Compare(len(b.Prefix), len(a.Prefix)) })
 
 	p := &proxy{rules: rules, maxBody: cmp.Or(options.MaxBody, 1<<30), logger: logger, next: options.Next,
-		onDrain: options.OnDrain, webSocketGrace: options.WebSocketGrace, streamGrace: options.StreamGrace}
+		onDrain: options.OnDrain, webSocketGrace: options.WebSocketGrace, streamGrace: options.StreamGrace,
+		closeTimeout: cmp.Or(options.closeTimeout, closeTimeout)}
 	if p.onDrain == nil {
 		p.onDrain = func(context.Context, time.Duration, func(context.Context)) func() { return func() {} }
 	}
@@ -101,6 +104,7 @@ type proxy struct {
 
 	onDrain                     func(context.Context, time.Duration, func(context.Context)) (stop func())
 	webSocketGrace, streamGrace time.Duration
+	closeTimeout                time.Duration
 }
 
 func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {

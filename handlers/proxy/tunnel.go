@@ -22,7 +22,8 @@ const closeTimeout = time.Second
 // passes.
 type tunnel struct {
 	http.ResponseWriter
-	onDrain func(say func(context.Context)) (stop func())
+	onDrain      func(say func(context.Context)) (stop func())
+	closeTimeout time.Duration
 
 	client, backend *end // nil until the connection is upgraded
 	isWebSocket     bool
@@ -34,7 +35,7 @@ type tunnel struct {
 
 // newTunnel returns a tunnel for a request that asks for an upgraded connection.
 func (p *proxy) newTunnel(w http.ResponseWriter, r *http.Request) *tunnel {
-	return &tunnel{ResponseWriter: w, stop: func() {}, copying: make(chan struct{}), over: make(chan struct{}),
+	return &tunnel{ResponseWriter: w, closeTimeout: p.closeTimeout, stop: func() {}, copying: make(chan struct{}), over: make(chan struct{}),
 		onDrain: func(say func(context.Context)) (stop func()) {
 			return p.onDrain(r.Context(), p.webSocketGrace, say)
 		}}
@@ -77,7 +78,7 @@ func (t *tunnel) end() {
 // two messages if there is such a moment soon, else between two frames. Then, and
 // any other connection at once, it is closed.
 func (t *tunnel) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, t.closeTimeout)
 	defer cancel()
 	until, _ := ctx.Deadline()
 	impatient := time.NewTimer(time.Until(until) / 2)

@@ -43,7 +43,7 @@ func echo(ended chan<- error) http.HandlerFunc {
 func TestTunnelOfWebSocket(t *testing.T) {
 	ended := make(chan error, 1)
 	var d drain
-	server, logged, _ := through(t, echo(ended), Options{OnDrain: d.onDrain, WebSocketGrace: 7 * time.Second})
+	server, logged, _ := through(t, echo(ended), Options{OnDrain: d.onDrain, WebSocketGrace: 7 * time.Second, closeTimeout: time.Minute})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	conn, _, err := websocket.Dial(ctx, strings.Replace(server.URL, "http", "ws", 1), nil)
@@ -62,7 +62,7 @@ func TestTunnelOfWebSocket(t *testing.T) {
 	testserver.Equal(t, "grace", d.grace[0], 7*time.Second)
 	read := make(chan error, 1)
 	go func() { _, _, err := conn.Read(ctx); read <- err }()
-	if took := d.say(t, time.Minute); took > closeTimeout/2 {
+	if took := d.say(t, time.Minute); took > 20*time.Second {
 		t.Errorf("end of a WebSocket whose peers answer: took %v", took)
 	}
 	testserver.Equal(t, "client's close", websocket.CloseStatus(<-read), websocket.StatusGoingAway)
@@ -96,7 +96,7 @@ type raw struct {
 }
 
 // dig makes a tunnel of that protocol.
-func dig(t *testing.T, protocol string) *raw {
+func dig(t *testing.T, protocol string, timeout time.Duration) *raw {
 	t.Helper()
 	accepted := make(chan net.Conn, 1)
 	d := &raw{over: make(chan time.Duration, 1)}
@@ -108,7 +108,7 @@ func dig(t *testing.T, protocol string) *raw {
 		}
 		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\n\r\n")
 		accepted <- conn
-	}), Options{OnDrain: d.drain.onDrain})
+	}), Options{OnDrain: d.drain.onDrain, closeTimeout: timeout})
 	d.logged = logged
 	conn, err := net.Dial("tcp", server.Listener.Addr().String())
 	if err != nil {
@@ -175,7 +175,7 @@ var (
 
 // The close frame waits for the end of what is under way, in each direction by itself.
 func TestTunnelLeavesBetweenMessages(t *testing.T) {
-	d := dig(t, "websocket")
+	d := dig(t, "websocket", time.Minute)
 	down, up := frame(0x81, false, 300), frame(0x82, true, 70000)
 	more, last := frame(0x02, true, 10), frame(0x80, true, 3)
 	d.backend.Write(down[:100])
@@ -195,14 +195,14 @@ func TestTunnelLeavesBetweenMessages(t *testing.T) {
 	d.backend.Write(bye)
 	expectEnd(t, "client", d.client)
 	expectEnd(t, "backend", d.backend)
-	if took := <-d.over; took > closeTimeout*3/4 {
+	if took := <-d.over; took > 20*time.Second {
 		t.Errorf("end took %v, want it as soon as both have answered", took)
 	}
 }
 
 // A message in fragments that does not end soon is left between two of them.
 func TestTunnelLeavesWithinALongMessage(t *testing.T) {
-	d := dig(t, "websocket")
+	d := dig(t, "websocket", closeTimeout)
 	more, part, ping := frame(0x01, false, 10), frame(0, false, 20), frame(0x89, false, 2)
 	d.backend.Write(more)
 	expect(t, "first fragment", d.client, more)
@@ -225,7 +225,7 @@ func TestTunnelLeavesWithinALongMessage(t *testing.T) {
 
 // A backend that closes within a message does not keep the client from its close frame.
 func TestTunnelBackendGoesWithinAMessage(t *testing.T) {
-	d := dig(t, "websocket")
+	d := dig(t, "websocket", closeTimeout)
 	more := frame(0x01, false, 10)
 	d.backend.Write(more)
 	expect(t, "first fragment", d.client, more)
@@ -244,7 +244,7 @@ func TestTunnelOfSilentPeers(t *testing.T) {
 		for bound, within := range map[time.Duration]time.Duration{closeTimeout: time.Minute, 200 * time.Millisecond: 200 * time.Millisecond} {
 			t.Run(name+" "+bound.String(), func(t *testing.T) {
 				t.Parallel()
-				d := dig(t, "websocket")
+				d := dig(t, "websocket", closeTimeout)
 				d.backend.Write(begun)
 				expect(t, "begun", d.client, begun)
 				took := d.drain.say(t, within)
@@ -265,7 +265,7 @@ func TestTunnelOfSilentPeers(t *testing.T) {
 
 // A peer that reads nothing, so that a write to it hangs.
 func TestTunnelOfPeerThatDoesNotRead(t *testing.T) {
-	d := dig(t, "websocket")
+	d := dig(t, "websocket", closeTimeout)
 	stuck := make(chan error, 1)
 	go func() {
 		for {
@@ -287,7 +287,7 @@ func TestTunnelOfPeerThatDoesNotRead(t *testing.T) {
 
 // The close frames of the peers themselves are passed on, and no second one is made.
 func TestTunnelThatIsClosingAlready(t *testing.T) {
-	d := dig(t, "websocket")
+	d := dig(t, "websocket", closeTimeout)
 	own := []byte{0x88, 2, 0x03, 0xe8}
 	d.backend.Write(own)
 	expect(t, "the backend's", d.client, own)
@@ -300,10 +300,10 @@ func TestTunnelThatIsClosingAlready(t *testing.T) {
 }
 
 func TestTunnelOfOtherProtocol(t *testing.T) {
-	d := dig(t, "tunnel")
+	d := dig(t, "tunnel", time.Minute)
 	d.client.Write(frame(0x81, true, 5)[:4]) // what it may look like
 	expect(t, "to the backend", d.backend, frame(0x81, true, 5)[:4])
-	if took := d.drain.say(t, time.Minute); took > closeTimeout/2 {
+	if took := d.drain.say(t, time.Minute); took > 20*time.Second {
 		t.Errorf("end took %v, want it at once", took)
 	}
 	expectEnd(t, "client", d.client)
@@ -338,7 +338,7 @@ func TestTunnelClosesTogether(t *testing.T) {
 	own := []byte{0x88, 2, 0x03, 0xe8}
 	maskedOwn := []byte{0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8}
 	for i := range 60 {
-		d := dig(t, "websocket")
+		d := dig(t, "websocket", time.Minute)
 		var peers sync.WaitGroup
 		heard := make(map[net.Conn][]byte)
 		var mu sync.Mutex
@@ -373,7 +373,7 @@ func TestTunnelClosesTogether(t *testing.T) {
 		peers.Go(func() { answer(d.client, maskedOwn, 4, first != 1) })
 		peers.Go(func() { answer(d.backend, own, 8, first != 0) })
 		peers.Wait()
-		if took := <-d.over; took > closeTimeout/2 {
+		if took := <-d.over; took > 20*time.Second {
 			t.Errorf("round %d: end took %v, want it as soon as both have closed", i, took)
 		}
 		if got := heard[d.client]; len(got) != 4 || got[0] != 0x88 {
