@@ -83,6 +83,7 @@ type http2Conn struct {
 	noticing  atomic.Bool // in the first step of a drain
 	announced atomic.Bool // the notice is sent
 	refusal   atomic.Pointer[refusal]
+	isHTTP1   atomic.Bool // net/http does not speak HTTP/2, and wakes a Read to end it
 }
 
 // refusal is for a client that asks for too much.
@@ -162,7 +163,7 @@ func (h *http2Conn) Read(p []byte) (int, error) {
 func (h *http2Conn) afterRead(err error) error {
 	h.reading = false
 	timedOut := errors.Is(err, os.ErrDeadlineExceeded)
-	if timedOut && h.conn.isClosed() { // the deadline is that of linger
+	if timedOut && (h.conn.isClosed() || h.isHTTP1.Load()) { // the deadline is that of linger, or net/http's
 		return err
 	}
 	late := timedOut && !h.woken && !h.received.Between()

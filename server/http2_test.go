@@ -268,6 +268,12 @@ func TestWithoutHTTP2(t *testing.T) {
 	}
 	secured.isFrom("first")
 	secured.Close()
+	byPreface := m.first.dial()
+	byPreface.send(http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00") // and SETTINGS
+	if resp, _ := byPreface.answer(); resp.StatusCode != http.StatusHTTPVersionNotSupported {
+		t.Errorf("prior knowledge: got status %s, want 505", resp.Status)
+	}
+	byPreface.closedCleanly()
 	fresh, used := m.first.dial(), m.first.dial()
 	used.isFrom("first")
 	await(t, "two connections", func() bool { return m.first.Load().Connections == upgrade.Connections{New: 1, Idle: 1} })

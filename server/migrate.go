@@ -26,6 +26,9 @@ const (
 	// migrateStall is how long a batch may be without an answer. From then on nothing is
 	// offered until one comes: others should not wait as well.
 	migrateStall = 2 * time.Second
+	// migratePatience is how long it may be without an answer until connections are ended as
+	// without a successor. It may just be busy, and a connection that is ended is lost.
+	migratePatience = 15 * time.Second
 )
 
 // migrator offers connections to the successor, from the beginning of a drain to its end.
@@ -51,7 +54,8 @@ type migrator struct {
 	again  chan struct{} // cap 1: the successor answers again
 
 	queues    queues
-	stalled   atomic.Bool    // the successor seems to hang
+	stalled   atomic.Bool    // the successor seems to hang: nothing is offered
+	hopeless  atomic.Bool    // it has hung for so long that it is not waited for
 	running   sync.WaitGroup // its goroutines, for which stop waits
 	abandoned chan struct{}  // closed when nobody will answer any more
 }
@@ -99,9 +103,10 @@ func (m *migrator) start() {
 	}
 }
 
-// takes reports whether connections of a listener can migrate now.
+// takes reports whether connections of a listener can migrate, now or when the successor
+// answers again.
 func (m *migrator) takes(ln net.Listener) bool {
-	if m == nil || m.stalled.Load() {
+	if m == nil || m.hopeless.Load() {
 		return false
 	}
 	kept, known := m.kept[ln]
@@ -210,8 +215,9 @@ func (m *migrator) watch() {
 		case now := <-tick.C:
 			var rest []*conn
 			m.queues.mu.Lock()
-			if m.queues.sending > 0 && now.Sub(m.queues.progress) >= migrateStall {
+			if silent := now.Sub(m.queues.progress); m.queues.sending > 0 && silent >= migrateStall {
 				m.stalled.Store(true)
+				m.hopeless.Store(silent >= migratePatience)
 				rest = m.queues.empty()
 			}
 			m.queues.mu.Unlock()
@@ -234,6 +240,7 @@ func (m *migrator) send(batch []*conn) {
 	m.queues.mu.Lock()
 	m.queues.sending--
 	m.queues.progress = time.Now()
+	m.hopeless.Store(false)
 	if m.stalled.Swap(false) {
 		nudge(m.again)
 	}
@@ -281,11 +288,16 @@ func (m *migrator) abandon() {
 	}
 }
 
-// mayMigrate reports whether the connection could migrate now, were it at rest. It is called
-// with the lock held.
+// mayMigrate reports whether the connection could migrate, were it at rest, now or when the
+// successor answers again. It is called with the lock held.
 func (c *conn) mayMigrate() bool {
 	d := c.server.drain.Load()
 	return d != nil && !c.stays && d.migrator.takes(c.listener)
+}
+
+// mayBeOffered reports whether it could migrate now. It is called with the lock held.
+func (c *conn) mayBeOffered() bool {
+	return c.mayMigrate() && !c.server.drain.Load().migrator.stalled.Load()
 }
 
 // willMigrate reports whether the connection is expected to migrate after the present
@@ -302,7 +314,7 @@ func (c *conn) willMigrate(now time.Time) bool {
 func (c *conn) wakeToOffer() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.mayMigrate() && c.wake(boundary.ToOffer)
+	return c.mayBeOffered() && c.wake(boundary.ToOffer)
 }
 
 // export returns what the successor needs to go on with the connection.

@@ -231,3 +231,50 @@ func TestSuccessorThatRecovers(t *testing.T) {
 		})
 	}
 }
+
+// A successor that is busy for longer than anything is offered to it, and longer than the grace,
+// costs no connection: those that it does not have are served, and migrate when it answers again.
+func TestConnectionsWaitForABusySuccessor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := memoryMovers(t, server.Options{Handler: names("first"), IdleGrace: time.Second}, server.Options{})
+		ready := time.Now().Add(10 * time.Second)
+		m.gate = func(_ context.Context, conns []upgrade.Connection) []bool {
+			time.Sleep(time.Until(ready))
+			return everything(conns)
+		}
+		const held = 256 // more than are offered at once
+		var clients []*client
+		for range 2 * held {
+			c := m.first.dial()
+			c.isFrom("first")
+			clients = append(clients, c)
+		}
+		drained := m.handOff(time.Minute)
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		given := int(m.offered.Load())
+		if given == 0 || given > held {
+			t.Fatalf("%d of %d connections were offered, want some", given, len(clients))
+		}
+		answered := 0
+		for _, c := range clients {
+			c.send(request)
+		}
+		if d := <-drained; d.Migrated != len(clients) || d.Connections != (upgrade.Closed{}) {
+			t.Errorf("got %+v, want all moved and none closed", d)
+		}
+		for _, c := range clients {
+			resp, body := c.answer()
+			if resp.Close {
+				t.Errorf("%s announces the end of the connection", body)
+			}
+			if body == "first" {
+				answered++
+			}
+		}
+		if answered != len(clients)-given {
+			t.Errorf("the predecessor has answered %d requests, want those of the %d connections that were not offered", answered, len(clients)-given)
+		}
+		m.end()
+	})
+}

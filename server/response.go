@@ -13,6 +13,9 @@ import (
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(connKey{}).(*conn)
 	if r.Method == "PRI" && r.RequestURI == "*" { // the preface of HTTP/2, where that is turned off
+		if h, ok := c.follower().(*http2Conn); ok {
+			h.isHTTP1.Store(true)
+		}
 		w.WriteHeader(http.StatusHTTPVersionNotSupported)
 		return
 	}

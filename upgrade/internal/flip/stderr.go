@@ -87,14 +87,15 @@ func (s *Stderr) Capture(out io.Writer) (*Tail, error) {
 	if err := unix.Pipe2(ends[:], unix.O_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("make a pipe for the successor's standard error: %w", err)
 	}
+	unix.SetNonblock(ends[0], true) // this end has a description of its own; see Await
 	r, w := os.NewFile(uintptr(ends[0]), "pipe"), os.NewFile(uintptr(ends[1]), "pipe")
 	defer w.Close()
 	if err := unix.Dup3(descriptors.Number(w), descriptors.Number(s.given), unix.O_CLOEXEC); err != nil {
 		r.Close()
 		return nil, fmt.Errorf("redirect the successor's standard error: %w", err)
 	}
-	t := &Tail{end: make(chan struct{})}
-	go t.read(r, out)
+	t := &Tail{pipe: r, end: make(chan struct{}), awaited: make(chan struct{})}
+	go t.read(out)
 	return t, nil
 }
 
@@ -105,28 +106,42 @@ func (s *Stderr) Release() {
 
 // Tail keeps the last lines of a successor's output.
 type Tail struct {
-	end chan struct{} // closed when nobody can write any more
+	pipe    *os.File
+	end     chan struct{} // closed when nobody can write any more
+	awaited chan struct{} // closed when what was written before Await has been read
+	within  bool          // the last piece that was read did not end its line
 
 	mu    sync.Mutex
 	lines []string
 }
 
-func (t *Tail) read(r *os.File, out io.Writer) {
+func (t *Tail) read(out io.Writer) {
 	defer close(t.end)
-	defer r.Close()
+	defer t.pipe.Close()
+	if err := t.copy(out, t.pipe); !errors.Is(err, os.ErrDeadlineExceeded) {
+		return
+	}
+	t.pipe.SetReadDeadline(time.Time{})
+	written, _ := unix.IoctlGetInt(descriptors.Number(t.pipe), unix.TIOCINQ)
+	t.copy(out, io.LimitReader(t.pipe, int64(written)))
+	close(t.awaited)
+	t.copy(out, t.pipe)
+}
+
+// copy reads r until it fails, and returns how.
+func (t *Tail) copy(out io.Writer, r io.Reader) error {
 	lines := bufio.NewReaderSize(r, tailLength)
-	whole := true // the last piece ended a line
 	for {
 		piece, err := lines.ReadSlice('\n')
 		if len(piece) > 0 {
 			out.Write(piece)
-			if whole {
+			if !t.within {
 				t.keep(strings.TrimRight(withoutPriority(string(piece)), "\r\n"))
 			}
-			whole = err == nil
+			t.within = err != nil
 		}
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return
+			return err
 		}
 	}
 }
@@ -140,12 +155,13 @@ func withoutPriority(line string) string {
 	return line
 }
 
-// Await returns when all of the output has been read, or soon if something that
-// the successor has started can still write.
+// Await returns when all that has been written has been read. Something that the
+// successor has started may still write more. It must be called once at most.
 func (t *Tail) Await() {
+	t.pipe.SetReadDeadline(time.Unix(1, 0))
 	select {
 	case <-t.end:
-	case <-time.After(200 * time.Millisecond):
+	case <-t.awaited:
 	}
 }
 

@@ -55,3 +55,51 @@ func TestRestoreWithABrokenPipe(t *testing.T) {
 		}
 	}
 }
+
+// slowly takes its time for each line.
+type slowly struct{}
+
+func (slowly) Write(p []byte) (int, error) {
+	time.Sleep(5 * time.Millisecond)
+	return len(p), nil
+}
+
+// What a successor has written is there however long it takes to read, and also if something
+// that it has started keeps its standard error.
+func TestAwaitReadsAllThatWasWritten(t *testing.T) {
+	for _, kept := range []bool{false, true} {
+		t.Run(fmt.Sprintf("standard error kept: %v", kept), func(t *testing.T) {
+			real, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer real.Close()
+			given, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer given.Close()
+			s := &Stderr{real: real, given: given}
+			tail, err := s.Capture(slowly{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := range 100 {
+				fmt.Fprintf(given, "%d\n", i)
+			}
+			fmt.Fprint(given, "the reason")
+			if !kept {
+				s.Release()
+			}
+			tail.Await()
+			lines := tail.Lines()
+			if len(lines) != tailLines || lines[0] != "81" || lines[tailLines-1] != "the reason" {
+				t.Errorf("got %q, want the last 20 lines", lines)
+			}
+			if kept {
+				s.Release()
+			}
+			<-tail.end
+		})
+	}
+}

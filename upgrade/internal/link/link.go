@@ -104,11 +104,30 @@ func on(conn *net.UnixConn) *Link {
 }
 
 // Receive returns the next message of a link that is not followed. It waits no longer
-// than patience.
+// than patience, but returns a message that is there even if that is over before this
+// process has come to look.
 func (l *Link) Receive(patience time.Duration) (Message, error) {
+	buf := new(receiveBuffer)
 	l.conn.SetReadDeadline(time.Now().Add(patience))
-	defer l.conn.SetReadDeadline(time.Time{})
-	return l.receive(new(receiveBuffer))
+	m, err := l.receive(buf)
+	l.conn.SetReadDeadline(time.Time{})
+	if errors.Is(err, os.ErrDeadlineExceeded) && l.isReadable() {
+		return l.receive(buf)
+	}
+	return m, err
+}
+
+// isReadable reports whether a message or the link's end is there.
+func (l *Link) isReadable() bool {
+	raw, err := l.conn.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var n int
+	err = raw.Control(func(fd uintptr) {
+		n, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+	})
+	return err == nil && n > 0
 }
 
 // Follow reads the link in a goroutine, which ends when the link does, when stop is

@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -202,6 +203,24 @@ func TestFollowPeer(t *testing.T) {
 	cmd.Process.Kill()
 	if e := <-in; e.Kind != Exited {
 		t.Errorf("got %+v, want its exit", e)
+	}
+}
+
+// A process that gets no processor time until its patience is over receives what is there.
+func TestReceiveAfterTheDeadline(t *testing.T) {
+	a, b := pair(t)
+	if err := a.Send(Message{Type: TypeUpgrade, Origin: 7}); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := b.Receive(-time.Second); err != nil || m.Origin != 7 {
+		t.Errorf("got %+v, %v, want the message", m, err)
+	}
+	if m, err := b.Receive(-time.Second); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("without a message: got %+v, %v, want the deadline exceeded", m, err)
+	}
+	a.Close()
+	if m, err := b.Receive(-time.Second); err != io.EOF {
+		t.Errorf("at the end: got %+v, %v, want EOF", m, err)
 	}
 }
 
