@@ -145,8 +145,8 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 		Generation: gen, Service: pair, StopTime: config.StopTime(), Logger: logger,
 	})
 	gen.Observe(notifier)
+	gen.Observe(metrics)
 	service := service{Pair: pair, metrics: metrics, tickets: tickets}
-	gen.Observe(service)
 	if err := gen.Run(service, signals); err != nil {
 		return command.Failed, err
 	}
@@ -167,7 +167,7 @@ func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logg
 		if addr.TLS {
 			attrs = append(attrs, "tls", true)
 		}
-		logger.Info("listens", attrs...)
+		logger.Info("listening", attrs...)
 	}
 	if config.Admin == "" {
 		return public, nil, nil
@@ -175,7 +175,7 @@ func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logg
 	if admin, err = gen.Listen(config.Admin); err != nil {
 		return nil, nil, fmt.Errorf("%w (the admin listener; -admin names another)", err)
 	}
-	logger.Info("listens", "address", admin.Addr().String(), "for", "admin")
+	logger.Info("listening", "address", admin.Addr().String(), "for", "admin")
 	return public, admin, nil
 }
 
@@ -233,7 +233,6 @@ func every(interval time.Duration, calls ...func()) (stop func()) {
 // service is what a generation runs, hands on, and shows in its metrics.
 type service struct {
 	*server.Pair
-	upgrade.NopObserver
 	metrics *metrics.Metrics
 	tickets *tlskeys.TicketKeys
 }
@@ -243,11 +242,3 @@ func (s service) Counts() upgrade.Counts { return s.metrics.Own() }
 
 // Secret returns the keys of session tickets.
 func (s service) Secret() []byte { return s.tickets.Secret() }
-
-// Ready records how long an upgrade took.
-func (s service) Ready(took time.Duration) { s.metrics.ObserveUpgrade(took) }
-
-// PredecessorDrained records how long a drain took.
-func (s service) PredecessorDrained(d upgrade.Drained) {
-	s.metrics.ObserveDrain(time.Duration(d.Seconds * float64(time.Second)))
-}

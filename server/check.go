@@ -121,7 +121,7 @@ func (s *Server) testSafePoint() bool {
 		err = s.probe((*probe).converse)
 	}
 	if err != nil {
-		s.opts.Logger.Warn("connections are closed at an upgrade instead of moved: net/http does not read as expected",
+		s.opts.Logger.Warn("connections do not migrate at an upgrade, and are closed: net/http does not read as expected",
 			"error", err)
 	}
 	return err == nil

@@ -39,9 +39,9 @@ func (s *Server) testHTTP2() http2Support {
 		case ranOut && !errors.Is(err, errNotHTTP2):
 			continue
 		case !found.speaks:
-			s.opts.Logger.Warn("HTTP/2 is not spoken", "error", err)
+			s.opts.Logger.Warn("HTTP/2 is disabled", "error", err)
 		default:
-			s.opts.Logger.Warn("clients of HTTP/2 may have to repeat requests at an upgrade: net/http does not end connections as expected",
+			s.opts.Logger.Warn("clients of HTTP/2 may have to repeat requests at an upgrade: net/http does not close connections as expected",
 				"error", err)
 		}
 		return found

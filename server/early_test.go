@@ -94,6 +94,9 @@ var bodies = map[string][2]string{
 // body: nothing of that is a request. The connection ends, and says so, unless the body
 // has been read to its end.
 func TestEarlyAnswerLeavesNoBody(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for each kind of body; go test without -short includes it")
+	}
 	for _, path := range []string{"/read", "/unread", "/closed", "/silent", "/flush", "/plain"} {
 		for name, parts := range bodies {
 			if waits := path == "/closed" || path == "/silent" || path == "/plain"; waits && !slices.Contains([]string{"length", "chunked", "expected", "broken chunk"}, name) {

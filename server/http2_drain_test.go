@@ -168,6 +168,9 @@ func TestHTTP2ClientThatIgnoresGoAway(t *testing.T) {
 
 // Uploads and downloads are whole, and flow control is as it was.
 func TestHTTP2BodiesThroughDrain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: sends large bodies; go test without -short includes it")
+	}
 	whole := pattern(4 << 20)
 	both(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(w, r.Body)
@@ -242,6 +245,9 @@ func TestHTTP2ClosedWindow(t *testing.T) {
 
 // The notice goes out between two frames, however much net/http has to write.
 func TestHTTP2NoticeWhileWriting(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for drains; go test without -short includes it")
+	}
 	stop := make(chan struct{})
 	bothOverTCP(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		piece := make([]byte, 20000)

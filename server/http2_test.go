@@ -276,8 +276,8 @@ func TestWithoutHTTP2(t *testing.T) {
 	}
 	fresh.isFrom("second")
 	used.isFrom("second")
-	if n := strings.Count(logged.String(), "level=WARN"); n != 1 || !strings.Contains(logged.String(), "HTTP/2 is not spoken") {
-		t.Errorf("logged %s, want a warning that HTTP/2 is not spoken", &logged)
+	if n := strings.Count(logged.String(), "level=WARN"); n != 1 || !strings.Contains(logged.String(), "HTTP/2 is disabled") {
+		t.Errorf("logged %s, want a warning that HTTP/2 is disabled", &logged)
 	}
 	m.end()
 }

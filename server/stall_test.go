@@ -119,6 +119,9 @@ func TestClientsThatNeverReadAreClosed(t *testing.T) {
 
 // One that reads slowly is never closed, however long that takes in all.
 func TestSlowReadersAreServed(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: reads slowly; go test without -short includes it")
+	}
 	const timeout = time.Second
 	for _, path := range []string{"/file", "/chunks"} {
 		t.Run(path[1:], func(t *testing.T) {
@@ -145,6 +148,9 @@ func TestSlowReadersAreServed(t *testing.T) {
 
 // A file goes on where the look at a write has interrupted sendfile.
 func TestSendfileGoesOn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: sends large files; go test without -short includes it")
+	}
 	content := make([]byte, stalledBody)
 	rand.NewChaCha8([32]byte{}).Read(content)
 	file := filepath.Join(t.TempDir(), "large")

@@ -1,7 +1,7 @@
 #!/bin/sh
 # usage: deploy.sh [flags] NEW_BINARY   deploys it
-#        deploy.sh [flags] --rollback   goes back to the binary before; a second time, forth again
-#        deploy.sh [flags] --status     tells what serves, and changes nothing
+#        deploy.sh [flags] --rollback   goes back to the previous binary; a second time, forward again
+#        deploy.sh [flags] --status     shows what serves, and changes nothing
 #
 #   --unit UNIT     the service (default: baton)
 #   --force         deploys the version that runs already, too
@@ -17,7 +17,7 @@
 #
 # What is replaced is the binary that the running service was started as. If that is a symlink, what it points to
 # in the end is replaced, and the link stays. The new binary gets its owner, mode and attributes; it is checked with
-# the arguments, the environment and the user of the running service before anything is replaced. The binary before
+# the arguments, the environment and the user of the running service before anything is replaced. The previous binary
 # is kept as BINARY.previous; if the new one does not come to serve, or its health check fails, it is put back, and
 # serves. A service that is stopped is refused unless --start is given. One that failed, or is in a loop of restarts,
 # is started with the new binary: that may be the cure. Its configuration is not checked before.
@@ -47,7 +47,7 @@ did() {
 wrong() {
 	printf '%s\n' "$1" | while IFS= read -r line; do printf 'deploy: %s%s\n' "${called:+$called: }" "$line" 2>/dev/null; done >&2
 }
-misused() { wrong "$1; deploy.sh --help tells the usage"; exit 2; }
+misused() { wrong "$1; see deploy.sh --help"; exit 2; }
 die() { tidy; wrong "$1"; exit 1; } # before anything was replaced
 
 # known FILE says whether FILE is baton, without running it, for another program might start to serve: a Go program has
@@ -63,7 +63,7 @@ known() {
 # find_answers opens, as file 8, a baton that knows the questions: the one that runs, if it is not too old for them,
 # and it stays the same one whatever is put in place. Root runs no file that others may change, but for the new one.
 find_answers() {
-	shown=$(systemctl show -p MainPID -p ExecStart "$unit" 2>&1) || die "ask systemd for $unit: ${shown:-systemctl failed}"
+	shown=$(systemctl show -p MainPID -p ExecStart "$unit" 2>&1) || die "query systemd for $unit: ${shown:-systemctl failed}"
 	main=$(printf '%s\n' "$shown" | sed -n 's/^MainPID=//p') said=''
 	program=$(printf '%s\n' "$shown" | sed -n 's/^ExecStart=.*path=\(.*\) ; argv\[\]=.*/\1/p')
 	for baton in "/proc/$main/exe" "$program" "$program.previous" "$(readlink -f "${0%/*}")/baton" "$(command -v baton)" "$binary"; do
@@ -74,7 +74,7 @@ find_answers() {
 		said=$(timeout --foreground -k 2 20 "/proc/$$/fd/8" status -shell 2>&1 </dev/null)
 		[ "$said" != answered=1 ] || return 0
 	done
-	die "there is no baton to ask with${said:+ ($baton: $said)}; install one beside this script or on the PATH; nothing was replaced"
+	die "there is no baton to query the service with${said:+ ($baton: $said)}; install one beside this script or on the PATH; nothing was replaced"
 }
 
 # ask QUESTION… sets the variables of the answer, lines of KEY='VALUE' with problem='WHAT IS WRONG' among them.
@@ -205,7 +205,7 @@ copy_new() {
 deploy() {
 	look # it may have been another one's upgrade
 	settle
-	was=$pid was_name=${name:-the binary before} version='' same=''
+	was=$pid was_name=${name:-the previous binary} version='' same=''
 	[ -z "$silent" ] || die "$silent; nothing was replaced"
 	if [ -n "$rollback" ] && [ -n "$settled" ]; then # who is told to go back after an interruption means back from that
 		ask upgrade -serves "$target" -unit "$unit" -restore || die "$problem"
@@ -215,8 +215,8 @@ deploy() {
 	copy_new
 	[ -z "$called" ] || binary='the new binary'
 	ask check -binary "$new" -target "$target" -unit "$unit" ${force:+-force} ||
-		die "$binary is no good: $problem${newline}nothing was replaced; $was_name goes on serving"
-	new_name=$name good=" is good for today's configuration"
+		die "$binary is invalid: $problem${newline}nothing was replaced; $was_name goes on serving"
+	new_name=$name good=" is valid for today's configuration"
 	if [ -n "$same" ] && [ -z "$force$rollback" ]; then
 		[ -n "$called" ] || die "$new_name runs already; --force deploys it all the same" # of several hosts, one may be done
 		ask check -health "$health" -unit "$unit" || die "$new_name runs here already, and is not healthy: $problem"
@@ -277,8 +277,8 @@ if [ -n "$binary" ]; then
 	[ -x "$binary" ] || problem="is not executable; chmod +x makes it so"
 	[ -r "$binary" ] || problem="cannot be read"
 	[ -s "$binary" ] || problem="is empty"
-	[ -f "$binary" ] || problem="is no regular file"
-	[ -e "$binary" ] || problem="is not there"
+	[ -f "$binary" ] || problem="is not a regular file"
+	[ -e "$binary" ] || problem="does not exist"
 	[ -z "$problem" ] || die "$binary $problem; nothing was replaced"
 fi
 trap '' PIPE # who reads the output may go, and what was begun is still brought to its end

@@ -19,8 +19,8 @@
 # The files to serve are in /srv, the place for what a system serves (FHS 3.17), and not
 # below /var/lib: that would be the service's own, and it has no business writing them.
 #
-# With DESTDIR in the environment everything goes below that folder, for packagers:
-# without root, without the user, and without telling systemd.
+# With DESTDIR in the environment everything goes below that directory, for packagers:
+# without root, without the user, and without notifying systemd.
 #
 # Exit codes: 0 done, 1 failed, 2 bad usage.
 set -eu
@@ -48,7 +48,7 @@ misused() {
 while [ $# -gt 0 ]; do
 	case $1 in
 	--prefix)
-		[ $# -ge 2 ] || misused '--prefix: want a folder'
+		[ $# -ge 2 ] || misused '--prefix: want a directory'
 		prefix=$2
 		shift
 		;;
@@ -80,13 +80,13 @@ esac
 case $prefix in
 *[!A-Za-z0-9/._-]*) misused "--prefix $prefix: want letters, digits and / . _ - only, as it goes into unit files" ;;
 /home | /home/* | /root | /root/* | /tmp | /tmp/* | /var/tmp | /var/tmp/* | /run/user/*)
-	misused "--prefix $prefix: the service cannot see that folder (ProtectHome=, PrivateTmp=); want another, such as /opt/baton"
+	misused "--prefix $prefix: the service cannot see that directory (ProtectHome=, PrivateTmp=); want another, such as /opt/baton"
 	;;
 esac
 [ -z "$uninstall" ] || [ -z "$binary" ] || misused '--uninstall takes no BINARY'
 [ "$prefix" != / ] || prefix=
 if [ -z "$destdir" ] && [ "$(id -u)" != 0 ]; then
-	fail 'this takes root; run it with sudo, or set DESTDIR to a folder to install below'
+	fail 'this takes root; run it with sudo, or set DESTDIR to a directory to install below'
 fi
 
 if [ -n "$uninstall" ] && [ -n "$installed" ] && [ "${installed%/}" != "$prefix" ]; then
@@ -154,7 +154,7 @@ if [ -n "$uninstall" ]; then
 	if booted; then
 		for name in baton.socket baton.service; do
 			if [ -e "$units/$name" ]; then
-				systemctl disable --quiet --now "$name" || fail "$name does not stop; systemctl status $name tells why"
+				systemctl disable --quiet --now "$name" || fail "$name does not stop; systemctl status $name shows why"
 			fi
 		done
 	fi
@@ -205,13 +205,13 @@ if [ -z "$destdir" ]; then # a package may be for another architecture
 	# A shell that is given what the kernel does not execute takes it for a script.
 	case $(head -c 4 "$temporary" | tr -d '\000') in
 	"$(printf '\177ELF')" | '#!'*) ;;
-	*) fail "$binary is no program" ;;
+	*) fail "$binary is not a program" ;;
 	esac
-	known "$temporary" || fail "$binary is no baton"
+	known "$temporary" || fail "$binary is not baton"
 	said=$("$temporary" version 2>&1) || fail "$binary does not run: $said"
 	case $said in
 	'baton '*) ;;
-	*) fail "$binary is no baton: \"$binary version\" says $said" ;;
+	*) fail "$binary is not baton: \"$binary version\" says $said" ;;
 	esac
 	rm -f -- "$temporary"
 	temporary=
@@ -220,8 +220,8 @@ fi
 if [ -z "$destdir" ] && ! getent passwd "$user" >/dev/null; then
 	nologin=$(command -v nologin) || nologin=/bin/false
 	useradd --system --user-group --no-create-home --home-dir /nonexistent --shell "$nologin" --comment "$comment" "$user" ||
-		fail "user $user cannot be made"
-	say "made user $user"
+		fail "user $user cannot be created"
+	say "created user $user"
 fi
 if [ -n "$installed" ] && [ "${installed%/}" != "$prefix" ] && [ -e "$destdir${installed%/}/bin/baton" ]; then
 	say "left $installed/bin/baton, which an earlier installation has put there"

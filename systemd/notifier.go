@@ -119,7 +119,7 @@ func (n *Notifier) Close() {
 
 func (n *Notifier) warn(err error) {
 	if err != nil {
-		n.opts.Logger.Warn("service manager not told", "error", err)
+		n.opts.Logger.Warn("service manager cannot be notified", "error", err)
 	}
 }
 
@@ -169,7 +169,7 @@ func (n *Notifier) feedWatchdog() {
 		err = n.manager.sendAlive()
 	}
 	if err != nil && n.serving.Err() == nil {
-		n.opts.Logger.Error("systemd's watchdog is not told that the service is alive", "error", err)
+		n.opts.Logger.Error("systemd's watchdog cannot be notified", "error", err)
 	}
 }
 

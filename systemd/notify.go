@@ -40,7 +40,7 @@ func (m *Manager) sendReady() error {
 func (m *Manager) sendReloading() error {
 	var now unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
-		return fmt.Errorf("tell systemd: %w", err)
+		return fmt.Errorf("notify systemd: %w", err)
 	}
 	return m.send(nil, daemon.SdNotifyReloading, fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000))
 }
@@ -99,7 +99,7 @@ func (m *Manager) send(f descriptor, lines ...string) error {
 	}
 	nc, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: m.socket, Net: "unixgram"})
 	if err != nil {
-		return fmt.Errorf("tell systemd: %w", err)
+		return fmt.Errorf("notify systemd: %w", err)
 	}
 	defer nc.Close()
 	packet := []byte(strings.Join(lines, "\n"))
@@ -109,7 +109,7 @@ func (m *Manager) send(f descriptor, lines ...string) error {
 		err = withFD(f, func(fd int) error { return sendPacket(nc, packet, unix.UnixRights(fd)) })
 	}
 	if err != nil {
-		return fmt.Errorf("tell systemd: %w", err)
+		return fmt.Errorf("notify systemd: %w", err)
 	}
 	return nil
 }

@@ -64,11 +64,11 @@ func (m *Manager) Store(name string, ln net.Listener) error {
 	}
 	d, ok := ln.(descriptor)
 	if !ok {
-		return errors.New("keep listener: it has no descriptor")
+		return errors.New("store listener: it has no descriptor")
 	}
 	fdName, err := escape(name)
 	if err != nil {
-		return fmt.Errorf("keep listener: %w", err)
+		return fmt.Errorf("store listener: %w", err)
 	}
 	return m.send(d, "FDSTORE=1", "FDNAME="+fdName)
 }

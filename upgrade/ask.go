@@ -21,7 +21,7 @@ var (
 	// [ErrRefused].
 	ErrUntrusted = control.ErrUntrusted
 	// ErrUnderway: the caller waits no longer for an upgrade, which goes on.
-	ErrUnderway = errors.New("the upgrade goes on all the same")
+	ErrUnderway = errors.New("the upgrade continues")
 )
 
 // Ask asks the generation that serves for an upgrade and waits until its

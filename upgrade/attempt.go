@@ -61,7 +61,7 @@ func (r *run) equip(a *attempt, t lifecycle.Trigger) error {
 	default:
 	}
 	if dir := r.flip.LeaveLostDirectory(); dir != "" {
-		r.log.Warn("working directory is gone; relative paths lead nowhere", "directory", dir)
+		r.log.Warn("working directory no longer exists; relative paths fail", "directory", dir)
 	}
 	l, theirs, err := link.New()
 	if err != nil {
@@ -177,7 +177,7 @@ func (r *run) dismiss(a lifecycle.Action) {
 			r.log.Error("successor cannot be killed", "successor_pid", successor.PID(), "error", err)
 		}
 		if !successor.EndsWithin(link.PeerExit) {
-			r.log.Warn("successor was killed and has not exited yet; waits for that", "successor_pid", successor.PID())
+			r.log.Warn("successor was killed and has not exited yet; waiting for it", "successor_pid", successor.PID())
 		}
 		if successor.AwaitEnd(r.done) {
 			r.post(lifecycle.Event{Kind: lifecycle.SuccessorExited})
@@ -227,5 +227,5 @@ func withLastWords(reason string, lines []string) string {
 	if words == "" {
 		return reason
 	}
-	return reason + "; its last words: " + words
+	return reason + "; its last output: " + words
 }

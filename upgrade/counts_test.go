@@ -16,6 +16,9 @@ import (
 // Each answer tells how many the line has given so far. Asked one at a time,
 // they count up by one, whoever answers.
 func TestCountsGoOn(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: upgrades again and again; go test without -short includes it")
+	}
 	t.Parallel()
 	l := newLine(t)
 	latch := l.latch("latch")
@@ -86,6 +89,7 @@ func TestCountsOfSuccessor(t *testing.T) {
 	if last.Generation != 2 || last.Answers != given+1 || last.Load != 2+3 {
 		t.Errorf("answer of the generation that drains: got %+v, want number %d of generation 2, and the load of both", last, given+1)
 	}
+	l.awaitLine(3, 1)
 	if a := l.who(); a.Answers != given+2 {
 		t.Errorf("after the drain: got answer %d, want %d", a.Answers, given+2)
 	}

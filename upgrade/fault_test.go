@@ -35,6 +35,9 @@ func TestSuccessorIsCleanProcess(t *testing.T) {
 }
 
 func TestSuccessorThatIsNoGood(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for successors that hang; go test without -short includes it")
+	}
 	const hanging = 5 * time.Second // a good one must be ready within this time, too
 	tests := map[string]struct {
 		plan     func(*plan)
@@ -47,13 +50,13 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 		"exits 3":             {plan: func(p *plan) { p.Start = "exit 3" }, reason: "exit status 3", stderr: "leaving with 3"},
 		"exits at the end":    {plan: func(p *plan) { p.Check = "exit 1" }, reason: "exit status 1", stderr: "leaving with 1"},
 		"panics":              {plan: func(p *plan) { p.Check = "panic wild" }, reason: "exit status 2", stderr: "panic: wild"},
-		"fails its check":     {plan: func(p *plan) { p.Check = "fail no database" }, reason: "exit status 1", stderr: "generation: generation 2 is no good: no database"},
+		"fails its check":     {plan: func(p *plan) { p.Check = "fail no database" }, reason: "exit status 1", stderr: "generation: generation 2 failed: no database"},
 		"hangs at the start":  {plan: func(p *plan) { p.Start = "hang" }, timeout: hanging, reason: "not ready within 5s and was killed"},
 		"hangs at the end":    {plan: func(p *plan) { p.Check = "hang" }, timeout: hanging, reason: "not ready within 5s and was killed"},
 		"is stopped":          {plan: func(p *plan) { p.Check = "stop" }, timeout: hanging, reason: "not ready within 5s and was killed"},
 		"is a moment late":    {plan: func(p *plan) { p.Check = "late" }, timeout: 20 * time.Second, reason: "exit status 1", stderr: "gives up"},
 		"gets SIGHUP early":   {plan: func(p *plan) { p.Start = "hangup" }, reason: "hangup"},
-		"prints a lot":        {plan: func(p *plan) { p.Check = "flood" }, reason: "exit status 1", stderr: "is no good: flooded"},
+		"prints a lot":        {plan: func(p *plan) { p.Check = "flood" }, reason: "exit status 1", stderr: "failed: flooded"},
 		"wants a bad address": {plan: func(p *plan) { p.Listen = append(p.Listen, "127.0.0.1:http-no") }, reason: "exit status 1", stderr: `"http-no" is not a port`},
 		"is missing":          {sabotage: func(t *testing.T, l *line) { os.Remove(l.program) }, reason: "no such file"},
 		"is not executable":   {sabotage: replaceBy("#!/bin/sh\n", 0o644), reason: "permission denied"},
@@ -109,6 +112,9 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 
 // tableflip closes what it held for a successor only when that is collected.
 func TestFailedUpgradesLeaveNoDescriptors(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for successors that fail; go test without -short includes it")
+	}
 	l := newLine(t)
 	l.launch()
 	l.setPlan(func(p *plan) { p.Start = "exit 1" })
@@ -160,7 +166,7 @@ func TestPredecessorDiesWhileSuccessorStarts(t *testing.T) {
 		t.Errorf("who asked got %v, want %v", err, upgrade.ErrLost)
 	}
 	// Before, what it prints still goes to the predecessor's pipe.
-	l.await("the successor has noticed", func() bool { return strings.Contains(l.printed(), "ended without a report") })
+	l.await("the successor has noticed", func() bool { return strings.Contains(l.printed(), "exited without a report") })
 	os.Remove(latch)
 	if a := l.who(); a.Generation != 2 {
 		t.Errorf("got %+v, want generation 2", a)
@@ -177,6 +183,9 @@ func TestPredecessorDiesWhileSuccessorStarts(t *testing.T) {
 
 // A predecessor that hangs is killed, by whichever generation serves by then.
 func TestPredecessorThatDoesNotGo(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for timeouts; go test without -short includes it")
+	}
 	t.Parallel() // it takes its time
 	l := newLine(t)
 	l.plan.Cut, l.plan.Drained = 100*time.Millisecond, "stop"
@@ -199,6 +208,9 @@ func TestPredecessorThatDoesNotGo(t *testing.T) {
 // What a successor prints before it is ready is printed whole, although it comes by
 // way of a predecessor that may be gone a moment later.
 func TestSuccessorChatters(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for a successor that does not end; go test without -short includes it")
+	}
 	t.Parallel()
 	l := newLine(t)
 	l.launch()

@@ -153,11 +153,11 @@ func (g *Generation) meetPredecessor() error {
 		return err
 	}
 	if f == nil {
-		g.log.Warn("predecessor has no link; it cannot be followed while it drains")
+		g.log.Warn("predecessor has no link; its drain cannot be observed")
 		return nil
 	}
 	if err := g.flip.OnlyCopy(f); err != nil {
-		g.log.Warn("the link has a second copy, so that its end may be noticed late", "error", err)
+		g.log.Warn("link has a second copy; its end may be detected late", "error", err)
 	}
 	if g.link, err = link.Open(f); err != nil {
 		return err
@@ -171,7 +171,7 @@ func (g *Generation) meetPredecessor() error {
 		err = decode(m.Hello.Upgrades, &g.upgrades)
 	}
 	if err != nil {
-		return fmt.Errorf("hear from the predecessor: %w", err)
+		return fmt.Errorf("receive the predecessor's hello: %w", err)
 	}
 	h := m.Hello
 	g.secret, h.Secret = h.Secret, nil
@@ -181,7 +181,7 @@ func (g *Generation) meetPredecessor() error {
 	}
 	g.add(&member{Hello: *h, link: g.link, process: process.Open(h.PID), state: Upgrading, counts: h.Counts})
 	if err := g.greet(g.link); err != nil { // it died; the sockets are here, so go on
-		g.log.Warn("predecessor does not listen", "error", err)
+		g.log.Warn("predecessor does not read from the link", "error", err)
 	}
 	g.link.Follow(g.events, g.done, g.exchange(g.link, true))
 	return nil

@@ -115,7 +115,7 @@ func TestSignalsToDrainingPredecessor(t *testing.T) {
 	syscall.Kill(first, syscall.SIGTERM) // as systemd may do: it goes on draining
 	syscall.Kill(first, syscall.SIGHUP)  // meant for whoever serves
 	l.await("generation 3 serves", func() bool { return l.who().Generation == 3 })
-	l.await("the predecessor has noticed the stop", func() bool { return strings.Contains(l.printed(), "goes on draining") })
+	l.await("the predecessor has noticed the stop", func() bool { return strings.Contains(l.printed(), "draining continues") })
 	os.Remove(drain)
 	s, err := l.status()
 	if err != nil || len(s.Upgrades) != 2 || s.Upgrades[1].Trigger != "signal" {
@@ -153,6 +153,9 @@ func TestStatusDuringUpgrade(t *testing.T) {
 
 // Who has heard from a generation that serves does not hear from its predecessor afterwards.
 func TestStatusNeverGoesBack(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: upgrades again and again; go test without -short includes it")
+	}
 	t.Parallel()
 	l := newLine(t)
 	l.launch()

@@ -73,7 +73,7 @@ func (g *Generation) claim(addr string) (net.Listener, claim, error) {
 		}
 		if ln != nil {
 			if c.Asked != asked.String() || isWider(ln, asked) {
-				g.log.Warn("listener goes on as it was bound; a restart would bind it anew",
+				g.log.Warn("listener stays as it was bound; a restart would bind it differently",
 					"address", addr, "bound", ln.Addr().String())
 			}
 			c.Asked, c.listener = asked.String(), nil

@@ -47,7 +47,7 @@ func TestListenIPv4Only(t *testing.T) {
 	if _, err := tryAt("tcp", "127.0.0.1:"+port); err != nil {
 		t.Errorf("over IPv4 after an upgrade: %v", err)
 	}
-	if out := l.printed(); strings.Contains(out, "listener goes on as it was bound") {
+	if out := l.printed(); strings.Contains(out, "listener stays as it was bound") {
 		t.Errorf("an upgrade warns of a listener that is as configured:\n%s", out)
 	}
 }
@@ -93,7 +93,7 @@ func TestListenBesideAnInheritedListener(t *testing.T) {
 	if o := l.upgrade(); o.Result != upgrade.Succeeded {
 		t.Errorf("from all addresses to those of IPv4: got %+v", o)
 	}
-	if out := l.printed(); !strings.Contains(out, "listener goes on as it was bound") || !strings.Contains(out, "[::]:"+port) {
+	if out := l.printed(); !strings.Contains(out, "listener stays as it was bound") || !strings.Contains(out, "[::]:"+port) {
 		t.Errorf("no warning of a listener for IPv6 too:\n%s", out)
 	}
 	l.setPlan(func(p *plan) { p.Listen = []string{s} })

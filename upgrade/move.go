@@ -42,7 +42,7 @@ func (g *Generation) move(ctx context.Context, l *link.Link, conns []Connection)
 		}
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()): // the successor may have them by now
 	default:
-		g.log.Warn("connections cannot move", "connections", len(conns), "error", err)
+		g.log.Warn("connections cannot migrate", "connections", len(conns), "error", err)
 		return none
 	}
 	taken := slices.Repeat([]bool{true}, len(conns))
@@ -132,7 +132,7 @@ func (g *Generation) takeOffer(l *link.Link, m *link.Message) {
 	}
 	m.Close()
 	if short {
-		g.log.Warn("predecessor keeps connections for which there are no descriptors here", "connections", len(refused))
+		g.log.Warn("file descriptors are short: connections stay with the predecessor", "connections", len(refused))
 	}
 	// Whether it has this or not, the predecessor reads no more unless it is refused: one
 	// that does not read the link now should have it later.

@@ -22,7 +22,7 @@ func (g *Generation) inheritPredecessor(from *link.Link, m *link.Message) {
 		l, err = link.Open(f)
 	}
 	if err != nil {
-		g.log.Warn("predecessor cannot be followed while it drains", "predecessor", m.Hello.Generation, "error", err)
+		g.log.Warn("drain of the predecessor cannot be observed", "predecessor", m.Hello.Generation, "error", err)
 		g.mu.Lock()
 		g.past = g.past.plus(m.Hello.Counts)
 		g.note(from, m.Report)
@@ -90,8 +90,8 @@ func (r *run) predecessorDrained(p *member, m *link.Message) {
 	}
 	c := d.Connections
 	r.log.Info("predecessor drained", "predecessor", p.Generation, "seconds", d.Seconds, "requests_finished", d.Requests,
-		"connections_moved", d.Moved, "closed_by_client", c.Client,
-		"told_to_close", c.Announced, "closed_after_grace", c.Grace, "cut", c.Cut)
+		"connections_migrated", d.Moved, "closed_by_client", c.Client,
+		"sent_connection_close", c.Announced, "closed_idle", c.Grace, "closed_forcibly", c.Cut)
 	r.mu.Lock()
 	p.reported, p.load = true, Load{}
 	r.mu.Unlock()

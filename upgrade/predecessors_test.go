@@ -54,6 +54,9 @@ func (l *line) awaitLine(number, alive int) (s upgrade.Status) {
 }
 
 func TestSeveralDrain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: holds several generations up; go test without -short includes it")
+	}
 	t.Parallel()
 	l, latch := latched(t, func(*plan) {})
 	given := l.who().Answers
@@ -92,7 +95,7 @@ func TestSeveralDrain(t *testing.T) {
 			t.Errorf("want a line %s", want)
 		}
 	}
-	for _, bad := range []string{"without a report", "nobody accepts", "level=ERROR", "level=WARN"} {
+	for _, bad := range []string{"without a report", "no process accepts", "level=ERROR", "level=WARN"} {
 		if strings.Contains(l.printed(), bad) {
 			t.Errorf("something says %q", bad)
 		}
@@ -140,7 +143,7 @@ func TestMiddleGenerationIsKilled(t *testing.T) {
 	}
 	os.Remove(latch)
 	l.awaitLine(3, 1)
-	if strings.Contains(l.printed(), "nobody accepts") {
+	if strings.Contains(l.printed(), "no process accepts") {
 		t.Error("generation 1 takes the service for dead")
 	}
 }
@@ -153,7 +156,7 @@ func TestServingGenerationIsKilled(t *testing.T) {
 	l.upgradeOn(2)
 	s := l.upgradeOn(3)
 	syscall.Kill(s.PID, syscall.SIGKILL)
-	l.await("both have noticed", func() bool { return strings.Count(l.printed(), "nobody accepts connections now") == 2 })
+	l.await("both have noticed", func() bool { return strings.Count(l.printed(), "no process accepts connections now") == 2 })
 	os.Remove(latch)
 	l.awaitEnd(first)
 	l.awaitEnd(s.Generations[1].PID)
@@ -168,13 +171,13 @@ func TestStopWaitsForAll(t *testing.T) {
 	l.setPlan(func(p *plan) { p.Drained = "" })
 	s = l.upgradeOn(4)
 	syscall.Kill(s.PID, syscall.SIGTERM)
-	l.await("generation 4 waits", func() bool { return strings.Contains(l.printed(), "waits for predecessors") })
+	l.await("generation 4 waits", func() bool { return strings.Contains(l.printed(), "waiting for predecessors") })
 	os.Remove(latch)
 	l.awaitEnd(s.PID)
-	if n := strings.Count(l.printed(), `msg="predecessor is gone" pid=`+fmt.Sprint(s.PID)); n != 3 {
+	if n := strings.Count(l.printed(), `msg="predecessor exited" pid=`+fmt.Sprint(s.PID)); n != 3 {
 		t.Errorf("%d predecessors were gone at the end, want 3", n)
 	}
-	if strings.Contains(l.printed(), "nobody accepts") {
+	if strings.Contains(l.printed(), "no process accepts") {
 		t.Error("a predecessor takes the stop for a death")
 	}
 }
@@ -182,6 +185,9 @@ func TestStopWaitsForAll(t *testing.T) {
 // Releases that speak different versions of the link upgrade into each other; with one
 // of the past an upgrade waits for the predecessor's end, as it did then.
 func TestVersionsOfTheLink(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for timeouts; go test without -short includes it")
+	}
 	t.Parallel()
 	l := newLine(t)
 	l.setPlan(func(p *plan) { p.Protocol, p.Drain = "1", 200*time.Millisecond })
@@ -198,7 +204,7 @@ func TestVersionsOfTheLink(t *testing.T) {
 			t.Errorf("to version %s of the link: got answer %d of generation %d, want %d of %d", protocol, a.Answers, a.Generation, given, i+2)
 		}
 	}
-	for _, bad := range []string{"without a report", "nobody accepts", "level=ERROR", "level=WARN"} {
+	for _, bad := range []string{"without a report", "no process accepts", "level=ERROR", "level=WARN"} {
 		if strings.Contains(l.printed(), bad) {
 			t.Errorf("something says %q", bad)
 		}
@@ -221,7 +227,7 @@ func TestRollbackWhileSeveralDrain(t *testing.T) {
 	}
 	os.Remove(latch)
 	l.awaitLine(4, 1)
-	if strings.Contains(l.printed(), "nobody accepts") {
+	if strings.Contains(l.printed(), "no process accepts") {
 		t.Error("generation 1 takes the service for dead")
 	}
 }

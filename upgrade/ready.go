@@ -57,7 +57,7 @@ func (r *run) prepareToServe() error {
 func (r *run) commit() {
 	if err := r.flip.Ready(); err != nil {
 		// The sockets are here, and no other process serves them.
-		r.log.Warn("predecessor died before it heard that its successor is ready", "error", err)
+		r.log.Warn("predecessor died before it was notified that its successor is ready", "error", err)
 	}
 	r.gate = r.flip.PredecessorGone()
 }
@@ -106,7 +106,7 @@ func (r *run) sendServing(m link.Message) {
 	if err == nil {
 		return
 	}
-	r.log.Warn("predecessor does not listen", "error", err)
+	r.log.Warn("predecessor does not read from the link", "error", err)
 	go func() {
 		for err != nil {
 			select {

@@ -124,7 +124,7 @@ func (o Outcome) String() string {
 		return line + fmt.Sprintf("; generation %d still drains", p.Generation)
 	}
 	c := p.Drained.Connections
-	line += fmt.Sprintf("; generation %d drained in %s: %s finished, %s moved, %d told to close, %d idle ones closed, %d cut",
+	line += fmt.Sprintf("; generation %d drained in %s: %s finished, %s migrated, %d sent Connection: close, %d closed idle, %d closed forcibly",
 		p.Generation, span(p.Seconds), count(p.Requests, "request"), count(p.Moved, "connection"), c.Announced, c.Grace, c.Cut)
 	return line
 }

@@ -8,8 +8,8 @@ import (
 
 func TestOutcomeString(t *testing.T) {
 	for want, o := range map[string]Outcome{
-		"upgrade failed: successor is no good": {Result: Failed, Reason: "successor is no good"},
-		"generation 3 (pid 4242, version 1.4.0) serves after 41 ms; generation 2 drained in 1.03 s: 12 requests finished, 340 connections moved, 72 told to close, 5 idle ones closed, 0 cut": {
+		"upgrade failed: successor failed": {Result: Failed, Reason: "successor failed"},
+		"generation 3 (pid 4242, version 1.4.0) serves after 41 ms; generation 2 drained in 1.03 s: 12 requests finished, 340 connections migrated, 72 sent Connection: close, 5 closed idle, 0 closed forcibly": {
 			Result: Succeeded, Generation: 3, PID: 4242, Version: "1.4.0", ReadySeconds: 0.0414,
 			Predecessor: &Predecessor{Generation: 2, IsDrained: true,
 				Drained: Drained{Seconds: 1.03, Requests: 12, Moved: 340, Connections: Closed{Announced: 72, Grace: 5}}},

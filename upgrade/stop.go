@@ -52,9 +52,9 @@ func (r *run) logAccount() {
 	if c.Cut > 0 {
 		level = r.log.Warn
 	}
-	level("drained", "seconds", d.Seconds, "requests_finished", d.Requests, "connections_moved", d.Moved, "closed_by_client", c.Client,
-		"told_to_close", c.Announced, "closed_after_grace", c.Grace, "timed_out", c.Timeout, "failed", c.Error,
-		"closed_by_handler", c.Hijacked, "cut", c.Cut)
+	level("drained", "seconds", d.Seconds, "requests_finished", d.Requests, "connections_migrated", d.Moved, "closed_by_client", c.Client,
+		"sent_connection_close", c.Announced, "closed_idle", c.Grace, "timed_out", c.Timeout, "failed", c.Error,
+		"closed_by_handler", c.Hijacked, "closed_forcibly", c.Cut)
 }
 
 // startHooks runs the hooks. Meanwhile the loop goes on: a trigger still has to be

@@ -130,6 +130,6 @@ func (g *Generation) unstore(c claim) {
 		return
 	}
 	if err := g.opts.Store.Remove(c.storedName()); err != nil {
-		g.log.Warn("listener is still kept although nobody accepts from it", "address", c.Bound, "error", err)
+		g.log.Warn("listener is still stored although no process accepts from it", "address", c.Bound, "error", err)
 	}
 }

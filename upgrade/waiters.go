@@ -46,14 +46,14 @@ func (r *run) forward(a lifecycle.Action) {
 		w.(*control.Waiter).PassOn(func(nc net.Conn) (failure json.RawMessage) {
 			conn, ok := nc.(syscall.Conn)
 			if !ok || l.Send(link.Message{Type: link.TypeUpgrade}, conn) != nil {
-				return encode(&Outcome{Result: Failed, Reason: "the successor could not be asked; try again"})
+				return encode(&Outcome{Result: Failed, Reason: "the upgrade request could not be sent to the successor; try again"})
 			}
 			return nil
 		})
 	}
 	if len(a.Trigger.Origins) > 0 {
 		if err := l.Send(link.Message{Type: link.TypeUpgrade, Origin: a.Trigger.Origins[0]}); err != nil {
-			r.log.Error("successor could not be asked for an upgrade", "error", err)
+			r.log.Error("upgrade request cannot be sent to the successor", "error", err)
 		}
 	}
 }

@@ -102,7 +102,7 @@ func (d deployed) String() string {
 // command prepares a run of the script, bounded in time.
 func (d *Deployer) command(args ...string) (cmd *exec.Cmd, result func() deployed) {
 	d.T.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	cmd = exec.CommandContext(ctx, deployScript(d.T), args...)
 	cmd.Env = append(os.Environ(), d.Mark, "GORACE=atexit_sleep_ms=0", "PATH="+d.Tools+":"+d.Path)
 	cmd.Env = append(cmd.Env, d.Env...)

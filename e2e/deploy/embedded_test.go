@@ -97,7 +97,7 @@ func TestSystemdDeployEmbedded(t *testing.T) {
 	check("--status after it", deployIn(u, 0, "--unit", "shop", "--status"),
 		`^v2 serves: generation 2, pid \d+; before it: /usr/local/bin/shop.previous\n$`, 0)
 	check("the same again", deployIn(u, 1, "--unit", "shop", v2), `runs already; --force deploys it all the same`, 0)
-	check("baton instead", deployIn(u, 1, "--unit", "shop", releaseIn(u, "v1")), `is no good: it is baton, and shop.service runs another program; --force deploys it all the same\n`, 0)
+	check("baton instead", deployIn(u, 1, "--unit", "shop", releaseIn(u, "v1")), `is invalid: it is baton, and shop.service runs another program; --force deploys it all the same\n`, 0)
 
 	bad := filepath.Join(u.Shared, "bad")
 	files.Put(t, []byte("#!/bin/sh\necho even worse >&2\nexit 1\n"), bad, 0o755)

@@ -79,7 +79,7 @@ func TestInstallDoesNotRunAnotherProgram(t *testing.T) {
 	path := filepath.Join(m.Shared, "shop")
 	files.Put(t, builtEmbedded(t), path, 0o755)
 	out, code := m.Run("timeout", "60", m.Installer(), path)
-	if want := "install.sh: " + path + " is no baton\n"; code != 1 || out != want {
+	if want := "install.sh: " + path + " is not baton\n"; code != 1 || out != want {
 		t.Errorf("got exit code %d, %swant 1, %s", code, out, want)
 	}
 }
@@ -108,7 +108,7 @@ func TestDeployScriptMissingBinary(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, serving := range []bool{true, false} {
-		want := "deploy: " + d.Bin + ", which baton.service runs, is not there; put a binary in its place\n"
+		want := "deploy: " + d.Bin + ", which baton.service runs, does not exist; put a binary in its place\n"
 		if serving {
 			want = strings.TrimSuffix(want, "\n") + ", as with: cp /proc/"
 		} else {
@@ -158,7 +158,7 @@ func TestDeployScriptFromThePast(t *testing.T) {
 	d.followServing()
 	bad := filepath.Join(d.Dir, "bad")
 	files.Put(t, []byte("#!/bin/sh\n# baton 2 (commit none)\necho no way\nexit 1\n"), bad, 0o755)
-	want := "deploy: there is no baton to ask with (" + bad + ": no way); install one beside this script or on the PATH; nothing was replaced\n"
+	want := "deploy: there is no baton to query the service with (" + bad + ": no way); install one beside this script or on the PATH; nothing was replaced\n"
 	if got := d.Run(bad); got.Code != 1 || got.Stderr != want {
 		t.Errorf("nobody to ask: got %v\nwant %s", got, want)
 	}

@@ -34,7 +34,7 @@ func TestDeployScript(t *testing.T) {
 	first := d.Must(d.release("v2"))
 	d.check("v2", "v1")
 	d.checkRuns("v2", 2)
-	want := regexp.MustCompile(`^checked +\d+\.\d\d s   v2 \(\w+\) is good for today's configuration
+	want := regexp.MustCompile(`^checked +\d+\.\d\d s   v2 \(\w+\) is valid for today's configuration
 replaced +\d+\.\d\d s   ` + d.Bin + `; v1 \(\w+\) is kept as ` + d.Bin + `\.previous
 reloaded +\d+\.\d\d s   generation 2 serves; generation 1 drained in .*
 healthy +\d+\.\d\d s   127\.\S+ answers 200, 127\.\S+ answers 200
@@ -76,7 +76,7 @@ func TestDeployScriptBadConfiguration(t *testing.T) {
 	d := startDeployer(t, service.Config("drain-timeout 9s"))
 	d.Configure("drain-timeout never\nno-such-thing\n")
 	got := d.Run(d.release("v2"))
-	want := regexp.MustCompile(`is no good: its check of today's configuration fails \(exit code 2\):
+	want := regexp.MustCompile(`is invalid: its check of today's configuration fails \(exit code 2\):
 deploy: baton: .*no-such-thing.*
 (.*\n)*deploy: nothing was replaced; v1 \(\w+\) goes on serving\n$`)
 	if got.Code != 1 || !want.MatchString(got.Stderr) {

@@ -63,7 +63,7 @@ func TestH2loadThroughUpgrades(t *testing.T) {
 	const each, clients = 4, 120
 	run := func(args ...string) func() string {
 		var out bytes.Buffer
-		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 		cmd := exec.CommandContext(ctx, path, append(args, "-c", strconv.Itoa(clients), "-n", strconv.Itoa(each*clients), "-m", strconv.Itoa(each),
 			"-r", "2", "--rate-period", "100ms")...) // for 6 s
 		cmd.Stdout, cmd.Stderr = &out, &out

@@ -46,7 +46,7 @@ func TestClientsThatNeverRead(t *testing.T) {
 	}
 	begin := time.Now()
 	b.Stop()
-	if log := b.Log(); !strings.Contains(log, `"cut":0`) {
+	if log := b.Log(); !strings.Contains(log, `"closed_forcibly":0`) {
 		t.Errorf("the drain took %v, and something was closed at its deadline:\n%s", time.Since(begin), log)
 	}
 }

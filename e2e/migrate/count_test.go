@@ -55,12 +55,12 @@ func TestMovedConnectionsAreCounted(t *testing.T) {
 
 	// The same for a person.
 	code, line, stderr := b.Run("upgrade", "-control", b.Control)
-	if code != 0 || !regexp.MustCompile(`\b8 connections moved\b`).MatchString(line) {
-		t.Errorf("baton upgrade: got exit code %d, %q %s, want the 8 connections moved in it", code, line, stderr)
+	if code != 0 || !regexp.MustCompile(`\b8 connections migrated\b`).MatchString(line) {
+		t.Errorf("baton upgrade: got exit code %d, %q %s, want the 8 connections migrated in it", code, line, stderr)
 	}
 	b.Follow(b.PID())
-	if n := strings.Count(b.Log(), `"connections_moved":8`); n < upgrades {
-		t.Errorf("log: got %d reports of 8 connections moved, want %d or more", n, upgrades)
+	if n := strings.Count(b.Log(), `"connections_migrated":8`); n < upgrades {
+		t.Errorf("log: got %d reports of 8 connections migrated, want %d or more", n, upgrades)
 	}
 	for _, c := range all {
 		c.Close()

@@ -218,7 +218,7 @@ func TestMaxDraining(t *testing.T) {
 			awaitDraining(t, b, limit+1)
 			result := b.UpgradeMeanwhile()
 			await.Throughout(t, 500*time.Millisecond, "the upgrade waits", func() bool { return b.Status().Generation == before })
-			if log := service.WithoutRequests(b.Log()); !regexp.MustCompile(`"upgrade waits".*"reason":".*still drain`).MatchString(log) {
+			if log := service.WithoutRequests(b.Log()); !regexp.MustCompile(`"upgrade waiting".*"reason":".*still drain`).MatchString(log) {
 				t.Errorf("log: nothing says why the upgrade waits:\n%s", service.Tail(log, 5))
 			}
 			// Any of them will do.

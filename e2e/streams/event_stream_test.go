@@ -95,7 +95,7 @@ func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
 				t.Errorf("stream brought %d events, want %d at least", got, want)
 			}
 			b.AwaitExit(pid)
-			if !strings.Contains(b.Log(), `"requests_finished":1`) || !strings.Contains(b.Log(), `"cut":0`) {
+			if !strings.Contains(b.Log(), `"requests_finished":1`) || !strings.Contains(b.Log(), `"closed_forcibly":0`) {
 				t.Error("report of the drain: want one request finished, and nothing cut")
 			}
 			if tt.stop {

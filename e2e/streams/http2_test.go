@@ -32,7 +32,7 @@ func begin(o service.Over, t testing.TB, b *service.Baton) (begin func(path stri
 	transport.Protocols.SetHTTP2(o.Config != nil)
 	transport.Protocols.SetUnencryptedHTTP2(o.Config == nil)
 	t.Cleanup(transport.CloseIdleConnections)
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return func(path string, fields ...string) <-chan heard {
 		t.Helper()

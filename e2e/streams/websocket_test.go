@@ -286,7 +286,7 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 			var backends, seen farewells
 			way, clientsWay := service.PlainOrSecured(t, tt.secure)
 			b := service.Start(t, way, service.Args(append(tt.flags, "-proxy", "/="+backend.Start(t, noting(&backends)))...))
-			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 			defer cancel()
 			var all sync.WaitGroup
 			for i := range reading + deaf {

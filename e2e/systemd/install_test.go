@@ -135,7 +135,7 @@ func TestInstalledExampleIsGood(t *testing.T) {
 		t.Errorf("status of the stopped service: got exit code %d, %s, want 3 and the path of its control socket", code, out)
 	}
 	m.Must("mkdir", "/run/baton") // as systemd makes it for the service
-	if out := m.Must("/usr/local/bin/baton", "check", "-config", "/etc/baton/baton.conf"); !strings.Contains(out, "listens at :80") {
+	if out := m.Must("/usr/local/bin/baton", "check", "-config", "/etc/baton/baton.conf"); !strings.Contains(out, "listens on :80") {
 		t.Errorf("check: got %s", out)
 	}
 	// Root may read what the service's user may not.

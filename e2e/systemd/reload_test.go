@@ -121,7 +121,7 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 				t.Errorf("journal: got\n%s\nwant the reason: %s", service.Tail(log, 20), tt.reason)
 			}
 			for priority, want := range map[string]int{"err": earlier + 1, "crit": 0} {
-				if got := failures(priority); got != want || strings.Contains(reported(priority), "upgrade begins") {
+				if got := failures(priority); got != want || strings.Contains(reported(priority), "upgrade started") {
 					t.Errorf("journalctl -p %s: got %d failed upgrades in %q, want %d", priority, got, reported(priority), want)
 				}
 			}
@@ -215,7 +215,7 @@ func TestSystemdReloadsAtOnce(t *testing.T) {
 		all = append(all, u.Meanwhile("systemctl", "reload", "baton"))
 	}
 	for _, done := range all {
-		if r := u.Wait("systemctl reload", done, time.Minute); r.Code != 0 {
+		if r := u.Wait("systemctl reload", done, machine.CommandTime); r.Code != 0 {
 			t.Errorf("systemctl reload: got exit code %d, want 0: %s", r.Code, r.Out)
 		}
 	}

@@ -231,7 +231,7 @@ func TestCertificatesAreReplaced(t *testing.T) {
 			t.Errorf("upgrade with certificates that are no good: got\n%s\nwant a word about %s", said, r.certFile)
 		}
 	}
-	warned := func() int { return strings.Count(b.Log(), "changed certificate is no good") }
+	warned := func() int { return strings.Count(b.Log(), "changed certificate is invalid") }
 	await.Until(t, "a warning for each", func() bool { return warned() >= len(all) })
 	check("while the files are no good", 0)
 	if b.PID() != pid {

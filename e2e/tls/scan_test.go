@@ -17,7 +17,7 @@ import (
 // TLS as sslscan sees it, which tries what weak there is.
 
 // suites are those that may be accepted: keys are made for the session alone. Of TLS 1.2 there are the ones with
-// CBC and SHA-1 in HMAC as well, as Go has it: they come last, HTTP/2 is not spoken with them, and no scanner takes
+// CBC and SHA-1 in HMAC as well, as Go has it: they come last, HTTP/2 is disabled with them, and no scanner takes
 // them for weak.
 var suites = map[string]*regexp.Regexp{
 	"TLSv1.3": regexp.MustCompile(`^TLS_(AES_128_GCM_SHA256|AES_256_GCM_SHA384|CHACHA20_POLY1305_SHA256)$`),

@@ -21,9 +21,7 @@ func visible(page string) string {
 
 func TestPageHasContentWithoutScripts(t *testing.T) {
 	m := noMetrics()
-	for range 1234 {
-		m.Requests.Add(200, 0)
-	}
+	count(t, m, 200, 1234)
 	load := func(requests, active, idle int) upgrade.Load {
 		return upgrade.Load{Requests: requests, Connections: upgrade.Connections{Active: active, Idle: idle}}
 	}

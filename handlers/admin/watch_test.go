@@ -62,6 +62,19 @@ type event struct {
 	Count     uint64
 }
 
+// count has m count requests of 2 ms each.
+func count(t *testing.T, m *metrics.Metrics, code, n int) {
+	synctest.Test(t, func(t *testing.T) {
+		h := m.Count(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			time.Sleep(2 * time.Millisecond) // of the bubble's clock
+			w.WriteHeader(code)
+		}))
+		for range n {
+			h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+		}
+	})
+}
+
 func parseEvent(t *testing.T, text string) (e event) {
 	t.Helper()
 	_, data, found := strings.Cut(text, "event: now\ndata: ")
@@ -75,17 +88,16 @@ func parseEvent(t *testing.T, text string) (e event) {
 }
 
 func TestWatchEvent(t *testing.T) {
-	m := noMetrics()
-	m.Others = func(context.Context) map[string]float64 {
-		return map[string]float64{`baton_http_requests_total{code="200",method="GET"}`: 10, `baton_http_requests_total{code="503",method="GET"}`: 2,
-			`baton_http_request_duration_seconds_count`: 12, `baton_http_request_duration_seconds_bucket{le="0.01"}`: 11}
-	}
+	m := metrics.New(metrics.Options{
+		Source: func() metrics.Snapshot { return metrics.Snapshot{} },
+		Others: func(context.Context) map[string]float64 {
+			return map[string]float64{`baton_http_requests_total{code="200",method="GET"}`: 10, `baton_http_requests_total{code="503",method="GET"}`: 2,
+				`baton_http_request_duration_seconds_count`: 12, `baton_http_request_duration_seconds_bucket{le="0.01"}`: 11}
+		},
+	})
 	for code, n := range map[int]int{200: 3, 204: 4, 404: 1, 777: 1} {
-		for range n {
-			m.Requests.Add(code, 0)
-		}
+		count(t, m, code, n)
 	}
-	m.Durations.Observe(.002)
 	server := testserver.Serve(t, Handler(Options{Metrics: m, Status: newService().Status}))
 	response, _, fields := testserver.Events(t, server, t.Context())
 	for name, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-store", "Server": "baton"} {
@@ -96,9 +108,9 @@ func TestWatchEvent(t *testing.T) {
 	got := parseEvent(t, strings.Join(fields, "\n"))
 	testserver.Equal(t, "state", got.Status.State, "serving")
 	testserver.Equal(t, "requests", fmt.Sprint(got.Requests), "map[2xx:17 4xx:1 5xx:2 other:1]")
-	testserver.Equal(t, "count", got.Count, 13)
+	testserver.Equal(t, "count", got.Count, 21)
 	testserver.Equal(t, "bounds", fmt.Sprint(got.Bounds[:5]), "[0.0005 0.001 0.0025 0.005 0.01]")
-	testserver.Equal(t, "durations", fmt.Sprint(got.Durations[:5]), "[0 0 1 1 12]")
+	testserver.Equal(t, "durations", fmt.Sprint(got.Durations[:5]), "[0 0 9 9 20]")
 	if since := float64(time.Now().UnixMilli())/1000 - got.Time; since < -1 || since > 60 {
 		t.Errorf("time: %v s ago, want now", since)
 	}

@@ -17,12 +17,11 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/klauspost/compress/gzhttp"
-	"golang.org/x/sys/unix"
-
 	"example.com/baton/handlers/internal/recorder"
 	"example.com/baton/handlers/internal/reply"
 	"example.com/baton/handlers/internal/request"
+	"github.com/klauspost/compress/gzhttp"
+	"golang.org/x/sys/unix"
 )
 
 // compressors is how many responses are compressed at a time. A compressor takes some
@@ -48,7 +47,7 @@ type Options struct {
 //
 // Nothing leads out of the root, neither `..` nor a symbolic link, and files and
 // directories whose name begins with a dot are neither listed nor served, except
-// .well-known (RFC 8615). Whatever is no regular file or directory is not there.
+// .well-known (RFC 8615). Whatever is not a regular file or directory is not there.
 //
 // The root is opened once, by this call. If it is replaced by another of the
 // same name, as a deploy by symlink swap does, the old one is served on until
@@ -106,7 +105,7 @@ func (f *files) answer(w http.ResponseWriter, r *http.Request) error {
 		return f.answerDirectory(w, r, name)
 	}
 	file, info, err := f.open(name)
-	if err == errIsDirectory {
+	if errors.Is(err, errIsDirectory) {
 		to := url.URL{Path: path.Base(name) + "/", RawQuery: r.URL.RawQuery}
 		w.Header().Set("Location", to.String())
 		w.WriteHeader(http.StatusMovedPermanently)
@@ -126,7 +125,8 @@ func (f *files) answerDirectory(w http.ResponseWriter, r *http.Request, name str
 		defer file.Close()
 		return f.serve(w, r, file, info)
 	}
-	if failure != errIsDirectory && statusOf(failure) != http.StatusNotFound {
+	isDirectory := errors.Is(failure, errIsDirectory)
+	if !isDirectory && statusOf(failure) != http.StatusNotFound {
 		return failure
 	}
 	dir, err := f.root.open(name, unix.O_PATH|unix.O_DIRECTORY)
@@ -139,9 +139,9 @@ func (f *files) answerDirectory(w http.ResponseWriter, r *http.Request, name str
 	var there unix.Stat_t
 	err = unix.Fstatat(int(dir.Fd()), index, &there, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
-	case err == nil && failure != errIsDirectory:
+	case err == nil && !isDirectory:
 		return failure
-	case err != nil && err != unix.ENOENT:
+	case err != nil && !errors.Is(err, unix.ENOENT):
 		return &fs.PathError{Op: "stat", Path: name + index, Err: err}
 	case !f.listing:
 		return fs.ErrPermission

@@ -21,7 +21,7 @@ const sortedEntries = 1000
 // list answers with what is in a directory. An error means that nothing was written.
 func list(w http.ResponseWriter, r *http.Request, dir *os.File) error {
 	entries, err := dir.ReadDir(sortedEntries)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("list directory: %w", err)
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

@@ -61,84 +61,96 @@ func (r *root) open(name string, flags int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), name), nil
 }
 
+// walk opens each element of name in turn. It takes the path apart itself because
+// openat2(2) cannot follow absolute links within a directory.
 func (r *root) walk(name string, flags int) (int, error) {
 	if len(name) >= unix.PathMax {
 		return -1, unix.ENAMETOOLONG
 	}
-	var (
-		dir   = r.fd
-		done  []string // leads to dir, without a link
-		todo  = strings.Split(name, "/")
-		links = 0
-	)
-	enter := func(fd int) {
-		if dir != r.fd {
-			unix.Close(dir)
-		}
-		dir = fd
-	}
-	defer func() { enter(r.fd) }()
-	// follow goes on with a path that is relative to the directory itself.
-	follow := func(outside string) error {
-		inside, err := r.inside(outside)
-		enter(r.fd)
-		done, todo = nil, strings.Split(inside, "/")
-		return err
-	}
-	for len(todo) > 0 {
-		element := todo[0]
-		todo = todo[1:]
+	w := walker{root: r, dir: r.fd, todo: strings.Split(name, "/")}
+	defer func() { w.enter(r.fd) }()
+	for len(w.todo) > 0 {
+		element := w.todo[0]
+		w.todo = w.todo[1:]
 		switch element {
 		case "", ".":
 			continue
 		case "..": // of a link
-			if len(done) == 0 {
-				if links++; links > maxLinks {
-					return -1, unix.ELOOP
-				}
-				if err := follow(r.resolved + "/../" + strings.Join(todo, "/")); err != nil {
-					return -1, err
-				}
-				continue
-			}
-			done = done[:len(done)-1]
-			fd, err := r.walk(strings.Join(done, "/"), unix.O_PATH|unix.O_DIRECTORY)
-			if err != nil {
+			if err := w.leave(); err != nil {
 				return -1, err
 			}
-			enter(fd)
 			continue
 		}
-		last, how := len(todo) == 0, unix.O_PATH|unix.O_DIRECTORY
+		last, how := len(w.todo) == 0, unix.O_PATH|unix.O_DIRECTORY
 		if last {
 			how = flags
 		}
-		fd, err := openat(dir, element, how|unix.O_NOFOLLOW)
+		fd, err := openat(w.dir, element, how|unix.O_NOFOLLOW)
 		switch {
 		case err == nil && last:
 			return fd, nil
 		case err == nil:
-			enter(fd)
-			done = append(done, element)
-			continue
-		case err != unix.ELOOP && err != unix.ENOTDIR: // no link, that is
-			return -1, err
-		}
-		target, notLink := readlinkat(dir, element)
-		if notLink != nil {
-			return -1, err
-		}
-		if links++; links > maxLinks {
-			return -1, unix.ELOOP
-		}
-		todo = append(strings.Split(target, "/"), todo...)
-		if path.IsAbs(target) {
-			if err := follow(strings.Join(todo, "/")); err != nil {
+			w.enter(fd)
+			w.done = append(w.done, element)
+		case errors.Is(err, unix.ELOOP), errors.Is(err, unix.ENOTDIR): // perhaps a link
+			target, notLink := readlinkat(w.dir, element)
+			if notLink != nil {
 				return -1, err
 			}
+			if err := w.follow(target); err != nil {
+				return -1, err
+			}
+		default:
+			return -1, err
 		}
 	}
-	return openat(dir, ".", flags)
+	return openat(w.dir, ".", flags)
+}
+
+// walker is where a walk is.
+type walker struct {
+	*root
+	dir   int      // the directory reached; the root's own descriptor at first
+	done  []string // leads to dir, without a link
+	todo  []string
+	links int
+}
+
+// enter continues in another directory.
+func (w *walker) enter(fd int) {
+	if w.dir != w.fd {
+		unix.Close(w.dir)
+	}
+	w.dir = fd
+}
+
+// leave continues in the parent of the directory reached. That of the root is outside,
+// but what follows may lead back.
+func (w *walker) leave() error {
+	if len(w.done) == 0 {
+		return w.follow(w.resolved + "/..")
+	}
+	w.done = w.done[:len(w.done)-1]
+	fd, err := w.walk(strings.Join(w.done, "/"), unix.O_PATH|unix.O_DIRECTORY)
+	if err == nil {
+		w.enter(fd)
+	}
+	return err
+}
+
+// follow continues with the target of a link.
+func (w *walker) follow(target string) error {
+	if w.links++; w.links > maxLinks {
+		return unix.ELOOP
+	}
+	w.todo = append(strings.Split(target, "/"), w.todo...)
+	if !path.IsAbs(target) {
+		return nil
+	}
+	inside, err := w.inside(strings.Join(w.todo, "/"))
+	w.enter(w.fd)
+	w.done, w.todo = nil, strings.Split(inside, "/")
+	return err
 }
 
 // inside returns the rest of an absolute path that leads into the directory. It looks at

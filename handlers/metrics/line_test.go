@@ -14,14 +14,13 @@ import (
 	"strings"
 	"testing"
 
+	"example.com/baton/handlers/internal/testserver"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
-
-	"example.com/baton/handlers/internal/testserver"
 )
 
 // samples returns what a scraper reads of the families, by series; buckets are cumulative.
@@ -270,7 +269,7 @@ func countersGoOn(t *testing.T, seed uint64) {
 			switch at := living[random.IntN(len(living))]; random.IntN(10) {
 			case 0:
 				d := random.Float64() * 2 // beside the short ones of requests
-				at.Durations.Observe(d)
+				at.durations.Observe(d)
 				durations++
 				if d <= inAll {
 					short++
@@ -331,17 +330,17 @@ func worstCase() *Metrics {
 	m := newMetrics()
 	for code := 100; code < 1000; code++ {
 		for method := range methods {
-			m.Requests.Add(code, method)
+			m.requests.Add(code, method)
 		}
 	}
-	for i := range m.Requests {
-		for j := range m.Requests[i] {
-			if n := m.Requests[i][j].Load(); n > 0 {
-				m.Requests[i][j].Store(1<<53 - uint64(1000*i+j))
+	for i := range m.requests {
+		for j := range m.requests[i] {
+			if n := m.requests[i][j].Load(); n > 0 {
+				m.requests[i][j].Store(1<<53 - uint64(1000*i+j))
 			}
 		}
 	}
-	for _, h := range []prometheus.Histogram{m.Durations, m.upgrades, m.drains} {
+	for _, h := range []prometheus.Histogram{m.durations, m.upgrades, m.drains} {
 		for d := .0001; d < 100; d *= 1.1 {
 			h.Observe(d)
 		}
@@ -370,7 +369,7 @@ func TestOwnIsBounded(t *testing.T) {
 
 func BenchmarkOwn(b *testing.B) {
 	for name, m := range map[string]*Metrics{"usual": newMetrics(), "worst": worstCase()} {
-		m.Requests.Add(200, 0)
+		m.requests.Add(200, 0)
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
@@ -383,7 +382,7 @@ func BenchmarkOwn(b *testing.B) {
 func BenchmarkScrape(b *testing.B) {
 	m := worstCase()
 	own := m.Own()
-	m.Others = func(context.Context) map[string]float64 { return own }
+	m.others = func(context.Context) map[string]float64 { return own }
 	for b.Loop() {
 		m.Handler().ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/metrics", nil))
 	}

@@ -9,20 +9,20 @@ import (
 	"sync/atomic"
 	"time"
 
+	"example.com/baton/handlers/internal/recorder"
+	"example.com/baton/upgrade"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/prometheus/procfs"
-
-	"example.com/baton/handlers/internal/recorder"
 )
 
-// Options configure NewMetrics.
+// Options configure [New].
 type Options struct {
 	Version, Revision string
 	Source            func() Snapshot // called at each scrape, perhaps by several at once
 
-	// Others returns what Own returned in all other generations of the line, the
+	// Others returns what [Metrics.Own] returned in all other generations of the line, the
 	// living and the dead, added up. It is called once for each scrape, perhaps by
 	// several at once, with the context of that; what it returns is not changed.
 	// Nil: there are no others.
@@ -31,16 +31,18 @@ type Options struct {
 	durationBuckets []float64 // of tests, which have another release this way
 }
 
-// Metrics counts requests and durations, and shows Snapshots.
+// Metrics counts requests and durations, and shows Snapshots. It is an
+// [upgrade.Observer], for the durations of upgrades and drains.
 type Metrics struct {
-	Requests  requestCounts
-	Durations prometheus.Histogram
+	upgrade.NopObserver
+	requests  requestCounts
+	durations prometheus.Histogram
 	upgrades  prometheus.Histogram
 	drains    prometheus.Histogram
 	counts    *prometheus.Registry // of requests only: what the status page shows
 	own       *prometheus.Registry // all but those of the process
 	all       prometheus.Gatherer
-	Others    func(context.Context) map[string]float64
+	others    func(context.Context) map[string]float64
 }
 
 // New returns metrics in a registry of their own.
@@ -53,7 +55,7 @@ func New(options Options) *Metrics {
 		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: buckets})
 	}
 	m := &Metrics{
-		Durations: histogram("baton_http_request_duration_seconds",
+		durations: histogram("baton_http_request_duration_seconds",
 			"Time from the request's header to the end of the response, of all generations so far. Hijacked connections are left out.",
 			durationBuckets...),
 		upgrades: histogram("baton_upgrade_duration_seconds",
@@ -70,20 +72,20 @@ func New(options Options) *Metrics {
 	build.Set(1)
 
 	m.counts = prometheus.NewRegistry()
-	m.counts.MustRegister(&m.Requests, m.Durations)
+	m.counts.MustRegister(&m.requests, m.durations)
 	m.own = prometheus.NewRegistry()
-	m.own.MustRegister(build, m.Durations, m.upgrades, m.drains, &m.Requests, snapshots(options.Source),
+	m.own.MustRegister(build, m.durations, m.upgrades, m.drains, &m.requests, snapshots(options.Source),
 		collectors.NewGoCollector())
 	process := prometheus.NewRegistry()
 	process.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	m.all, m.Others = prometheus.Gatherers{m.own, process}, options.Others
-	if m.Others == nil {
-		m.Others = func(context.Context) map[string]float64 { return nil }
+	m.all, m.others = prometheus.Gatherers{m.own, process}, options.Others
+	if m.others == nil {
+		m.others = func(context.Context) map[string]float64 { return nil }
 	}
 	return m
 }
 
-// Handler answers scrapes, in OpenMetrics for who asks for it. Counters and
+// Handler answers scrapes, in OpenMetrics if the client accepts it. Counters and
 // histograms are those of the whole line of generations: its own and Others'.
 func (m *Metrics) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -92,7 +94,7 @@ func (m *Metrics) Handler() http.Handler {
 }
 
 func (m *Metrics) line(ctx context.Context) line {
-	return line{m.all, func() map[string]float64 { return m.Others(ctx) }}
+	return line{m.all, func() map[string]float64 { return m.others(ctx) }}
 }
 
 // Own returns what this generation has counted so far, to be added to what
@@ -112,15 +114,15 @@ func (m *Metrics) Own() map[string]float64 {
 	return own
 }
 
-// ObserveUpgrade records how long an upgrade took from its trigger to ready.
-func (m *Metrics) ObserveUpgrade(d time.Duration) { m.upgrades.Observe(d.Seconds()) }
+// Ready records how long an upgrade took from its trigger.
+func (m *Metrics) Ready(took time.Duration) { m.upgrades.Observe(took.Seconds()) }
 
-// ObserveDrain records how long a drain took.
-func (m *Metrics) ObserveDrain(d time.Duration) { m.drains.Observe(d.Seconds()) }
+// PredecessorDrained records how long a drain took.
+func (m *Metrics) PredecessorDrained(d upgrade.Drained) { m.drains.Observe(d.Seconds) }
 
 // Count wraps next and counts its requests when they end. A request that was
-// cut before it had an answer has no code and is not counted; one whose
-// handler panicked has 500, which is what Log makes of it.
+// aborted before it had an answer has no code and is not counted; one whose
+// handler panicked has 500, which is what middleware.Log answers.
 func (m *Metrics) Count(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begin := time.Now()
@@ -131,14 +133,14 @@ func (m *Metrics) Count(next http.Handler) http.Handler {
 			status := rec.Status
 			if status == 0 && failure == nil {
 				status = http.StatusOK // net/http sends it when the handler returns
-			} else if status == 0 && failure != http.ErrAbortHandler {
+			} else if status == 0 && !recorder.IsAbort(failure) {
 				status = http.StatusInternalServerError
 			}
 			if status != 0 {
-				m.Requests.Add(status, method)
+				m.requests.Add(status, method)
 			}
 			if status != 0 && !rec.Hijacked {
-				m.Durations.Observe(time.Since(begin).Seconds())
+				m.durations.Observe(time.Since(begin).Seconds())
 			}
 			if failure != nil {
 				panic(failure)

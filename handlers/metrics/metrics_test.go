@@ -10,15 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/handlers/internal/reply"
+	"example.com/baton/handlers/internal/testserver"
+	"example.com/baton/handlers/middleware"
 	"example.com/baton/server"
 	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
-
-	"example.com/baton/handlers/internal/reply"
-	"example.com/baton/handlers/internal/testserver"
-	"example.com/baton/handlers/middleware"
 )
 
 func newMetrics() *Metrics {
@@ -37,8 +36,8 @@ func newMetrics() *Metrics {
 	}})
 }
 
-// Scrape returns the samples of baton's own metrics, without histograms' buckets.
-func Scrape(t *testing.T, m *Metrics) (whole string, samples []string) {
+// scrape returns the samples of baton's own metrics, without histograms' buckets.
+func scrape(t *testing.T, m *Metrics) (whole string, samples []string) {
 	t.Helper()
 	_, whole = testserver.Do(t, testserver.Serve(t, m.Handler()), "GET", "/metrics")
 	for line := range strings.Lines(whole) {
@@ -51,9 +50,9 @@ func Scrape(t *testing.T, m *Metrics) (whole string, samples []string) {
 
 func TestMetrics(t *testing.T) {
 	m := newMetrics()
-	m.ObserveUpgrade(41 * time.Millisecond)
-	m.ObserveDrain(time.Second)
-	whole, samples := Scrape(t, m)
+	m.Ready(41 * time.Millisecond)
+	m.PredecessorDrained(upgrade.Drained{Seconds: 1})
+	whole, samples := scrape(t, m)
 	want := []string{
 		`baton_accept_errors_total 4`,
 		`baton_build_info{goversion="` + runtime.Version() + `",revision="abc",version="1.4.0"} 1`,
@@ -144,7 +143,7 @@ func TestMetricsCount(t *testing.T) {
 	}
 	logged.AwaitAll(t, "request", len(requests))
 
-	_, samples := Scrape(t, m)
+	_, samples := scrape(t, m)
 	var got []string
 	for _, sample := range samples {
 		if strings.HasPrefix(sample, "baton_http_request") && !strings.Contains(sample, "flight") {

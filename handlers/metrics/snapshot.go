@@ -9,10 +9,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Snapshot is one moment of a generation. Results that a map lacks count as 0.
-// Counters are those of this generation alone: what others counted is added at
-// the scrape. Connections and RequestsInFlight are the sums of all generations
-// that live, so that a drain does not look like a loss.
+// Snapshot is one moment of a generation: a field for each metric. Results that a map
+// lacks count as 0. Counters are those of this generation alone: what others counted is
+// added at the scrape. Connections and RequestsInFlight are the sums of all generations
+// that are alive, so that a drain does not look like a loss.
 type Snapshot struct {
 	Generation       int
 	State            upgrade.State

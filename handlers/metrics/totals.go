@@ -1,8 +1,6 @@
 package metrics
 
-import (
-	"context"
-)
+import "context"
 
 // Totals are what the line of generations has counted so far.
 type Totals struct {
@@ -13,8 +11,9 @@ type Totals struct {
 	Count     uint64    `json:"count"`
 }
 
+// Totals returns them, with what the other generations have counted.
 func (m *Metrics) Totals(ctx context.Context) Totals {
-	families, _ := line{m.counts, func() map[string]float64 { return m.Others(ctx) }}.Gather() // of what always can be gathered
+	families, _ := line{m.counts, func() map[string]float64 { return m.others(ctx) }}.Gather() // of what always can be gathered
 	t := Totals{Requests: make(map[string]float64)}
 	for _, f := range families {
 		for _, metric := range f.Metric {

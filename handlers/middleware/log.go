@@ -47,7 +47,7 @@ func Log(next http.Handler, logger *slog.Logger) http.Handler {
 
 		defer func() {
 			failure := recover()
-			cut := failure == http.ErrAbortHandler
+			cut := recorder.IsAbort(failure)
 			if failure != nil && !cut {
 				logger.LogAttrs(r.Context(), slog.LevelError, "handler panicked",
 					slog.Any("panic", failure), slog.String("stack", string(debug.Stack())),

@@ -24,7 +24,7 @@ func RedirectHTTPS(port int, next http.Handler) http.Handler {
 		host, _, ok := host.Split(r.Host)
 		path := r.URL.RequestURI()
 		if !ok || !strings.HasPrefix(path, "/") || strings.ContainsAny(path, " #") {
-			reply.Error(w, r, http.StatusBadRequest, "this server speaks HTTPS only, and the request does not name a valid host and path")
+			reply.Error(w, r, http.StatusBadRequest, "this server serves HTTPS only, and the request does not name a valid host and path")
 			return
 		}
 		if port != 443 {

@@ -17,7 +17,7 @@ func Resources(next http.Handler) http.Handler {
 			w.Header().Set("Allow", allowed)
 			reply.Error(w, r, http.StatusMethodNotAllowed, "no tunnels to other servers here")
 		case r.URL.Opaque != "": // x:y
-			reply.Error(w, r, http.StatusBadRequest, "request target is no path")
+			reply.Error(w, r, http.StatusBadRequest, "request target is not a path")
 		case r.RequestURI != "*":
 			next.ServeHTTP(w, r)
 		case r.Method == http.MethodOptions:

@@ -26,7 +26,7 @@ func serveRaw(t *testing.T, h http.Handler) net.Conn {
 	s.Add(ln)
 	s.Serve()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		s.Drain(ctx, upgrade.Handoff{Kept: func(net.Listener) bool { return false }})
 	})

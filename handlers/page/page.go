@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"example.com/baton/handlers/internal/document"
-
 	"example.com/baton/handlers/internal/live"
 	"example.com/baton/handlers/internal/reply"
 )

@@ -82,7 +82,7 @@ func startEarly(t testing.TB) *early {
 	s.Add(ln)
 	s.Serve()
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		s.Drain(ctx, upgrade.Handoff{Kept: func(net.Listener) bool { return false }})
 	})
@@ -110,7 +110,7 @@ func (e *early) dial(t testing.TB) (net.Conn, *bufio.Reader) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn.SetDeadline(time.Now().Add(20 * time.Second))
+	conn.SetDeadline(time.Now().Add(time.Minute))
 	t.Cleanup(func() { conn.Close() })
 	return conn, bufio.NewReader(conn)
 }
@@ -193,14 +193,14 @@ func FuzzEarlyAnswer(f *testing.F) {
 		if strings.Contains(raw.String()[:len(raw.String())-len(rest)], "\r\n\r\n") { // a whole header: there may be an answer
 			conn.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 			if _, err := answers.Peek(1); err == nil {
-				conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+				conn.SetReadDeadline(time.Now().Add(time.Minute))
 				response, err := final(answers)
 				if err != nil {
 					t.Fatalf("first answer: %v", err)
 				}
 				answered, last = 1, response
 			}
-			conn.SetReadDeadline(time.Now().Add(20 * time.Second))
+			conn.SetReadDeadline(time.Now().Add(time.Minute))
 		}
 		send(min(int(second), len(rest)))
 		send(len(rest))

@@ -7,11 +7,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 
-	"example.com/baton/upgrade"
-
 	"example.com/baton/handlers/metrics"
 	"example.com/baton/handlers/middleware"
 	"example.com/baton/handlers/proxy"
+	"example.com/baton/upgrade"
 )
 
 // A public listener that serves an application, with log and metrics around it.

@@ -6,9 +6,8 @@ import (
 	"net/textproto"
 	"strings"
 
-	"golang.org/x/net/http/httpguts"
-
 	"example.com/baton/handlers/internal/request"
+	"golang.org/x/net/http/httpguts"
 )
 
 // removeAmbiguous removes from a request what a backend might take for other fields.

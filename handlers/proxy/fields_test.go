@@ -106,3 +106,34 @@ func TestProxySwitchingProtocolsFields(t *testing.T) {
 	want := "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\nX-Kept: kept\r\nX-Request-Id: id-1\r\n\r\nhello"
 	testserver.Equal(t, "response", got, want)
 }
+
+func TestProxyHeaders(t *testing.T) {
+	seen := make(chan *http.Request, 1)
+	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen <- r
+		w.Header().Set("X-Request-Id", "the backend's")
+	}), Options{})
+	response, _ := testserver.Do(t, server, "GET", "/", "Host", "app.example", "X-Request-Id", "id-1", "X-Forwarded-For", "6.6.6.6",
+		"X-Forwarded-Host", "evil", "X-Forwarded-Proto", "https", "Forwarded", "for=6.6.6.6", "Accept-Encoding", "br")
+	got := <-seen
+	testserver.Equal(t, "Host", got.Host, "app.example")
+	for name, want := range map[string]string{"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": "app.example",
+		"X-Forwarded-Proto": "http", "Forwarded": "", "X-Request-Id": "id-1", "Accept-Encoding": "br"} {
+		testserver.Equal(t, name, strings.Join(got.Header[name], "; "), want)
+	}
+	testserver.Do(t, server, "GET", "/")
+	testserver.Equal(t, "Accept-Encoding where the client sends none", strings.Join((<-seen).Header["Accept-Encoding"], "; "), "")
+	testserver.Equal(t, "X-Request-Id of the response", strings.Join(response.Header["X-Request-Id"], "; "), "id-1")
+}
+
+func TestProxyServerHeader(t *testing.T) {
+	for name, want := range map[string]string{"app/1": "app/1", "": ""} {
+		server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			if name != "" {
+				w.Header().Set("Server", name)
+			}
+		}), Options{})
+		response, _ := testserver.Do(t, server, "GET", "/")
+		testserver.Equal(t, "Server", strings.Join(response.Header["Server"], "; "), want)
+	}
+}

@@ -39,7 +39,7 @@ func throughHTTP2(t *testing.T, backend http.Handler) (url string, client *http.
 	transport.Protocols.SetUnencryptedHTTP2(true)
 	t.Cleanup(func() {
 		transport.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		srv.Drain(ctx, upgrade.Handoff{Kept: func(net.Listener) bool { return false }})
 		testserver.Equal(t, "connections of the client", srv.Accepted(), 1)
@@ -246,7 +246,7 @@ func TestProxyHTTP2FlowControl(t *testing.T) {
 			t.Errorf("got %d bytes, %v, and a sum of %s; want %d and %s", n, err, response.Header.Get("X-Sum"), size, want)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	request, _ := http.NewRequestWithContext(ctx, "POST", url, bytes.NewReader(up))
 	response, err := client.Do(request)

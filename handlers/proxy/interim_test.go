@@ -112,7 +112,7 @@ func TestProxyExpectContinue(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(time.Minute))
 		_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 4\r\n"+fields+"\r\n")
 		reader := bufio.NewReader(conn)
 		line, _ := reader.ReadString('\n')

@@ -17,10 +17,9 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http/httpguts"
-
 	"example.com/baton/handlers/internal/reply"
 	"example.com/baton/handlers/internal/request"
+	"golang.org/x/net/http/httpguts"
 )
 
 // Options configure Proxy.
@@ -206,7 +205,7 @@ func (p *proxy) receive(response *http.Response) error {
 		asked, got := upgradeOf(response.Request.Header), upgradeOf(response.Header)
 		t, ok := w.(*tunnel)
 		if !ok || asked == "" || !strings.EqualFold(asked, got) {
-			return fmt.Errorf("backend switches to protocol %q, asked for %q", got, asked)
+			return fmt.Errorf("backend switches to protocol %q, want %q", got, asked)
 		}
 		protocol := response.Header["Upgrade"]
 		removeHopByHop(response.Header)
@@ -297,7 +296,7 @@ type clientBody struct {
 
 func (b *clientBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
-	if err != nil && err != io.EOF && err != http.ErrBodyReadAfterClose { // the transport may close it amid a Read
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, http.ErrBodyReadAfterClose) { // the transport may close it amid a Read
 		b.mu.Lock()
 		b.err = err
 		b.mu.Unlock()

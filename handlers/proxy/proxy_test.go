@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,13 +18,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
-	"golang.org/x/net/http2"
-	"golang.org/x/net/http2/hpack"
-
 	"example.com/baton/handlers/internal/testserver"
 	"example.com/baton/handlers/metrics"
 	"example.com/baton/handlers/middleware"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 )
 
 // through starts backend and, as main would, a proxy in front of it with log and metrics.
@@ -44,37 +41,6 @@ func inFront(t *testing.T, options Options) (server *httptest.Server, logged *te
 	logged, options.Logger = testserver.Capture()
 	m = metrics.New(metrics.Options{Source: func() metrics.Snapshot { return metrics.Snapshot{} }})
 	return testserver.Serve(t, middleware.Log(m.Count(New(options)), options.Logger)), logged, m
-}
-
-func TestProxyHeaders(t *testing.T) {
-	seen := make(chan *http.Request, 1)
-	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		seen <- r
-		w.Header().Set("X-Request-Id", "the backend's")
-	}), Options{})
-	response, _ := testserver.Do(t, server, "GET", "/", "Host", "app.example", "X-Request-Id", "id-1", "X-Forwarded-For", "6.6.6.6",
-		"X-Forwarded-Host", "evil", "X-Forwarded-Proto", "https", "Forwarded", "for=6.6.6.6", "Accept-Encoding", "br")
-	got := <-seen
-	testserver.Equal(t, "Host", got.Host, "app.example")
-	for name, want := range map[string]string{"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": "app.example",
-		"X-Forwarded-Proto": "http", "Forwarded": "", "X-Request-Id": "id-1", "Accept-Encoding": "br"} {
-		testserver.Equal(t, name, strings.Join(got.Header[name], "; "), want)
-	}
-	testserver.Do(t, server, "GET", "/")
-	testserver.Equal(t, "Accept-Encoding where the client sends none", strings.Join((<-seen).Header["Accept-Encoding"], "; "), "")
-	testserver.Equal(t, "X-Request-Id of the response", strings.Join(response.Header["X-Request-Id"], "; "), "id-1")
-}
-
-func TestProxyServerHeader(t *testing.T) {
-	for name, want := range map[string]string{"app/1": "app/1", "": ""} {
-		server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			if name != "" {
-				w.Header().Set("Server", name)
-			}
-		}), Options{})
-		response, _ := testserver.Do(t, server, "GET", "/")
-		testserver.Equal(t, "Server", strings.Join(response.Header["Server"], "; "), want)
-	}
 }
 
 // deaf returns the address of a listener that accepts what comes but never reads.
@@ -293,7 +259,7 @@ func TestProxyAnswerOverlapsRequest(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	_ = client.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = client.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = io.WriteString(client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nfirst")
 	response, err := http.ReadResponse(bufio.NewReader(client), nil)
 	if err != nil {
@@ -341,116 +307,6 @@ func TestProxyEarlyHints(t *testing.T) {
 	testserver.Equal(t, "status", response.StatusCode, http.StatusTeapot)
 	testserver.Equal(t, "status logged", logged.Await(t, "request")["status"], any(418.0))
 	testserver.Equal(t, "X-Request-Id fields", len(response.Header["X-Request-Id"]), 1)
-}
-
-func TestProxyWebSocket(t *testing.T) {
-	server, logged, m := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, err := websocket.Accept(w, r, nil) // checks Origin against Host
-		if err != nil {
-			return
-		}
-		defer conn.CloseNow()
-		for {
-			kind, message, err := conn.Read(r.Context())
-			if err != nil || conn.Write(r.Context(), kind, message) != nil {
-				return
-			}
-		}
-	}), Options{})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	conn, response, err := websocket.Dial(ctx, server.URL+"/chat", &websocket.DialOptions{
-		HTTPHeader: http.Header{"Origin": {server.URL}, "X-Request-Id": {"id-1"}}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	testserver.Equal(t, "status", response.StatusCode, 101)
-	testserver.Equal(t, "X-Request-Id", strings.Join(response.Header["X-Request-Id"], "; "), "id-1")
-	for _, message := range []string{"one", "two"} {
-		if err := conn.Write(ctx, websocket.MessageText, []byte(message)); err != nil {
-			t.Fatal(err)
-		}
-		_, got, err := conn.Read(ctx)
-		testserver.Equal(t, "read", err, nil)
-		testserver.Equal(t, "echo", string(got), message)
-	}
-	testserver.Equal(t, "lines before its end", len(logged.With("request")), 0)
-	testserver.Equal(t, "close", conn.Close(websocket.StatusNormalClosure, ""), nil)
-	testserver.Equal(t, "status logged", logged.Await(t, "request")["status"], any(101.0))
-	_, scraped := testserver.Do(t, testserver.Serve(t, m.Handler()), "GET", "/metrics")
-	testserver.Equal(t, "counted", strings.Contains(scraped, `requests_total{code="101",method="GET"} 1`), true)
-}
-
-func TestProxyOtherUpgrade(t *testing.T) {
-	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn, buf, _ := http.NewResponseController(w).Hijack()
-		defer conn.Close()
-		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+r.Header.Get("Upgrade")+"\r\n\r\n")
-		line, _ := buf.ReadString('\n')
-		io.WriteString(conn, "got "+line)
-	}), Options{})
-	conn, err := net.Dial("tcp", server.Listener.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tunnel\r\n\r\n")
-	reader := bufio.NewReader(conn)
-	response, err := http.ReadResponse(reader, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	testserver.Equal(t, "status", response.StatusCode, 101)
-	testserver.Equal(t, "Upgrade", response.Header.Get("Upgrade"), "tunnel")
-	io.WriteString(conn, "hello\n")
-	rest, _ := io.ReadAll(reader) // until the backend closes
-	testserver.Equal(t, "through the tunnel", string(rest), "got hello\n")
-}
-
-// A request that asks for HTTP/2 or TLS on the connection to the backend is one as any other.
-func TestProxyKeepsProtocol(t *testing.T) {
-	for _, test := range []struct {
-		name, header string
-		want         string // Upgrade, as the backend sees it
-	}{
-		{"h2c", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n", ""},
-		{"h2c, settings not named", "Connection: Upgrade\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n", ""},
-		{"settings alone", "HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n", ""},
-		{"upper case", "Connection: upgrade\r\nUpgrade: H2C\r\n", ""},
-		{"with a version", "Connection: upgrade\r\nUpgrade: h2c/2\r\n", ""},
-		{"TLS", "Connection: upgrade\r\nUpgrade: TLS/1.0\r\n", ""},
-		{"both", "Connection: upgrade\r\nUpgrade: TLS/1.3 , h2c\r\n", ""},
-		{"one of many", "Connection: Upgrade\r\nUpgrade: websocket, h2c, other/1\r\n", ""},
-		{"first of two", "Connection: Upgrade\r\nUpgrade: h2c, websocket\r\n", ""},
-		{"none of them", "Connection: Upgrade\r\nUpgrade: h2cx, tlsx/1\r\n", "h2cx, tlsx/1"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			seen := make(chan http.Header, 2)
-			server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				seen <- r.Header
-				io.WriteString(w, "answered")
-			}), Options{})
-			conn, err := net.Dial("tcp", server.Listener.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			reader := bufio.NewReader(conn)
-			for _, header := range []string{test.header, ""} { // the connection is kept
-				io.WriteString(conn, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n"+header+"\r\nhi")
-				response, err := http.ReadResponse(reader, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				body, _ := io.ReadAll(response.Body)
-				testserver.Equal(t, "status and body", fmt.Sprint(response.StatusCode, string(body)), "200answered")
-			}
-			got := <-seen
-			testserver.Equal(t, "Upgrade", strings.Join(got.Values("Upgrade"), "; "), test.want)
-			testserver.Equal(t, "Connection", strings.Join(got.Values("Connection"), "; "), map[bool]string{true: "Upgrade"}[test.want != ""])
-			testserver.Equal(t, "HTTP2-Settings", strings.Join(got.Values("HTTP2-Settings"), "; "), "")
-		})
-	}
 }
 
 // What HTTP/2 can carry and HTTP/1.1 cannot reaches no backend.

@@ -115,12 +115,12 @@ func TestStreamEndsBetweenEvents(t *testing.T) {
 	hear(t, body, "data: 1\n\ndata: 2\n\n")
 	testserver.Equal(t, "grace", d.grace[0], 7*time.Second)
 	began := time.Now()
-	d.say(t, 10*time.Second)
+	d.say(t, time.Minute)
 	rest, err := io.ReadAll(body)
 	testserver.Equal(t, "rest", string(rest), "")
 	testserver.Equal(t, "ends cleanly", err, nil)
-	if took := time.Since(began); took > 500*time.Millisecond {
-		t.Errorf("end took %v, want it at once", took)
+	if took := time.Since(began); took > 30*time.Second {
+		t.Errorf("end took %v, want it at once and not with the deadline of the drain", took)
 	}
 	<-backend.gone
 	testserver.Equal(t, "registered after it", d.open(), 0)
@@ -132,7 +132,7 @@ func TestStreamEndsAfterAnEvent(t *testing.T) {
 	backend.send <- "data: 1\n"
 	hear(t, body, "data: 1\n")
 	said := make(chan time.Duration, 1)
-	go func() { said <- d.say(t, 10*time.Second) }()
+	go func() { said <- d.say(t, time.Minute) }()
 	await(t, "the onDrain", func() bool { return d.open() == 0 })
 	backend.send <- "data: more\n\n"
 	rest, err := io.ReadAll(body)
@@ -146,11 +146,11 @@ func TestStreamEndsWithinAnEvent(t *testing.T) {
 	backend.send <- "data: 1\n"
 	hear(t, body, "data: 1\n")
 	began := time.Now()
-	go d.say(t, 10*time.Second)
+	go d.say(t, time.Minute)
 	rest, err := io.ReadAll(body)
 	testserver.Equal(t, "rest", string(rest), "")
 	testserver.Equal(t, "ends cleanly", err, nil)
-	if took := time.Since(began); took < eventPatience || took > time.Second {
+	if took := time.Since(began); took < eventPatience || took > 30*time.Second {
 		t.Errorf("end took %v, want the patience of %v", took, eventPatience)
 	}
 	d.busy.Wait()
@@ -202,7 +202,7 @@ func TestStreamOfManyEventsEnds(t *testing.T) {
 		}
 	}()
 	hear(t, body, "id: 0\n")
-	go d.say(t, 10*time.Second)
+	go d.say(t, time.Minute)
 	rest, err := io.ReadAll(body)
 	testserver.Equal(t, "ends cleanly", err, nil)
 	all := "id: 0\n" + string(rest)
@@ -269,12 +269,12 @@ func TestStreamOfClientThatDoesNotRead(t *testing.T) {
 // await waits for a condition that should hold soon.
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for !ok() {
 		select {
 		case <-ctx.Done():
-			t.Fatalf("%s: not within 10 s", what)
+			t.Fatalf("%s: not within a minute", what)
 		case <-time.After(time.Millisecond):
 		}
 	}

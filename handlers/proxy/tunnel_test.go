@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -15,74 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coder/websocket"
-
 	"example.com/baton/handlers/internal/testserver"
+	"github.com/coder/websocket"
 )
-
-// drain stands in for a server that drains.
-type drain struct {
-	mu    sync.Mutex
-	says  map[int]func(context.Context)
-	ids   int
-	grace []time.Duration
-	busy  sync.WaitGroup
-}
-
-// onDrain is what server.OnDrain is to a server.
-func (d *drain) onDrain(_ context.Context, grace time.Duration, say func(context.Context)) (stop func()) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.says == nil {
-		d.says = make(map[int]func(context.Context))
-	}
-	d.ids++
-	id, over := d.ids, make(chan struct{})
-	begun := false
-	d.says[id] = func(ctx context.Context) { defer close(over); begun = true; d.mu.Unlock(); say(ctx) }
-	d.grace = append(d.grace, grace)
-	return func() {
-		d.mu.Lock()
-		wait := begun
-		delete(d.says, id)
-		d.mu.Unlock()
-		if wait {
-			<-over
-		}
-	}
-}
-
-// open returns how many farewells are registered.
-func (d *drain) open() int {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return len(d.says)
-}
-
-// say says all of them, and returns when all have been said.
-func (d *drain) say(t *testing.T, within time.Duration) (took time.Duration) {
-	t.Helper()
-	until := time.Now().Add(10 * time.Second)
-	for d.open() == 0 {
-		if time.Now().After(until) {
-			t.Error("nothing was registered")
-			return 0
-		}
-		time.Sleep(time.Millisecond)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), within)
-	defer cancel()
-	began := time.Now()
-	d.mu.Lock()
-	says := d.says
-	d.says = nil
-	d.mu.Unlock()
-	for _, say := range says {
-		d.busy.Go(func() { d.mu.Lock(); say(ctx) })
-	}
-	d.busy.Wait()
-	return time.Since(began)
-}
 
 // echo says what it hears, and tells how the conversation ended.
 func echo(ended chan<- error) http.HandlerFunc {
@@ -110,7 +44,7 @@ func TestTunnelOfWebSocket(t *testing.T) {
 	ended := make(chan error, 1)
 	var d drain
 	server, logged, _ := through(t, echo(ended), Options{OnDrain: d.onDrain, WebSocketGrace: 7 * time.Second})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	conn, _, err := websocket.Dial(ctx, strings.Replace(server.URL, "http", "ws", 1), nil)
 	if err != nil {
@@ -128,7 +62,7 @@ func TestTunnelOfWebSocket(t *testing.T) {
 	testserver.Equal(t, "grace", d.grace[0], 7*time.Second)
 	read := make(chan error, 1)
 	go func() { _, _, err := conn.Read(ctx); read <- err }()
-	if took := d.say(t, 10*time.Second); took > closeTimeout/2 {
+	if took := d.say(t, time.Minute); took > closeTimeout/2 {
 		t.Errorf("end of a WebSocket whose peers answer: took %v", took)
 	}
 	testserver.Equal(t, "client's close", websocket.CloseStatus(<-read), websocket.StatusGoingAway)
@@ -191,7 +125,7 @@ func dig(t *testing.T, protocol string) *raw {
 	d.backend = <-accepted
 	t.Cleanup(func() { d.backend.Close() })
 	for _, conn := range []net.Conn{d.client, d.backend} {
-		conn.SetDeadline(time.Now().Add(20 * time.Second))
+		conn.SetDeadline(time.Now().Add(time.Minute))
 	}
 	return d
 }
@@ -248,7 +182,7 @@ func TestTunnelLeavesBetweenMessages(t *testing.T) {
 	expect(t, "begin of a frame", d.client, down[:100])
 	d.client.Write(up[:9])
 	expect(t, "begin of a frame", d.backend, up[:9])
-	d.leave(t, 10*time.Second)
+	d.leave(t, time.Minute)
 	d.client.Write(up[9:])
 	expect(t, "end of the frame", d.backend, up[9:])
 	d.expectGoodBye(t)
@@ -273,7 +207,7 @@ func TestTunnelLeavesWithinALongMessage(t *testing.T) {
 	d.backend.Write(more)
 	expect(t, "first fragment", d.client, more)
 	began := time.Now()
-	d.leave(t, 10*time.Second)
+	d.leave(t, time.Minute)
 	d.expectGoodBye(t)
 	d.backend.Write(slices.Concat(ping, part))
 	expect(t, "second fragment", d.client, slices.Concat(ping, part))
@@ -295,7 +229,7 @@ func TestTunnelBackendGoesWithinAMessage(t *testing.T) {
 	more := frame(0x01, false, 10)
 	d.backend.Write(more)
 	expect(t, "first fragment", d.client, more)
-	d.leave(t, 10*time.Second)
+	d.leave(t, time.Minute)
 	d.expectGoodBye(t)
 	d.backend.Close()
 	expect(t, "to the client", d.client, bye)
@@ -357,7 +291,7 @@ func TestTunnelThatIsClosingAlready(t *testing.T) {
 	own := []byte{0x88, 2, 0x03, 0xe8}
 	d.backend.Write(own)
 	expect(t, "the backend's", d.client, own)
-	d.leave(t, 10*time.Second)
+	d.leave(t, time.Minute)
 	d.expectGoodBye(t)
 	d.client.Write([]byte{0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8})
 	expectEnd(t, "client", d.client)
@@ -369,7 +303,7 @@ func TestTunnelOfOtherProtocol(t *testing.T) {
 	d := dig(t, "tunnel")
 	d.client.Write(frame(0x81, true, 5)[:4]) // what it may look like
 	expect(t, "to the backend", d.backend, frame(0x81, true, 5)[:4])
-	if took := d.drain.say(t, 10*time.Second); took > closeTimeout/2 {
+	if took := d.drain.say(t, time.Minute); took > closeTimeout/2 {
 		t.Errorf("end took %v, want it at once", took)
 	}
 	expectEnd(t, "client", d.client)
@@ -399,71 +333,6 @@ func TestTunnelEarlyBytes(t *testing.T) {
 	testserver.Equal(t, "heard", <-heard, "early and late\n")
 }
 
-// A backend that switches to what nobody has asked for has no good answer, and its connection does not stay behind.
-func TestTunnelThatNobodyAskedFor(t *testing.T) {
-	const switching = "HTTP/1.1 101 Switching Protocols\r\n"
-	for name, tt := range map[string]struct{ asked, answer string }{
-		"at all":                  {"", switching + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
-		"at all, nor named":       {"", switching + "\r\n"},
-		"at all, for events":      {"", switching + "Content-Type: text/event-stream\r\n\r\n"},
-		"and another was":         {"Connection: Upgrade\r\nUpgrade: tunnel\r\n", switching + "Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"},
-		"and one was, not named":  {"Connection: Upgrade\r\nUpgrade: tunnel\r\n", switching + "\r\n"},
-		"without Connection":      {"Upgrade: tunnel\r\n", switching + "Connection: Upgrade\r\nUpgrade: tunnel\r\n\r\n"},
-		"but HTTP/2":              {"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n", switching + "Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"},
-		"but HTTP/2 or something": {"Connection: Upgrade\r\nUpgrade: tunnel, H2C\r\n", switching + "Connection: Upgrade\r\nUpgrade: tunnel, H2C\r\n\r\n"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			ended := make(chan error, 1)
-			server, logged, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				conn, _, _ := http.NewResponseController(w).Hijack()
-				defer conn.Close()
-				conn.SetDeadline(time.Now().Add(10 * time.Second))
-				io.WriteString(conn, tt.answer)
-				_, err := conn.Read(make([]byte, 1))
-				ended <- err
-			}), Options{OnDrain: new(drain).onDrain})
-			conn, err := net.Dial("tcp", server.Listener.Addr().String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer conn.Close()
-			fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: h\r\n%s\r\n", tt.asked)
-			response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			testserver.Equal(t, "status", response.StatusCode, http.StatusBadGateway)
-			if err := <-ended; err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("backend's connection: got %v, want its end", err)
-			}
-			testserver.Equal(t, "backend failures", len(logged.With("backend failed")), 1)
-		})
-	}
-}
-
-// HTTP/1.0 has no upgrades (RFC 9110, 7.8).
-func TestProxyPassesNoUpgradeOfHTTP10(t *testing.T) {
-	seen := make(chan http.Header, 1)
-	server, _, _ := through(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen <- r.Header }), Options{})
-	for _, tt := range []struct{ line, protocol, want string }{
-		{"GET / HTTP/1.1", "tunnel", "tunnel"},
-		{"GET / HTTP/1.0", "websocket", ""},
-	} {
-		conn, err := net.Dial("tcp", server.Listener.Addr().String())
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprintf(conn, "%s\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", tt.line, tt.protocol)
-		got := <-seen
-		testserver.Equal(t, "Upgrade of "+tt.line+" to "+tt.protocol, got.Get("Upgrade"), tt.want)
-		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-		if err != nil || response.StatusCode != 200 {
-			t.Errorf("%s: got %v, %v, want 200", tt.line, response, err)
-		}
-		conn.Close()
-	}
-}
-
 // Whoever closes in the very moment in which the tunnel does: each side gets one close frame, and then its end.
 func TestTunnelClosesTogether(t *testing.T) {
 	own := []byte{0x88, 2, 0x03, 0xe8}
@@ -488,7 +357,7 @@ func TestTunnelClosesTogether(t *testing.T) {
 		}
 		first := i % 3 // the client, the backend, or both
 		if i%2 == 0 {
-			d.leave(t, 10*time.Second)
+			d.leave(t, time.Minute)
 			time.Sleep(time.Duration(i) * 5 * time.Microsecond)
 		}
 		if first != 1 {
@@ -499,7 +368,7 @@ func TestTunnelClosesTogether(t *testing.T) {
 		}
 		if i%2 == 1 {
 			time.Sleep(time.Duration(i) * 5 * time.Microsecond)
-			d.leave(t, 10*time.Second)
+			d.leave(t, time.Minute)
 		}
 		peers.Go(func() { answer(d.client, maskedOwn, 4, first != 1) })
 		peers.Go(func() { answer(d.backend, own, 8, first != 0) })

@@ -38,7 +38,7 @@ func (c *Call) check() int {
 			return c.Fail(BadUsage, err)
 		}
 	}
-	fmt.Fprintf(c.Stdout, "the configuration is good: listens at %s\n", s.Listen)
+	fmt.Fprintf(c.Stdout, "the configuration is valid: it listens on %s\n", s.Listen)
 	return Done
 }
 
@@ -73,7 +73,7 @@ func become(name string) error {
 	}
 	groups, err := groupsOf(u)
 	if err != nil {
-		return fmt.Errorf("learn the groups of user %s: %w", name, err)
+		return fmt.Errorf("look up the groups of user %s: %w", name, err)
 	}
 	uid, err := strconv.Atoi(u.Uid)
 	if err != nil || uid == os.Geteuid() {

@@ -75,12 +75,12 @@ func (c *Call) help() int {
 
 const usage = `baton [flags]     serves until SIGTERM or SIGINT; SIGHUP upgrades
 baton upgrade     upgrades to the program that is in place now, and waits
-baton status      tells which generations live, and how upgrades went
+baton status      shows the living generations and the last upgrades
 baton check       validates flags, environment and configuration file
-baton version     tells version, commit and Go version; so does -version
+baton version     prints version, commit and Go version; so does -version
 
 Flags may also be given as BATON_FLAG_NAME in the environment, or as lines
-"flag-name value" in the file that -config names; the first of these counts.
+"flag-name value" in the file that -config names; the first of these wins.
 `
 
 // Fail prints an error, a line for each problem and with what can be done about it, and
@@ -121,7 +121,7 @@ var hints = []struct {
 	{upgrade.ErrControl, " (the control socket; -control names another)"},
 	{upgrade.ErrNoServer, "; is it running, and is this its -control path?"},
 	{upgrade.ErrUntrusted, ", or name the right socket with -control"},
-	{upgrade.ErrUnderway, "; baton status tells how it ends"},
+	{upgrade.ErrUnderway, "; baton status shows how it ends"},
 }
 
 func withHint(err error) error {

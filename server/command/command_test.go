@@ -173,7 +173,7 @@ func TestClientsWithoutAnAnswer(t *testing.T) {
 func TestCheck(t *testing.T) {
 	running := `{"final":true,"status":{"listen":["127.0.0.1:81"]}}`
 	t.Run("good", func(t *testing.T) {
-		call(t, nil, "check", "-listen", ":81,unix:/x", "-admin", "").check(t, command.Done, "the configuration is good: listens at :81, unix:/x\n", "")
+		call(t, nil, "check", "-listen", ":81,unix:/x", "-admin", "").check(t, command.Done, "the configuration is valid: it listens on :81, unix:/x\n", "")
 	})
 	t.Run("problems", func(t *testing.T) {
 		call(t, nil, "check", "-max-body", "x", "-log-level", "y").check(t, command.BadUsage, "",
@@ -181,7 +181,7 @@ func TestCheck(t *testing.T) {
 	})
 	t.Run("keeps a listener of the running server", func(t *testing.T) {
 		call(t, nil, "check", "-listen", "127.0.0.1:81,127.0.0.1:82", "-control", fakeServer(t, "status", running)).check(t, command.Done,
-			"the configuration is good: listens at 127.0.0.1:81, 127.0.0.1:82\n", "")
+			"the configuration is valid: it listens on 127.0.0.1:81, 127.0.0.1:82\n", "")
 	})
 	t.Run("drops all listeners of the running server", func(t *testing.T) {
 		call(t, nil, "check", "-listen", "127.0.0.1:82", "-control", fakeServer(t, "status", running)).check(t, command.BadUsage, "",
@@ -189,14 +189,14 @@ func TestCheck(t *testing.T) {
 	})
 	t.Run("the running server does not answer", func(t *testing.T) {
 		journal := func(c *command.Call) { c.Destination = settings.Journal } // a warning is no error there
-		call(t, journal, "check", "-control", fakeServer(t, "status", "")).check(t, command.Done, "the configuration is good: listens at :8080\n",
+		call(t, journal, "check", "-control", fakeServer(t, "status", "")).check(t, command.Done, "the configuration is valid: it listens on :8080\n",
 			"baton: warning: it is unknown whether the running server could be upgraded to it: the server ended before it answered\n")
 	})
 	t.Run("as a user that does not exist", func(t *testing.T) {
 		call(t, nil, "check", "-user", "nosuch").check(t, command.BadUsage, "", "baton: -user: user: unknown user nosuch\n")
 	})
 	t.Run("as this user", func(t *testing.T) {
-		call(t, nil, "check", "-user", fmt.Sprint(os.Geteuid())).check(t, command.Done, "the configuration is good: listens at :8080\n", "")
+		call(t, nil, "check", "-user", fmt.Sprint(os.Geteuid())).check(t, command.Done, "the configuration is valid: it listens on :8080\n", "")
 	})
 }
 
@@ -244,7 +244,7 @@ func TestFail(t *testing.T) {
 		want string
 	}{
 		{upgrade.ErrControl, "baton: the control socket cannot be claimed (the control socket; -control names another)\n"},
-		{upgrade.ErrUnderway, "baton: " + upgrade.ErrUnderway.Error() + "; baton status tells how it ends\n"},
+		{upgrade.ErrUnderway, "baton: " + upgrade.ErrUnderway.Error() + "; baton status shows how it ends\n"},
 		{fmt.Errorf("one\ntwo"), "baton: one\nbaton: two\n"},
 	} {
 		var stderr strings.Builder

@@ -53,7 +53,7 @@ func parse(args []string) (*question, error) {
 	flags.StringVar(&q.File, "binary", "", "new `file`")
 	flags.StringVar(&q.target, "target", "", "`file` that it is to replace")
 	flags.BoolVar(&q.force, "force", false, "baton may replace another program")
-	flags.StringVar(&q.health, "health", "", "`path` or URL that is asked for")
+	flags.StringVar(&q.health, "health", "", "`path` or URL of the health check")
 	flags.StringVar(&q.File, "serves", "", "`file` that is to serve")
 	flags.BoolVar(&q.Start, "start", false, "the service is not alive")
 	flags.BoolVar(&q.restore, "restore", false, "the file was put back")
@@ -182,9 +182,9 @@ func (a *answer) describeRunning(q *question, u unit, p *process, target, before
 	s, err := askStatus(p)
 	if err != nil {
 		if q.now {
-			return fmt.Errorf("nobody answers on the control socket of %s: %w", u.Name, err)
+			return fmt.Errorf("no server answers on the control socket of %s: %w", u.Name, err)
 		}
-		a.say("silent", fmt.Sprintf("nobody answers on the control socket of %s, so it could not be seen what serves: %s", u.Name, err))
+		a.say("silent", fmt.Sprintf("no server answers on the control socket of %s, so it could not be seen what serves: %s", u.Name, err))
 		return nil
 	}
 	if s.PID != p.PID {
@@ -276,7 +276,7 @@ func (a *answer) health(q *question) error {
 	}
 	s, err := askStatus(p)
 	if err != nil {
-		return fmt.Errorf("nobody answers on the control socket: %w", err)
+		return fmt.Errorf("no server answers on the control socket: %w", err)
 	}
 	answers, err := checkHealth(q.health, s.Listen)
 	a.say("answers", answers)

@@ -208,7 +208,7 @@ func TestAnswerRestore(t *testing.T) {
 
 func TestAnswerHealth(t *testing.T) {
 	f := newFakeService(t)
-	checkAnswer(t, answered(t, 0, "check", "-health", "/", "-unit", "x.service"), map[string]string{"answers": "no address is known to ask at; --health names one"})
+	checkAnswer(t, answered(t, 0, "check", "-health", "/", "-unit", "x.service"), map[string]string{"answers": "no address is known for the health check; --health names one"})
 	f.systemd(t, "failed", 0, "true")
 	checkAnswer(t, answered(t, 1, "check", "-health", "/", "-unit", "x.service"), map[string]string{"problem": "x.service is failed"})
 }

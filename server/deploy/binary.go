@@ -72,7 +72,7 @@ func checkProgram(path string) error {
 func machineOf(r io.ReaderAt) (elf.Machine, error) {
 	header := make([]byte, 20)
 	if _, err := r.ReadAt(header, 0); err != nil || string(header[:4]) != elf.ELFMAG {
-		return 0, errors.New("it is no program")
+		return 0, errors.New("it is not a program")
 	}
 	var order binary.ByteOrder = binary.LittleEndian
 	if elf.Data(header[elf.EI_DATA]) == elf.ELFDATA2MSB {
@@ -108,7 +108,7 @@ func checkWhole(f *os.File) error {
 		}
 	}
 	if err != nil || end > uint64(info.Size()) {
-		return fmt.Errorf("it is truncated: its tables tell of more than its %d bytes", info.Size())
+		return fmt.Errorf("it is truncated: its tables describe more than its %d bytes", info.Size())
 	}
 	return nil
 }

@@ -15,7 +15,7 @@ func TestCheckProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	truncated := "it is truncated: its tables tell of more than its "
+	truncated := "it is truncated: its tables describe more than its "
 	own, err := elf.Open("/proc/self/exe")
 	if err != nil {
 		t.Fatal(err)
@@ -30,8 +30,8 @@ func TestCheckProgram(t *testing.T) {
 		{"half", string(self[:len(self)/2]), truncated},
 		{"without its end", string(self[:len(self)-100]), truncated},
 		{"header alone", string(self[:100]), truncated},
-		{"half a header", string(self[:19]), "it is no program"},
-		{"text", "once upon a time, and long enough\n", "it is no program"},
+		{"half a header", string(self[:19]), "it is not a program"},
+		{"text", "once upon a time, and long enough\n", "it is not a program"},
 		{"other machine", string(patched), "it is for riscv64, and this machine is " + machineName(own.Machine)},
 		{"big-endian", "\x7fELF\x02\x02\x01" + strings.Repeat("\x00", 11) + "\x00\x16" + strings.Repeat("\x00", 4000), "it is for s390x, and"},
 	}

@@ -50,7 +50,7 @@ func checkOnce(what string, addresses []string) (string, error) {
 		answers = append(answers, answer)
 	}
 	if len(answers) == 0 {
-		return "no address is known to ask at; --health names one", nil
+		return "no address is known for the health check; --health names one", nil
 	}
 	return strings.Join(answers, ", "), nil
 }

@@ -66,7 +66,7 @@ func TestCheckHealth(t *testing.T) {
 		{"a bad moment", "/once", []string{at}, at + "/once answers 200", ""},
 		{"odd query", `/odd?x='$HOME"&y=\;*`, []string{at}, at + `/odd?x='$HOME"&y=\;* answers 200`, ""},
 		{"any address", "/", []string{"0.0.0.0:" + port}, "0.0.0.0:" + port + " answers 200", ""},
-		{"no address", "/", nil, "no address is known to ask at; --health names one", ""},
+		{"no address", "/", nil, "no address is known for the health check; --health names one", ""},
 		{"sick", "/sick", []string{at}, "", at + "/sick answers 503"},
 		{"sick in TLS", "/sick", []string{at, tls}, "", at + "/sick answers 503"},
 		{"whole URL", plain.URL + "/absent", []string{"ignored"}, plain.URL + "/absent answers 404", ""},

@@ -105,7 +105,7 @@ func look(unit, file string) (s serving, err error) {
 		return s, fmt.Errorf("%s is %s (%s), and has no main process", unit, u.Active, u.Sub)
 	}
 	if s.Status, err = askStatus(p); err != nil {
-		return s, fmt.Errorf("nobody answers on the control socket: %w", err)
+		return s, fmt.Errorf("no server answers on the control socket: %w", err)
 	}
 	switch status, runs := s.Status, fileID(p.file("exe")); {
 	case status.PID != u.PID:

@@ -29,7 +29,7 @@ func showUnit(name string) (unit, error) {
 	out, err := exec.Command("systemctl", "show", "-p", "LoadState", "-p", "ActiveState", "-p", "SubState",
 		"-p", "MainPID", "-p", "CanReload", "-p", "ExecStart", name).CombinedOutput()
 	if err != nil {
-		return unit{}, fmt.Errorf("ask systemd for %s: %s", name, cmp.Or(strings.TrimSpace(string(out)), err.Error()))
+		return unit{}, fmt.Errorf("query systemd for %s: %s", name, cmp.Or(strings.TrimSpace(string(out)), err.Error()))
 	}
 	return parseUnit(name, string(out)), nil
 }
@@ -102,7 +102,7 @@ func (u unit) target(p *process) (string, error) {
 		program = p.Arguments[0]
 		// Behind something like numactl or env, it is named in the line all the same.
 		if program != u.Program && !strings.Contains(" "+u.Arguments+" ", " "+program+" ") {
-			return "", fmt.Errorf("%s is told to run %s, but what runs was started as %s: restart it first; nothing was replaced", u.Name, u.Program, program)
+			return "", fmt.Errorf("%s is configured to run %s, but the running process was started as %s: restart it first; nothing was replaced", u.Name, u.Program, program)
 		}
 	}
 	target, err := filepath.EvalSymlinks(program)
@@ -111,7 +111,7 @@ func (u unit) target(p *process) (string, error) {
 		if p != nil {
 			hint = fmt.Sprintf(", as with: cp /proc/%d/exe %s", p.PID, program)
 		}
-		return "", fmt.Errorf("%s, which %s runs, is not there; put a binary in its place%s", program, u.Name, hint)
+		return "", fmt.Errorf("%s, which %s runs, does not exist; put a binary in its place%s", program, u.Name, hint)
 	}
 	return target, nil
 }

@@ -87,14 +87,14 @@ func (in Input) MakeControlDirectory(control string) error {
 // another at that path.
 func (in Input) ownDirectory(path string) error {
 	if err := os.Mkdir(path, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make the folder of the control socket: %w", err)
+		return fmt.Errorf("create the directory of the control socket: %w", err)
 	}
 	info, err := os.Lstat(path)
 	if err != nil {
-		return fmt.Errorf("make the folder of the control socket: %w", err)
+		return fmt.Errorf("create the directory of the control socket: %w", err)
 	}
 	if owner := info.Sys().(*syscall.Stat_t).Uid; !info.IsDir() || int(owner) != in.UID || info.Mode().Perm() != 0o700 {
-		return fmt.Errorf("folder of the control socket %s: it is not a folder of mode 0700 that belongs to user %d; remove it, or use -control", path, in.UID)
+		return fmt.Errorf("directory of the control socket %s: it is not a directory of mode 0700 that belongs to user %d; remove it, or use -control", path, in.UID)
 	}
 	return nil
 }

@@ -125,7 +125,7 @@ func (r *reader) checkTogether() {
 		r.report(errors.New("-tls-cert is given, but no address for TLS; want -listen tls:ADDRESS"))
 	}
 	if s.TLS.RedirectHTTPS && !slices.ContainsFunc(s.Listen, Address.isHTTPS) {
-		r.report(errors.New("-redirect-https: want -listen tls:HOST:PORT, to lead there"))
+		r.report(errors.New("-redirect-https: want -listen tls:HOST:PORT to redirect to"))
 	}
 	for i := range min(len(certificates), len(keys)) {
 		s.TLS.Certificates = append(s.TLS.Certificates, tlskeys.CertificateFiles{Certificate: certificates[i], Key: keys[i]})

@@ -43,29 +43,29 @@ func (r *reader) table() []setting {
 		{"tls-key", each, "", "`file` with the key of the -tls-cert in the same place; repeatable", file(&r.keys)},
 		{"redirect-https", toggle, "", "redirect requests without TLS to the tls: address", boolean(&s.TLS.RedirectHTTPS)},
 		{"admin", once, "127.0.0.1:9180", "`address` for metrics, health and status; empty: none", address(&s.Admin, "")},
-		{"control", once, r.in.DefaultControl(), "`path` of the unix socket that upgrade and status talk to; empty: none", address(&s.Lifecycle.Control, "unix:")},
-		{"pid-file", once, "", "`path` of a file that names the generation that serves", s.setPIDFile},
-		{"root", once, "", "`folder` whose files are served at /", text(&s.Files.Root)},
+		{"control", once, r.in.DefaultControl(), "`path` of the unix socket that upgrade and status connect to; empty: none", address(&s.Lifecycle.Control, "unix:")},
+		{"pid-file", once, "", "`path` of a file that names the serving generation", s.setPIDFile},
+		{"root", once, "", "`directory` whose files are served at /", text(&s.Files.Root)},
 		{"listing", toggle, "", "list directories that have no index.html; false: answer them 403", boolean(&s.Files.Listing)},
 		{"proxy", each, "", "`PREFIX=URL` to pass requests on to; repeatable", s.addProxyRule},
 		{"proxy-timeout", once, "1m0s", "`time` that a backend may take to begin its response", duration(&s.Proxy.HeaderTimeout, time.Millisecond)},
 		{"max-body", once, "1073741824", "`bytes` of a proxied request's body, beyond which it is answered 413", s.setMaxBody},
 		{"upgrade-timeout", once, "1m0s", "`time` that a successor may take to be ready", duration(&s.Lifecycle.UpgradeTimeout, time.Millisecond)},
-		{"drain-timeout", once, "30s", "`time` after which a drain cuts what still runs", duration(&s.Lifecycle.DrainTimeout, time.Millisecond)},
-		{"idle-grace", once, "1s", "`time` that a silent connection that does not move stays in a drain", s.setIdleGrace},
+		{"drain-timeout", once, "30s", "`time` after which a drain closes connections forcibly", duration(&s.Lifecycle.DrainTimeout, time.Millisecond)},
+		{"idle-grace", once, "1s", "`time` that an idle connection that cannot migrate stays open in a drain", s.setIdleGrace},
 		{"websocket-grace", once, "0s", "`time` that WebSockets and other upgraded connections stay in a drain; 0: the drain timeout", duration(&s.Proxy.WebSocketGrace, 0)},
 		{"stream-grace", once, "0s", "`time` that event streams through the proxy go on in a drain; 0: the drain timeout", duration(&s.Proxy.StreamGrace, 0)},
-		{"migrate", toggle, "", "in a drain, move keep-alive connections to the successor; false: close them (default true)", s.setMigrate},
+		{"migrate", toggle, "", "in a drain, migrate keep-alive connections to the successor; false: close them (default true)", s.setMigrate},
 		{"max-draining", once, "4", "`number` of predecessors that may still drain when an upgrade begins", s.setMaxDraining},
-		{"shutdown-delay", once, "0s", "`time` for which a stop goes on serving while /readyz fails", duration(&s.Lifecycle.ShutdownDelay, 0)},
-		{"idle-timeout", once, "1m15s", "`time` that a connection may be silent between requests", duration(&s.Connections.IdleTimeout, time.Millisecond)},
+		{"shutdown-delay", once, "0s", "`time` for which a server that stops still serves, while /readyz fails", duration(&s.Lifecycle.ShutdownDelay, 0)},
+		{"idle-timeout", once, "1m15s", "`time` that a connection may stay idle between requests", duration(&s.Connections.IdleTimeout, time.Millisecond)},
 		{"read-header-timeout", once, "10s", "`time` that a request's header may take", duration(&s.Connections.ReadHeaderTimeout, time.Millisecond)},
-		{"foreground", toggle, "", "the first process stays until the last generation is gone (default: where its end would be taken for the service's)", s.setForeground},
+		{"foreground", toggle, "", "the first process stays until the last generation has exited (default: where its exit would be taken for that of the service)", s.setForeground},
 		{"log-format", once, "auto", "`format` of the log: text, json, or auto (text on a terminal and in the journal)", s.setLogFormat},
 		{"log-level", once, "info", "least `level` that is logged: debug, info, warn or error", s.setLogLevel},
 	}
 	if r.in.Become != nil { // first, since it decides which files can be read
-		rows = append([]setting{{"user", once, r.in.serviceUser(), "`name` of the user that the service runs as, for root to check as", r.in.Become}}, rows...)
+		rows = append([]setting{{"user", once, r.in.serviceUser(), "`name` of the user that the service runs as, whose rights root checks with", r.in.Become}}, rows...)
 	}
 	return rows
 }

@@ -163,12 +163,12 @@ func (c *Certificates) Refresh() {
 				old.bad, old.badness = stamps, 0
 			}
 			if old.badness++; old.badness == 2 {
-				c.log.Warn("changed certificate is no good; the one before stays in use", "error", err)
+				c.log.Warn("changed certificate is invalid; the previous one stays in use", "error", err)
 			}
 			continue
 		}
 		loaded[i] = fresh
-		c.log.Info("certificate read again", "certificate", f.Certificate, "expires", fresh.Leaf.NotAfter)
+		c.log.Info("certificate reloaded", "certificate", f.Certificate, "expires", fresh.Leaf.NotAfter)
 	}
 	c.loaded.Store(&loaded)
 }

@@ -105,7 +105,7 @@ func (b *Baton) UpgradeMeanwhile(flags ...string) (result func() *Upgraded) {
 		select {
 		case u := <-done:
 			return u
-		case <-time.After(2 * time.Minute): // the command has a minute
+		case <-time.After(6 * time.Minute): // the command has five
 			b.T.Fatal("upgrade: no result")
 			return nil
 		}

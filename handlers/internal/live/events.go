@@ -22,7 +22,7 @@ func (a *Audience) Admit(w http.ResponseWriter, r *http.Request, most int32) (le
 	if a.now.Add(1) > most {
 		leave()
 		w.Header().Set("Retry-After", "5") // the page says why, and waits for so long
-		reply.Error(w, r, http.StatusServiceUnavailable, "too many clients follow these events")
+		reply.Error(w, r, http.StatusServiceUnavailable, "too many clients receive these events")
 		return nil, false
 	}
 	return leave, true

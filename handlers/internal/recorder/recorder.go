@@ -2,6 +2,7 @@ package recorder
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -81,6 +82,12 @@ func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // Unwrap lets http.ResponseController reach deadlines and full duplex.
 func (rec *recorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
+
+// IsAbort reports whether a recovered panic is that of a handler that aborts its response.
+func IsAbort(failure any) bool {
+	err, _ := failure.(error)
+	return errors.Is(err, http.ErrAbortHandler)
+}
 
 // implicit notes the 200 that a first write or flush sends.
 func (rec *recorder) implicit() {

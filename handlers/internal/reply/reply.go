@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"example.com/baton/handlers/internal/document"
-
 	"example.com/baton/handlers/internal/request"
 )
 

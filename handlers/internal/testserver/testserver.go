@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"example.com/baton/handlers/internal/document"
-
 	"go.uber.org/goleak"
 )
 
@@ -125,7 +124,7 @@ func (l *Log) Await(t *testing.T, message string) map[string]any {
 // AwaitAll returns the lines with that message as soon as there are n.
 func (l *Log) AwaitAll(t *testing.T, message string, n int) []map[string]any {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for {
 		if found := l.With(message); len(found) >= n {
@@ -158,7 +157,7 @@ func Exchange(t *testing.T, address, raw string) string {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	_, _ = io.WriteString(conn, raw)
 	got, err := io.ReadAll(conn)
 	if err != nil {

@@ -32,9 +32,9 @@ func Converse(ctx context.Context, path, command string, on func(Reply) error) e
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w %s", ErrNoServer, path)
 	} else if errors.Is(err, fs.ErrPermission) {
-		return fmt.Errorf("%w: the control socket %s is for the user of the service and root alone; ask as one of them", ErrRefused, path)
+		return fmt.Errorf("%w: the control socket %s is for the user of the service and root alone; run this as one of them", ErrRefused, path)
 	} else if err != nil {
-		return fmt.Errorf("ask on control socket: %w", err)
+		return fmt.Errorf("connect to control socket: %w", err)
 	}
 	defer nc.Close()
 	stop := context.AfterFunc(ctx, func() { nc.Close() })

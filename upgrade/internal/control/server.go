@@ -246,7 +246,7 @@ func mayControl(nc net.Conn) error {
 		return err
 	}
 	if peer.Uid != 0 && int(peer.Uid) != os.Geteuid() {
-		return fmt.Errorf("user %d may not control this server; ask as user %d or root", peer.Uid, os.Geteuid())
+		return fmt.Errorf("user %d may not control this server; run this as user %d or root", peer.Uid, os.Geteuid())
 	}
 	return nil
 }

@@ -144,7 +144,7 @@ func TestControlRefusesOtherUsers(t *testing.T) {
 		out, _ := io.ReadAll(nc)
 		answer <- string(out)
 	}()
-	if got := <-answer; !strings.Contains(got, "user 65534 may not control this server; ask as user 0 or root") {
+	if got := <-answer; !strings.Contains(got, "user 65534 may not control this server; run this as user 0 or root") {
 		t.Errorf("got %q, want a refusal that says what to do", got)
 	}
 }

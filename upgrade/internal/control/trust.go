@@ -24,7 +24,7 @@ func trustServer(nc net.Conn, path string) error {
 	if slices.Contains(ownersOf(path), server.Uid) {
 		return nil
 	}
-	return fmt.Errorf("%w %s: the server there runs as user %d, who may have put it there without being asked to; ask as that user",
+	return fmt.Errorf("%w %s: its server runs as user %d, who may have put it there without your knowledge; run this as that user",
 		ErrUntrusted, path, server.Uid)
 }
 
@@ -100,7 +100,7 @@ func peerOf(nc net.Conn) (peer *unix.Ucred, err error) {
 		err = ctlErr
 	}
 	if err != nil {
-		return nil, fmt.Errorf("learn who is at the other end: %w", err)
+		return nil, fmt.Errorf("identify the peer: %w", err)
 	}
 	return peer, nil
 }

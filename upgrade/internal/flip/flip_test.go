@@ -13,6 +13,9 @@ import (
 // Right after Ready tableflip's goroutine may not have noticed that yet, as on a busy
 // machine: a successor is executed all the same.
 func TestUpgradeRightAfterReady(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: starts processes again and again; go test without -short includes it")
+	}
 	const variable = "FLIP_TEST_RIGHT_AFTER_READY"
 	if os.Getenv(variable) != "" {
 		p, err := New(time.Minute)

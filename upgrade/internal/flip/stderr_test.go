@@ -11,6 +11,9 @@ import (
 // A successor whose predecessor was killed writes its log into a broken pipe, also
 // in the moment in which it gets its true standard error. It must not die of that.
 func TestRestoreWithABrokenPipe(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: starts processes again and again; go test without -short includes it")
+	}
 	const variable = "UPGRADE_TEST_BROKEN_PIPE"
 	if os.Getenv(variable) != "" {
 		log := os.Stderr // as a logger has it that was made before

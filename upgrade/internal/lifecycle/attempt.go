@@ -174,7 +174,7 @@ func (m *Machine) execute(t Trigger) {
 		t.Origins = slices.Clone(m.hangup.origins)
 	}
 	m.successor = successor{trigger: t, begun: m.now}
-	m.log("upgrade begins", "by", t.By)
+	m.log("upgrade started", "by", t.By)
 	m.emit(Action{Do: Progress, Trigger: t, Text: fmt.Sprintf("generation %d starts", m.config.Generation+1)})
 	m.emit(Action{Do: Execute, Trigger: t})
 }
@@ -190,7 +190,7 @@ func (m *Machine) noteHello(e Event) {
 }
 
 func (m *Machine) noteAnother(e Event) {
-	m.log("another generation serves by now", "successor_pid", e.PID, "successor_version", e.Version)
+	m.log("another generation serves already", "successor_pid", e.PID, "successor_version", e.Version)
 }
 
 // report sends what this generation has counted to the successor, and what the drain waits
@@ -229,11 +229,11 @@ func (m *Machine) dismissFailed(e Event) {
 		m.dismiss(fmt.Sprintf("successor was not ready within %s and was killed", limit), 0)
 		return
 	}
-	m.dismiss(fmt.Sprintf("successor is no good: %v", e.Err), 0)
+	m.dismiss(fmt.Sprintf("successor failed: %v", e.Err), 0)
 }
 
 func (m *Machine) dismissUnlinked(Event) {
-	m.dismiss("link to the successor broke before that was ready; it was killed", 0)
+	m.dismiss("link to the successor ended before it was ready; it was killed", 0)
 }
 
 func (m *Machine) dismissVanished(Event) {
@@ -241,7 +241,7 @@ func (m *Machine) dismissVanished(Event) {
 }
 
 func (m *Machine) dismissLate(Event) {
-	m.dismiss(fmt.Sprintf("successor said that it is ready but did not serve within %s and was killed", m.config.UpgradeTimeout), 0)
+	m.dismiss(fmt.Sprintf("successor was ready but did not serve within %s and was killed", m.config.UpgradeTimeout), 0)
 }
 
 func (m *Machine) dismissForStop(Event) {
@@ -277,9 +277,9 @@ func (m *Machine) concludeDismissal(e Event) {
 	}
 }
 
-func (m *Machine) lose(Event) { m.warn("the link to the generation that serves is lost") }
+func (m *Machine) lose(Event) { m.warn("link to the serving generation is lost") }
 
 func (m *Machine) orphan(Event) {
-	m.emit(Action{Do: Log, Level: slog.LevelError, Text: "successor died after it had taken over; nobody accepts connections now"})
+	m.emit(Action{Do: Log, Level: slog.LevelError, Text: "successor died after the takeover; no process accepts connections now"})
 	m.emit(Action{Do: Orphaned})
 }

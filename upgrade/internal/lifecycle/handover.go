@@ -17,7 +17,7 @@ func (m *Machine) handOverUnheard(e Event) {
 	if e.Kind == PatienceOver {
 		m.emit(Action{Do: StopFlip})
 	}
-	m.warn("successor said that it is ready, and nothing else; it is taken to serve")
+	m.warn("successor is ready but has sent nothing over the link; assuming that it serves")
 	m.handOverUnlinked(e)
 }
 

@@ -170,7 +170,7 @@ func (m *Machine) handleOwn(e Event) {
 		rule = rules.trigger
 	case SignalTrigger:
 		if m.hangup.isSame(e.Origin, e.Now) {
-			m.log("upgrade was asked for already", "by", BySignal, "origin", e.Origin)
+			m.log("upgrade already requested", "by", BySignal, "origin", e.Origin)
 			return
 		}
 		rule = rules.trigger
@@ -227,7 +227,7 @@ func (m *Machine) recheck() {
 func (m *Machine) takeOver(Event) {
 	c := m.config
 	if !c.Deadline.IsZero() && c.Deadline.Sub(m.now) < c.Deadline.Sub(c.Begun)/20 {
-		m.abort(Event{Err: fmt.Errorf("generation %d was not ready soon enough: gives up after %s, shortly before it would be killed",
+		m.abort(Event{Err: fmt.Errorf("generation %d was not ready within %s; it exits shortly before it would be killed",
 			c.Generation, m.now.Sub(c.Begun).Round(time.Millisecond))})
 		return
 	}
@@ -267,7 +267,7 @@ func (m *Machine) stopEarly(e Event) {
 }
 
 func (m *Machine) unfit(e Event) {
-	m.abort(Event{Err: fmt.Errorf("generation %d is no good: %w", m.config.Generation, e.Err)})
+	m.abort(Event{Err: fmt.Errorf("generation %d failed: %w", m.config.Generation, e.Err)})
 }
 
 // abort ends a generation that has never served.

@@ -151,7 +151,7 @@ func (m *Machine) watch(p *predecessor) {
 	m.emit(Action{Do: Watch, ID: p.ID})
 }
 
-var errLost = errors.New("the link to the predecessor is lost, and that serves on")
+var errLost = errors.New("the link to the predecessor is lost, and the predecessor still serves")
 
 func (m *Machine) losePredecessor(p *predecessor) {
 	m.leaveControl(p)
@@ -159,20 +159,20 @@ func (m *Machine) losePredecessor(p *predecessor) {
 		m.unfit(Event{Err: errLost}) // the predecessor serves, and could not tell it to stop
 		return
 	}
-	m.warn("link to the predecessor is lost; waits for its end", "predecessor", p.Generation, "predecessor_pid", p.PID)
+	m.warn("link to the predecessor is lost; waiting for it to exit", "predecessor", p.Generation, "predecessor_pid", p.PID)
 	p.setDue(m.now)
 	m.watchDue()
 }
 
 func (m *Machine) forgetUnreported(p *predecessor) {
 	m.forget(p)
-	m.warn("predecessor ended without a report; what it had in hand is lost", "predecessor", p.Generation)
+	m.warn("predecessor exited without a report; its requests and connections are lost", "predecessor", p.Generation)
 	m.resume(Event{})
 }
 
 func (m *Machine) forgetReported(p *predecessor) {
 	m.forget(p)
-	m.log("predecessor is gone", "predecessor", p.Generation)
+	m.log("predecessor exited", "predecessor", p.Generation)
 	m.resume(Event{})
 }
 
@@ -215,7 +215,7 @@ func (m *Machine) killOverdue() {
 			continue
 		}
 		p.Due = time.Time{}
-		m.warn("predecessor is still there although its drain is long over; kills it", "predecessor", p.Generation, "predecessor_pid", p.PID)
+		m.warn("predecessor has outlived its drain; killing it", "predecessor", p.Generation, "predecessor_pid", p.PID)
 		m.emit(Action{Do: Kill, ID: p.ID})
 	}
 	m.watchDue()

@@ -11,30 +11,30 @@ func TestStartRaces(t *testing.T) {
 		{"a first generation", first(), nil, begin, "check; prepare; " + took, Serving, None, ""},
 		{"a successor", second(), nil, begin, "check; prepare; commit; serve; announce", Serving, None, ""},
 		{"it fails its check", first(), nil, []Event{is(Begun), failed(CheckFailed), is(HooksEnded)},
-			"check; cancel check; run hooks; exit: generation 1 is no good: broken", Failed, None, ""},
+			"check; cancel check; run hooks; exit: generation 1 failed: broken", Failed, None, ""},
 		{"it cannot prepare", first(), nil, []Event{is(Begun), is(CheckPassed), failed(PrepareFailed), is(HooksEnded)},
 			"check; prepare; cancel check; run hooks; exit: broken", Failed, None, ""},
 		{"it cannot begin", first(), nil, []Event{failed(PrepareFailed), is(HooksEnded)}, "cancel check; run hooks; exit: broken", Failed, None, ""},
 		{"stopped by a signal", first(), nil, []Event{is(Begun), is(StopSignal), is(CheckPassed), is(HooksEnded)},
-			"check; cancel check; run hooks; exit: generation 1 is no good: stopped by terminated before it was ready", Failed, None, ""},
+			"check; cancel check; run hooks; exit: generation 1 failed: stopped by terminated before it was ready", Failed, None, ""},
 		{"stopped by the predecessor", second(), nil, []Event{is(Begun), {Kind: StopMessage, By: "the predecessor"}, is(HooksEnded)},
-			"check; cancel check; run hooks; exit: generation 2 is no good: stopped by the predecessor before it was ready", Failed, None, ""},
+			"check; cancel check; run hooks; exit: generation 2 failed: stopped by the predecessor before it was ready", Failed, None, ""},
 		{"a moment before it would be killed", second(), nil, []Event{is(Begun), later(58*time.Second, is(CheckPassed)), is(Prepared), is(HooksEnded)},
-			"check; prepare; cancel check; run hooks; exit: generation 2 was not ready soon enough: gives up after 58s, shortly before it would be killed", Failed, None, ""},
+			"check; prepare; cancel check; run hooks; exit: generation 2 was not ready within 58s; it exits shortly before it would be killed", Failed, None, ""},
 		{"a trigger waits for readiness", first(), begin[:1], []Event{signal(1), is(CheckPassed), is(Prepared)},
-			"prepare; " + took + "; execute [1]", Upgrading, Executing, "upgrade waits"},
+			"prepare; " + took + "; execute [1]", Upgrading, Executing, "upgrade waiting"},
 		{"a caller is refused when the start fails", first(), begin[:1], []Event{ask, failed(CheckFailed), control("late")},
 			"cancel check; refuse [waiter]; run hooks; refuse [late]", Aborting, None, ""},
 
 		// The link to the predecessor ends: only when that is known to have exited may a
 		// successor serve, since nobody could tell it to stop.
 		{"predecessor dies during the checks", second(), begin[:1], []Event{is(PredecessorUnlinked), is(PredecessorExited), is(CheckPassed), is(Prepared)},
-			"watch 1; restore stderr; forget 1; prepare; " + took, Serving, None, "predecessor ended without a report; what it had in hand is lost"},
+			"watch 1; restore stderr; forget 1; prepare; " + took, Serving, None, "predecessor exited without a report; its requests and connections are lost"},
 		{"the checks pass before it is known", second(), begin[:1], []Event{is(PredecessorUnlinked), is(CheckPassed), is(PredecessorExited), is(Prepared)},
 			"watch 1; restore stderr; forget 1; prepare; " + took, Serving, None, ""},
 		{"nobody knows yet", second(), begin[:1], []Event{is(PredecessorUnlinked), is(CheckPassed)}, "watch 1", Checked, None, ""},
 		{"predecessor lives without a link", second(), begin[:1], []Event{is(PredecessorUnlinked), is(CheckPassed), is(PredecessorLost), is(HooksEnded)},
-			"watch 1; cancel check; run hooks; exit: generation 2 is no good: the link to the predecessor is lost, and that serves on", Failed, None, ""},
+			"watch 1; cancel check; run hooks; exit: generation 2 failed: the link to the predecessor is lost, and the predecessor still serves", Failed, None, ""},
 
 		// The control socket.
 		{"predecessor leaves the control socket", second(), begin, []Event{is(Relieved), is(ReliefOver)}, "open control", Serving, None, ""},
@@ -55,7 +55,7 @@ func TestUpgradeRaces(t *testing.T) {
 		succeeded = then(confirmed, is(FlipAccepted))
 	)
 	const handed = "hand over; release pipe; drain to successor"
-	const noGood = "; fail [waiter]: successor is no good: broken"
+	const noGood = "; fail [waiter]: successor failed: broken"
 	for _, r := range []race{
 		{"link before tableflip", first(), greeted, []Event{is(SuccessorServes), is(FlipAccepted)}, handed, Draining, Succeeded, ""},
 		{"tableflip before link", first(), greeted, []Event{is(FlipAccepted), is(SuccessorServes)}, handed, Draining, Succeeded, ""},
@@ -66,20 +66,20 @@ func TestUpgradeRaces(t *testing.T) {
 		{"it is too late", first(), greeted, []Event{later(timeout, failed(FlipFailed)), is(SuccessorExited)},
 			"dismiss; fail [waiter]: successor was not ready within 1m0s and was killed", Serving, None, ""},
 		{"ready, and does not serve", first(), ready, []Event{later(timeout, is(ReadyLate)), is(SuccessorExited)},
-			"dismiss; fail [waiter]: successor said that it is ready but did not serve within 1m0s and was killed", Serving, None, ""},
+			"dismiss; fail [waiter]: successor was ready but did not serve within 1m0s and was killed", Serving, None, ""},
 		{"ready, and never a message", first(), executing, []Event{is(FlipAccepted), later(timeout, is(ReadyLate))},
-			"assume serving; " + handed, Draining, Succeeded, "successor said that it is ready, and nothing else; it is taken to serve"},
+			"assume serving; " + handed, Draining, Succeeded, "successor is ready but has sent nothing over the link; assuming that it serves"},
 
 		// The end of the link races with what tableflip says.
 		{"link's end before tableflip's", first(), executing, []Event{is(SuccessorLinkEnded), failed(FlipFailed), is(SuccessorExited)},
 			"dismiss" + noGood, Serving, None, ""},
 		{"link's end first, of one that lives", first(), greeted, []Event{is(SuccessorLinkEnded), is(SuccessorExited), failed(FlipFailed)},
-			"dismiss; fail [waiter]: link to the successor broke before that was ready; it was killed", Serving, None, ""},
+			"dismiss; fail [waiter]: link to the successor ended before it was ready; it was killed", Serving, None, ""},
 		{"killed, and tableflip is first", first(), greeted, []Event{is(SuccessorLinkEnded), failed(FlipFailed), is(SuccessorExited)},
-			"dismiss; fail [waiter]: link to the successor broke before that was ready; it was killed", Serving, None, ""},
+			"dismiss; fail [waiter]: link to the successor ended before it was ready; it was killed", Serving, None, ""},
 		{"killed, and tableflip has yet to return", first(), greeted, []Event{is(SuccessorLinkEnded), is(SuccessorExited)}, "dismiss", Upgrading, DismissedExited, ""},
 		{"killed, although it was ready", first(), greeted, []Event{is(SuccessorLinkEnded), is(FlipAccepted), is(SuccessorServes), is(SuccessorExited)},
-			"dismiss; fail [waiter]: link to the successor broke before that was ready; it was killed", Serving, None, ""},
+			"dismiss; fail [waiter]: link to the successor ended before it was ready; it was killed", Serving, None, ""},
 		{"dies as it becomes ready", first(), ready, []Event{is(SuccessorLinkEnded), early},
 			"dismiss 1s; fail [waiter]: successor died as it became ready", Serving, None, ""},
 		{"link breaks as it becomes ready", first(), ready, []Event{is(SuccessorLinkEnded), is(SuccessorExited)},
@@ -96,9 +96,9 @@ func TestUpgradeRaces(t *testing.T) {
 		// After the takeover.
 		{"it dies", first(), succeeded, []Event{is(SuccessorLinkEnded), is(SuccessorExited)}, "watch successor; orphaned", Draining, SucceededGone, ""},
 		{"its link is lost, and later it exits", first(), succeeded, []Event{is(SuccessorLinkEnded), is(SuccessorLost), is(SuccessorExited)},
-			"watch successor", Draining, SucceededGone, "the link to the generation that serves is lost"},
+			"watch successor", Draining, SucceededGone, "link to the serving generation is lost"},
 		{"it stops", first(), succeeded, []Event{is(SuccessorLinkClosed)}, "", Draining, SucceededGone, ""},
-		{"it has a successor", first(), succeeded, []Event{is(Hello)}, "", Draining, Succeeded, "another generation serves by now"},
+		{"it has a successor", first(), succeeded, []Event{is(Hello)}, "", Draining, Succeeded, "another generation serves already"},
 		{"the drain ends", first(), succeeded, []Event{is(Drained), is(HooksEnded), ask, signal(1)},
 			"run hooks; report drained; succeed [waiter]; finish; exit", Exited, Succeeded, ""},
 		{"a trigger during the drain", first(), succeeded, []Event{control("next"), signal(1)}, "forward [next]; forward [1]", Draining, Succeeded, ""},
@@ -115,18 +115,18 @@ func TestTriggerRaces(t *testing.T) {
 	signaled.Origins = []int{1}
 	for _, r := range []race{
 		{"two at once become one more", first(), upgrading, []Event{control("b"), control("c"), failed(FlipFailed), is(SuccessorExited)},
-			"dismiss; fail [waiter]: successor is no good: broken; execute [b c]", Upgrading, Executing, "upgrade asked for again; joins the one that waits"},
+			"dismiss; fail [waiter]: successor failed: broken; execute [b c]", Upgrading, Executing, "upgrade requested again; joining the one that waits"},
 		{"they go to the successor", first(), upgrading, then([]Event{control("b"), signal(1)}, taken...),
 			"hand over; forward [b] [1]; release pipe; drain to successor", Draining, Succeeded, ""},
-		{"one SIGHUP to each generation", first(), begin, []Event{signal(1), signal(2), signal(3)}, "execute [1]", Upgrading, Executing, "upgrade was asked for already"},
-		{"two SIGHUPs to one generation", first(), begin, []Event{signal(1), signal(1)}, "execute [1]", Upgrading, Executing, "upgrade waits"},
-		{"from a release that names no origin", first(), begin, []Event{signal(1), signal(0)}, "execute [1]", Upgrading, Executing, "upgrade waits"},
-		{"two SIGHUPs a second apart", first(), begin, []Event{signal(1), later(SameIntent, signal(2))}, "execute [1]", Upgrading, Executing, "upgrade waits"},
-		{"the signal that led here, passed on late", signaled, begin, []Event{is(GateOpened), signal(3)}, "", Serving, None, "upgrade was asked for already"},
+		{"one SIGHUP to each generation", first(), begin, []Event{signal(1), signal(2), signal(3)}, "execute [1]", Upgrading, Executing, "upgrade already requested"},
+		{"two SIGHUPs to one generation", first(), begin, []Event{signal(1), signal(1)}, "execute [1]", Upgrading, Executing, "upgrade waiting"},
+		{"from a release that names no origin", first(), begin, []Event{signal(1), signal(0)}, "execute [1]", Upgrading, Executing, "upgrade waiting"},
+		{"two SIGHUPs a second apart", first(), begin, []Event{signal(1), later(SameIntent, signal(2))}, "execute [1]", Upgrading, Executing, "upgrade waiting"},
+		{"the signal that led here, passed on late", signaled, begin, []Event{is(GateOpened), signal(3)}, "", Serving, None, "upgrade already requested"},
 		{"one that this process got itself", signaled, begin, []Event{is(GateOpened), signal(2)}, "execute [2]", Upgrading, Executing, ""},
-		{"tableflip's predecessor still drains", second(), begin, []Event{ask, is(GateOpened)}, "execute [waiter]", Upgrading, Executing, "upgrade waits"},
+		{"tableflip's predecessor still drains", second(), begin, []Event{ask, is(GateOpened)}, "execute [waiter]", Upgrading, Executing, "upgrade waiting"},
 		{"too many drain", second(), then(begin, is(GateOpened), added(2, 0)), []Event{ask, of(2, PredecessorDrained), of(2, PredecessorUnlinked)},
-			"forget 2; execute [waiter]", Upgrading, Executing, "upgrade waits"},
+			"forget 2; execute [waiter]", Upgrading, Executing, "upgrade waiting"},
 	} {
 		t.Run(r.name, r.test)
 	}
@@ -146,9 +146,9 @@ func TestStopRaces(t *testing.T) {
 	for _, r := range []race{
 		{"a stop", first(), begin, []Event{is(StopSignal), is(DelayOver), is(Drained), is(HooksEnded)},
 			"begin stop; drain for stop; run stop hooks; finish; exit", Exited, None, ""},
-		{"by the predecessor too", first(), stopped, []Event{message}, "", Stopping, None, "told to stop, which it does"},
-		{"by the predecessor first", first(), begin, []Event{message, is(StopSignal)}, "begin stop", Stopping, None, "told to stop, which it does"},
-		{"a second signal in the delay", first(), stopped, []Event{is(StopSignal)}, "drain for stop; cut drain", StopDraining, None, "told to stop again; cuts the drain"},
+		{"by the predecessor too", first(), stopped, []Event{message}, "", Stopping, None, "stop requested; already stopping"},
+		{"by the predecessor first", first(), begin, []Event{message, is(StopSignal)}, "begin stop", Stopping, None, "stop requested; already stopping"},
+		{"a second signal in the delay", first(), stopped, []Event{is(StopSignal)}, "drain for stop; cut drain", StopDraining, None, "stop requested again; closing connections forcibly"},
 		{"a second signal in the drain", first(), then(stopped, is(DelayOver)), []Event{is(StopSignal)}, "cut drain", StopDraining, None, ""},
 		{"a second signal in the hooks", first(), then(stopped, is(DelayOver), is(Drained)), []Event{is(StopSignal)}, "", StopClosing, None, ""},
 		{"a trigger is refused", first(), stopped, []Event{ask, signal(1)}, "refuse [waiter]; refuse [1]", Stopping, None, ""},
@@ -178,11 +178,11 @@ func TestStopRaces(t *testing.T) {
 
 		// With a successor.
 		{"after the takeover", first(), then(upgrading, is(SuccessorServes), is(FlipAccepted)), []Event{is(StopSignal), message, is(StopSignal)},
-			"cut drain", Draining, Succeeded, "told to stop; goes on draining, since a successor serves"},
+			"cut drain", Draining, Succeeded, "stop requested; draining continues, since a successor serves"},
 
 		// The last generation waits for all that drain.
 		{"waits for a predecessor", second(), then(begin, is(GateOpened)), []Event{is(StopSignal), is(DelayOver), is(Drained), is(PredecessorDrained), is(PredecessorUnlinked)},
-			"begin stop; report to 1; drain for stop; open control; forget 1; run stop hooks", StopClosing, None, "drained, and waits for predecessors that still drain"},
+			"begin stop; report to 1; drain for stop; open control; forget 1; run stop hooks", StopClosing, None, "drained; waiting for predecessors that are still draining"},
 		{"a second signal ends the wait", second(), then(known, is(Drained)), []Event{is(StopSignal)}, "run stop hooks", StopClosing, None, ""},
 		{"waits for one without a link", blind, then(begin, is(StopSignal), is(DelayOver), is(Drained)), []Event{is(GateOpened)}, "run stop hooks", StopClosing, None, ""},
 	} {
@@ -202,11 +202,11 @@ func TestPredecessorRaces(t *testing.T) {
 	past.Predecessor = &Member{ID: 1, Generation: 1, Protocol: 1}
 	waiting := then(known, is(FlipAccepted), of(2, LinkReleased), of(2, LinkKept), is(LinkReleased), is(LinkPassed), is(Drained))
 	for _, r := range []race{
-		{"it reports and exits", second(), open, []Event{is(PredecessorDrained), is(PredecessorUnlinked), is(PredecessorExited)}, "forget 1", Serving, None, "predecessor is gone"},
-		{"its end is seen before that of its link", second(), open, []Event{is(PredecessorDrained), is(PredecessorExited), is(PredecessorUnlinked)}, "forget 1", Serving, None, "predecessor is gone"},
-		{"it dies", second(), open, []Event{is(PredecessorUnlinked), is(PredecessorExited)}, "watch 1; forget 1", Serving, None, "predecessor ended without a report; what it had in hand is lost"},
+		{"it reports and exits", second(), open, []Event{is(PredecessorDrained), is(PredecessorUnlinked), is(PredecessorExited)}, "forget 1", Serving, None, "predecessor exited"},
+		{"its end is seen before that of its link", second(), open, []Event{is(PredecessorDrained), is(PredecessorExited), is(PredecessorUnlinked)}, "forget 1", Serving, None, "predecessor exited"},
+		{"it dies", second(), open, []Event{is(PredecessorUnlinked), is(PredecessorExited)}, "watch 1; forget 1", Serving, None, "predecessor exited without a report; its requests and connections are lost"},
 		{"its link is lost", second(), open, []Event{is(PredecessorUnlinked), is(PredecessorLost), later(35*time.Second, is(PredecessorDue)), is(PredecessorExited)},
-			"watch 1; kill 1; forget 1", Serving, None, "predecessor is still there although its drain is long over; kills it"},
+			"watch 1; kill 1; forget 1", Serving, None, "predecessor has outlived its drain; killing it"},
 		{"it is not overdue yet", second(), open, []Event{later(34*time.Second, is(PredecessorDue))}, "", Serving, None, ""},
 		{"its link is lost, and nobody knows when it is due", second(), open, []Event{{Kind: PredecessorAdded, Member: Member{ID: 3, Drain: time.Minute}},
 			of(3, PredecessorUnlinked), of(3, PredecessorLost), later(35*time.Second, is(PredecessorDue)), later(30*time.Second, is(PredecessorDue))},
@@ -218,7 +218,7 @@ func TestPredecessorRaces(t *testing.T) {
 		{"the last report was on its way", several, known, []Event{is(FlipAccepted), of(2, PredecessorDrained), of(2, LinkReleased), is(LinkReleased), is(LinkPassed)},
 			"hand over; release link 2; release link 1; follow link 2; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"a link cannot be passed on", several, waiting[:len(waiting)-1], []Event{is(Drained), of(2, PredecessorDrained), of(2, PredecessorUnlinked)},
-			"forget 2; run hooks", Closing, Succeeded, "drained, and waits for predecessors that still drain"},
+			"forget 2; run hooks", Closing, Succeeded, "drained; waiting for predecessors that are still draining"},
 		{"a second signal ends the wait", several, waiting, []Event{is(StopSignal), is(StopSignal)}, "run hooks", Closing, Succeeded, ""},
 		{"a signal was passed on, and not heard yet", several, known, []Event{is(FlipAccepted), signal(1)}, "hand over; release link 2; release link 1; forward [1]", Passing, Succeeded, ""},
 		{"one that has reported", several, then(known, of(2, PredecessorDrained)), []Event{is(FlipAccepted), is(LinkReleased), is(LinkPassed)},

@@ -2,7 +2,7 @@ package lifecycle
 
 // stop begins the end of the service.
 func (m *Machine) stop(e Event) {
-	m.log("told to stop", "by", e.By, "delay", m.config.ShutdownDelay.String())
+	m.log("stop requested", "by", e.By, "delay", m.config.ShutdownDelay.String())
 	m.emit(Action{Do: BeginStop})
 	m.enter(Stopping)
 	for _, p := range m.predecessors {
@@ -24,10 +24,10 @@ func (m *Machine) stop(e Event) {
 // stopAgain takes another request to stop. A second signal to this process ends all waiting.
 func (m *Machine) stopAgain(e Event) {
 	if m.urgency < Urgent {
-		m.log("told to stop, which it does", "by", e.By)
+		m.log("stop requested; already stopping", "by", e.By)
 		return
 	}
-	m.warn("told to stop again; cuts the drain", "by", e.By)
+	m.warn("stop requested again; closing connections forcibly", "by", e.By)
 	switch m.phase {
 	case Stopping, StopDue:
 		m.disarm(PatienceOver)
@@ -46,10 +46,10 @@ func (m *Machine) stopAgain(e Event) {
 // stopElsewhere takes a request to stop when a successor serves.
 func (m *Machine) stopElsewhere(e Event) {
 	if m.urgency < Urgent {
-		m.log("told to stop; goes on draining, since a successor serves", "by", e.By)
+		m.log("stop requested; draining continues, since a successor serves", "by", e.By)
 		return
 	}
-	m.warn("told to stop again; cuts the drain", "by", e.By)
+	m.warn("stop requested again; closing connections forcibly", "by", e.By)
 	switch m.phase {
 	case Draining:
 		m.emit(Action{Do: CutDrain})
@@ -85,7 +85,7 @@ func (m *Machine) drained(e Event) {
 		return
 	}
 	m.enter(map[Phase]Phase{StopDraining: StopWaiting, Draining: Waiting}[m.phase])
-	m.log("drained, and waits for predecessors that still drain")
+	m.log("drained; waiting for predecessors that are still draining")
 }
 
 // close ends the waiting if nothing is left to wait for.

@@ -45,7 +45,7 @@ func (m *Machine) enqueue(e Event) {
 	if p := m.pending; p != nil {
 		p.Waiters = append(p.Waiters, t.Waiters...)
 		p.Origins = append(p.Origins, t.Origins...)
-		m.log("upgrade asked for again; joins the one that waits", "by", t.By)
+		m.log("upgrade requested again; joining the one that waits", "by", t.By)
 		return
 	}
 	m.pending = &t
@@ -59,7 +59,7 @@ func (m *Machine) startPending(Event) {
 		return
 	}
 	if reason := m.waitReason(); reason != "" {
-		m.log("upgrade waits", "by", t.By, "reason", reason)
+		m.log("upgrade waiting", "by", t.By, "reason", reason)
 		m.emit(Action{Do: Progress, Trigger: *t, Text: "waits: " + reason})
 		return
 	}
