@@ -33,8 +33,9 @@ func (c Counts) merge(other Counts, f func(a, b float64) float64) Counts {
 }
 
 // answerTimeout is how long a neighbor's response to a question is waited for. One that
-// is alive gives it within a millisecond, or much later on a busy machine.
-const answerTimeout = 2 * time.Second
+// is alive gives it within a millisecond, or a little later on a busy machine. A scraper may
+// wait for one second only.
+const answerTimeout = 750 * time.Millisecond
 
 // Others returns what all generations of the line but this one have counted, the
 // living and the dead. It asks the neighbors, of which Status then knows more as

@@ -99,7 +99,7 @@ func TestCommandsDuringAnUpgrade(t *testing.T) {
 	}
 	release()
 	await.Until(t, "generation 2", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 2 && s.State == "serving" })
-	await.Throughout(t, 300*time.Millisecond, "one upgrade at a time", func() bool { return b.Status().Generation == 2 })
+	await.Throughout(t, 300*time.Millisecond, "one upgrade at a time", func() bool { return b.Status().Generation <= 2 }) // the first one may still answer
 	g.Open()
 	c.Expect(t, "GET", 200)
 	for i, result := range results {
@@ -127,7 +127,7 @@ func TestTriggerDuringADrain(t *testing.T) {
 	for range 3 {
 		b.Signal(syscall.SIGHUP)
 	}
-	await.Throughout(t, 300*time.Millisecond, "one upgrade at a time", func() bool { return b.Status().Generation == 2 })
+	await.Throughout(t, 300*time.Millisecond, "one upgrade at a time", func() bool { return b.Status().Generation <= 2 }) // the first one may still answer
 	g.Open()
 	if resp := c.Expect(t, "GET", 200); resp.Close {
 		t.Error("response of the drain: got Connection: close, want the connection kept")
