@@ -47,7 +47,7 @@ func webSocketEcho(w http.ResponseWriter, r *http.Request) {
 // webSocket connects with /ws.
 func webSocket(o service.Over, ctx context.Context, b *service.Baton) (*websocket.Conn, error) {
 	transport := &http.Transport{TLSClientConfig: o.Config}
-	c, _, err := websocket.Dial(ctx, o.Url("ws", b, "/ws"), &websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}})
+	c, _, err := websocket.Dial(ctx, o.URL("ws", b, "/ws"), &websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}})
 	return c, err
 }
 
