@@ -11,6 +11,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Idle connections by the thousand: how long it takes until all of them are the successor's, what one of them costs,
@@ -115,6 +116,7 @@ func moveAll(t *testing.T, b *service.Baton, want int) (gone time.Duration, u *s
 
 // A predecessor without long requests is gone at once, whatever the number of its connections, and each costs the same.
 func TestIdleConnectionsMoveAtOnce(t *testing.T) {
+	tier.Slow(t, "moves 8,000 connections")
 	const rounds = 3
 	many := 8000
 	if build.Race {
@@ -125,7 +127,7 @@ func TestIdleConnectionsMoveAtOnce(t *testing.T) {
 	defer func() { all.close() }()
 	cost := make(map[int]time.Duration)
 	var none, most time.Duration // without a connection, and with the most
-	var busy float64
+	var busy, busiest float64
 	for _, n := range []int{0, 100, 1000, many} {
 		all.grow(t, b, n)
 		var took, drained []time.Duration
@@ -135,6 +137,7 @@ func TestIdleConnectionsMoveAtOnce(t *testing.T) {
 			took = append(took, gone)
 			drained = append(drained, time.Duration(u.Predecessor.DrainSeconds*float64(time.Second)))
 			busy = max(busy, await.Strain())
+			busiest = max(busiest, busy)
 			if limit := await.Slower(250*time.Millisecond, busy); n <= 1000 && gone > limit {
 				t.Errorf("predecessor with %d idle connections: gone %v after the handoff, want %v at most", n, gone, limit)
 			}
@@ -144,11 +147,11 @@ func TestIdleConnectionsMoveAtOnce(t *testing.T) {
 			t.Logf("without connections: predecessor gone after %v; strain %.1f", none, busy)
 			continue
 		}
-		cost[n] = (most - none) / time.Duration(n)
+		cost[n] = max(0, most-none) / time.Duration(n) // noise may make it less than none
 		t.Logf("%d idle connections: predecessor gone after %v, drained in %v, %v for each connection; strain %.1f", n, most, load.Median(drained), cost[n], busy)
 	}
 	// One in thousands may not cost more than one of a thousand, measuring errors aside.
-	if cost[many] > await.Slower(3*cost[1000]+10*time.Microsecond, busy) {
+	if cost[many] > await.Slower(3*cost[1000]+10*time.Microsecond, busiest) {
 		t.Errorf("cost of a connection: got %v among %d, %v among 1,000, want it to be the same", cost[many], many, cost[1000])
 	}
 	await.InParallel(t, len(all), func(i int) error { return http1.Ask(all[i]) })

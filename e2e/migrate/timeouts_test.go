@@ -29,13 +29,18 @@ func lasts(c *http1.Conn, t *testing.T, what string, since time.Time, least, mos
 // late returns by how much a timeout may be late on a machine that is as busy as this one is.
 func late() time.Duration { return await.Slower(time.Second, await.Strain()) }
 
+// unhurried returns a timeout that does not run out while the service is upgraded, however busy this machine is.
+func unhurried(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * min(await.Strain(), 10))
+}
+
 // A connection's silence does not begin anew because it moves.
 func TestIdleTimeoutOfAMovedConnection(t *testing.T) {
 	tier.Slow(t, "waits for timeouts")
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
-			const timeout = 3 * time.Second
+			timeout := unhurried(3 * time.Second)
 			b := service.Start(t, on(network), service.Files(t), service.Args("-idle-timeout", timeout.String()))
 			quiet, speaks := b.Dial(), b.Dial()
 			begun := time.Now()
@@ -44,8 +49,8 @@ func TestIdleTimeoutOfAMovedConnection(t *testing.T) {
 				c.Expect(t, "GET", 200)
 			}
 			answered := time.Now()
-			for i := range 2 { // at 0.8 s and 1.6 s
-				time.Sleep(time.Until(answered.Add(time.Duration(i+1) * 800 * time.Millisecond)))
+			for i := range 2 { // after a quarter of the timeout, and half of it
+				time.Sleep(time.Until(answered.Add(time.Duration(i+1) * timeout / 4)))
 				if u := b.Upgrade(); u.Predecessor.Moved != 2 {
 					t.Fatalf("connections moved: got %d, want 2", u.Predecessor.Moved)
 				}
@@ -76,7 +81,7 @@ func on(network string) service.Option {
 
 func TestHeaderTimeoutOfAMovedConnection(t *testing.T) {
 	tier.Slow(t, "waits for timeouts")
-	const timeout = 2 * time.Second
+	timeout := unhurried(2 * time.Second)
 	head := string(http1.Request("GET", "/100.bin", nil))
 	// after uses the connection once it has moved, and returns since when the timeout runs; nil: since the dial.
 	tests := []struct {
@@ -112,7 +117,7 @@ func TestHeaderTimeoutOfAMovedConnection(t *testing.T) {
 				tt.before(t, c)
 			}
 			if tt.after == nil {
-				time.Sleep(timeout * 3 / 5) // so late that a timeout which begins anew shows
+				time.Sleep(timeout / 2) // so late that a timeout which begins anew shows
 			}
 			if u := b.Upgrade(); u.Predecessor.Moved != 1 {
 				t.Fatalf("connections moved: got %d, want 1", u.Predecessor.Moved)

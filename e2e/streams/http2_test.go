@@ -36,7 +36,7 @@ func begin(o service.Over, t testing.TB, b *service.Baton) (begin func(path stri
 	t.Cleanup(cancel)
 	return func(path string, fields ...string) <-chan heard {
 		t.Helper()
-		r, err := http.NewRequestWithContext(ctx, "GET", o.Url("http", b, path), nil)
+		r, err := http.NewRequestWithContext(ctx, "GET", o.URL("http", b, path), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -164,7 +164,7 @@ func (p *tab) picture(name string) {
 // openTab opens the first page of a service.
 func openTab(o service.Over, t testing.TB, b *service.Baton) *tab {
 	t.Helper()
-	p := browse(t, o.Url("http", b, "/"))
+	p := browse(t, o.URL("http", b, "/"))
 	if got := eval[string](p, `performance.getEntriesByType("navigation")[0].nextHopProtocol`); (got == "h2") != (o.Config != nil) {
 		t.Errorf("browser speaks %s, want h2 over TLS only", got)
 	}

@@ -47,7 +47,7 @@ func webSocketEcho(w http.ResponseWriter, r *http.Request) {
 // webSocket connects with /ws.
 func webSocket(o service.Over, ctx context.Context, b *service.Baton) (*websocket.Conn, error) {
 	transport := &http.Transport{TLSClientConfig: o.Config}
-	c, _, err := websocket.Dial(ctx, o.Url("ws", b, "/ws"), &websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}})
+	c, _, err := websocket.Dial(ctx, o.URL("ws", b, "/ws"), &websocket.DialOptions{HTTPClient: &http.Client{Transport: transport}})
 	return c, err
 }
 
@@ -337,8 +337,8 @@ func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 			tt.end(b)
 			var err error
 			for err == nil {
-				if err = say("until the deadline"); time.Since(began) > 8*time.Second {
-					t.Fatalf("WebSocket: alive 8 s after the drain began, with a deadline of %v", tt.drain)
+				if err = say("until the deadline"); time.Since(began) > await.Hang {
+					t.Fatalf("WebSocket: alive %v after the drain began, with a deadline of %v", await.Hang, tt.drain)
 				}
 			}
 			if took := time.Since(began); took < tt.drain*85/100 {

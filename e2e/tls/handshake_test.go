@@ -305,7 +305,7 @@ func TestHandshakesThatNeverEnd(t *testing.T) {
 	goroutines := b.Metric("go_goroutines")
 
 	visits := keepVisiting(address, slices.Repeat([]*tls.Config{config}, 2), nil)
-	begun := flood()
+	flood()
 	service.CheckServesOn(t, b)
 	await.Until(t, "end of all handshakes", func() bool { return b.Connections() < 20 })
 	if n := b.Metric("baton_connections_closed_total", "reason", "timeout"); n < clients*9/10 {
@@ -315,7 +315,7 @@ func TestHandshakesThatNeverEnd(t *testing.T) {
 		return process.FootprintOf(t, b.PID()).Descriptors <= quiet+10 && b.Metric("go_goroutines") <= goroutines+20
 	})
 
-	begun = flood()
+	begun := flood()
 	u := b.Upgrade()
 	if took := u.Returned.Sub(begun); took > timeout+slow {
 		t.Errorf("the upgrade, whose predecessor has %d handshakes that never end, took %v, want the header timeout of %v", clients, took, timeout)

@@ -15,6 +15,7 @@ import (
 	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Session tickets: a client that has been here resumes its session, whatever generation gave it the ticket.
@@ -63,6 +64,7 @@ func sessions() int {
 }
 
 func TestResumptionThroughUpgrades(t *testing.T) {
+	tier.Slow(t, "resumes sessions through upgrades")
 	t.Parallel()
 	const upgrades = 20
 	certFile, keyFile := certificate.Certificate(t)

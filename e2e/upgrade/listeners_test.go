@@ -81,6 +81,7 @@ func TestAdminListenerMoves(t *testing.T) {
 }
 
 func TestPortZeroIsKept(t *testing.T) {
+	tier.Slow(t, "upgrades with ports that the kernel picks")
 	t.Parallel()
 	b := service.Start(t, service.Listen("HOST:0"), service.Files(t), service.Args("-idle-grace", "100ms"))
 	before := process.ListeningAt(t, b.PID())

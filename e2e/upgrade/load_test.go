@@ -158,7 +158,7 @@ func upgradeAgainAndAgain(t *testing.T, b *service.Baton, counts *load.Tally, up
 		all = append(all, u)
 	}
 	for j, counts := range loads {
-		if load.ClientsOf(counts.Clients, load.Http2Habits...) > 0 {
+		if load.ClientsOf(counts.Clients, load.HTTP2Habits...) > 0 {
 			t.Logf("streams refused in each upgrade: %v", refused[j])
 		}
 	}

@@ -39,7 +39,7 @@ func TestUpgradesUnderLoadOfEveryProtocol(t *testing.T) {
 		load.BackToBack: 1, load.Pausing: 8, load.PerRequest: 1, load.PerRequestEnd: 1, load.Silent: 8, load.SilentAfter: 8, load.Streams: 2, load.StreamsPausing: 8, load.StreamsSilent: 16}}
 	over := plain
 	_, over.Address = service.SplitAddress(b.Setup.Listen[1])
-	over.Tls = secure.Config
+	over.TLS = secure.Config
 	over.Clients[load.Silent], over.Clients[load.SilentAfter] = 0, 0
 	if !build.Race { // with the race detector their handshakes are too much for two processors
 		over.Clients[load.BackToBack], over.Clients[load.Pausing] = crowd[load.BackToBack], crowd[load.Pausing]
@@ -51,7 +51,7 @@ func TestUpgradesUnderLoadOfEveryProtocol(t *testing.T) {
 	load.AwaitCrowd(t, overCounts, over.Clients)
 	moved := 0
 	all := upgradeAgainAndAgain(t, b, plainCounts, 20, 0, grace*9/10, overCounts)
-	told := load.ClientsOf(plain.Clients, load.Http2Habits...) + load.ClientsOf(over.Clients, append(load.Http2Habits, load.BackToBack, load.Pausing)...)
+	told := load.ClientsOf(plain.Clients, load.HTTP2Habits...) + load.ClientsOf(over.Clients, append(load.HTTP2Habits, load.BackToBack, load.Pausing)...)
 	for i, u := range all {
 		moved += u.Predecessor.Moved
 		if want := load.ClientsOf(plain.Clients, load.Keeping...); u.Predecessor.Moved < want {
@@ -90,7 +90,7 @@ func checkWarned(t *testing.T, counts *load.Tally, upgrades int) {
 	if n := counts.OneStep.Load(); n != 0 {
 		t.Errorf("%d connections were told of a last stream without a warning", n)
 	}
-	for _, h := range load.Http2Habits {
+	for _, h := range load.HTTP2Habits {
 		if got, want := counts.Reconnects[h].Load(), int64(upgrades*counts.Clients[h]); got < want {
 			t.Errorf("%v clients: got %d reconnects after a GOAWAY, want one by each in each upgrade: %d or more", h, got, want)
 		}
@@ -117,7 +117,7 @@ func TestSilentConnectionsOverTLS(t *testing.T) {
 	serve, secure := service.Secured(t)
 	b := service.Start(t, service.Files(t), serve)
 	crowd := [load.Habits]int{load.Pausing: 8, load.Silent: 20, load.SilentAfter: 20}
-	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Tls: secure.Config,
+	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, TLS: secure.Config,
 		Grace: b.Grace(), Exchanges: exchange.Files(), Clients: crowd})
 	load.AwaitCrowd(t, counts, crowd)
 	const upgrades = 3

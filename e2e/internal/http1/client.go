@@ -50,7 +50,7 @@ func fieldOf(lines []byte, name string) string {
 	return ""
 }
 
-// A readError says how far a response had come when it broke off.
+// A ReadError says how far a response had come when it broke off.
 type ReadError struct {
 	Part part
 	err  error
@@ -108,7 +108,7 @@ type strict struct{ net.Conn }
 
 func (s strict) Read(p []byte) (int, error) {
 	n, err := s.Conn.Read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		err = ErrNotNotified
 	}
 	return n, err

@@ -11,8 +11,8 @@ import (
 // Keeping are the habits of clients that keep their connection for as long as they may.
 var Keeping = []Habit{BackToBack, Pausing, Silent, SilentAfter}
 
-// Http2Habits are those of clients of HTTP/2, who are told to go.
-var Http2Habits = []Habit{Streams, StreamsPausing, StreamsSilent}
+// HTTP2Habits are those of clients of HTTP/2, who are told to go.
+var HTTP2Habits = []Habit{Streams, StreamsPausing, StreamsSilent}
 
 // ClientsOf counts the clients of some habits.
 func ClientsOf(clients [Habits]int, some ...Habit) (n int) {

@@ -44,10 +44,10 @@ func (c *client) run(ctx context.Context) {
 
 func (c *client) dial() (*http1.Conn, error) {
 	within := max(c.load.Patience, 10*time.Second)
-	if c.load.Tls == nil {
+	if c.load.TLS == nil {
 		return http1.Dial(c.load.Network, c.load.Address, within)
 	}
-	return http1.DialTLS(c.load.Network, c.load.Address, within, c.load.Tls)
+	return http1.DialTLS(c.load.Network, c.load.Address, within, c.load.TLS)
 }
 
 // rest keeps a client whose server is gone from spinning.

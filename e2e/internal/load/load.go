@@ -16,7 +16,7 @@ import (
 // Load describes who makes which requests of whom.
 type Load struct {
 	Network, Address string
-	Tls              *tls.Config         // nil: plaintext
+	TLS              *tls.Config         // nil: plaintext
 	Exchanges        []exchange.Exchange // made in turn
 	Clients          [Habits]int
 	Pause            time.Duration // mean of the pausing ones; 0 means 20 ms

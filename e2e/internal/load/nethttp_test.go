@@ -32,7 +32,7 @@ func TestClientsOfEveryProtocolAgainstNetHTTP(t *testing.T) {
 					t.Fatal(err)
 				}
 				ln = tls.NewListener(ln, &tls.Config{Certificates: []tls.Certificate{pair}, NextProtos: []string{"h2", "http/1.1"}})
-				l.Tls = certificate.Trusting(t, []string{certFile})
+				l.TLS = certificate.Trusting(t, []string{certFile})
 			}
 			srv := &http.Server{Handler: http.HandlerFunc(backend.Echo), Protocols: new(http.Protocols)}
 			srv.Protocols.SetHTTP1(true)

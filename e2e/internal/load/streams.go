@@ -22,7 +22,7 @@ func (c *client) multiplex(ctx context.Context) {
 	defer conns.Wait()
 	for i := 0; ctx.Err() == nil; i++ {
 		dialled := time.Now()
-		conn, err := http2.Dial(c.load.Network, c.load.Address, max(c.load.Patience, 10*time.Second), c.load.Tls)
+		conn, err := http2.Dial(c.load.Network, c.load.Address, max(c.load.Patience, 10*time.Second), c.load.TLS)
 		if err != nil {
 			c.counts.fail(exchange.NoConnection, c.habit, 0, err)
 			c.rest(ctx)

@@ -196,7 +196,7 @@ func (b *Baton) Dial() *http1.Conn {
 	return http1.MustDial(b.T, b.Network, b.Address)
 }
 
-// readyz returns the status of /readyz, 0 if nobody answers.
+// Probe returns the status of a path of the admin listener such as /readyz, 0 if nobody answers.
 func (b *Baton) Probe(path string) int {
 	resp, err := http1.Fetch("tcp", b.Admin, "GET", path)
 	if err != nil {

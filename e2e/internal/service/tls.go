@@ -31,7 +31,7 @@ func PlainOrSecured(t testing.TB, secure bool) (Option, Over) {
 	return Args(), Over{}
 }
 
-func (o Over) Url(scheme string, b *Baton, path string) string {
+func (o Over) URL(scheme string, b *Baton, path string) string {
 	if o.Config != nil {
 		scheme += "s"
 	}
