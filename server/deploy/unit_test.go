@@ -69,9 +69,9 @@ func TestTarget(t *testing.T) {
 		{name: "behind another program", program: "/usr/bin/env", argument: "/usr/bin/env X=1 " + link + " -listen :80", started: link, want: real},
 		{name: "relative name", program: link, started: "baton", want: real},
 		{name: "another program", program: real, argument: real, started: link, problem: "is configured to run " + real + ", but the running process was started as " + link},
-		{name: "missing", program: missing, started: missing, problem: missing + ", which x.service runs, is not there; put a binary in its place, as with: cp /proc/7/exe " + missing},
+		{name: "missing", program: missing, started: missing, problem: missing + ", which x.service runs, does not exist; put a binary in its place, as with: cp /proc/7/exe " + missing},
 		{name: "missing and stopped", program: missing, problem: "put a binary in its place"},
-		{name: "directory", program: dir, problem: "is not there"},
+		{name: "directory", program: dir, problem: "does not exist"},
 	}
 	for _, tt := range tests {
 		var p *process
