@@ -172,7 +172,7 @@ func TestInstallRefuses(t *testing.T) {
 		{name: "prefix that the service cannot see", args: []string{"--prefix", "/home/me"}, code: 2, says: "ProtectHome"},
 		{name: "uninstall with a binary", args: []string{"--uninstall", bad}, code: 2, says: "BINARY"},
 		{name: "missing binary", args: []string{"/nonexistent/baton"}, code: 1, says: "no such file", inside: true},
-		{name: "not baton", args: []string{bad}, code: 1, says: "no baton", inside: true},
+		{name: "not baton", args: []string{bad}, code: 1, says: "not baton", inside: true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
