@@ -219,7 +219,7 @@ func TestReceiveAfterTheDeadline(t *testing.T) {
 		t.Errorf("without a message: got %+v, %v, want the deadline exceeded", m, err)
 	}
 	a.Close()
-	if m, err := b.Receive(-time.Second); err != io.EOF {
+	if m, err := b.Receive(-time.Second); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: got %+v, %v, want EOF", m, err)
 	}
 }
