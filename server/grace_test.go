@@ -15,7 +15,7 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// This file tests the idle grace, and what it must spare.
+// The idle grace, and what it must spare.
 
 func TestIdleGrace(t *testing.T) {
 	const grace = 300 * time.Millisecond

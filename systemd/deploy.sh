@@ -88,8 +88,8 @@ ask() {
 look() {
 	name='' runs='' silent='' down=''
 	ask status -shell -unit "$unit" "$@" || die "$problem"
-	folder=${target%/*}
-	folder=${folder:-/} previous=$target.previous
+	directory=${target%/*}
+	directory=${directory:-/} previous=$target.previous
 	lock=$target.deploy-lock    # held by the one deploy that runs
 	older=$target.deploy-older  # what is .previous unless this deploy succeeds
 	new=$target.deploy-new.$$   # the new binary, not checked yet
@@ -117,7 +117,7 @@ unkeep() {
 # take_lock waits for nobody. Who holds the lock removes it, so it may be another file by now.
 take_lock() {
 	until is_file "$lock" "$(stat -L -c %d:%i /proc/self/fd/9 2>/dev/null)"; do
-		problem=$( (: >>"$lock") 2>&1) || die "cannot write to $folder: ${problem##*: }; nothing was replaced"
+		problem=$( (: >>"$lock") 2>&1) || die "cannot write to $directory: ${problem##*: }; nothing was replaced"
 		exec 9>>"$lock"
 		locking=yes
 		flock -n 9 || die "another deploy of $target runs (pid $(cat "$lock" 2>/dev/null)); nothing was replaced"
@@ -145,7 +145,7 @@ settle() {
 		settled="an earlier deploy was interrupted before its binary ran; it is undone"
 	fi
 	unkeep
-	sync "$folder" 2>/dev/null
+	sync "$directory" 2>/dev/null
 	[ -z "$settled" ] || { did settled "$settled"; look; }
 }
 
@@ -157,7 +157,7 @@ restore() {
 		exit 1 # what is left must stay: the next run tells from it what was under way
 	fi
 	phase=kept
-	sync "$folder" 2>/dev/null
+	sync "$directory" 2>/dev/null
 	did restored "$target is $was_name again"
 	if ask upgrade -serves "$target" -unit "$unit" -restore ${down:+-start}; then
 		did serves "generation $generation (pid $pid, version $serves)${again:+ again}"
@@ -196,7 +196,7 @@ copy_new() {
 		return
 	fi
 	problem=$(cp "$binary" "$new" 2>&1 && cp --attributes-only --preserve=all "$target" "$new" 2>&1 && touch "$new" 2>&1 && sync "$new" 2>&1) ||
-		die "copy $binary to $folder: ${problem##*: }; nothing was replaced"
+		die "copy $binary to $directory: ${problem##*: }; nothing was replaced"
 	[ "$(stat -c '%u:%g %a' "$new")" = "$(stat -c '%u:%g %a' "$target")" ] ||
 		die "cannot give the new binary the owner and mode of $target: run this as root; nothing was replaced"
 }
@@ -232,7 +232,7 @@ deploy() {
 	put "$target" "$previous" || die "keep $target as $previous: $problem; nothing was replaced"
 	phase=replaced
 	problem=$(mv -f -T "$new" "$target" 2>&1) || { phase=kept; die "rename to $target: $problem; nothing was replaced"; }
-	sync "$folder" 2>/dev/null
+	sync "$directory" 2>/dev/null
 	did replaced "$target; $was_name is kept as $previous"
 
 	ask upgrade -serves "$target" -unit "$unit" ${down:+-start} -name "$new_name" -version "$version" -was "$was" || restore "$problem"

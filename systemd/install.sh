@@ -169,9 +169,9 @@ if [ -n "$uninstall" ]; then
 	if cmp -s "$here/index.html" "$content/index.html"; then
 		remove "$content/index.html"
 	fi
-	for folder in "$settings" "$content"; do
-		if [ -d "$folder" ] && ! rmdir -- "$folder" 2>/dev/null; then
-			say "kept $folder, which is not empty"
+	for directory in "$settings" "$content"; do
+		if [ -d "$directory" ] && ! rmdir -- "$directory" 2>/dev/null; then
+			say "kept $directory, which is not empty"
 		fi
 	done
 	if booted; then

@@ -69,7 +69,7 @@ func deployScript(t testing.TB) string {
 // A Deployer runs the deploy script for one service.
 type Deployer struct {
 	*service.Baton
-	Tools string // the folder of the stand-ins, first in PATH
+	Tools string // the directory of the stand-ins, first in PATH
 	Path  string // the rest of PATH
 	Env   []string
 }
@@ -215,7 +215,7 @@ func startDeployer(t testing.TB, options ...service.Option) *Deployer {
 	return deployer(t, service.Start(t, append(options, service.Files(t), service.Args("-idle-grace", "100ms"))...))
 }
 
-// onlyTools makes a folder with nothing but the tools named, as PATH.
+// onlyTools makes a directory with nothing but the tools named, as PATH.
 func (d *Deployer) onlyTools(without ...string) {
 	d.T.Helper()
 	only := filepath.Join(d.Dir, "only")

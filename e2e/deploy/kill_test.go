@@ -47,7 +47,7 @@ func interpose(t testing.TB, d *Deployer) *Interposer {
 	return i
 }
 
-// interposeIn makes a folder of interposed tools.
+// interposeIn makes a directory of interposed tools.
 func interposeIn(t testing.TB, dir string) {
 	t.Helper()
 	if err := os.Mkdir(dir, 0o755); err != nil {

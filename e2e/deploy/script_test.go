@@ -89,7 +89,7 @@ deploy: baton: .*no-such-thing.*
 	d.checkRuns("v2", 2)
 }
 
-// What is asked of the new binary is asked as the service would: its arguments and environment, its folder.
+// What is asked of the new binary is asked as the service would: its arguments, environment and directory.
 func TestDeployScriptEnvironment(t *testing.T) {
 	tier.Slow(t, "deploys with an odd environment")
 	t.Parallel()
@@ -133,7 +133,7 @@ func TestDeployScriptPlaces(t *testing.T) {
 	}{
 		{"spaces and quotes", service.Launched("DIR", `DIR/it's a "folder"/the $baton`, `DIR/it's a "folder"/the $baton`), `it's a "folder"/the $baton`},
 		{"symlink to the binary", service.Launched("DIR", "DIR/link/baton", "DIR/link/baton"), "link/real baton"},
-		{"symlink to its folder", service.Launched("DIR", "DIR/current/baton", "DIR/current/baton"), "releases/one/baton"},
+		{"symlink to its directory", service.Launched("DIR", "DIR/current/baton", "DIR/current/baton"), "releases/one/baton"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

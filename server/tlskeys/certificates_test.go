@@ -19,15 +19,15 @@ import (
 	"example.com/baton/server/tlskeys"
 )
 
-// certified is a folder with pairs, and what was loaded from it.
+// certified is a directory with pairs, and what was loaded from it.
 type certified struct {
 	*tlskeys.Certificates
-	t      *testing.T
-	folder string
-	logged bytes.Buffer
+	t         *testing.T
+	directory string
+	logged    bytes.Buffer
 }
 
-func (c *certified) path(name string) string { return filepath.Join(c.folder, name) }
+func (c *certified) path(name string) string { return filepath.Join(c.directory, name) }
 
 func (c *certified) put(name string, content []byte) {
 	c.t.Helper()
@@ -47,7 +47,7 @@ func (c *certified) putPair(name string, pair selfsigned.Pair) {
 
 func loadPairs(t *testing.T, pairs ...selfsigned.Pair) *certified {
 	t.Helper()
-	c := &certified{t: t, folder: t.TempDir()}
+	c := &certified{t: t, directory: t.TempDir()}
 	var files []tlskeys.CertificateFiles
 	for i, pair := range pairs {
 		name := string(rune('a' + i))
