@@ -53,7 +53,7 @@ func TestSystemdDeploy(t *testing.T) {
 	u := machine.Running(t, "upgrade-timeout 2s")
 	counts, stop := gentleLoad(t, u.Address, 0)
 	first := deployIn(u, 0, releaseIn(u, "v2"))
-	for _, want := range []string{`(?m)^checked +\d+\.\d\d s   v2 \(\w+\) is good`, `(?m)^reloaded .* generation 2 serves; generation 1 drained in .*, 0 cut$`,
+	for _, want := range []string{`(?m)^checked +\d+\.\d\d s   v2 \(\w+\) is valid`, `(?m)^reloaded .* generation 2 serves; generation 1 drained in .*, 0 closed forcibly$`,
 		`(?m)^healthy .*` + u.Address + ` answers 200`, `(?m)^deployed .* v2 \(\w+\) serves in place of v1 \(\w+\): generation 2, pid \d+$`} {
 		if !regexp.MustCompile(want).MatchString(first) {
 			t.Errorf("got\n%s\nwant %s", first, want)

@@ -76,7 +76,7 @@ func drainOf(b *service.Baton, pid int) (moved int, drained bool) {
 		var entry struct {
 			Msg   string
 			PID   int
-			Moved int `json:"connections_moved"`
+			Moved int `json:"connections_migrated"`
 		}
 		if strings.Contains(line, `"drained"`) && json.Unmarshal([]byte(line), &entry) == nil && entry.Msg == "drained" && entry.PID == pid {
 			return entry.Moved, true
