@@ -17,6 +17,7 @@ import (
 	"example.com/baton/server/settings"
 	"example.com/baton/upgrade"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // write returns the path of a new file with a content.
@@ -125,7 +126,7 @@ func TestRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(proxy.Options{})); diff != "" {
 				t.Errorf("want (-), got (+):\n%s", diff)
 			}
 		})
