@@ -298,6 +298,9 @@ func TestHTTP2IsNotSubjectToTheGrace(t *testing.T) {
 // Load and no retries: each request is answered or, beyond the second GOAWAY's
 // last stream, known to be unprocessed; the two steps leave none of these.
 func TestHTTP2ClientsThroughDrain(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: has clients on both sides of a drain; go test without -short includes it")
+	}
 	const clients = 20
 	both(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(hello)}, func(t *testing.T, s *served, dial func() *http2Client) {
 		var lost, refused, asked atomic.Int64
