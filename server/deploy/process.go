@@ -90,16 +90,13 @@ func (p *process) run(program string, args ...string) (output string, code int) 
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
 	cmd.WaitDelay = time.Second
-	started := make(chan error, 1)
-	go func() {
-		// The thread becomes one of the service's, and so ends with this goroutine.
-		runtime.LockOSThread()
+	var err error
+	onOwnThread(func() {
 		if p != nil {
 			p.adopt(cmd)
 		}
-		started <- cmd.Start()
-	}()
-	err := <-started
+		err = cmd.Start()
+	})
 	if err == nil {
 		err = cmd.Wait()
 	}
@@ -118,6 +115,23 @@ func (p *process) run(program string, args ...string) (output string, code int) 
 		return err.Error(), 126
 	}
 	return output, 0
+}
+
+// onOwnThread calls f on a thread that ends with the call, because f makes it one of the
+// service's. The main thread outlives every goroutine, so that f gets another one.
+func onOwnThread(f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			onOwnThread(f) // not on this one, which is held meanwhile
+			runtime.UnlockOSThread()
+			return
+		}
+		f()
+	}()
+	<-done
 }
 
 // adopt prepares the thread and the command for a start as the service. The environment,
