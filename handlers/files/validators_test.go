@@ -28,11 +28,11 @@ func TestFilesTimesThatMeanNothing(t *testing.T) {
 		"epoch":  time.Unix(1700000000, 0), // of a SOURCE_DATE_EPOCH
 	} {
 		for _, size := range []string{"small", "large"} {
+			meaningful := name == "epoch"
+			if size == "large" && meaningful { // nothing but the time distinguishes these
+				continue
+			}
 			t.Run(name+" "+size, func(t *testing.T) {
-				meaningful := name == "epoch"
-				if size == "large" && meaningful {
-					t.Skip("nothing but the time tells")
-				}
 				path := filepath.Join(dir, "a.txt")
 				content := "one"
 				if size == "large" {
