@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,6 +46,8 @@ type Notifier struct {
 	opts    NotifierOptions
 	manager *Manager
 
+	upgrading atomic.Bool // a successor may take over at any moment
+
 	serving context.Context // ends when a successor takes over, and with Close
 	end     context.CancelFunc
 	running sync.WaitGroup // the heartbeat, and a message that is sent again
@@ -66,6 +69,7 @@ func (m *Manager) NewNotifier(opts NotifierOptions) *Notifier {
 
 // StateChanged notifies systemd of a state, and from readiness on of status and life.
 func (n *Notifier) StateChanged(from, to upgrade.State) {
+	n.upgrading.Store(to == upgrade.Upgrading)
 	switch to {
 	case upgrade.Serving:
 		n.ready()
@@ -146,7 +150,9 @@ func (n *Notifier) heartbeat() {
 	}
 	last := ""
 	for {
-		if line := n.status(); line != last && n.serving.Err() == nil {
+		// A successor that takes over sends a status of its own, before this process hears of
+		// it. So there is none but that of StateChanged while one is started.
+		if line := n.status(); line != last && !n.upgrading.Load() && n.serving.Err() == nil {
 			last = line
 			m.sendStatus(line) // if it is lost, the next one may arrive
 		}

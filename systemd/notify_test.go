@@ -99,6 +99,31 @@ func TestStatus(t *testing.T) {
 	})
 }
 
+// While a successor is started, which may take over before this process hears of it, the status is
+// not brought up to date: it would replace that of the successor.
+func TestStatusWhileUpgrading(t *testing.T) {
+	s := listenNotify(t)
+	synctest.Test(t, func(t *testing.T) {
+		g := &generation{version: "v1"}
+		n := newNotifier(g)
+		n.StateChanged(upgrade.Starting, upgrade.Serving)
+		n.StateChanged(upgrade.Serving, upgrade.Upgrading)
+		synctest.Wait()
+		s.received(t)
+		g.set(func() { g.version = "v1, with more requests" })
+		time.Sleep(10 * time.Second)
+		if got := s.received(t); len(got) != 0 {
+			t.Errorf("got %q while a successor is started, want nothing", got)
+		}
+		n.StateChanged(upgrade.Upgrading, upgrade.Serving) // the successor has failed
+		time.Sleep(10 * time.Second)
+		if got, want := s.received(t), status(g.version); count(got, want) == 0 {
+			t.Errorf("got %q after the upgrade has failed, want %q among it", got, want)
+		}
+		n.StateChanged(upgrade.Upgrading, upgrade.Draining)
+	})
+}
+
 // The watchdog is notified three times in its time, by a service that answers only.
 func TestWatchdog(t *testing.T) {
 	for _, tt := range []struct {
