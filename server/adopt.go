@@ -36,7 +36,9 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	}
 	c.boundary = boundary.Adopt(state)
 	return func() {
-		s.migratedIn.Add(1)
+		s.migrated.mu.Lock()
+		s.migrated.in[t.protocol()]++
+		s.migrated.mu.Unlock()
 		s.register(c, as)
 		go http1{c}.awaitFirstByte()
 	}

@@ -45,9 +45,10 @@ type stack struct {
 
 // account is what is counted of a connection.
 type account struct {
-	class  class
-	reason Reason
-	tail   tail
+	class    class
+	reason   Reason
+	tail     tail
+	protocol Protocol // as it was offered
 }
 
 // tail says what the client may be sending when its connection is closed, which decides how

@@ -92,11 +92,14 @@ type registry struct {
 
 // totals are counts since the start.
 type totals struct {
-	acceptErrors            atomic.Uint64
-	accepted                atomic.Uint64
-	migratedIn, migratedOut atomic.Uint64
-	closed                  []atomic.Uint64 // by Reason
-	requests                atomic.Int64    // handlers that run now
+	acceptErrors atomic.Uint64
+	accepted     atomic.Uint64
+	closed       []atomic.Uint64 // by Reason
+	requests     atomic.Int64    // handlers that run now
+	migrated     struct {
+		mu      sync.Mutex
+		in, out migrations
+	}
 }
 
 var _ upgrade.Adopter = (*Server)(nil)
