@@ -337,6 +337,7 @@ func (c *conn) export() (exported upgrade.Connection, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var t transfer
+	defer t.clear()
 	if !c.layer.export(&t) || !c.follower().export(&t) {
 		return exported, false
 	}
@@ -365,6 +366,7 @@ func (c *conn) settle(taken bool) {
 	default:
 		c.stays = true
 	}
+	c.layer.settle(taken)
 	c.mu.Unlock()
 	close(c.answer)
 }
