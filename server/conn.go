@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"example.com/baton/server/internal/boundary"
-	"example.com/baton/upgrade"
 )
 
 // conn is the top layer of a connection, which net/http has, and its account: what it does,
@@ -79,6 +78,9 @@ type follower interface {
 	// isIdle reports whether nothing would be lost by closing the connection, as far as bytes
 	// are concerned that were read.
 	isIdle() bool
+	// export adds what a successor needs to rebuild it, and returns false if it cannot be
+	// rebuilt elsewhere.
+	export(to *transfer) bool
 }
 
 // newConn returns a connection, over TLS unless config is nil.
@@ -99,7 +101,7 @@ func (s *Server) newConn(nc net.Conn, config *tls.Config) *conn {
 func (s *Server) track(nc net.Conn, ln net.Listener, config *tls.Config) *conn {
 	c := s.newConn(nc, config)
 	c.listener = ln
-	c.stays = !c.layer.export(new(upgrade.Connection))
+	c.stays = !c.layer.export(new(transfer))
 	limitUnsent(nc)
 	s.accepted.Add(1)
 	s.register(c, classNew)

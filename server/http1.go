@@ -218,6 +218,9 @@ func (c http1) abortResponse() {
 	c.explain(Failed)
 }
 
+// export adds nothing: a connection at rest is as a new one.
+func (c http1) export(*transfer) bool { return true }
+
 // drain does nothing: the migrator and the sweep end connections of HTTP/1.
 func (c http1) drain() {}
 

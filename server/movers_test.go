@@ -74,7 +74,12 @@ func (m *movers) move(ctx context.Context, conns []upgrade.Connection) []bool {
 		if m.each != nil {
 			m.each(&c)
 		}
-		m.second.Adopt(c)
+		if begin := m.second.Adopt(c); begin != nil {
+			begin()
+		} else {
+			taken[i] = false
+			c.Close()
+		}
 	}
 	return taken
 }
@@ -122,7 +127,7 @@ func dup(t testing.TB, nc net.Conn) net.Conn {
 
 // handOff begins the drain of the first.
 func (m *movers) handOff(timeout time.Duration) <-chan upgrade.Drained {
-	return m.first.drainBy(timeout, upgrade.Handoff{Kept: all, Migrate: m.move})
+	return m.first.drainBy(timeout, upgrade.Handoff{Kept: all, Migrate: m.move, States: true})
 }
 
 // end drains the second.

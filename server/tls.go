@@ -11,7 +11,6 @@ import (
 	"sync/atomic"
 
 	"example.com/baton/server/internal/records"
-	"example.com/baton/upgrade"
 )
 
 const alpnHTTP2, alpnHTTP1 = "h2", "http/1.1"
@@ -116,7 +115,7 @@ func (s *secure) speaksHTTP2() bool { return s.state.NegotiatedProtocol == alpnH
 func (s *secure) holds() bool { return s.inbound.Within() }
 
 // export returns false: the keys are not exported.
-func (s *secure) export(*upgrade.Connection) bool { return false }
+func (s *secure) export(*transfer) bool { return false }
 
 // connectionState returns the state of the handshake that is done, nil without TLS.
 func (s *secure) connectionState() *tls.ConnectionState {

@@ -160,7 +160,7 @@ func TestSystemdDeployToWhatDoesNotRun(t *testing.T) {
 		t.Helper()
 		u.DeployScript("case $1 in version) echo 'baton worse (commit none, go1)'; exit; esac; echo no way >&2; exit 1")
 		u.Run("systemctl", "restart", "baton")
-		await.Until(t, "loop of restarts", func() bool { return u.Restarts() > 2 })
+		u.Await(t, "loop of restarts", func() bool { return u.Restarts() > 2 })
 	}
 	loops()
 	bad := filepath.Join(u.Shared, "bad")

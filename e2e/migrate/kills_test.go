@@ -31,12 +31,12 @@ var harms = []harm{
 	{"killed", func(t *testing.T, b *service.Baton, successor int) { hurt(b, successor, syscall.SIGKILL) }, true},
 	{"stopped and killed", func(t *testing.T, b *service.Baton, successor int) {
 		hurt(b, successor, syscall.SIGSTOP)
-		pauseAtMost(3*time.Second)
+		pauseAtMost(3 * time.Second)
 		hurt(b, successor, syscall.SIGKILL)
 	}, true},
 	{"stopped for a moment", func(t *testing.T, b *service.Baton, successor int) {
 		hurt(b, successor, syscall.SIGSTOP)
-		pauseAtMost(300*time.Millisecond)
+		pauseAtMost(300 * time.Millisecond)
 		hurt(b, successor, syscall.SIGCONT)
 	}, false},
 	{"out of descriptors", func(t *testing.T, b *service.Baton, successor int) {
@@ -48,7 +48,7 @@ var harms = []harm{
 		few := before
 		few.Cur = uint64(descriptors(successor) + rand.N(40))
 		unix.Prlimit(successor, unix.RLIMIT_NOFILE, &few, nil)
-		pauseAtMost(300*time.Millisecond)
+		pauseAtMost(300 * time.Millisecond)
 		unix.Prlimit(successor, unix.RLIMIT_NOFILE, &before, nil)
 	}, false},
 }

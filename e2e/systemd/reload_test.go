@@ -104,25 +104,26 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			generation, version, next := i+1, versions[i%2], versions[(i+1)%2]
 			pid := u.MainPID()
-			before := len(u.Log())
+			added := u.LogFromNow()
 			reported := func(priority string) string {
 				return u.Must("journalctl", "-q", "-o", "cat", "-u", "baton", "-p", priority)
 			}
-			failures := func(priority string) int { return strings.Count("\n"+reported(priority), "\nupgrade failed; ") }
-			earlier := failures("err")
+			failures := func(log string) int { return strings.Count("\n"+log, "\nupgrade failed; ") }
+			earlier := failures(reported("err"))
 
 			tt.spoil(u)
 			out, code := u.Run("systemctl", "reload", "baton")
 			if code == 0 {
 				t.Errorf("systemctl reload: got exit code 0: %s", out)
 			}
-			log := u.Log()[before:]
+			log := added()
 			if !strings.Contains(strings.ToLower(log), tt.reason) || !strings.Contains(log, "upgrade failed") {
 				t.Errorf("journal: got\n%s\nwant the reason: %s", service.Tail(log, 20), tt.reason)
 			}
 			for priority, want := range map[string]int{"err": earlier + 1, "crit": 0} {
-				if got := failures(priority); got != want || strings.Contains(reported(priority), "upgrade started") {
-					t.Errorf("journalctl -p %s: got %d failed upgrades in %q, want %d", priority, got, reported(priority), want)
+				got := reported(priority)
+				if n := failures(got); n != want || strings.Contains(got, "upgrade started") {
+					t.Errorf("journalctl -p %s: got %d failed upgrades in %q, want %d", priority, n, got, want)
 				}
 			}
 			u.CheckServes(t, generation, version)

@@ -350,7 +350,7 @@ func TestNoHandshake(t *testing.T) {
 		}
 		noise := http1.MustDial(t, "tcp", b.Secure())
 		noise.Send(t, strings.Repeat(strconv.Itoa(12345), 100))
-		if end := noise.AwaitClose(5 * time.Second); end == http1.StillOn {
+		if end := noise.AwaitClose(await.Hang); end == http1.StillOn {
 			t.Error("noise: the connection is still open")
 		}
 		if _, err := visit(b.Secure(), trustingHTTP1(t, certFile)); err != nil {

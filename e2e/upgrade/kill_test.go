@@ -212,7 +212,7 @@ func TestPredecessorKilledWhileItDrains(t *testing.T) {
 			t.Errorf("request: got %d, want 200", resp.Status)
 		}
 	}
-	if e := c.AwaitClose(time.Second); e == http1.StillOn {
+	if e := c.AwaitClose(await.Hang); e == http1.StillOn {
 		t.Error("connection that the killed process held: still open")
 	}
 	if u := b.Upgrade(); u.Generation != 3 {

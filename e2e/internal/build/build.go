@@ -25,6 +25,9 @@ const Previous = "previous"
 // Keyless is the version of another program, below testdata, which does not hand on the keys of its session tickets.
 const Keyless = "keyless"
 
+// Embedded is the version of the program below testdata that embeds Baton's packages.
+const Embedded = "embedded"
+
 var builds struct {
 	sync.Mutex
 	done map[string]error // by version
@@ -89,8 +92,11 @@ func buildOnce(path, version string) error {
 		args = append(args, "-race")
 	}
 	program := "example.com/baton"
-	if version == Keyless {
+	switch version {
+	case Keyless:
 		program += "/e2e/testdata/keyless"
+	case Embedded:
+		program += "/e2e/testdata/embed"
 	}
 	if out, err := exec.Command("go", append(args, program)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("go build of version %s: %w\n%s", version, err, out)

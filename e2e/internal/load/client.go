@@ -34,13 +34,16 @@ func (c *client) run(ctx context.Context) {
 		conn, err := c.dial()
 		if err != nil {
 			c.counts.fail(exchange.NoConnection, c.habit, 0, err)
-			c.rest(ctx)
+			c.rest(ctx, 10*time.Millisecond) // a client whose server is gone does not spin
 			continue
 		}
 		c.counts.Connections[c.habit].Add(1)
 		c.converse(ctx, conn)
 		conn.Close()
 		c.countLost()
+		if c.load.Rest > 0 {
+			c.rest(ctx, c.load.Rest)
+		}
 	}
 }
 
@@ -52,11 +55,11 @@ func (c *client) dial() (*http1.Conn, error) {
 	return http1.DialTLS(c.load.Network, c.load.Address, within, c.load.TLS)
 }
 
-// rest keeps a client whose server is gone from spinning.
-func (c *client) rest(ctx context.Context) {
+// rest waits for a while, or until the load ends.
+func (c *client) rest(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(10 * time.Millisecond):
+	case <-time.After(d):
 	}
 }
 
@@ -87,7 +90,11 @@ func (c *client) converse(ctx context.Context, conn *http1.Conn) {
 				c.counts.Reconnects[c.habit].Add(1)
 				return
 			}
-			if c.habit == Pausing && !c.idle(conn, time.Duration(c.random.ExpFloat64()*float64(c.load.Pause))) {
+			pause := c.load.Rest
+			if c.habit == Pausing {
+				pause = time.Duration(c.random.ExpFloat64() * float64(c.load.Pause))
+			}
+			if pause > 0 && !c.idle(conn, pause) {
 				return
 			}
 		}

@@ -20,7 +20,8 @@ type Load struct {
 	Exchanges        []exchange.Exchange // made in turn
 	Clients          [Habits]int
 	Pause            time.Duration // mean of the pausing ones; 0 means 20 ms
-	Patience         time.Duration // how long an answer may take; 0 means 15 s
+	Rest             time.Duration // of the others over HTTP/1 after each request, where they shall not take all of the machine
+	Patience         time.Duration // how long an answer may take; 0 means a minute
 	Grace            time.Duration // for which the server keeps a silent connection in a drain; 0 means any time
 	LastWords        bool          // a silent client makes one request when the load ends, if its connection is still there
 	Once             bool          // a client does not connect again
@@ -52,7 +53,7 @@ func (l *Load) run(ctx context.Context, counts *Tally) {
 		l.Pause = 20 * time.Millisecond
 	}
 	if l.Patience == 0 {
-		l.Patience = 15 * time.Second
+		l.Patience = time.Minute
 	}
 	var wg sync.WaitGroup
 	for h := range Habits {

@@ -26,7 +26,7 @@ func (c *client) talk(ctx context.Context) {
 		ws, err := c.dialSocket()
 		if err != nil {
 			c.counts.fail(exchange.NoConnection, c.habit, 0, err)
-			c.rest(ctx)
+			c.rest(ctx, 10*time.Millisecond)
 			continue
 		}
 		c.counts.Connections[c.habit].Add(1)

@@ -25,7 +25,7 @@ func (c *client) multiplex(ctx context.Context) {
 		conn, err := http2.Dial(c.load.Network, c.load.Address, max(c.load.Patience, 10*time.Second), c.load.TLS)
 		if err != nil {
 			c.counts.fail(exchange.NoConnection, c.habit, 0, err)
-			c.rest(ctx)
+			c.rest(ctx, 10*time.Millisecond)
 			continue
 		}
 		c.counts.Connections[c.habit].Add(1)
@@ -34,7 +34,7 @@ func (c *client) multiplex(ctx context.Context) {
 		case <-conn.Told:
 			c.counts.Reconnects[c.habit].Add(1)
 		case <-conn.Over:
-			c.rest(ctx)
+			c.rest(ctx, 10*time.Millisecond)
 		case <-ctx.Done():
 		}
 	}
