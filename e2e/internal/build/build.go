@@ -19,6 +19,9 @@ import (
 // of what the deploy script asks.
 const Past = "past"
 
+// Previous is the version of a release that moves connections of plain HTTP/1.1 only.
+const Previous = "previous"
+
 // Keyless is the version of another program, below testdata, which does not hand on the keys of its session tickets.
 const Keyless = "keyless"
 
@@ -78,8 +81,11 @@ func buildOnce(path, version string) error {
 		return nil
 	}
 	set := "-X main.version=" + version
-	if version == Past {
+	switch version {
+	case Past:
 		set += " -X example.com/baton/upgrade/internal/link.Protocol=1 -X example.com/baton/server/deploy.questions=0"
+	case Previous:
+		set += " -X example.com/baton/upgrade/internal/link.Protocol=2"
 	}
 	args := []string{"build", "-o", path + ".new", "-ldflags", set}
 	if Race {

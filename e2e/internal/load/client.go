@@ -24,12 +24,13 @@ type client struct {
 	random *rand.Rand
 	resp   http1.Response
 
-	asked time.Time // before the last request on this connection that was answered or, without one, its dial
+	broken bool      // the connection has ended without a word
+	asked  time.Time // before the last request on this connection that was answered or, without one, its dial
 }
 
 func (c *client) run(ctx context.Context) {
-	for ctx.Err() == nil {
-		c.asked = time.Now()
+	for again := true; again && ctx.Err() == nil; again = !c.load.Once {
+		c.asked, c.broken = time.Now(), false
 		conn, err := c.dial()
 		if err != nil {
 			c.counts.fail(exchange.NoConnection, c.habit, 0, err)
@@ -39,6 +40,7 @@ func (c *client) run(ctx context.Context) {
 		c.counts.Connections[c.habit].Add(1)
 		c.converse(ctx, conn)
 		conn.Close()
+		c.countLost()
 		if c.load.Rest > 0 {
 			c.rest(ctx, c.load.Rest)
 		}
@@ -99,8 +101,20 @@ func (c *client) converse(ctx context.Context, conn *http1.Conn) {
 	}
 }
 
+// countLost counts the connection if it has ended unannounced.
+func (c *client) countLost() {
+	if c.broken {
+		c.counts.Lost[c.habit].Add(1)
+	}
+}
+
 // exchange makes one request, checks its answer, and says whether it was as it should be.
 func (c *client) exchange(conn *http1.Conn, end bool) bool {
+	c.broken = !c.tryExchange(conn, end)
+	return !c.broken
+}
+
+func (c *client) tryExchange(conn *http1.Conn, end bool) bool {
 	x := &c.load.Exchanges[c.turn%len(c.load.Exchanges)]
 	c.turn++
 	raw, nth := x.Keep, conn.Served+1
@@ -184,6 +198,7 @@ func (c *client) idle(conn *http1.Conn, pause time.Duration) (kept bool) {
 		return true
 	default:
 		c.counts.IdleClosed[c.habit].Add(1)
+		c.broken = true
 		return false
 	}
 }
@@ -202,6 +217,7 @@ func (c *client) listen(ctx context.Context, conn *http1.Conn) {
 		s.Ending = http1.MoreData
 	}
 	if s.Ending != http1.StillOn {
+		c.broken = true
 		c.counts.IdleClosed[c.habit].Add(1)
 	}
 	c.counts.mu.Lock()
