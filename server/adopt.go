@@ -17,6 +17,7 @@ import (
 // hold as for any other. In a drain it migrates again, or is drained.
 func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	t, err := decodeTransfer(moved.State)
+	defer t.clear()
 	if err != nil {
 		s.opts.Logger.Warn("connection from the predecessor is refused", "error", err)
 		return nil
@@ -36,7 +37,9 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	}
 	c.boundary = boundary.Adopt(state)
 	return func() {
-		s.migratedIn.Add(1)
+		s.migrated.mu.Lock()
+		s.migrated.in[t.protocol()]++
+		s.migrated.mu.Unlock()
 		s.register(c, as)
 		go http1{c}.awaitFirstByte()
 	}
@@ -52,7 +55,15 @@ func (c *conn) rebuild(moved upgrade.Connection, t transfer) bool {
 	if t != (transfer{}) && c.server.opts.DisableMigration {
 		return false
 	}
-	return t == transfer{}
+	if t.TLS != nil {
+		secure, err := restoreSecure(c, config, t.TLS)
+		if err != nil {
+			c.server.opts.Logger.Debug("TLS connection of the predecessor is refused", "error", err)
+			return false
+		}
+		c.secure, c.layer = secure, secure
+	}
+	return t.HTTP2 == nil && t.Tunnel == nil
 }
 
 // configOf returns the configuration of a listener for TLS, nil if it is for plaintext.
@@ -71,7 +82,7 @@ func (s *Server) configOf(ln net.Listener) *tls.Config {
 func (c http1) awaitFirstByte() {
 	switch {
 	case !c.isReadable():
-	case c.open() && c.server.adopted.add(c.conn):
+	case c.open() && c.server.adopted.add(c.served()):
 		return
 	default: // the drain is over
 		c.setReason(DrainTimeout)

@@ -337,6 +337,7 @@ func (c *conn) export() (exported upgrade.Connection, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var t transfer
+	defer t.clear()
 	if !c.layer.export(&t) || !c.follower().export(&t) {
 		return exported, false
 	}
@@ -346,6 +347,7 @@ func (c *conn) export() (exported upgrade.Connection, ok bool) {
 		exported.Left = max(time.Until(state.Deadline), time.Millisecond)
 	}
 	var err error
+	c.protocol = t.protocol()
 	exported.State, err = t.encode()
 	return exported, err == nil
 }
@@ -358,10 +360,13 @@ func (c *conn) settle(taken bool) {
 	case taken:
 		c.do(c.boundary.Answer(true))
 		c.count(uncounted)
-		c.server.migratedOut.Add(1)
+		c.server.migrated.mu.Lock()
+		c.server.migrated.out[c.protocol]++
+		c.server.migrated.mu.Unlock()
 	default:
 		c.stays = true
 	}
+	c.layer.settle(taken)
 	c.mu.Unlock()
 	close(c.answer)
 }
@@ -372,7 +377,3 @@ func (c *conn) stay() {
 	c.stays = true
 	c.mu.Unlock()
 }
-
-// Migrated returns how many connections have come from the predecessor, and how many have
-// gone to the successor. Neither is counted as accepted or closed by it.
-func (s *Server) Migrated() (in, out uint64) { return s.migratedIn.Load(), s.migratedOut.Load() }

@@ -16,9 +16,6 @@ type transfer struct {
 	Tunnel *tunnelState `json:"tunnel,omitempty"`
 }
 
-// tlsState is the state of the TLS layer.
-type tlsState struct{}
-
 // http2State is the state of a connection that speaks HTTP/2.
 type http2State struct{}
 
@@ -31,6 +28,13 @@ func (t transfer) encode() (upgrade.ConnectionState, error) {
 		return nil, nil
 	}
 	return json.Marshal(t)
+}
+
+// clear zeroes the secrets.
+func (t *transfer) clear() {
+	if t.TLS != nil {
+		t.TLS.Records.Clear()
+	}
 }
 
 var errUnknownState = errors.New("the state of the connection has a part that is unknown")
