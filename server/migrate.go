@@ -342,6 +342,9 @@ func (c *conn) export() (exported upgrade.Connection, ok bool) {
 	}
 	state, _ := c.boundary.Export()
 	exported = upgrade.Connection{Conn: c.socket.Conn, Listener: c.listener, Used: state.Used}
+	if c.tunnel != nil {
+		exported.Peer, t.Tunnel = c.tunnel.peer, c.tunnel.export()
+	}
 	if !state.Deadline.IsZero() {
 		exported.Left = max(time.Until(state.Deadline), time.Millisecond)
 	}
