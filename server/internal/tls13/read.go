@@ -2,7 +2,6 @@ package tls13
 
 import (
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"sync"
@@ -103,8 +102,7 @@ func (in *reader) fail(err error) error {
 	if err == io.EOF && in.from < in.to {
 		err = io.ErrUnexpectedEOF
 	}
-	var ne net.Error
-	if !errors.As(err, &ne) || !ne.Timeout() {
+	if ne, ok := err.(net.Error); !ok || !ne.Timeout() { // errors.As would take longer than the rest of a Read
 		in.err = err
 	}
 	return err
