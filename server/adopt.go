@@ -19,7 +19,7 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	t, err := decodeTransfer(moved.State)
 	defer t.clear()
 	if err != nil {
-		s.opts.Logger.Warn("connection from the predecessor is refused", "error", err)
+		s.opts.Logger.Debug("connection from the predecessor is refused", "error", err)
 		return nil
 	}
 	c := s.newConn(moved.Conn, nil)

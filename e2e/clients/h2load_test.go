@@ -27,11 +27,11 @@ func TestH2load(t *testing.T) {
 		scheme string
 		args   []string
 	}{
-		{"HTTP/1.1", "http", []string{"--h1"}},
-		{"HTTP/1.1 over TLS", "https", []string{"--h1"}},
+		{"HTTP/1.1", "http", []string{"--h1", "-m", "1"}},
+		{"HTTP/1.1 over TLS", "https", []string{"--h1", "-m", "1"}},
 		{"HTTP/2", "http", nil},
 		{"HTTP/2 over TLS", "https", nil},
-		{"HTTP/2 over TLS, ChaCha20", "https", []string{"--tls13-ciphers=TLS_CHACHA20_POLY1305_SHA256"}},
+		{"HTTP/2 over TLS with ChaCha20", "https", []string{"--tls13-ciphers=TLS_CHACHA20_POLY1305_SHA256"}},
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			t.Parallel()
@@ -43,8 +43,8 @@ func TestH2load(t *testing.T) {
 			const clients = 10
 			var out bytes.Buffer
 			url := way.scheme + "://" + address
-			cmd := exec.Command(path, append(way.args, "-c", strconv.Itoa(clients), "-m", "3", "-n", strconv.Itoa(300*upgrades),
-				url+"/fixed/1000", url+"/drip/20000", url+"/drip/200000")...)
+			cmd := exec.Command(path, append([]string{"-m", "3", "-c", strconv.Itoa(clients), "-n", strconv.Itoa(300 * upgrades)}, append(way.args,
+				url+"/fixed/1000", url+"/drip/20000", url+"/drip/200000")...)...)
 			cmd.Stdout, cmd.Stderr = &out, &out
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)

@@ -120,7 +120,7 @@ func TestDeployScriptBadRelease(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			d := startDeployer(t, service.Args("-upgrade-timeout", "1s"))
+			d := startDeployer(t, service.Args("-upgrade-timeout", "5s"))
 			generation := 1
 			if older != "" {
 				d.Must(d.release(older))

@@ -34,6 +34,7 @@ func TestEveryKindKeepsItsConnection(t *testing.T) {
 		}
 	}
 	crowd.Stop()
+	t.Log(crowd)
 	crowd.CheckKept(t)
 	if got, want := b.Metric("baton_connections_accepted_total"), service.SmallCrowd.Clients(); int(got) != want {
 		t.Errorf("connections accepted: got %v, want %d, one from each client", got, want)

@@ -80,5 +80,6 @@ func TestPreviousRelease(t *testing.T) {
 		}
 	}
 	crowd.Stop()
+	t.Log(crowd)
 	crowd.CheckNothingLost(t)
 }

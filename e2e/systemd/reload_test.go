@@ -95,9 +95,9 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 		{"is killed", func(u *machine.Unit) { u.DeployScript("kill -9 $$") }, nil, "killed"},
 		{"truncated", func(u *machine.Unit) { u.Put("/usr/local/bin/baton", "\x7fELF", 0o755) }, nil, "exec format error"},
 		{"missing", func(u *machine.Unit) { os.Remove(u.Path("/usr/local/bin/baton")) }, nil, "no such file"},
-		{"bad configuration", func(u *machine.Unit) { u.Configure("frobnicate true", "upgrade-timeout 2s") }, func(u *machine.Unit) { u.Configure("upgrade-timeout 2s") }, "frobnicate"},
+		{"bad configuration", func(u *machine.Unit) { u.Configure("frobnicate true", "upgrade-timeout 5s") }, func(u *machine.Unit) { u.Configure("upgrade-timeout 5s") }, "frobnicate"},
 	}
-	u := machine.Running(t, "upgrade-timeout 2s")
+	u := machine.Running(t, "upgrade-timeout 5s")
 	counts, stop := u.SmallLoad(t)
 	versions := []string{"v1", "v2"}
 	for i, tt := range tests {

@@ -140,12 +140,14 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).EnableFullDuplex()
 		}
 		w = newInterimWriter(w, r)
-		if upgradeOf(r.Header) != "" {
-			t := p.newTunnel(w, r)
-			defer t.end()
-			w = t
+		if upgradeOf(r.Header) == "" {
+			p.backends[i].ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), writerKey{}, w)))
+			return
 		}
-		p.backends[i].ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), writerKey{}, w)))
+		u, r := p.propose(w, r)
+		defer u.end()
+		p.backends[i].ServeHTTP(u, r.WithContext(context.WithValue(r.Context(), writerKey{}, u)))
+		u.settle()
 		return
 	}
 	for _, rule := range p.rules {
@@ -207,14 +209,14 @@ func (p *proxy) receive(response *http.Response) error {
 	}
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		asked, got := upgradeOf(response.Request.Header), upgradeOf(response.Header)
-		t, ok := w.(*tunnel)
+		u, ok := w.(*proposal)
 		if !ok || asked == "" || !strings.EqualFold(asked, got) {
 			return fmt.Errorf("backend switches to protocol %q, want %q", got, asked)
 		}
 		protocol := response.Header["Upgrade"]
 		removeHopByHop(response.Header)
 		response.Header["Connection"], response.Header["Upgrade"] = []string{"Upgrade"}, protocol
-		t.upgrade(response)
+		u.accept(response)
 	} else {
 		removeTrailers(response)
 		p.follow(response, w)

@@ -29,6 +29,11 @@ func ClientsOf(clients [Habits]int, some ...Habit) (n int) {
 func AwaitCrowd(t *testing.T, counts *Tally, clients [Habits]int) {
 	t.Helper()
 	await.Until(t, "requests of every client", func() bool {
+		for h, n := range clients {
+			if counts.Connections[h].Load() < int64(n) {
+				return false
+			}
+		}
 		return (clients[Pausing] == 0 || counts.Answered[Pausing].Load() > int64(clients[Pausing])) &&
 			counts.Answered[SilentAfter].Load() == int64(clients[SilentAfter]) &&
 			counts.Connections[Silent].Load() == int64(clients[Silent]) &&

@@ -41,7 +41,6 @@ func exchanges() []exchange.Exchange {
 
 // Crowd is a load of every kind of connection at once.
 type Crowd struct {
-	t     testing.TB
 	kinds []kind
 }
 
@@ -66,7 +65,7 @@ func (n CrowdSize) Clients() int {
 // StartCrowd starts a load of every kind on a service with EveryKind, and waits until each client has its connection.
 func StartCrowd(t *testing.T, b *Baton, over Over, n CrowdSize, once bool) *Crowd {
 	t.Helper()
-	c := &Crowd{t: t}
+	c := new(Crowd)
 	for _, way := range []struct {
 		name, address string
 		config        *tls.Config
@@ -95,7 +94,6 @@ func (c *Crowd) Stop() {
 	for _, k := range c.kinds {
 		k.stop()
 	}
-	c.t.Log(c)
 }
 
 // Requests counts the answered requests of each kind.

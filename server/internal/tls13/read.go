@@ -2,8 +2,9 @@ package tls13
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
-	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 )
@@ -71,10 +72,10 @@ func (c *Conn) readRecord() error {
 		return in.fail(err)
 	}
 	data, requested, err := in.receive(in.buffer()[in.from : in.from+n])
-	in.from += n
 	if err != nil {
 		return c.abort(err)
 	}
+	in.from += n
 	in.data = data
 	if requested {
 		c.requested.Store(true)
@@ -82,30 +83,39 @@ func (c *Conn) readRecord() error {
 	return nil
 }
 
-// abort ends the connection because of an error that receive has returned.
+// abort ends the connection because of an error that recordLen or receive has returned.
 func (c *Conn) abort(err error) error {
-	in := &c.in
-	in.err = err
-	if alert, ok := err.(tls.AlertError); ok {
-		in.err = localError(alert)
-		c.sendFatal(alert, in.err)
-	} else if err != io.EOF {
-		c.out.refuse(in.err)
+	alert, violated := err.(tls.AlertError)
+	if violated {
+		err = localError(alert)
 	}
-	in.from, in.to, in.data = 0, 0, nil
-	return in.err
+	c.in.end(err)
+	switch {
+	case violated:
+		c.refuse(refusal{err: err, alert: alert, send: true})
+	case err != io.EOF:
+		c.refuse(refusal{err: err})
+	}
+	return err
 }
 
-// fail returns an error of the layer below, and has it returned by all following Reads unless
-// it is about a deadline.
+// fail returns an error of the layer below. Unless it is about a deadline, it is that of all
+// following Reads.
 func (in *reader) fail(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
 	if err == io.EOF && in.from < in.to {
 		err = io.ErrUnexpectedEOF
 	}
-	if ne, ok := err.(net.Error); !ok || !ne.Timeout() { // errors.As would take longer than the rest of a Read
-		in.err = err
-	}
+	in.end(err)
 	return err
+}
+
+// end has all following Reads return an error.
+func (in *reader) end(err error) {
+	in.err = err
+	in.from, in.to, in.have, in.data = 0, 0, 0, nil
 }
 
 func (in *reader) buffer() []byte {
@@ -117,6 +127,9 @@ func (in *reader) buffer() []byte {
 
 // fill reads until n bytes of records have come, or more.
 func (in *reader) fill(r io.Reader, n int) error {
+	if in.from == in.to {
+		in.release()
+	}
 	for in.to-in.from < n {
 		if in.from+n > len(in.buffer()) {
 			in.makeRoom(n)
@@ -140,19 +153,23 @@ func (in *reader) makeRoom(n int) {
 	in.from, in.to = 0, copy(in.buffer(), have)
 }
 
-// count makes known what is held.
-func (in *reader) count() { in.held.Store(int64(in.to - in.from + len(in.data) + in.have)) }
-
-// rest is called when a Read returns. A connection that holds nothing needs no buffer.
-func (in *reader) rest() {
-	in.count()
-	if in.from < in.to || len(in.data) > 0 {
-		return
-	}
+// release returns the pooled buffer, in which nothing is left.
+func (in *reader) release() {
 	in.from, in.to, in.data = 0, 0, nil
 	if in.large != nil {
 		largeBuffers.Put(in.large)
 		in.large = nil
+	}
+}
+
+// count makes known what is held.
+func (in *reader) count() { in.held.Store(int64(in.to - in.from + len(in.data) + in.have)) }
+
+// rest is called when a Read returns.
+func (in *reader) rest() {
+	in.count()
+	if in.from == in.to && len(in.data) == 0 {
+		in.release()
 	}
 }
 

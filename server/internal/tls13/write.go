@@ -95,20 +95,20 @@ func (w *writer) failed() error {
 	return w.err
 }
 
-// refuse has all following Writes return an error.
-func (w *writer) refuse(err error) { w.refused.Store(&refusal{err: err}) }
+// isEnded reports whether nothing can be sent any more, not even an alert.
+func (w *writer) isEnded() bool { return w.ended || w.err != nil }
 
-// sendFatal sends an alert, or has the Write that is under way do so, and has all following
-// Writes return an error.
-func (c *Conn) sendFatal(alert tls.AlertError, err error) {
-	c.out.refused.Store(&refusal{err: err, alert: alert, send: true})
+// refuse ends writing from the side of the reader. A Write that is under way sends the alert
+// when the layer below has taken what it is being given.
+func (c *Conn) refuse(r refusal) {
+	c.out.refused.Store(&r)
 	if c.out.mu.TryLock() {
 		c.unlockWriter()
 	}
 }
 
-// unlockWriter releases the lock of the writer, after it has sent the alert that the reader
-// wants to be sent.
+// unlockWriter sends the alert that the reader wants to be sent, if any, and releases the lock
+// of the writer.
 func (c *Conn) unlockWriter() {
 	out := &c.out
 	for {
@@ -117,19 +117,17 @@ func (c *Conn) unlockWriter() {
 		}
 		ended := out.isEnded()
 		out.mu.Unlock()
-		if r := out.refused.Load(); r == nil || !r.send || ended || !out.mu.TryLock() {
+		// The reader may have found the lock taken in the meantime.
+		if r := out.refused.Load(); ended || r == nil || !r.send || !out.mu.TryLock() {
 			return
 		}
 	}
 }
 
-// isEnded reports whether nothing can be sent any more, not even an alert.
-func (w *writer) isEnded() bool { return w.ended || w.err != nil }
-
 // closeNotify sends a close_notify, with the lock held.
 func (c *Conn) closeNotify() error {
-	if c.out.refused.Load() != nil || c.out.ended {
-		return nil
+	if r := c.out.refused.Load(); r != nil {
+		return r.err
 	}
 	return c.sendAlert(levelWarning, alertCloseNotify)
 }
