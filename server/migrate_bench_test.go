@@ -3,6 +3,7 @@ package server_test
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"example.com/baton/server"
+	"example.com/baton/server/internal/selfsigned"
 	"example.com/baton/upgrade"
 	"golang.org/x/sys/unix"
 )
@@ -20,19 +22,26 @@ import (
 // takes: go test ./server -run xxx -bench Migrate -benchtime 5x
 func BenchmarkMigrate(b *testing.B) {
 	for _, conns := range []int{100, 500, 1000, 4000, 8000} {
-		b.Run(fmt.Sprint(conns), func(b *testing.B) {
-			var spent, busy time.Duration
-			for b.Loop() {
-				b.StopTimer()
-				wall, cpu := moveAll(b, conns)
-				spent, busy = spent+wall, busy+cpu
-				b.StartTimer()
-			}
-			b.ReportMetric(float64(spent.Nanoseconds())/float64(b.N*conns), "ns/conn")
-			b.ReportMetric(float64(busy.Nanoseconds())/float64(b.N*conns), "cpu-ns/conn")
-			b.ReportMetric(float64(spent.Milliseconds())/float64(b.N), "ms/drain")
-			b.ReportMetric(0, "ns/op")
-		})
+		b.Run(fmt.Sprint("plain/", conns), benchmarkMigrate(conns, false))
+	}
+	for _, conns := range []int{100, 500, 2000} {
+		b.Run(fmt.Sprint("TLS/", conns), benchmarkMigrate(conns, true))
+	}
+}
+
+func benchmarkMigrate(conns int, secure bool) func(*testing.B) {
+	return func(b *testing.B) {
+		var spent, busy time.Duration
+		for b.Loop() {
+			b.StopTimer()
+			wall, cpu := moveAll(b, conns, secure)
+			spent, busy = spent+wall, busy+cpu
+			b.StartTimer()
+		}
+		b.ReportMetric(float64(spent.Nanoseconds())/float64(b.N*conns), "ns/conn")
+		b.ReportMetric(float64(busy.Nanoseconds())/float64(b.N*conns), "cpu-ns/conn")
+		b.ReportMetric(float64(spent.Milliseconds())/float64(b.N), "ms/drain")
+		b.ReportMetric(0, "ns/op")
 	}
 }
 
@@ -45,14 +54,19 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-func moveAll(b *testing.B, conns int) (wall, cpu time.Duration) {
+func moveAll(b *testing.B, conns int, secure bool) (wall, cpu time.Duration) {
+	certificate := selfsigned.New(b, time.Now().Add(time.Hour), "example.com")
 	generation := func() (*server.Server, net.Listener) {
 		ln := listen(b)
 		s := server.New(server.Options{Handler: http.HandlerFunc(hello), IdleGrace: -1})
+		if secure {
+			s.AddTLS(ln, &tls.Config{Certificates: []tls.Certificate{certificate.TLS(b)}, NextProtos: []string{"http/1.1"}})
+		} else {
+			s.Add(ln)
+		}
 		if err := s.Check(b.Context()); err != nil {
 			b.Fatal(err)
 		}
-		s.Add(ln)
 		s.Serve()
 		return s, ln
 	}
@@ -64,13 +78,16 @@ func moveAll(b *testing.B, conns int) (wall, cpu time.Duration) {
 			b.Fatal(err)
 		}
 		defer nc.Close()
+		if secure {
+			nc = tls.Client(nc, certificate.Client())
+		}
 		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		if _, err := http.ReadResponse(bufio.NewReaderSize(nc, 16), nil); err != nil {
 			b.Fatal(err)
 		}
 	}
 	begin, used := time.Now(), processorTime(b)
-	d := first.Drain(b.Context(), upgrade.Handoff{Kept: all, Migrate: func(_ context.Context, conns []upgrade.Connection) []bool {
+	d := first.Drain(b.Context(), upgrade.Handoff{Kept: all, States: true, Migrate: func(_ context.Context, conns []upgrade.Connection) []bool {
 		taken := make([]bool, len(conns))
 		for i, c := range conns {
 			c.Conn, c.Listener = dup(b, c.Conn), own
