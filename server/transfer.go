@@ -19,9 +19,6 @@ type transfer struct {
 // http2State is the state of a connection that speaks HTTP/2.
 type http2State struct{}
 
-// tunnelState is the state of a connection that a handler has taken over.
-type tunnelState struct{}
-
 // encode returns nil if the socket is all.
 func (t transfer) encode() (upgrade.ConnectionState, error) {
 	if t == (transfer{}) {

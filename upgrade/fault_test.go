@@ -54,7 +54,7 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 		"hangs at the start":  {plan: func(p *plan) { p.Start = "hang" }, timeout: hanging, reason: "not ready within 5s and was killed"},
 		"hangs at the end":    {plan: func(p *plan) { p.Check = "hang" }, timeout: hanging, reason: "not ready within 5s and was killed"},
 		"is stopped":          {plan: func(p *plan) { p.Check = "stop" }, timeout: hanging, reason: "not ready within 5s and was killed"},
-		"is a moment late":    {plan: func(p *plan) { p.Check = "late" }, timeout: 10 * time.Second, reason: "exit status 1", stderr: "it exits shortly before it would be killed"},
+		"is a moment late":    {plan: func(p *plan) { p.Check = "late" }, timeout: 20 * time.Second, reason: "exit status 1", stderr: "it exits shortly before it would be killed"},
 		"gets SIGHUP early":   {plan: func(p *plan) { p.Start = "hangup" }, reason: "hangup"},
 		"prints a lot":        {plan: func(p *plan) { p.Check = "flood" }, reason: "exit status 1", stderr: "failed: flooded"},
 		"wants a bad address": {plan: func(p *plan) { p.Listen = append(p.Listen, "127.0.0.1:http-no") }, reason: "exit status 1", stderr: `"http-no" is not a port`},

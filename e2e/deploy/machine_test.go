@@ -280,7 +280,7 @@ func TestSystemdDeployKilled(t *testing.T) {
 	_, _, calls := killed(0, "run", releaseIn(u, "v2"))
 	deployIn(u, 0, "--rollback")
 	counts, stop := gentleLoad(t, u.Address, 0)
-	step := 5 // so that both ways come in turn
+	step := 9 // so that both ways come in turn
 	if *tier.Soak > 0 {
 		step = 1
 	}

@@ -43,9 +43,6 @@ func Installed(t testing.TB, lines ...string) *Unit {
 		m.Put(fmt.Sprintf("/srv/baton/%d.bin", n), string(exchange.Pattern(n)), 0o644)
 	}
 	u.Configure(lines...)
-	if build.Race {
-		u.DropIn("baton.service", "race", "[Service]", "Environment=GORACE=atexit_sleep_ms=0") // a race is reported at once all the same
-	}
 	return u
 }
 
