@@ -1,9 +1,9 @@
 package server
 
 import (
+	"crypto/tls"
 	"errors"
 	"net"
-	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -12,18 +12,24 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// Adopts reports whether connections of a listener can migrate here: those that are not for
-// TLS.
-func (s *Server) Adopts(ln net.Listener) bool {
-	return !slices.ContainsFunc(s.listeners, func(l *listener) bool { return l.Listener == ln && l.config != nil })
-}
-
-// Adopt serves a connection that a predecessor has accepted. It may be idle for as long as it
-// had left; from its first byte on all timeouts hold as for any other. In a drain it migrates
-// again, or is drained.
-func (s *Server) Adopt(moved upgrade.Connection) {
+// Adopt returns what serves a connection that a predecessor has accepted, or nil if that is
+// impossible. It may be idle for as long as it had left; from its first byte on all timeouts
+// hold as for any other. In a drain it migrates again, or is drained.
+func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
+	t, err := decodeTransfer(moved.State)
+	defer t.clear()
+	if err != nil {
+		s.opts.Logger.Debug("connection from the predecessor is refused", "error", err)
+		return nil
+	}
 	c := s.newConn(moved.Conn, nil)
 	c.listener = moved.Listener
+	if !c.rebuild(moved, t) {
+		return nil
+	}
+	if t.Tunnel != nil {
+		return c.adoptTunnel(moved.Peer, t)
+	}
 	state, as := boundary.Exported{Used: moved.Used}, classNew
 	if moved.Used {
 		as = classIdle
@@ -33,9 +39,42 @@ func (s *Server) Adopt(moved upgrade.Connection) {
 		c.socket.SetReadDeadline(state.Deadline)
 	}
 	c.boundary = boundary.Adopt(state)
-	s.migratedIn.Add(1)
-	s.register(c, as)
-	go http1{c}.awaitFirstByte()
+	return func() {
+		s.noteArrival(t.protocol())
+		s.register(c, as)
+		go http1{c}.awaitFirstByte()
+	}
+}
+
+// rebuild rebuilds the layers of an adopted connection from the bottom, and returns false if
+// they cannot be. Its listener may serve another protocol than when it was accepted.
+func (c *conn) rebuild(moved upgrade.Connection, t transfer) bool {
+	config := c.server.configOf(moved.Listener)
+	if (t.TLS != nil) != (config != nil) || moved.Peer != nil && t.Tunnel == nil {
+		return false
+	}
+	if t != (transfer{}) && c.server.opts.DisableMigration {
+		return false
+	}
+	if t.TLS != nil {
+		secure, err := restoreSecure(c, config, t.TLS)
+		if err != nil {
+			c.server.opts.Logger.Debug("TLS connection of the predecessor is refused", "error", err)
+			return false
+		}
+		c.secure, c.layer = secure, secure
+	}
+	return t.HTTP2 == nil
+}
+
+// configOf returns the configuration of a listener for TLS, nil if it is for plaintext.
+func (s *Server) configOf(ln net.Listener) *tls.Config {
+	for _, l := range s.listeners {
+		if l.Listener == ln {
+			return l.config
+		}
+	}
+	return nil
 }
 
 // awaitFirstByte gives an adopted connection to net/http when something has arrived on it.
@@ -44,7 +83,7 @@ func (s *Server) Adopt(moved upgrade.Connection) {
 func (c http1) awaitFirstByte() {
 	switch {
 	case !c.isReadable():
-	case c.open() && c.server.adopted.add(c.conn):
+	case c.open() && c.server.adopted.add(c.served()):
 		return
 	default: // the drain is over
 		c.setReason(DrainTimeout)
@@ -76,15 +115,10 @@ func (c http1) isReadable() bool {
 
 // open opens what has come over the link, and returns false if that is impossible.
 func (c *conn) open() bool {
-	unopened, ok := c.socket.Conn.(upgrade.Unopened)
-	if !ok {
+	if _, ok := c.socket.Conn.(upgrade.Unopened); !ok {
 		return true
 	}
-	nc, err := unopened.Open()
-	for patience := time.Now().Add(c.server.opts.ReadHeaderTimeout); (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) && time.Now().Before(patience); {
-		time.Sleep(5 * time.Millisecond)
-		nc, err = unopened.Open()
-	}
+	nc, err := c.server.openConn(c.socket.Conn)
 	if err != nil && c.isClosed() { // forcibly
 		return false
 	}
@@ -103,6 +137,23 @@ func (c *conn) open() bool {
 	limitUnsent(nc)
 	nc.SetReadDeadline(c.boundary.Deadline())
 	return true
+}
+
+// openConn opens what has come over the link.
+func (s *Server) openConn(nc net.Conn) (net.Conn, error) {
+	unopened, ok := nc.(upgrade.Unopened)
+	if !ok {
+		return nc, nil
+	}
+	opened, err := unopened.Open()
+	for patience := time.Now().Add(s.opts.ReadHeaderTimeout); (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) && time.Now().Before(patience); {
+		time.Sleep(5 * time.Millisecond)
+		opened, err = unopened.Open()
+	}
+	if err != nil {
+		return nc, err
+	}
+	return opened, nil
 }
 
 // awaitReadable returns nil when a Read would return at once, and an error of the

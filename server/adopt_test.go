@@ -26,7 +26,7 @@ func (s *served) adopt(used bool, left time.Duration) *client {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.Adopt(upgrade.Connection{Conn: nc, Listener: s.listener, Used: used, Left: left})
+	s.Adopt(upgrade.Connection{Conn: nc, Listener: s.listener, Used: used, Left: left})()
 	return c
 }
 
@@ -256,7 +256,7 @@ func TestAdoptedInADrainMovesOn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m.first.Adopt(upgrade.Connection{Conn: far, Listener: m.first.listener, Used: true, Left: patience})
+	m.first.Adopt(upgrade.Connection{Conn: far, Listener: m.first.listener, Used: true, Left: patience})()
 	nc.isFrom("second")
 	close(g.open)
 	c.answer()

@@ -389,3 +389,6 @@ func (h *http2Conn) beginResponse(rw *response, _ int) {
 
 // abortResponse does nothing: net/http resets the stream.
 func (h *http2Conn) abortResponse() {}
+
+// export returns false: header tables are not exported.
+func (h *http2Conn) export(*transfer) bool { return false }

@@ -229,12 +229,21 @@ func (m *migrator) watch() {
 }
 
 func (m *migrator) send(batch []*conn) {
-	conns := make([]upgrade.Connection, len(batch))
-	for i, c := range batch {
-		conns[i] = c.export()
+	var (
+		exported []*conn
+		conns    []upgrade.Connection
+		taken    []bool
+	)
+	for _, c := range batch {
+		if m.ctx.Err() != nil {
+			c.settle(false)
+		} else if x, ok := c.export(); ok {
+			exported, conns = append(exported, c), append(conns, x)
+		} else {
+			c.settle(false)
+		}
 	}
-	var taken []bool
-	if m.ctx.Err() == nil {
+	if len(conns) > 0 {
 		taken = m.h.Migrate(m.ctx, conns)
 	}
 	m.queues.mu.Lock()
@@ -245,7 +254,7 @@ func (m *migrator) send(batch []*conn) {
 		nudge(m.again)
 	}
 	m.queues.mu.Unlock()
-	for i, c := range batch {
+	for i, c := range exported {
 		c.settle(i < len(taken) && taken[i])
 	}
 }
@@ -292,7 +301,12 @@ func (m *migrator) abandon() {
 // successor answers again. It is called with the lock held.
 func (c *conn) mayMigrate() bool {
 	d := c.server.drain.Load()
-	return d != nil && !c.stays && d.migrator.takes(c.listener)
+	return d != nil && !c.stays && d.migrator.takes(c.listener) && (d.migrator.h.States || !c.hasState())
+}
+
+// hasState reports whether a successor needs more of the connection than its socket.
+func (c *conn) hasState() bool {
+	return c.layer != layer(&c.socket) || c.top.Load() != &c.http1 || c.boundary.State() == boundary.Hijacked
 }
 
 // mayBeOffered reports whether it could migrate now. It is called with the lock held.
@@ -317,17 +331,28 @@ func (c *conn) wakeToOffer() bool {
 	return c.mayBeOffered() && c.wake(boundary.ToOffer)
 }
 
-// export returns what the successor needs to go on with the connection.
-func (c *conn) export() upgrade.Connection {
+// export returns what the successor needs to go on with the connection, or false if it has to
+// stay.
+func (c *conn) export() (exported upgrade.Connection, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	var t transfer
+	defer t.clear()
+	if !c.layer.export(&t) || !c.follower().export(&t) {
+		return exported, false
+	}
 	state, _ := c.boundary.Export()
-	exported := upgrade.Connection{Listener: c.listener, Used: state.Used}
-	c.layer.export(&exported)
+	exported = upgrade.Connection{Conn: c.socket.Conn, Listener: c.listener, Used: state.Used}
+	if c.tunnel != nil {
+		exported.Peer, t.Tunnel = c.tunnel.peer, c.tunnel.export()
+	}
 	if !state.Deadline.IsZero() {
 		exported.Left = max(time.Until(state.Deadline), time.Millisecond)
 	}
-	return exported
+	var err error
+	c.protocol = t.protocol()
+	exported.State, err = t.encode()
+	return exported, err == nil
 }
 
 // settle notes whether the successor has taken the connection, and lets its reader go on.
@@ -338,10 +363,11 @@ func (c *conn) settle(taken bool) {
 	case taken:
 		c.do(c.boundary.Answer(true))
 		c.count(uncounted)
-		c.server.migratedOut.Add(1)
+		c.server.noteDeparture(c.protocol)
 	default:
 		c.stays = true
 	}
+	c.layer.settle(taken)
 	c.mu.Unlock()
 	close(c.answer)
 }
@@ -352,7 +378,3 @@ func (c *conn) stay() {
 	c.stays = true
 	c.mu.Unlock()
 }
-
-// Migrated returns how many connections have come from the predecessor, and how many have
-// gone to the successor. Neither is counted as accepted or closed by it.
-func (s *Server) Migrated() (in, out uint64) { return s.migratedIn.Load(), s.migratedOut.Load() }

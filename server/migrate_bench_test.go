@@ -74,7 +74,7 @@ func moveAll(b *testing.B, conns int) (wall, cpu time.Duration) {
 		taken := make([]bool, len(conns))
 		for i, c := range conns {
 			c.Conn, c.Listener = dup(b, c.Conn), own
-			second.Adopt(c)
+			second.Adopt(c)()
 			taken[i] = true
 		}
 		return taken

@@ -29,6 +29,8 @@ type movers struct {
 	gate func(ctx context.Context, conns []upgrade.Connection) []bool
 	// each, if not nil, changes what the successor is given.
 	each func(*upgrade.Connection)
+	// stateless says that the successor takes sockets only.
+	stateless bool
 }
 
 // slowOr answers /slow by a gate, and everything else at once.
@@ -74,7 +76,12 @@ func (m *movers) move(ctx context.Context, conns []upgrade.Connection) []bool {
 		if m.each != nil {
 			m.each(&c)
 		}
-		m.second.Adopt(c)
+		if begin := m.second.Adopt(c); begin != nil {
+			begin()
+		} else {
+			taken[i] = false
+			c.Close()
+		}
 	}
 	return taken
 }
@@ -122,7 +129,7 @@ func dup(t testing.TB, nc net.Conn) net.Conn {
 
 // handOff begins the drain of the first.
 func (m *movers) handOff(timeout time.Duration) <-chan upgrade.Drained {
-	return m.first.drainBy(timeout, upgrade.Handoff{Kept: all, Migrate: m.move})
+	return m.first.drainBy(timeout, upgrade.Handoff{Kept: all, Migrate: m.move, States: !m.stateless})
 }
 
 // end drains the second.

@@ -30,16 +30,12 @@ func (p *Pair) Accepting() error {
 // AcceptErrors returns how many attempts to accept a connection failed.
 func (p *Pair) AcceptErrors() uint64 { return p.Public.AcceptErrors() + p.Admin.AcceptErrors() }
 
-// Adopts reports whether connections of a listener can be adopted by its server.
-func (p *Pair) Adopts(ln net.Listener) bool { return p.Public.Adopts(ln) && p.Admin.Adopts(ln) }
-
-// Adopt serves a connection with the server of its listener.
-func (p *Pair) Adopt(c upgrade.Connection) {
+// Adopt is that of the server that has the connection's listener.
+func (p *Pair) Adopt(c upgrade.Connection) (begin func()) {
 	if p.Admin.has(c.Listener) {
-		p.Admin.Adopt(c)
-	} else {
-		p.Public.Adopt(c)
+		return p.Admin.Adopt(c)
 	}
+	return p.Public.Adopt(c)
 }
 
 // Serve begins to accept connections with both servers, and returns at once.

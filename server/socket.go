@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"example.com/baton/upgrade"
 )
 
 // unsentBytes is how much the kernel takes of what a client does not read. Without a
@@ -31,8 +29,11 @@ type layer interface {
 	// and below. It is 0 if there are certainly none.
 	pending() int64
 	// export adds what a successor needs to rebuild this layer and those below. It returns
-	// false if it cannot be rebuilt elsewhere.
-	export(to *upgrade.Connection) bool
+	// false if it cannot be rebuilt elsewhere, or holds a part of something.
+	export(to *transfer) bool
+	// settle is called when the successor has answered: what it has taken is nobody else's to
+	// read or write any more.
+	settle(taken bool)
 }
 
 // socket is the bottom layer. A write may take as long as the client takes something of it.
@@ -60,10 +61,11 @@ func (s *socket) pending() (bytes int64) {
 	return bytes
 }
 
-func (s *socket) export(to *upgrade.Connection) bool {
-	to.Conn = s.Conn
-	return true
-}
+// export adds nothing: the descriptor is all.
+func (s *socket) export(*transfer) bool { return true }
+
+// settle does nothing: the copy of the descriptor is closed.
+func (s *socket) settle(bool) {}
 
 func (s *socket) CloseWrite() error {
 	if cw, ok := s.Conn.(interface{ CloseWrite() error }); ok {

@@ -51,7 +51,8 @@ func (r *run) drainToSuccessor() {
 	}
 	h := Handoff{Kept: func(ln net.Listener) bool { return kept[ln] }}
 	if a.protocol() >= 2 && a.adopts {
-		h.Migrate = func(ctx context.Context, conns []Connection) []bool { return r.migrate(ctx, a.link, conns) }
+		h.States = a.protocol() >= 3
+		h.Migrate = func(ctx context.Context, conns []Connection) []bool { return r.migrate(ctx, a.link, h.States, conns) }
 	}
 	r.drain(h)
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"example.com/baton/upgrade/internal/link"
@@ -19,19 +18,40 @@ import (
 // then begins to read; the predecessor closes its copies of those, and reads on from the
 // rest. Until it has the response it keeps all copies, so that a successor that dies
 // before costs nothing.
-func (g *Generation) migrate(ctx context.Context, l *link.Link, conns []Connection) []bool {
-	none := make([]bool, len(conns))
-	m := link.Message{Type: link.TypeOffer}
-	sockets := make([]syscall.Conn, len(conns))
-	for i, c := range conns {
-		m.Offered = append(m.Offered, link.Offered{Bound: g.boundAt(c.Listener), Used: c.Used, Left: c.Left})
-		socket, ok := c.Conn.(syscall.Conn)
-		if !ok {
-			return none
-		}
-		sockets[i] = socket
+func (g *Generation) migrate(ctx context.Context, l *link.Link, states bool, conns []Connection) []bool {
+	taken := make([]bool, len(conns))
+	var offers sync.WaitGroup
+	for _, b := range g.batches(conns, states) {
+		offers.Go(func() {
+			for i, ok := range g.offer(ctx, l, &b) {
+				taken[b.at[i]] = ok
+			}
+		})
 	}
-	response, err := l.Call(ctx, m, sockets...)
+	offers.Wait()
+	for _, c := range conns {
+		c.State.Clear()
+	}
+	return taken
+}
+
+const (
+	// answerPatience is how long the response to an offer is tried to send.
+	answerPatience = 2 * time.Second
+	// transferPatience is how long a transfer is. A successor that does not read the link has
+	// an offer, which is small, and reads it later; a transfer may have to wait for its place.
+	transferPatience = 15 * time.Second
+)
+
+// offer offers one batch, and returns which of it the successor has taken.
+func (g *Generation) offer(ctx context.Context, l *link.Link, b *batch) []bool {
+	none := make([]bool, len(b.at))
+	response, err := l.Call(ctx, b.message, b.sockets...)
+	if b.message.Type == link.TypeTransfer {
+		for patience := time.Now().Add(transferPatience); isFull(err) && ctx.Err() == nil && time.Now().Before(patience); {
+			response, err = l.Call(ctx, b.message, b.sockets...)
+		}
+	}
 	switch {
 	case err == nil:
 	case errors.Is(err, link.ErrClosed):
@@ -42,10 +62,10 @@ func (g *Generation) migrate(ctx context.Context, l *link.Link, conns []Connecti
 		}
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()): // the successor may have them by now
 	default:
-		g.log.Warn("connections cannot migrate", "connections", len(conns), "error", err)
+		g.log.Warn("connections cannot migrate", "connections", len(b.at), "error", err)
 		return none
 	}
-	taken := slices.Repeat([]bool{true}, len(conns))
+	taken := slices.Repeat([]bool{true}, len(b.at))
 	for _, i := range response.Refused {
 		if i >= 0 && i < len(taken) {
 			taken[i] = false
@@ -53,6 +73,9 @@ func (g *Generation) migrate(ctx context.Context, l *link.Link, conns []Connecti
 	}
 	return taken
 }
+
+// isFull reports whether a message was not sent because too much is under way.
+func isFull(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ETOOMANYREFS) }
 
 // successorExits reports whether the process at the other end of the link has exited,
 // or does so soon, after that has ended.
@@ -108,41 +131,84 @@ func (a *adoption) use() (adopter Adopter, done func()) {
 	return a.adopter, a.underway.Done
 }
 
-// takeOffer responds to an offer and adopts what it takes.
+// takeOffer responds to an offer or a transfer, and adopts what it takes.
 func (g *Generation) takeOffer(l *link.Link, m *link.Message) {
 	adopter, done := g.adoption.use()
 	defer done()
 	var (
 		taken   []Connection
+		begin   []func() // for each of them
 		refused []int
-		short   bool
+		short   int
 	)
-	for i, o := range m.Offered {
-		f, room := m.TakeFile()
-		ln := g.listeners[o.Bound]
-		if f != nil && room && adopter != nil && ln != nil && adopter.Adopts(ln) {
-			taken = append(taken, Connection{Conn: unopened{f}, Listener: ln, Used: o.Used, Left: max(o.Left, 0)})
-			continue
+	for i := range m.Offered {
+		c, room := g.takeConnection(m, i)
+		if !room {
+			short++
+		} else if adopter != nil && c.Listener != nil {
+			if f := adopter.Adopt(c); f != nil {
+				taken, begin = append(taken, c), append(begin, f)
+				continue
+			}
 		}
 		refused = append(refused, i)
-		if f != nil {
-			short = short || !room
-			f.Close()
-		}
+		c.close()
 	}
 	m.Close()
-	if short {
-		g.log.Warn("file descriptors are short: connections stay with the predecessor", "connections", len(refused))
+	if short > 0 {
+		g.log.Warn("file descriptors are short: connections stay with the predecessor", "connections", short)
+	}
+	if other := len(refused) - short; other > 0 && adopter != nil {
+		g.log.Info("connections stay with the predecessor: they cannot be served here", "connections", other)
 	}
 	// Whether it has this or not, the predecessor reads no more unless it is refused: one
 	// that does not read the link now should have it later.
 	err := error(unix.EAGAIN)
-	for patience := time.Now().Add(2 * time.Second); errors.Is(err, unix.EAGAIN) && time.Now().Before(patience); {
+	for patience := time.Now().Add(answerPatience); errors.Is(err, unix.EAGAIN) && time.Now().Before(patience); {
 		err = l.Send(link.Message{Type: link.TypeTaken, Batch: m.Batch, Refused: refused})
 	}
-	for _, c := range taken {
-		adopter.Adopt(c)
+	isAnswered := err == nil || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) // or has gone
+	if m.Type == link.TypeTransfer && !isAnswered {
+		// Should this process die, the predecessor would go on with keys that were used here.
+		g.log.Error("connections from the predecessor are closed: it cannot be answered", "connections", len(taken), "error", err)
+		for _, c := range taken {
+			c.close()
+		}
+		return
 	}
+	for _, f := range begin {
+		f()
+	}
+}
+
+// close closes the copies of the sockets that came over the link.
+func (c Connection) close() {
+	for _, nc := range []net.Conn{c.Conn, c.Peer} {
+		if nc != nil {
+			nc.Close()
+		}
+	}
+}
+
+// takeConnection returns one of the connections that came with a message, in their order. room is
+// false if this process has too few descriptors for it, of which it then may lack one.
+func (g *Generation) takeConnection(m *link.Message, i int) (c Connection, room bool) {
+	o := m.Offered[i]
+	c = Connection{Listener: g.listeners[o.Bound], Used: o.Used, Left: max(o.Left, 0)}
+	if i < len(m.States) {
+		c.State = ConnectionState(m.States[i])
+	}
+	f, room := m.TakeFile()
+	if f != nil {
+		c.Conn = unopened{f}
+	}
+	if o.Peer {
+		var peer *os.File
+		if peer, room = m.TakeFile(); peer != nil {
+			c.Peer = unopened{peer}
+		}
+	}
+	return c, room
 }
 
 // unopened is a socket as it has come over the link.

@@ -21,12 +21,16 @@ type adopted struct {
 	refuses net.Listener // whose connections it does not want
 }
 
-func (a *adopted) Adopts(ln net.Listener) bool { return ln != a.refuses }
-
-func (a *adopted) Adopt(c Connection) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.conns = append(a.conns, c)
+func (a *adopted) Adopt(c Connection) func() {
+	if c.Listener == a.refuses || string(c.State) == `"refused"` {
+		return nil
+	}
+	c.State = slices.Clone(c.State)
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.conns = append(a.conns, c)
+	}
 }
 
 func (a *adopted) all() []Connection {
@@ -89,7 +93,7 @@ func (m *movers) succeed() {
 
 func (m *movers) move(ctx context.Context, bound string) []bool {
 	m.predecessor.listeners = map[string]net.Listener{bound: m.ln}
-	return m.predecessor.migrate(ctx, m.ahead, m.conns)
+	return m.predecessor.migrate(ctx, m.ahead, true, m.conns)
 }
 
 // offer begins a move, and returns what the successor hears of it.

@@ -60,7 +60,7 @@ func (g *Generation) exchange(l *link.Link, fromPredecessor bool) func(*link.Mes
 			g.meetSuccessor(l, m)
 		case m.Type == link.TypeQuestion:
 			g.answer(l, m.Question)
-		case m.Type == link.TypeOffer && fromPredecessor:
+		case (m.Type == link.TypeOffer || m.Type == link.TypeTransfer) && fromPredecessor:
 			g.takeOffer(l, m)
 		case m.Type == link.TypePredecessor && fromPredecessor:
 			g.inheritPredecessor(l, m)
@@ -68,7 +68,7 @@ func (g *Generation) exchange(l *link.Link, fromPredecessor bool) func(*link.Mes
 			g.takeReport(l, m.Report)
 		}
 		switch m.Type {
-		case link.TypeQuestion, link.TypeReport, link.TypeOffer, link.TypeTaken:
+		case link.TypeQuestion, link.TypeReport, link.TypeOffer, link.TypeTransfer, link.TypeTaken:
 			m.Close()
 			return true
 		}

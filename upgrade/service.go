@@ -3,7 +3,6 @@ package upgrade
 import (
 	"context"
 	"net"
-	"time"
 )
 
 // Service is what a generation serves. Package server has one for HTTP. A service
@@ -31,14 +30,15 @@ type Service interface {
 // Adopter is a Service to which connections can migrate from its predecessor.
 type Adopter interface {
 	Service
-	// Adopts reports whether connections of a listener can migrate here. One that is for
-	// TLS now, say, has no use for those of a time when it was not. Those that cannot
-	// stay with the predecessor.
-	Adopts(net.Listener) bool
-	// Adopt serves a connection that the predecessor has stopped reading, as if it had
-	// been accepted here. It is called after Serve and never once Drain has been, by
-	// several goroutines at once, and must not block.
-	Adopt(Connection)
+	// Adopt returns a function that begins to serve a connection as if it had been accepted
+	// here, or nil if it cannot be served: it stays with the predecessor then. One of a
+	// listener that is for TLS now, say, cannot if it is of a time when that was not.
+	//
+	// Adopt itself neither reads from the connection nor writes to it, and keeps nothing of
+	// its State, which is cleared after. begin is called when the predecessor has been
+	// answered, and uses the connection no more. Both are called after Serve and never once
+	// Drain has been, by several goroutines at once, and must not block.
+	Adopt(Connection) (begin func())
 }
 
 // Counter is a Service that counts.
@@ -64,43 +64,16 @@ type Handoff struct {
 	// Kept reports whether a listener is accepted from, or held open, beyond this
 	// generation: what is queued there is not lost.
 	Kept func(net.Listener) bool
-	// Migrate offers connections to the successor, at most [MigrationLimit] of them, and
-	// returns which it has taken. No goroutine may read from them meanwhile. What was
+	// Migrate offers connections to the successor, and returns which it has taken. No
+	// goroutine may read from them meanwhile, or write to one that has a State. What was
 	// not taken stays with the caller, as before; of the rest the caller closes its
 	// copy, which does not close the connection. Migrate returns when the successor has
-	// responded, is gone, or when ctx ends: what was offered then counts as taken. Several
-	// goroutines may call it at once. It is nil if nothing can migrate.
+	// responded, is gone, or when ctx ends: what was offered then counts as taken. It has
+	// cleared all states then. Several goroutines may call it at once. It is nil if nothing
+	// can migrate.
 	Migrate func(ctx context.Context, conns []Connection) (taken []bool)
-}
-
-// Unopened is a connection of which there is no more than the socket: it can be
-// awaited by its SyscallConn, have deadlines, migrate again and be closed. Most of those
-// that migrate are idle until they do so again, and opening one takes more time than
-// all the rest of the migration.
-type Unopened interface {
-	net.Conn
-	// Open returns the *net.TCPConn or *net.UnixConn that takes its place, without
-	// deadlines. An error leaves it as it is: Open may be called again, after
-	// syscall.EMFILE for example.
-	Open() (net.Conn, error)
-}
-
-// MigrationLimit is how many connections migrate at once at most: the kernel passes no
-// more descriptors in one message.
-const MigrationLimit = 253
-
-// Connection is one that migrates from a generation to its successor.
-type Connection struct {
-	// For Migrate it is anything that has the SyscallConn of a socket. For Adopt it
-	// is [Unopened].
-	net.Conn
-	// Listener is where it was accepted. For Adopt it is the successor's own
-	// listener at the same address.
-	Listener net.Listener
-	// Used is whether it has carried a request.
-	Used bool
-	// Left is how long it may stay idle yet. 0 means without a limit.
-	Left time.Duration
+	// States reports whether the successor takes connections that have a State or a Peer.
+	States bool
 }
 
 // Load is what a generation has in hand at one moment.
@@ -120,22 +93,3 @@ type Connections struct {
 
 // all returns how many they are together.
 func (c Connections) all() int { return c.New + c.Active + c.Idle + c.Hijacked }
-
-// Drained is the account of a drain.
-type Drained struct {
-	Seconds     float64 `json:"drain_seconds"`
-	Requests    int     `json:"requests_finished"`
-	Migrated    int     `json:"connections_moved"` // to the successor
-	Connections Closed  `json:"connections"`
-}
-
-// Closed counts the connections that a drain ended, by the reason.
-type Closed struct {
-	Client          int `json:"client"`    // closed by the client, or at its request
-	ConnectionClose int `json:"announced"` // sent "Connection: close" in a response
-	IdleGrace       int `json:"grace"`     // idle for the idle grace
-	DrainTimeout    int `json:"cut"`       // closed forcibly at the deadline
-	Timeout         int `json:"timeout"`
-	Error           int `json:"error"`
-	Hijacked        int `json:"hijacked"` // closed by the handler that had taken it over
-}

@@ -27,8 +27,8 @@ type calls struct {
 }
 
 type call struct {
-	request Type
-	result  chan result // cap 1
+	response Type
+	result   chan result // cap 1
 }
 
 type result struct {
@@ -36,8 +36,8 @@ type result struct {
 	ok       bool // else the link has ended
 }
 
-// add numbers a request. It returns nil if the link has ended.
-func (c *calls) add(request Type, number *uint64) <-chan result {
+// add numbers a request with that type of response. It returns nil if the link has ended.
+func (c *calls) add(response Type, number *uint64) <-chan result {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ended {
@@ -49,7 +49,7 @@ func (c *calls) add(request Type, number *uint64) <-chan result {
 	c.last++
 	*number = c.last
 	done := make(chan result, 1)
-	c.waiting[c.last] = call{request, done}
+	c.waiting[c.last] = call{response, done}
 	return done
 }
 
@@ -68,11 +68,11 @@ func (c *calls) remove(number uint64, silent bool) bool {
 
 // received gives a message to the caller whose request it responds to, if there is one.
 func (c *calls) received(m *Message) {
-	to, number := m.response()
+	as, number := m.response()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.silent = false
-	if w, ok := c.waiting[number]; ok && w.request == to {
+	if w, ok := c.waiting[number]; ok && w.response == as {
 		delete(c.waiting, number)
 		w.result <- result{*m, true}
 	}
@@ -94,8 +94,8 @@ func (c *calls) end() {
 // peer has the request then and may still act upon it. If the peer has closed its end, Call
 // returns when everything that the peer sent before has been handled, or when ctx ends.
 func (l *Link) Call(ctx context.Context, m Message, with ...syscall.Conn) (Message, error) {
-	number := m.request()
-	done := l.calls.add(m.Type, number)
+	number, response := m.request()
+	done := l.calls.add(response, number)
 	if done == nil {
 		return Message{}, ErrClosed
 	}

@@ -12,7 +12,7 @@ import (
 
 // Protocol is the newest version of the protocol that this release speaks. It is a
 // variable for the linker, with which the tests make a release of the past.
-var Protocol = "2"
+var Protocol = "3"
 
 // Version returns Protocol as a number.
 func Version() int {
@@ -36,6 +36,7 @@ const (
 	TypeUpgrade     Type = "upgrade"     // predecessor: a trigger; with the control connection that it has come by
 	TypeStop        Type = "stop"        // predecessor: a stop was requested
 	TypeOffer       Type = "offer"       // predecessor: connections that may migrate
+	TypeTransfer    Type = "transfer"    // predecessor: the same for connections that have a state
 	TypeTaken       Type = "taken"       // successor: it has them, but for the refused ones
 	TypePredecessor Type = "predecessor" // predecessor: the link to one before it, which still drains
 )
@@ -54,13 +55,17 @@ type Message struct {
 	Question uint64          `json:"question,omitempty"` // number of a request for a report
 	Report   *Report         `json:"report,omitempty"`
 	Drained  json.RawMessage `json:"drained,omitempty"`
-	Batch    uint64          `json:"batch,omitempty"` // number of an offer
+	Batch    uint64          `json:"batch,omitempty"` // number of an offer or a transfer
 	Offered  []Offered       `json:"offered,omitempty"`
 	Refused  []int           `json:"refused,omitempty"` // which of the offered connections, from 0
 	Due      time.Time       `json:"due,omitzero"`      // when the predecessor that is passed on should be gone
 
 	Sent  time.Time     `json:"sent,omitzero"`   // by the wall clock, to which all other times are relative
 	Clock time.Duration `json:"clock,omitempty"` // the same moment by CLOCK_MONOTONIC; 0: the sender does not stamp
+
+	// States are those of the offered connections, in the same order. Only encode marshals
+	// them.
+	States []State `json:"states,omitempty"`
 
 	received
 }
@@ -121,6 +126,7 @@ type Offered struct {
 	Bound string        `json:"bound"` // the address of the listener
 	Used  bool          `json:"spoke,omitempty"`
 	Left  time.Duration `json:"left,omitempty"`
+	Peer  bool          `json:"peer,omitempty"` // a second descriptor belongs to it
 }
 
 // Sender returns the pid of the process that has sent the message, as the kernel knows
@@ -153,32 +159,38 @@ func (m *Message) TakeConn() net.Conn {
 	return nc
 }
 
-// Close closes the descriptors that came with the message and were not taken.
+// Close closes the descriptors that came with the message and were not taken, and clears the
+// states.
 func (m *Message) Close() {
+	for _, s := range m.States {
+		clear(s)
+	}
 	for _, fd := range m.fds {
 		unix.Close(fd)
 	}
 	m.fds = nil
 }
 
-// request returns where the number of a request is; nil for any other message.
-func (m *Message) request() *uint64 {
+// request returns where the number of a request is, and the type of its response; nil for
+// any other message.
+func (m *Message) request() (number *uint64, response Type) {
 	switch m.Type {
 	case TypeQuestion:
-		return &m.Question
-	case TypeOffer:
-		return &m.Batch
+		return &m.Question, TypeReport
+	case TypeOffer, TypeTransfer:
+		return &m.Batch, TypeTaken
 	}
-	return nil
+	return nil, ""
 }
 
-// response returns what the message responds to; the number is 0 if it is no response.
-func (m *Message) response() (to Type, number uint64) {
+// response returns as which type of response the message counts, and the number of its
+// request; 0: it is no response.
+func (m *Message) response() (as Type, number uint64) {
 	switch {
 	case m.Type == TypeTaken:
-		return TypeOffer, m.Batch
+		return TypeTaken, m.Batch
 	case m.Report != nil:
-		return TypeQuestion, m.Report.Answers
+		return TypeReport, m.Report.Answers
 	}
 	return "", 0
 }

@@ -17,9 +17,12 @@ import (
 // does not read, but never without having tried: a deadline would pass on a busy machine
 // before the first attempt. Several goroutines may send at once.
 func (l *Link) Send(m Message, with ...syscall.Conn) error {
-	packet, err := json.Marshal(m.stamp())
+	packet, err := m.stamp().encode()
 	if err != nil {
 		return err
+	}
+	if len(m.States) > 0 {
+		defer clear(packet)
 	}
 	if len(packet) > MaxMessage {
 		return fmt.Errorf("message of %d bytes is too long for the link", len(packet))
@@ -109,6 +112,7 @@ func (l *Link) receive(buf *receiveBuffer) (Message, error) {
 	if err = json.Unmarshal(buf.packet[:n], &m); err == nil && flags&unix.MSG_TRUNC != 0 {
 		err = errors.New("it is too long")
 	}
+	clear(buf.packet[:n]) // it may have had secrets
 	m.unstamp()
 	m.received = received{fds, spare, sender}
 	if err != nil {
