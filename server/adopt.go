@@ -27,6 +27,9 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	if !c.rebuild(moved, t) {
 		return nil
 	}
+	if t.Tunnel != nil {
+		return c.adoptTunnel(moved.Peer, t)
+	}
 	state, as := boundary.Exported{Used: moved.Used}, classNew
 	if moved.Used {
 		as = classIdle
@@ -37,9 +40,7 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	}
 	c.boundary = boundary.Adopt(state)
 	return func() {
-		s.migrated.mu.Lock()
-		s.migrated.in[t.protocol()]++
-		s.migrated.mu.Unlock()
+		s.noteArrival(t.protocol())
 		s.register(c, as)
 		go http1{c}.awaitFirstByte()
 	}
@@ -49,7 +50,7 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 // they cannot be. Its listener may serve another protocol than when it was accepted.
 func (c *conn) rebuild(moved upgrade.Connection, t transfer) bool {
 	config := c.server.configOf(moved.Listener)
-	if (t.TLS != nil) != (config != nil) || (moved.Peer != nil) != (t.Tunnel != nil) {
+	if (t.TLS != nil) != (config != nil) || moved.Peer != nil && t.Tunnel == nil {
 		return false
 	}
 	if t != (transfer{}) && c.server.opts.DisableMigration {
@@ -63,7 +64,7 @@ func (c *conn) rebuild(moved upgrade.Connection, t transfer) bool {
 		}
 		c.secure, c.layer = secure, secure
 	}
-	return t.HTTP2 == nil && t.Tunnel == nil
+	return t.HTTP2 == nil
 }
 
 // configOf returns the configuration of a listener for TLS, nil if it is for plaintext.
@@ -114,15 +115,10 @@ func (c http1) isReadable() bool {
 
 // open opens what has come over the link, and returns false if that is impossible.
 func (c *conn) open() bool {
-	unopened, ok := c.socket.Conn.(upgrade.Unopened)
-	if !ok {
+	if _, ok := c.socket.Conn.(upgrade.Unopened); !ok {
 		return true
 	}
-	nc, err := unopened.Open()
-	for patience := time.Now().Add(c.server.opts.ReadHeaderTimeout); (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) && time.Now().Before(patience); {
-		time.Sleep(5 * time.Millisecond)
-		nc, err = unopened.Open()
-	}
+	nc, err := c.server.openConn(c.socket.Conn)
 	if err != nil && c.isClosed() { // forcibly
 		return false
 	}
@@ -141,6 +137,23 @@ func (c *conn) open() bool {
 	limitUnsent(nc)
 	nc.SetReadDeadline(c.boundary.Deadline())
 	return true
+}
+
+// openConn opens what has come over the link.
+func (s *Server) openConn(nc net.Conn) (net.Conn, error) {
+	unopened, ok := nc.(upgrade.Unopened)
+	if !ok {
+		return nc, nil
+	}
+	opened, err := unopened.Open()
+	for patience := time.Now().Add(s.opts.ReadHeaderTimeout); (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) && time.Now().Before(patience); {
+		time.Sleep(5 * time.Millisecond)
+		opened, err = unopened.Open()
+	}
+	if err != nil {
+		return nc, err
+	}
+	return opened, nil
 }
 
 // awaitReadable returns nil when a Read would return at once, and an error of the

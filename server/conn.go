@@ -25,6 +25,7 @@ type conn struct {
 	response response      // reused by each request; HTTP/1 has one at a time
 	answer   chan struct{} // closed when the successor has taken it, or not; made for each offer
 	isCheck  bool          // the server's own; no handler gets its requests
+	tunnel   *tunnel       // what a handler made of it that has taken it over
 
 	mu       sync.Mutex
 	boundary boundary.Machine
@@ -192,6 +193,12 @@ func (c *conn) wasClosed() bool {
 	return state == boundary.Closed || state == boundary.Released && c.reason == DrainTimeout
 }
 
+func (c *conn) hasMigrated() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.boundary.State() == boundary.Migrated
+}
+
 // setReason notes why the connection is about to be closed. The first reason holds, unless
 // the connection is closed forcibly.
 func (c *conn) setReason(r Reason) {
@@ -235,7 +242,7 @@ func (c *conn) close(mayWait bool) error {
 	}
 	switch state {
 	case boundary.Migrated:
-	case boundary.Hijacked:
+	case boundary.Hijacked, boundary.OfferedHijacked:
 		c.explain(Hijacked)
 	case boundary.Handling, boundary.Body, boundary.Abandoned: // net/http closes after a response only if it has sent "Connection: close"
 		c.explain(ConnectionClose)

@@ -38,6 +38,9 @@ func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	s.http2() // its self-test is not for a server that drains
 	s.drain.Store(d)
 	close(s.draining)
+	if d.migrator != nil {
+		close(s.migrating)
+	}
 	d.run(h)
 	migrated, by := s.migratedSince(migratedBefore)
 	return upgrade.Drained{

@@ -343,6 +343,9 @@ func (c *conn) export() (exported upgrade.Connection, ok bool) {
 	}
 	state, _ := c.boundary.Export()
 	exported = upgrade.Connection{Conn: c.socket.Conn, Listener: c.listener, Used: state.Used}
+	if c.tunnel != nil {
+		exported.Peer, t.Tunnel = c.tunnel.peer, c.tunnel.export()
+	}
 	if !state.Deadline.IsZero() {
 		exported.Left = max(time.Until(state.Deadline), time.Millisecond)
 	}
@@ -360,9 +363,7 @@ func (c *conn) settle(taken bool) {
 	case taken:
 		c.do(c.boundary.Answer(true))
 		c.count(uncounted)
-		c.server.migrated.mu.Lock()
-		c.server.migrated.out[c.protocol]++
-		c.server.migrated.mu.Unlock()
+		c.server.noteDeparture(c.protocol)
 	default:
 		c.stays = true
 	}

@@ -49,6 +49,20 @@ func (m migrations) sum() (n uint64) {
 	return n
 }
 
+// noteArrival counts a connection that has come from the predecessor.
+func (s *Server) noteArrival(p Protocol) {
+	s.migrated.mu.Lock()
+	defer s.migrated.mu.Unlock()
+	s.migrated.in[p]++
+}
+
+// noteDeparture counts one that has gone to the successor.
+func (s *Server) noteDeparture(p Protocol) {
+	s.migrated.mu.Lock()
+	defer s.migrated.mu.Unlock()
+	s.migrated.out[p]++
+}
+
 // MigratedBy returns, for each protocol, how many connections have come from the predecessor
 // and how many have gone to the successor. Neither is counted as accepted or closed by it.
 func (s *Server) MigratedBy() (in, out map[Protocol]uint64) {

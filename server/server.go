@@ -26,6 +26,11 @@ type Options struct {
 	// DisableMigration closes idle connections after the grace, instead of
 	// migrating them to the successor.
 	DisableMigration bool
+	// Resume returns what goes on with a connection that a handler in the predecessor has
+	// hijacked and let migrate by [Tunnels.Migrate], or nil if that is impossible here: then
+	// it stays with the predecessor. It must not block, or keep anything of the state. Nil
+	// lets all such connections stay.
+	Resume func(kind Tunnels, state []byte) http.Handler
 	// IdleTimeout is how long a connection may stay idle between two
 	// requests. 0 means 75 seconds.
 	IdleTimeout time.Duration
@@ -72,8 +77,9 @@ type Server struct {
 	http2  func() http2Support
 	tls13  func() bool // whether crypto/tls lets another record layer go on after a handshake
 
-	drain    atomic.Pointer[drain] // nil until it begins
-	draining chan struct{}         // closed when it has begun
+	drain     atomic.Pointer[drain] // nil until it begins
+	draining  chan struct{}         // closed when it has begun
+	migrating chan struct{}         // closed when it has begun and connections can migrate
 }
 
 // incoming is where connections come from.
@@ -138,7 +144,7 @@ func New(opts Options) *Server {
 		incoming: incoming{adopted: newAdoptions()},
 		registry: registry{conns: make(map[*conn]struct{})},
 		totals:   totals{closed: make([]atomic.Uint64, len(reasons))},
-		draining: make(chan struct{}),
+		draining: make(chan struct{}), migrating: make(chan struct{}),
 	}
 	s.handler = s.withRoom(opts.Handler)
 	s.isSafe = sync.OnceValue(s.testSafePoint)

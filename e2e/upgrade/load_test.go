@@ -26,7 +26,7 @@ type world struct {
 
 func worlds() []world {
 	return []world{
-		{"tcp+files", nil, service.Files, exchange.Files(), 50},
+		{"tcp+files", nil, service.Files, exchange.Files(), 30},
 		{"tcp+proxy", nil, service.Proxied, exchange.Echo(""), 10},
 		{"unix+files", []string{"unix:DIR/public.sock"}, service.Files, exchange.Files(), 10},
 		{"unix+proxy", []string{"unix:DIR/public.sock"}, service.Proxied, exchange.Echo(""), 10},
@@ -41,7 +41,7 @@ func TestUpgradesUnderLoad(t *testing.T) {
 		t.Run(w.name, func(t *testing.T) {
 			upgrades := *tier.Soak // with -run UnderLoad$ -soak=1000, 1,000 in each world
 			if upgrades == 0 {
-				upgrades = tier.Times(t, "upgrades", 2, min(w.upgrades, 20), w.upgrades)
+				upgrades = tier.Times(t, "upgrades", 2, w.upgrades*2/3, w.upgrades)
 			}
 			upgradeUnderLoad(t, w, upgrades)
 		})

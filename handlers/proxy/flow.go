@@ -86,5 +86,13 @@ func (f *flow) mayLeave(leave when) bool {
 // its end.
 func (f *flow) isOver() bool { return f.Ended || f.Frames.Closed }
 
+// isValid reports whether a flow of a predecessor is understood.
+func (f *flow) isValid() bool { return f.Frames.isValid() && f.Written >= 0 }
+
+// resume goes on with a flow of a predecessor.
+func (f *flow) resume(from flow) {
+	f.Held, f.Frames, f.Written, f.Ended, f.Closed = from.Held, from.Frames, from.Written, from.Ended, from.Closed
+}
+
 // isAtRest reports whether all that is to be known of the flow is in its exported fields.
 func (f *flow) isAtRest() bool { return !f.said && len(f.Held) <= flowSize }

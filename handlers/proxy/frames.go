@@ -25,6 +25,11 @@ func (f *frames) atFrame() bool { return f.Have == 0 && !f.Broken }
 // atMessage reports whether a message may begin here.
 func (f *frames) atMessage() bool { return f.atFrame() && !f.Fragmented }
 
+// isValid reports whether the position is one that there can be.
+func (f *frames) isValid() bool {
+	return f.Have == 0 || f.Have <= f.Need && f.Need <= 14 && (f.Have < f.Need || f.Left > 0 || f.Broken)
+}
+
 // next follows p to the end of the frame in which it begins, or to its own end,
 // and returns how many bytes that were.
 func (f *frames) next(p []byte) (n int) {

@@ -13,6 +13,7 @@ const closeTimeout = time.Second
 // sides, between two messages if there is such a moment soon, else between two frames. Then,
 // and any other connection at once, it is closed.
 func (t *tunnel) leave(ctx context.Context) {
+	t.leaving.Store(true)
 	defer t.close()
 	if !t.isWebSocket {
 		return

@@ -3,13 +3,17 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
+
+	"example.com/baton/handlers/internal/recorder"
 )
 
 // tunnel is an upgraded connection: two ends, and a pipe in each direction.
@@ -20,52 +24,80 @@ type tunnel struct {
 	toClient    pipe
 	toBackend   pipe
 	isWebSocket bool
+	halting     atomic.Bool   // the pipes are to return
+	leaving     atomic.Bool   // the drain hook has been called
 	over        chan struct{} // closed when nothing is copied any more
+	stop        func()        // removes the drain hook
 }
 
 func (p *proxy) newTunnel() *tunnel { return &tunnel{proxy: p, over: make(chan struct{})} }
 
-// connect sets the ends, and the pipes between them.
-func (t *tunnel) connect(client, backend *end, isWebSocket bool) {
+// connect sets the ends, and the pipes between them. From then on end must be called.
+func (t *tunnel) connect(ctx context.Context, client, backend *end, isWebSocket bool) {
 	t.client, t.backend, t.isWebSocket = client, backend, isWebSocket
-	t.toClient.connect(backend, client, isWebSocket)
-	t.toBackend.connect(client, backend, isWebSocket)
+	t.toClient.connect(t, backend, client)
+	t.toBackend.connect(t, client, backend)
 	t.toBackend.masked = true
+	t.stop = t.proxy.onDrain(ctx, t.proxy.webSocketGrace, t.leave)
 }
 
 func (t *tunnel) pipes() [2]*pipe { return [2]*pipe{&t.toClient, &t.toBackend} }
 
-// serve copies in both directions until the tunnel ends.
-func (t *tunnel) serve(ctx context.Context) {
-	stop := t.proxy.onDrain(ctx, t.proxy.webSocketGrace, t.leave)
-	defer stop()
-	defer close(t.over)
-	defer t.close()
-	t.copy(ctx)
+// serve copies in both directions until the tunnel ends here, and reports to w what has gone to the
+// client.
+func (t *tunnel) serve(w http.ResponseWriter, ctx context.Context) {
+	for patience := time.Duration(0); t.copy(ctx, patience); patience = migratePause {
+		if t.migrate(ctx) {
+			return
+		}
+		t.goOn()
+	}
+	recorder.AddBytes(w, t.toClient.Written)
 }
 
-// copy copies in both directions until the tunnel ends.
-func (t *tunnel) copy(ctx context.Context) {
+// copy copies in both directions until the tunnel ends, and then returns false, or until it
+// can migrate, at the earliest after patience.
+func (t *tunnel) copy(ctx context.Context, patience time.Duration) (halted bool) {
 	results := make(chan error, 2)
 	for _, p := range t.pipes() {
 		go func() { results <- p.run() }()
 	}
-	gone := ctx.Done()
+	gone, due := ctx.Done(), time.NewTimer(patience)
+	defer due.Stop()
+	var migrating <-chan struct{}
+	failed := false
 	for running := 2; running > 0; {
 		select {
 		case err := <-results:
 			running--
-			if err != nil {
+			switch {
+			case errors.Is(err, errHalted):
+				halted = true
+			case err != nil:
+				failed = true
 				t.close() // the other pipe ends by that
 			}
+		case <-due.C:
+			migrating = t.migrating(ctx)
+		case <-migrating:
+			migrating = nil
+			t.halt()
 		case <-gone:
-			gone = nil
+			gone, failed = nil, true
 			t.close()
 		}
 	}
+	return halted && !failed
 }
 
-// close closes both ends.
+// end ends a tunnel that does not copy any more.
+func (t *tunnel) end() {
+	t.close()
+	close(t.over)
+	t.stop()
+}
+
+// close closes both ends: copies of them, if the tunnel has migrated.
 func (t *tunnel) close() {
 	t.client.Close()
 	t.backend.Close()
@@ -103,7 +135,7 @@ func (u *proposal) accept(response *http.Response) {
 	u.dialed.SetReadDeadline(time.Time{})
 	u.backend = &end{Conn: u.dialed}
 	if plain, ok := u.dialed.(*backendConn); ok {
-		u.backend = &end{Conn: plain.TCPConn, patience: plain.timeout}
+		u.backend = &end{Conn: plain.TCPConn, patience: plain.timeout, isSocket: true}
 	}
 	u.isWebSocket = strings.EqualFold(response.Header.Get("Upgrade"), "websocket")
 	response.Body = nothing{}
@@ -115,7 +147,7 @@ func (u *proposal) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil || u.backend == nil {
 		return conn, buf, err
 	}
-	u.tunnel.connect(&end{Conn: conn}, u.backend, u.isWebSocket)
+	u.tunnel.connect(u.request.Context(), &end{Conn: conn}, u.backend, u.isWebSocket)
 	early, _ := buf.Peek(buf.Reader.Buffered())
 	u.tunnel.toBackend.Held, u.tunnel.toClient.Held = slices.Clone(early), u.fromBackend
 	return hijacked{conn}, buf, nil
@@ -127,16 +159,16 @@ func (u *proposal) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 // settle is called when ReverseProxy has returned. The tunnel begins, if there is one.
 func (u *proposal) settle() {
 	if u.tunnel.client != nil {
-		u.tunnel.serve(u.request.Context())
+		u.tunnel.serve(u.ResponseWriter, u.request.Context())
 	}
 }
 
-// end closes what may be left when ReverseProxy has failed.
+// end ends the tunnel, or closes what is left of one that has not begun.
 func (u *proposal) end() {
-	if u.tunnel.client != nil {
-		u.tunnel.client.Close()
-	}
-	if u.backend != nil {
+	switch {
+	case u.tunnel.client != nil:
+		u.tunnel.end()
+	case u.backend != nil:
 		u.backend.Close()
 	}
 }

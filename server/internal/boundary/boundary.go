@@ -59,6 +59,9 @@ func Adopt(e Exported) Machine {
 // Export returns what a successor needs, and whether the connection is at rest and nobody
 // reads from it. The connection must have been offered.
 func (m *Machine) Export() (e Exported, ok bool) {
+	if m.state == OfferedHijacked { // its deadline is the handler's
+		return Exported{Used: m.used}, true
+	}
 	return Exported{m.used, m.deadline}, m.state == Offered || m.state == OfferedWoken
 }
 
@@ -113,11 +116,16 @@ func (m *Machine) Read(buffer int, empty bool) Action {
 	return m.handle(readPart)
 }
 
+// AdoptHijacked returns the machine of a connection that a handler in another process had
+// taken over.
+func AdoptHijacked() Machine { return Machine{used: true, state: Hijacked} }
+
 // Offer reports whether the connection is at rest, so that it can be offered to the
-// successor. Nothing may be read or written until Answer.
+// successor. Nothing may be read or written until Answer. It is for the handler to say that
+// of one that is Hijacked.
 func (m *Machine) Offer() bool {
 	m.handle(offers)
-	return m.state == Offered || m.state == OfferedWoken
+	return m.state == Offered || m.state == OfferedWoken || m.state == OfferedHijacked
 }
 
 // InWindow reports whether the connection has a place in the migrator's window, and is at rest

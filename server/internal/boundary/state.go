@@ -45,6 +45,8 @@ const (
 	Abandoned
 	// Hijacked: a handler has taken the connection over.
 	Hijacked
+	// OfferedHijacked: the successor is asked to take it. Its handler neither reads nor writes.
+	OfferedHijacked
 	// HTTP2: the client speaks HTTP/2, whose frames tell what is under way.
 	HTTP2
 	// Ending: nothing more is read. The client is not served, or was idle for too long.
