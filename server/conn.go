@@ -255,9 +255,10 @@ func (c *conn) close(mayWait bool) error {
 	}
 	c.dropHooks()
 	reason, tail, pipelined := c.reason, c.tail, c.boundary.SentAhead()
+	shared := state.Shared() || c.secure.isOffered()
 	c.mu.Unlock()
 
-	if !state.Shared() && reason != DrainTimeout && tail != truncated {
+	if !shared && reason != DrainTimeout && tail != truncated {
 		c.linger(lingerTime(c, reason, tail, pipelined))
 		c.secure.sendCloseNotify(mayWait && (reason == ConnectionClose || reason == ByClient)) // a response may be on its way
 	}
