@@ -17,8 +17,9 @@ import (
 // hold as for any other. In a drain it migrates again, or is drained.
 func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	t, err := decodeTransfer(moved.State)
+	defer t.clear()
 	if err != nil {
-		s.opts.Logger.Warn("connection from the predecessor is refused", "error", err)
+		s.opts.Logger.Debug("connection from the predecessor is refused", "error", err)
 		return nil
 	}
 	c := s.newConn(moved.Conn, nil)
@@ -27,7 +28,7 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 		return nil
 	}
 	if t.Tunnel != nil {
-		return c.adoptTunnel(moved.Peer, t.Tunnel)
+		return c.adoptTunnel(moved.Peer, t)
 	}
 	state, as := boundary.Exported{Used: moved.Used}, classNew
 	if moved.Used {
@@ -39,7 +40,7 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	}
 	c.boundary = boundary.Adopt(state)
 	return func() {
-		s.migratedIn.Add(1)
+		s.noteArrival(t.protocol())
 		s.register(c, as)
 		go http1{c}.awaitFirstByte()
 	}
@@ -49,13 +50,21 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 // they cannot be. Its listener may serve another protocol than when it was accepted.
 func (c *conn) rebuild(moved upgrade.Connection, t transfer) bool {
 	config := c.server.configOf(moved.Listener)
-	if (t.TLS != nil) != (config != nil) || (moved.Peer != nil) != (t.Tunnel != nil) {
+	if (t.TLS != nil) != (config != nil) || moved.Peer != nil && t.Tunnel == nil {
 		return false
 	}
 	if t != (transfer{}) && c.server.opts.DisableMigration {
 		return false
 	}
-	return t.TLS == nil && t.HTTP2 == nil
+	if t.TLS != nil {
+		secure, err := restoreSecure(c, config, t.TLS)
+		if err != nil {
+			c.server.opts.Logger.Debug("TLS connection of the predecessor is refused", "error", err)
+			return false
+		}
+		c.secure, c.layer = secure, secure
+	}
+	return t.HTTP2 == nil
 }
 
 // configOf returns the configuration of a listener for TLS, nil if it is for plaintext.
@@ -74,7 +83,7 @@ func (s *Server) configOf(ln net.Listener) *tls.Config {
 func (c http1) awaitFirstByte() {
 	switch {
 	case !c.isReadable():
-	case c.open() && c.server.adopted.add(c.conn):
+	case c.open() && c.server.adopted.add(c.served()):
 		return
 	default: // the drain is over
 		c.setReason(DrainTimeout)

@@ -337,6 +337,7 @@ func (c *conn) export() (exported upgrade.Connection, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var t transfer
+	defer t.clear()
 	if !c.layer.export(&t) || !c.follower().export(&t) {
 		return exported, false
 	}
@@ -349,6 +350,7 @@ func (c *conn) export() (exported upgrade.Connection, ok bool) {
 		exported.Left = max(time.Until(state.Deadline), time.Millisecond)
 	}
 	var err error
+	c.protocol = t.protocol()
 	exported.State, err = t.encode()
 	return exported, err == nil
 }
@@ -361,10 +363,11 @@ func (c *conn) settle(taken bool) {
 	case taken:
 		c.do(c.boundary.Answer(true))
 		c.count(uncounted)
-		c.server.migratedOut.Add(1)
+		c.server.noteDeparture(c.protocol)
 	default:
 		c.stays = true
 	}
+	c.layer.settle(taken)
 	c.mu.Unlock()
 	close(c.answer)
 }
@@ -375,7 +378,3 @@ func (c *conn) stay() {
 	c.stays = true
 	c.mu.Unlock()
 }
-
-// Migrated returns how many connections have come from the predecessor, and how many have
-// gone to the successor. Neither is counted as accepted or closed by it.
-func (s *Server) Migrated() (in, out uint64) { return s.migratedIn.Load(), s.migratedOut.Load() }

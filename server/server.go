@@ -75,6 +75,7 @@ type Server struct {
 
 	isSafe func() bool // whether net/http keeps what migration relies on; asks it once
 	http2  func() http2Support
+	tls13  func() bool // whether crypto/tls lets another record layer go on after a handshake
 
 	drain     atomic.Pointer[drain] // nil until it begins
 	draining  chan struct{}         // closed when it has begun
@@ -98,11 +99,14 @@ type registry struct {
 
 // totals are counts since the start.
 type totals struct {
-	acceptErrors            atomic.Uint64
-	accepted                atomic.Uint64
-	migratedIn, migratedOut atomic.Uint64
-	closed                  []atomic.Uint64 // by Reason
-	requests                atomic.Int64    // handlers that run now
+	acceptErrors atomic.Uint64
+	accepted     atomic.Uint64
+	closed       []atomic.Uint64 // by Reason
+	requests     atomic.Int64    // handlers that run now
+	migrated     struct {
+		mu      sync.Mutex
+		in, out migrations
+	}
 }
 
 var _ upgrade.Adopter = (*Server)(nil)
@@ -145,6 +149,7 @@ func New(opts Options) *Server {
 	s.handler = s.withRoom(opts.Handler)
 	s.isSafe = sync.OnceValue(s.testSafePoint)
 	s.http2 = sync.OnceValue(s.testHTTP2)
+	s.tls13 = sync.OnceValue(s.testTLS13)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true) // also behind TLS, which net/http does not see
@@ -162,9 +167,9 @@ func New(opts Options) *Server {
 			MaxReceiveBufferPerConnection: connectionWindow,
 		},
 		ErrorLog:  log.New(errorLog{opts.Logger}, "", 0),
-		ConnState: func(nc net.Conn, state http.ConnState) { nc.(*conn).follow(state) },
+		ConnState: func(nc net.Conn, state http.ConnState) { connOf(nc).follow(state) },
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, nc.(*conn))
+			return context.WithValue(ctx, connKey{}, connOf(nc))
 		},
 	}
 	return s

@@ -115,7 +115,8 @@ func (s *tunnelState) rebuild() (*tunnel, error) {
 
 // adoptTunnel returns what goes on with a connection that a handler of the predecessor has
 // taken over, or nil if none does here.
-func (c *conn) adoptTunnel(peer net.Conn, s *tunnelState) (begin func()) {
+func (c *conn) adoptTunnel(peer net.Conn, moved transfer) (begin func()) {
+	s := moved.Tunnel
 	if c.server.opts.Resume == nil {
 		return nil
 	}
@@ -131,7 +132,7 @@ func (c *conn) adoptTunnel(peer net.Conn, s *tunnelState) (begin func()) {
 	t.peer, c.tunnel = peer, t
 	c.boundary = boundary.AdoptHijacked()
 	return func() {
-		c.server.migratedIn.Add(1)
+		c.server.noteArrival(moved.protocol())
 		c.server.register(c, classHijacked)
 		go c.resume(h)
 	}

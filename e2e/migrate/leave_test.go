@@ -136,7 +136,7 @@ func TestNeverASafeMoment(t *testing.T) {
 				uri := func(n int) string { return fmt.Sprintf("/slow/%s/%d", k.name, n) }
 				// A backlog of so many requests is more than the service answers before the next are there,
 				// and less than what it reads away after it has closed.
-				window := make(chan struct{}, 800)
+				window := make(chan struct{}, 400)
 				told := make(chan struct{})
 				streaming.Go(func() {
 					for n := 1; ; n++ {

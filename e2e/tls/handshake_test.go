@@ -152,8 +152,8 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 	const (
 		clients   = 500 // that have sent their hello
 		beginners = 90
-		grace     = 4 * time.Second // much more than it takes to see that the drain has begun
 	)
+	grace := await.Unhurried(4 * time.Second) // much more than it takes to see that the drain has begun
 	certFile, keyFile := certificate.Certificate(t)
 	b := service.Start(t, service.OverTLS(certFile, keyFile), service.Files(t), service.Args("-idle-grace", grace.String(), "-read-header-timeout", "1m"))
 	address := b.Secure()

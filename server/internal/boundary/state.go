@@ -68,6 +68,10 @@ func (s State) betweenRequests() bool { return s <= Arriving }
 // woken reports whether a deadline in the past is set on the socket.
 func (s State) woken() bool { return s >= WokenToOffer && s <= WokenToReclaim }
 
+// Shared reports whether the successor has the connection, or may take it: nothing may be
+// written to it, and closing the copy does not end it.
+func (s State) Shared() bool { return s == Offered || s == OfferedWoken || s == Migrated }
+
 // Purpose says why the reader of a connection at rest is woken.
 type Purpose uint8
 
