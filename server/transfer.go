@@ -19,9 +19,6 @@ type transfer struct {
 // tlsState is the state of the TLS layer.
 type tlsState struct{}
 
-// http2State is the state of a connection that speaks HTTP/2.
-type http2State struct{}
-
 // tunnelState is the state of a connection that a handler has taken over.
 type tunnelState struct{}
 
