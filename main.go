@@ -182,8 +182,16 @@ func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logg
 // newServers sets both servers of a pair, which listen nowhere yet.
 func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Settings, handler http.Handler,
 	metrics *metrics.Metrics, logger *slog.Logger) {
+	counted := func(h http.Handler) http.Handler { return middleware.Log(metrics.Count(h), logger) }
+	resume := config.Resume(logger)
 	options := config.Connections
-	options.Handler, options.Logger = middleware.Log(metrics.Count(middleware.Resources(handler)), logger), logger
+	options.Handler, options.Logger = counted(middleware.Resources(handler)), logger
+	options.Resume = func(kind server.Tunnels, state []byte) http.Handler {
+		if h := resume(kind, state); h != nil {
+			return counted(h)
+		}
+		return nil
+	}
 	pair.Public = server.New(options)
 	options.Handler = admin.Handler(admin.Options{
 		Metrics:  metrics,
@@ -193,7 +201,7 @@ func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Sett
 		Host:     config.AdminHost(),
 		Draining: server.Draining,
 	})
-	options.MaxConnections = 16
+	options.MaxConnections, options.Resume = 16, nil
 	pair.Admin = server.New(options)
 }
 

@@ -17,14 +17,18 @@ import (
 // hold as for any other. In a drain it migrates again, or is drained.
 func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	t, err := decodeTransfer(moved.State)
+	defer t.clear()
 	if err != nil {
-		s.opts.Logger.Warn("connection from the predecessor is refused", "error", err)
+		s.opts.Logger.Debug("connection from the predecessor is refused", "error", err)
 		return nil
 	}
 	c := s.newConn(moved.Conn, nil)
 	c.listener = moved.Listener
 	if !c.rebuild(moved, t) {
 		return nil
+	}
+	if t.Tunnel != nil {
+		return c.adoptTunnel(moved.Peer, t)
 	}
 	state, as := boundary.Exported{Used: moved.Used}, classNew
 	if moved.Used {
@@ -38,7 +42,7 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 		c.boundary = boundary.Adopt(state)
 	}
 	return func() {
-		s.migratedIn.Add(1)
+		s.noteArrival(t.protocol())
 		s.register(c, as)
 		if t.HTTP2 != nil {
 			go c.serveNow()
@@ -52,16 +56,21 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 // they cannot be. Its listener may serve another protocol than when it was accepted.
 func (c *conn) rebuild(moved upgrade.Connection, t transfer) bool {
 	config := c.server.configOf(moved.Listener)
-	if (t.TLS != nil) != (config != nil) || (moved.Peer != nil) != (t.Tunnel != nil) {
+	if (t.TLS != nil) != (config != nil) || moved.Peer != nil && t.Tunnel == nil {
 		return false
 	}
 	if t != (transfer{}) && c.server.opts.DisableMigration {
 		return false
 	}
-	if t.HTTP2 != nil && !(c.server.http2().migrates && c.adoptHTTP2(t.HTTP2)) {
-		return false
+	if t.TLS != nil {
+		secure, err := restoreSecure(c, config, t.TLS)
+		if err != nil {
+			c.server.opts.Logger.Debug("TLS connection of the predecessor is refused", "error", err)
+			return false
+		}
+		c.secure, c.layer = secure, secure
 	}
-	return t.TLS == nil && t.Tunnel == nil
+	return t.HTTP2 == nil || c.server.http2().migrates && c.adoptHTTP2(t.HTTP2)
 }
 
 // configOf returns the configuration of a listener for TLS, nil if it is for plaintext.
@@ -87,7 +96,7 @@ func (c http1) awaitFirstByte() {
 
 // serveNow gives an adopted connection to net/http.
 func (c *conn) serveNow() {
-	if !c.open() || !c.server.adopted.add(c) { // the drain is over
+	if !c.open() || !c.server.adopted.add(c.served()) { // the drain is over
 		c.setReason(DrainTimeout)
 		c.Close()
 	}
@@ -117,15 +126,10 @@ func (c http1) isReadable() bool {
 
 // open opens what has come over the link, and returns false if that is impossible.
 func (c *conn) open() bool {
-	unopened, ok := c.socket.Conn.(upgrade.Unopened)
-	if !ok {
+	if _, ok := c.socket.Conn.(upgrade.Unopened); !ok {
 		return true
 	}
-	nc, err := unopened.Open()
-	for patience := time.Now().Add(c.server.opts.ReadHeaderTimeout); (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) && time.Now().Before(patience); {
-		time.Sleep(5 * time.Millisecond)
-		nc, err = unopened.Open()
-	}
+	nc, err := c.server.openConn(c.socket.Conn)
 	if err != nil && c.isClosed() { // forcibly
 		return false
 	}
@@ -144,6 +148,23 @@ func (c *conn) open() bool {
 	limitUnsent(nc)
 	nc.SetReadDeadline(c.boundary.Deadline())
 	return true
+}
+
+// openConn opens what has come over the link.
+func (s *Server) openConn(nc net.Conn) (net.Conn, error) {
+	unopened, ok := nc.(upgrade.Unopened)
+	if !ok {
+		return nc, nil
+	}
+	opened, err := unopened.Open()
+	for patience := time.Now().Add(s.opts.ReadHeaderTimeout); (errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)) && time.Now().Before(patience); {
+		time.Sleep(5 * time.Millisecond)
+		opened, err = unopened.Open()
+	}
+	if err != nil {
+		return nc, err
+	}
+	return opened, nil
 }
 
 // awaitReadable returns nil when a Read would return at once, and an error of the

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"example.com/baton/server"
+	"example.com/baton/server/internal/selfsigned"
 	"example.com/baton/upgrade"
 )
 
@@ -17,13 +19,14 @@ import (
 // Compare with: go test ./server -run xxx -bench . -count 10, and benchstat.
 
 func BenchmarkRequest(b *testing.B) {
-	for _, kind := range []string{"plain", "accounted"} {
-		b.Run(kind, func(b *testing.B) {
-			addr := serveKind(b, kind)
+	for _, kind := range benchKinds {
+		b.Run(kind.name, func(b *testing.B) {
+			dial := kind.serve(b)
 			request := []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			b.ReportAllocs()
+			before := processorTime(b)
 			b.RunParallel(func(pb *testing.PB) {
-				nc, err := net.Dial("tcp", addr)
+				nc, err := dial()
 				if err != nil {
 					b.Error(err)
 					return
@@ -38,6 +41,7 @@ func BenchmarkRequest(b *testing.B) {
 					}
 				}
 			})
+			b.ReportMetric(float64(processorTime(b)-before)/float64(b.N), "cpu-ns/op") // of both sides, however busy the machine is
 		})
 	}
 }
@@ -47,14 +51,14 @@ func BenchmarkRequest(b *testing.B) {
 // kind: go test ./server -run xxx -bench IdleMemory/plain -benchtime 1x
 func BenchmarkIdleMemory(b *testing.B) {
 	const conns = 4000
-	for _, kind := range []string{"plain", "accounted"} {
-		b.Run(kind, func(b *testing.B) {
-			addr := serveKind(b, kind)
+	for _, kind := range benchKinds {
+		b.Run(kind.name, func(b *testing.B) {
+			dial := kind.serve(b)
 			for b.Loop() {
 				open := make([]net.Conn, conns)
 				heap, stack := inUse()
 				for i := range open {
-					nc, err := net.Dial("tcp", addr)
+					nc, err := dial()
 					if err != nil {
 						b.Fatal(err)
 					}
@@ -81,22 +85,42 @@ func inUse() (heap, stack uint64) {
 	return m.HeapAlloc, m.StackInuse
 }
 
-func serveKind(b *testing.B, kind string) string {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	if kind == "plain" {
-		// The same limits, since deadlines are a part of the cost.
-		plain := &http.Server{Handler: http.HandlerFunc(hello), IdleTimeout: 75 * time.Second,
-			ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10}
-		go plain.Serve(ln)
-		b.Cleanup(func() { plain.Close() })
-	} else {
+// benchKind is a server to compare, and how it is reached.
+type benchKind struct {
+	name            string
+	accounted, over bool // by this package; TLS
+}
+
+var benchKinds = []benchKind{{"plain", false, false}, {"accounted", true, false}, {"plainTLS", false, true}, {"accountedTLS", true, true}}
+
+func (k benchKind) serve(b *testing.B) (dial func() (net.Conn, error)) {
+	ln := listen(b)
+	certificate := selfsigned.New(b, time.Now().Add(time.Hour), "example.com")
+	config := &tls.Config{Certificates: []tls.Certificate{certificate.TLS(b)}, NextProtos: []string{"http/1.1"}}
+	if k.accounted {
 		s := server.New(server.Options{Handler: http.HandlerFunc(hello), IdleGrace: -1})
-		s.Add(ln)
+		if k.over {
+			s.AddTLS(ln, config)
+		} else {
+			s.Add(ln)
+		}
 		s.Serve()
 		b.Cleanup(func() { s.Drain(b.Context(), upgrade.Handoff{Kept: none}) })
+	} else {
+		// The same limits, since deadlines are a part of the cost.
+		plain := &http.Server{Handler: http.HandlerFunc(hello), IdleTimeout: 75 * time.Second,
+			ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 64 << 10, TLSConfig: config}
+		if k.over {
+			go plain.ServeTLS(ln, "", "")
+		} else {
+			go plain.Serve(ln)
+		}
+		b.Cleanup(func() { plain.Close() })
 	}
-	return ln.Addr().String()
+	return func() (net.Conn, error) {
+		if k.over {
+			return tls.Dial("tcp", ln.Addr().String(), certificate.Client())
+		}
+		return net.Dial("tcp", ln.Addr().String())
+	}
 }

@@ -41,6 +41,9 @@ func (s *Server) Check(ctx context.Context) error {
 		if err == nil {
 			if !s.opts.DisableMigration {
 				s.isSafe()
+				if s.hasTLS() {
+					s.tls13()
+				}
 			}
 			s.http2()
 		}
@@ -86,7 +89,7 @@ func (s *Server) checkPipe(wrap func(net.Conn) net.Conn) (client net.Conn, c *co
 // serveCheck has net/http serve a connection, and returns while it does.
 func (s *Server) serveCheck(c *conn) error {
 	ln := newAdoptions()
-	ln.add(c)
+	ln.add(c.served())
 	ln.Close()
 	if err := s.http.Serve(ln); !errors.Is(err, net.ErrClosed) {
 		return err

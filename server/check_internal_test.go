@@ -60,7 +60,7 @@ func TestSelfTestsOnABusyMachine(t *testing.T) {
 					if test.states(state) {
 						report(nc, state)
 					}
-					if h, ok := nc.(*conn).follower().(*http2Conn); ok && h.announced.Load() && test.closes != nil && test.closes(attempt-before) {
+					if h, ok := connOf(nc).follower().(*http2Conn); ok && h.announced.Load() && test.closes != nil && test.closes(attempt-before) {
 						nc.Close()
 					}
 				}

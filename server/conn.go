@@ -2,7 +2,6 @@ package server
 
 import (
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -26,6 +25,7 @@ type conn struct {
 	response response      // reused by each request; HTTP/1 has one at a time
 	answer   chan struct{} // closed when the successor has taken it, or not; made for each offer
 	isCheck  bool          // the server's own; no handler gets its requests
+	tunnel   *tunnel       // what a handler made of it that has taken it over
 
 	mu       sync.Mutex
 	boundary boundary.Machine
@@ -45,9 +45,10 @@ type stack struct {
 
 // account is what is counted of a connection.
 type account struct {
-	class  class
-	reason Reason
-	tail   tail
+	class    class
+	reason   Reason
+	tail     tail
+	protocol Protocol // as it was offered
 }
 
 // tail says what the client may be sending when its connection is closed, which decides how
@@ -157,20 +158,34 @@ func (c *conn) Read(p []byte) (int, error) { return c.follower().Read(p) }
 // Write is not called concurrently by net/http.
 func (c *conn) Write(p []byte) (int, error) { return c.follower().Write(p) }
 
-// ReadFrom keeps sendfile working, where nothing is encrypted.
-func (c *conn) ReadFrom(r io.Reader) (int64, error) {
+// plainConn is a conn without encryption, as net/http has it: one that the kernel can send
+// files to. One over TLS must not have these methods, even if they copy: for a net.Conn with
+// ReadFrom net/http writes the header of a response by itself, which then takes two records.
+type plainConn struct{ *conn }
+
+func (c plainConn) ReadFrom(r io.Reader) (int64, error) {
 	if rf, ok := c.layer.(io.ReaderFrom); ok {
 		return rf.ReadFrom(r)
 	}
 	return copyTo(c, r)
 }
 
-// SyscallConn gives access to the socket, where nothing is encrypted.
-func (c *conn) SyscallConn() (syscall.RawConn, error) {
-	if sc, ok := c.layer.(syscall.Conn); ok {
-		return sc.SyscallConn()
+func (c plainConn) SyscallConn() (syscall.RawConn, error) { return c.socket.SyscallConn() }
+
+// served returns the connection as net/http has it.
+func (c *conn) served() net.Conn {
+	if c.secure != nil {
+		return c
 	}
-	return nil, errors.ErrUnsupported
+	return plainConn{c}
+}
+
+// connOf returns the connection that net/http has.
+func connOf(nc net.Conn) *conn {
+	if plain, ok := nc.(plainConn); ok {
+		return plain.conn
+	}
+	return nc.(*conn)
 }
 
 // wasClosed reports whether the connection was closed under its handler.
@@ -179,6 +194,12 @@ func (c *conn) wasClosed() bool {
 	defer c.mu.Unlock()
 	state := c.boundary.State()
 	return state == boundary.Closed || state == boundary.Released && c.reason == DrainTimeout
+}
+
+func (c *conn) hasMigrated() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.boundary.State() == boundary.Migrated
 }
 
 // setReason notes why the connection is about to be closed. The first reason holds, unless
@@ -224,7 +245,7 @@ func (c *conn) close(mayWait bool) error {
 	}
 	switch state {
 	case boundary.Migrated:
-	case boundary.Hijacked:
+	case boundary.Hijacked, boundary.OfferedHijacked:
 		c.explain(Hijacked)
 	case boundary.Handling, boundary.Body, boundary.Abandoned: // net/http closes after a response only if it has sent "Connection: close"
 		c.explain(ConnectionClose)
@@ -242,7 +263,7 @@ func (c *conn) close(mayWait bool) error {
 	reason, tail, pipelined := c.reason, c.tail, c.boundary.SentAhead()
 	c.mu.Unlock()
 
-	if state != boundary.Migrated && reason != DrainTimeout && tail != truncated {
+	if !state.Shared() && reason != DrainTimeout && tail != truncated {
 		c.linger(lingerTime(c, reason, tail, pipelined))
 		c.secure.sendCloseNotify(mayWait && (reason == ConnectionClose || reason == ByClient)) // a response may be on its way
 	}

@@ -33,8 +33,8 @@
 //   - Shutdown is called when no connection is left.
 //   - What remains when the drain's context ends is closed forcibly, and counted as such.
 //
-// A connection over TLS is drained like any other, but does not migrate. One whose handshake is
-// under way has the time of a header to complete it and to send its request.
+// A connection over TLS migrates together with the state of its record layer. One whose
+// handshake is under way has the time of a header to complete it and to send its request.
 //
 // HTTP/2 can end a connection without leaving anything to chance. A GOAWAY first asks the
 // client to make no more requests; after a round trip, or the idle grace if the client does not
@@ -67,9 +67,22 @@
 // connection, and reads on if the successor refuses it or dies before. A request that still
 // runs at the drain timeout is closed forcibly.
 //
-// HTTP/1.1 over TLS is drained: its keys and counters are in the predecessor's memory. The next
-// response carries "Connection: close"; an idle connection gets close_notify after the idle
-// grace. The next connection of the client resumes its TLS session (package tlskeys).
+// HTTP/1.1 over TLS 1.3 migrates as well. crypto/tls performs the handshake; the record layer
+// that follows is package tls13 below internal, whose state, a secret and a sequence number for
+// each direction, goes over the link. Between an offer and its answer nothing is written, not
+// even a close_notify, so that a key has one writer at any time. In the successor a request's
+// TLS field has the version, the cipher suite, the protocol, the server name and the client's
+// certificates of the handshake; ExportKeyingMaterial returns an error, because crypto/tls
+// keeps the secret for it. The successor admits a client as crypto/tls does when a session is
+// resumed: the certificates that its configuration asks for are verified anew, and
+// GetConfigForClient, which gets what is still known of the client's hello, and
+// VerifyConnection are called. A client that is not admitted stays with the predecessor and is
+// drained.
+//
+// HTTP/1.1 over TLS 1.2 is drained, as is all TLS with [Options.DisableMigration], or if a self-test at the
+// start fails: the record layer is then that of crypto/tls. The next response carries
+// "Connection: close"; an idle connection gets close_notify after the idle grace. The next
+// connection of the client resumes its TLS session (package tlskeys).
 //
 // HTTP/2 is drained as told above. A client that answers the PING later than the idle grace may
 // have a request refused, and knows that it was not processed.
@@ -79,7 +92,7 @@
 // tenth of the drain timeout, one second at most, before that.
 //
 // Drained as well are connections of a listener that the successor does not have, or has for
-// TLS now, and all of them if the successor is a release that cannot adopt any.
+// TLS now, or no longer, and all of them if the successor is a release that cannot adopt any.
 //
 // # Limits
 //
@@ -105,7 +118,7 @@
 //
 // A connection is a stack of layers, each a net.Conn over the one below, which also says
 // whether it holds a part of something and what a successor needs to rebuild it: the socket
-// (socket.go), TLS (tls.go), the follower of HTTP/1 (http1.go) or HTTP/2 (http2.go), and the
+// (socket.go), TLS (tls.go, handshake.go, tls_migrate.go), the follower of HTTP/1 (http1.go) or HTTP/2 (http2.go), and the
 // account, which net/http has (conn.go). Package boundary below internal recognizes by how
 // net/http reads when an HTTP/1 connection is at rest; it decides, and http1.go does. Check
 // tries out that net/http reads as expected. If a Go release should ever read otherwise, it

@@ -33,17 +33,21 @@ type drain struct {
 func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	d := &drain{server: s, ctx: ctx, began: time.Now(), progress: make(chan struct{}, 1)}
 	before := s.Closed()
-	_, migratedBefore := s.Migrated()
+	_, migratedBefore := s.MigratedBy()
 	d.migrator = s.newMigrator(ctx, h)
 	s.http2() // its self-test is not for a server that drains
 	s.drain.Store(d)
 	close(s.draining)
+	if d.migrator != nil {
+		close(s.migrating)
+	}
 	d.run(h)
-	_, migrated := s.Migrated()
+	migrated, by := s.migratedSince(migratedBefore)
 	return upgrade.Drained{
 		Seconds:     time.Since(d.began).Seconds(),
 		Requests:    int(d.finished.Load()),
-		Migrated:    int(migrated - migratedBefore),
+		Migrated:    migrated,
+		MigratedBy:  by,
 		Connections: s.closedSince(before),
 	}
 }

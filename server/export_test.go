@@ -32,3 +32,7 @@ func FailFor(err error) (failing, recovered error) {
 	f.reset()
 	return failing, f.lasting(begin.Add(time.Hour))
 }
+
+// DisableTLSMigration has the server know that crypto/tls does not perform a handshake as
+// expected.
+func (s *Server) DisableTLSMigration() { s.tls13 = func() bool { return false } }

@@ -69,6 +69,9 @@ func (c *conn) returned(p []byte, r boundary.Result, err error) (n int, do bound
 	}
 	n, do = c.boundary.Returned(p, r, below)
 	if r == boundary.Failed && !errors.Is(err, net.ErrClosed) {
+		if isAlert(err) {
+			c.explain(Failed)
+		}
 		c.explain(ByClient)
 	}
 	return n, c.do(do)
@@ -211,8 +214,11 @@ func (c http1) abortResponse() {
 	c.explain(Failed)
 }
 
-// export adds nothing: a connection at rest is as a new one.
-func (c http1) export(*transfer) bool { return true }
+// export adds nothing: a connection at rest is as a new one. It is called with the lock held.
+func (c http1) export(*transfer) bool {
+	_, ok := c.boundary.Export()
+	return ok
+}
 
 // drain does nothing: the migrator and the sweep end connections of HTTP/1.
 func (c http1) drain() {}

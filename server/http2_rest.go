@@ -157,15 +157,14 @@ func (h *http2Conn) offer() error {
 	h.conn.mu.Lock()
 	h.migrated = h.conn.offer()
 	h.conn.mu.Unlock()
-	end := h.migrated
+	over := h.migrated
 	h.writing.Unlock()
-	if !end {
+	if !over {
 		h.stay()
-		end = h.conn.isClosed()
 	}
 	h.mu.Lock()
 	h.exported = nil
-	if end {
+	if over {
 		return io.EOF
 	}
 	return nil

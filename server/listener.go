@@ -51,7 +51,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			if n := l.failures.reset(); n > 0 {
 				l.server.opts.Logger.Info("connections are accepted again", "address", l.Addr().String(), "errors", n)
 			}
-			return l.server.track(nc, l.Listener, l.config), nil
+			return l.server.track(nc, l.Listener, l.config).served(), nil
 		case errors.Is(err, net.ErrClosed):
 			return nil, err
 		case errors.Is(err, os.ErrDeadlineExceeded):

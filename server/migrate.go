@@ -323,15 +323,15 @@ func (c *conn) willMigrate(now time.Time) bool {
 	return c.mayMigrate() && !c.boundary.Pipelines(now, c.server.opts.IdleGrace)
 }
 
-// offer offers the connection, which is at rest, and reports whether the successor has taken it.
-// The caller is its reader, and holds the lock.
-func (c *conn) offer() (taken bool) {
+// offer offers the connection, which is at rest. It returns true if the successor has taken it, or
+// it was closed forcibly meanwhile. The caller is its reader, and holds the lock.
+func (c *conn) offer() (over bool) {
 	for c.mayBeOffered() && c.boundary.Offer() { // again if the successor hung just now
 		woken := c.boundary.InWindow()
 		c.mu.Unlock()
 		c.server.drain.Load().migrator.offer(c, woken)
 		c.mu.Lock()
-		if c.boundary.State() == boundary.Migrated {
+		if c.boundary.State() == boundary.Migrated || c.boundary.IsClosed() {
 			return true
 		}
 		c.do(c.boundary.Answer(false)) // unless there is one
@@ -353,15 +353,20 @@ func (c *conn) export() (exported upgrade.Connection, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var t transfer
+	defer t.clear()
 	if !c.layer.export(&t) || !c.follower().export(&t) {
 		return exported, false
 	}
 	state, _ := c.boundary.Export()
 	exported = upgrade.Connection{Conn: c.socket.Conn, Listener: c.listener, Used: state.Used}
+	if c.tunnel != nil {
+		exported.Peer, t.Tunnel = c.tunnel.peer, c.tunnel.export()
+	}
 	if !state.Deadline.IsZero() {
 		exported.Left = max(time.Until(state.Deadline), time.Millisecond)
 	}
 	var err error
+	c.protocol = t.protocol()
 	exported.State, err = t.encode()
 	return exported, err == nil
 }
@@ -374,10 +379,11 @@ func (c *conn) settle(taken bool) {
 	case taken:
 		c.do(c.boundary.Answer(true))
 		c.count(uncounted)
-		c.server.migratedOut.Add(1)
+		c.server.noteDeparture(c.protocol)
 	default:
 		c.stays = true
 	}
+	c.layer.settle(taken)
 	c.mu.Unlock()
 	close(c.answer)
 }
@@ -388,7 +394,3 @@ func (c *conn) stay() {
 	c.stays = true
 	c.mu.Unlock()
 }
-
-// Migrated returns how many connections have come from the predecessor, and how many have
-// gone to the successor. Neither is counted as accepted or closed by it.
-func (s *Server) Migrated() (in, out uint64) { return s.migratedIn.Load(), s.migratedOut.Load() }

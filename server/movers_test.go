@@ -29,6 +29,8 @@ type movers struct {
 	gate func(ctx context.Context, conns []upgrade.Connection) []bool
 	// each, if not nil, changes what the successor is given.
 	each func(*upgrade.Connection)
+	// stateless says that the successor takes sockets only.
+	stateless bool
 }
 
 // slowOr answers /slow by a gate, and everything else at once.
@@ -127,7 +129,7 @@ func dup(t testing.TB, nc net.Conn) net.Conn {
 
 // handOff begins the drain of the first.
 func (m *movers) handOff(timeout time.Duration) <-chan upgrade.Drained {
-	return m.first.drainBy(timeout, upgrade.Handoff{Kept: all, Migrate: m.move, States: true})
+	return m.first.drainBy(timeout, upgrade.Handoff{Kept: all, Migrate: m.move, States: !m.stateless})
 }
 
 // end drains the second.

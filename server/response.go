@@ -28,7 +28,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	handed.TLS = c.secure.connectionState()
-	rw.ResponseWriter, rw.begun = w, false
+	rw.ResponseWriter, rw.begun, rw.handed, rw.came = w, false, handed, time.Now()
 	s.requests.Add(1)
 	returned := false
 	defer func() {
@@ -41,12 +41,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			rw.request.end(rw.fullDuplex || !returned)
 			rw.request = nil
 		}
-		rw.ResponseWriter = overWriter{} // an idle connection should not hold the last request in memory
-		if d := s.drain.Load(); d != nil && !c.wasClosed() {
-			d.finished.Add(1)
-		}
-		s.requests.Add(-1)
-		s.noteEnd()
+		rw.ResponseWriter, rw.handed = overWriter{}, nil // an idle connection should not hold the last request in memory
+		s.noteReturn(c)
 	}()
 	s.handler.ServeHTTP(rw, handed)
 	if rw.request != nil {
@@ -54,6 +50,15 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	rw.begin(http.StatusOK) // a handler that wrote nothing is answered for by net/http
 	returned = true
+}
+
+// noteReturn is called when a handler has returned.
+func (s *Server) noteReturn(c *conn) {
+	if d := s.drain.Load(); d != nil && !c.wasClosed() && !c.hasMigrated() {
+		d.finished.Add(1)
+	}
+	s.requests.Add(-1)
+	s.noteEnd()
 }
 
 // response decides on "Connection: close" when the header is written, not when the handler
@@ -66,6 +71,8 @@ type response struct {
 	body   *streamBody
 	stream *streamWriter
 	begun  bool // the final header is written, or the connection hijacked
+	handed *http.Request
+	came   time.Time // the request
 
 	request    *requestBody // HTTP/1's, if there is one
 	fullDuplex bool         // the body may be read, and left unread, while the response is written
@@ -144,6 +151,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	nc, buf, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {
 		w.begun, w.request = true, nil
+		w.conn.tunnel = &tunnel{request: w.handed, began: w.came}
 	}
 	return nc, buf, err
 }

@@ -26,6 +26,11 @@ type Options struct {
 	// DisableMigration closes idle connections after the grace, instead of
 	// migrating them to the successor.
 	DisableMigration bool
+	// Resume returns what goes on with a connection that a handler in the predecessor has
+	// hijacked and let migrate by [Tunnels.Migrate], or nil if that is impossible here: then
+	// it stays with the predecessor. It must not block, or keep anything of the state. Nil
+	// lets all such connections stay.
+	Resume func(kind Tunnels, state []byte) http.Handler
 	// IdleTimeout is how long a connection may stay idle between two
 	// requests. 0 means 75 seconds.
 	IdleTimeout time.Duration
@@ -70,9 +75,11 @@ type Server struct {
 
 	isSafe func() bool // whether net/http keeps what migration relies on; asks it once
 	http2  func() http2Support
+	tls13  func() bool // whether crypto/tls lets another record layer go on after a handshake
 
-	drain    atomic.Pointer[drain] // nil until it begins
-	draining chan struct{}         // closed when it has begun
+	drain     atomic.Pointer[drain] // nil until it begins
+	draining  chan struct{}         // closed when it has begun
+	migrating chan struct{}         // closed when it has begun and connections can migrate
 }
 
 // incoming is where connections come from.
@@ -92,11 +99,14 @@ type registry struct {
 
 // totals are counts since the start.
 type totals struct {
-	acceptErrors            atomic.Uint64
-	accepted                atomic.Uint64
-	migratedIn, migratedOut atomic.Uint64
-	closed                  []atomic.Uint64 // by Reason
-	requests                atomic.Int64    // handlers that run now
+	acceptErrors atomic.Uint64
+	accepted     atomic.Uint64
+	closed       []atomic.Uint64 // by Reason
+	requests     atomic.Int64    // handlers that run now
+	migrated     struct {
+		mu      sync.Mutex
+		in, out migrations
+	}
 }
 
 var _ upgrade.Adopter = (*Server)(nil)
@@ -134,11 +144,12 @@ func New(opts Options) *Server {
 		incoming: incoming{adopted: newAdoptions()},
 		registry: registry{conns: make(map[*conn]struct{})},
 		totals:   totals{closed: make([]atomic.Uint64, len(reasons))},
-		draining: make(chan struct{}),
+		draining: make(chan struct{}), migrating: make(chan struct{}),
 	}
 	s.handler = s.withRoom(opts.Handler)
 	s.isSafe = sync.OnceValue(s.testSafePoint)
 	s.http2 = sync.OnceValue(s.testHTTP2)
+	s.tls13 = sync.OnceValue(s.testTLS13)
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true) // also behind TLS, which net/http does not see
@@ -160,9 +171,9 @@ func New(opts Options) *Server {
 		DisableGeneralOptionsHandler: true,
 		HTTP2:                        h2,
 		ErrorLog:                     log.New(errorLog{opts.Logger}, "", 0),
-		ConnState:                    func(nc net.Conn, state http.ConnState) { nc.(*conn).follow(state) },
+		ConnState:                    func(nc net.Conn, state http.ConnState) { connOf(nc).follow(state) },
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
-			return context.WithValue(ctx, connKey{}, nc.(*conn))
+			return context.WithValue(ctx, connKey{}, connOf(nc))
 		},
 	}
 	return s

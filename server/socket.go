@@ -31,6 +31,9 @@ type layer interface {
 	// export adds what a successor needs to rebuild this layer and those below. It returns
 	// false if it cannot be rebuilt elsewhere, or holds a part of something.
 	export(to *transfer) bool
+	// settle is called when the successor has answered: what it has taken is nobody else's to
+	// read or write any more.
+	settle(taken bool)
 }
 
 // socket is the bottom layer. A write may take as long as the client takes something of it.
@@ -60,6 +63,9 @@ func (s *socket) pending() (bytes int64) {
 
 // export adds nothing: the descriptor is all.
 func (s *socket) export(*transfer) bool { return true }
+
+// settle does nothing: the copy of the descriptor is closed.
+func (s *socket) settle(bool) {}
 
 func (s *socket) CloseWrite() error {
 	if cw, ok := s.Conn.(interface{ CloseWrite() error }); ok {

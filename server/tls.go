@@ -10,7 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"example.com/baton/server/internal/records"
+	"example.com/baton/server/internal/tls13"
 )
 
 const alpnHTTP2, alpnHTTP1 = "h2", "http/1.1"
@@ -26,10 +26,13 @@ func (s *Server) AddTLS(ln net.Listener, config *tls.Config) {
 
 // completeTLS completes the listeners' configurations.
 func (s *Server) completeTLS() {
+	completed := make(map[*tls.Config]bool)
 	for _, ln := range s.listeners {
-		if ln.config == nil {
+		if ln.config == nil || completed[ln.config] {
 			continue
 		}
+		completed[ln.config] = true
+		captureSecrets(ln.config)
 		ln.config.MinVersion = max(ln.config.MinVersion, tls.VersionTLS12)
 		if ln.config.NextProtos == nil {
 			ln.config.NextProtos = []string{alpnHTTP2, alpnHTTP1}
@@ -41,68 +44,57 @@ func (s *Server) completeTLS() {
 	}
 }
 
+// hasTLS reports whether a listener is for TLS.
+func (s *Server) hasTLS() bool {
+	return slices.ContainsFunc(s.listeners, func(ln *listener) bool { return ln.config != nil })
+}
+
 // secure is the TLS of a connection. net/http sees plaintext only: what is between its
-// connection and the socket is encrypted here, so that the account of a connection
-// is the same for both. One over TLS never migrates to the successor, which does not
-// have its keys. A nil one is that of a plaintext connection.
-// Its fields belong to the goroutine that reads the connection.
+// connection and the socket is encrypted here, so that the account of a connection is the
+// same for both. crypto/tls performs the handshake; the record layer that follows is ours if
+// the connection may migrate. A nil one is that of a plaintext connection.
+// Its fields belong to the goroutine that reads the connection, but for records.
 type secure struct {
 	layer   // the socket
 	owner   *conn
-	conn    *tls.Conn
-	inbound records.Inbound
+	config  *tls.Config
 	hello   [5]byte // room for first
 	first   []byte  // what the client's hello begins with, until crypto/tls takes it
 	state   *tls.ConnectionState
-	done    atomic.Bool // the handshake is
-	writing sync.Mutex  // held by a Write
-	failed  bool        // a Write has, so that nothing can follow
+	records atomic.Pointer[recordLayer] // nil until the handshake is done
+	writing sync.Mutex                  // held by a Write
+	failed  bool                        // a Write has, so that nothing can follow
+	offered bool                        // to the successor; guarded by the lock of owner
 }
 
 func newSecure(c *conn, config *tls.Config) *secure {
-	s := &secure{layer: &c.socket, owner: c}
-	s.conn = tls.Server(recorded{s.layer, s}, config)
-	return s
-}
-
-// recorded is the socket as crypto/tls reads it.
-type recorded struct {
-	layer
-	secure *secure
-}
-
-func (r recorded) Read(p []byte) (int, error) {
-	if first := r.secure.first; len(first) > 0 {
-		n := copy(p, first)
-		r.secure.first = first[n:]
-		return n, nil
-	}
-	n, err := r.layer.Read(p)
-	r.secure.inbound.Came(p[:n])
-	return n, err
+	return &secure{layer: &c.socket, owner: c, config: config}
 }
 
 // Read reads what is for net/http. Before the handshake it reads the beginning of the
 // client's hello and returns nothing: crypto/tls allows nobody to wake a handshake. When it
 // is called again, it performs the handshake, and again returns nothing.
 func (s *secure) Read(p []byte) (int, error) {
-	switch {
-	case s.done.Load():
-		n, err := s.conn.Read(p)
-		s.inbound.Read(n, len(p))
-		return n, err
-	case len(s.first) == 0:
-		n, err := s.conn.NetConn().Read(s.hello[:])
+	if r := s.records.Load(); r != nil {
+		return (*r).Read(p)
+	}
+	if len(s.first) == 0 {
+		n, err := s.layer.Read(s.hello[:])
 		s.first = s.hello[:n]
 		return 0, err
 	}
 	return 0, s.handshake()
 }
 
+// Write fails before the handshake: net/http answers a client with which that was not possible.
 func (s *secure) Write(p []byte) (int, error) {
+	r := s.records.Load()
+	if r == nil {
+		return 0, errHandshake
+	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	n, err := s.conn.Write(p)
+	n, err := (*r).Write(p)
 	s.failed = s.failed || err != nil
 	return n, err
 }
@@ -112,10 +104,16 @@ func (s *secure) speaksHTTP2() bool { return s.state.NegotiatedProtocol == alpnH
 
 // holds reports whether a part of a record has come, or of the handshake: a client may be
 // about to send a request.
-func (s *secure) holds() bool { return s.inbound.Within() }
+func (s *secure) holds() bool {
+	if r := s.records.Load(); r != nil {
+		return (*r).Holds()
+	}
+	return len(s.first) > 0
+}
 
-// export returns false: the keys are not exported.
-func (s *secure) export(*transfer) bool { return false }
+func (s *secure) pending() int64 {
+	return s.layer.pending() + int64((*s.records.Load()).Pending())
+}
 
 // connectionState returns the state of the handshake that is done, nil without TLS.
 func (s *secure) connectionState() *tls.ConnectionState {
@@ -134,16 +132,10 @@ var errHandshake = errors.New("TLS handshake failed")
 func (s *secure) handshake() error {
 	c := s.owner
 	c.SetWriteDeadline(c.readDeadline())
-	err := s.conn.Handshake()
+	err := s.perform(c.server.ownsRecords())
 	if err == nil {
 		c.SetWriteDeadline(noDeadline)
-		state := s.conn.ConnectionState()
-		s.state = &state
-		s.done.Store(true)
-		if !s.speaksHTTP2() || state.Version > tls.VersionTLS12 || !strings.Contains(tls.CipherSuiteName(state.CipherSuite), "_CBC_") {
-			return nil
-		}
-		err = errors.New("HTTP/2 with a cipher suite that is prohibited for it") // RFC 9113, section 9.2.2
+		return nil
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		c.setReason(TimedOut)
@@ -159,6 +151,45 @@ func (s *secure) handshake() error {
 	return errHandshake
 }
 
+// perform performs the handshake. If own is set and the client speaks TLS 1.3, the record layer
+// that follows is ours.
+func (s *secure) perform(own bool) error {
+	w := &wire{layer: s.layer, first: s.first}
+	if own {
+		w.secrets = new(secrets)
+		defer w.secrets.clear()
+	}
+	over := tls.Server(w, s.config)
+	if err := over.Handshake(); err != nil {
+		return err
+	}
+	state := over.ConnectionState()
+	return s.begin(over, w, &state)
+}
+
+// begin begins to protect what passes after a handshake.
+func (s *secure) begin(over *tls.Conn, w *wire, state *tls.ConnectionState) error {
+	if state.NegotiatedProtocol == alpnHTTP2 && state.Version <= tls.VersionTLS12 && strings.Contains(tls.CipherSuiteName(state.CipherSuite), "_CBC_") {
+		return errors.New("HTTP/2 with a cipher suite that is prohibited for it") // RFC 9113, section 9.2.2
+	}
+	r := recordLayer(standard{over, w})
+	if state.Version == tls.VersionTLS13 && w.secrets != nil {
+		exported, err := w.secrets.state(state.CipherSuite)
+		if err != nil {
+			return err
+		}
+		if r, err = tls13.New(s.layer, exported); err != nil {
+			return err
+		}
+	} else {
+		w.end()
+		s.owner.stay()
+	}
+	s.state = state
+	s.records.Store(&r)
+	return nil
+}
+
 func looksLikeHTTP(begin [5]byte) bool {
 	switch string(begin[:]) {
 	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO":
@@ -171,27 +202,25 @@ func looksLikeHTTP(begin [5]byte) bool {
 // the client has read enough of what precedes it. Without it the client cannot tell the end
 // of a response that has no length from an attack.
 func (s *secure) sendCloseNotify(mayWait bool) {
-	if s != nil && s.done.Load() && s.writing.TryLock() {
-		defer s.writing.Unlock()
-		if !s.failed && (mayWait || writable(s.layer)) {
-			s.conn.CloseWrite() // waits for 5 seconds at most
-		}
+	if s == nil || !s.writing.TryLock() {
+		return
+	}
+	defer s.writing.Unlock()
+	if mayWait || writable(s.layer) {
+		s.closeRecords()
+	}
+}
+
+// closeRecords sends a close_notify. It is called with the lock for writing.
+func (s *secure) closeRecords() {
+	if r := s.records.Load(); r != nil && !s.failed {
+		(*r).CloseWrite() // waits for 5 seconds at most
 	}
 }
 
 func (s *secure) CloseWrite() error {
-	if s.done.Load() {
-		s.writing.Lock()
-		defer s.writing.Unlock()
-		s.conn.CloseWrite() // waits for 5 seconds at most
-	}
+	s.writing.Lock()
+	s.closeRecords()
+	s.writing.Unlock()
 	return s.layer.CloseWrite()
-}
-
-func (s *secure) pending() int64 {
-	handshake := 0
-	if s.state.Version >= tls.VersionTLS13 {
-		handshake = 1 // the client's Finished
-	}
-	return s.layer.pending() + s.inbound.Pending(handshake)
 }

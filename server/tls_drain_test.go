@@ -39,7 +39,7 @@ func TestTLSDrain(t *testing.T) {
 		})
 		begin := time.Now()
 		drained := s.drainBy(patience, upgrade.Handoff{Kept: all, Migrate: func(context.Context, []upgrade.Connection) []bool {
-			t.Error("a connection over TLS was offered")
+			t.Error("a connection over TLS was offered to a successor that takes sockets only")
 			return nil
 		}})
 		s.awaitDraining()
@@ -64,7 +64,7 @@ func TestTLSDrain(t *testing.T) {
 	})
 }
 
-// On the same server, those without TLS move.
+// On the same server, those without TLS migrate if the successor has that listener only.
 func TestTLSStaysWhilePlaintextMoves(t *testing.T) {
 	m := newMovers(t, names("first"))
 	<-m.first.drain(patience, all)
@@ -90,10 +90,10 @@ func TestTLSStaysWhilePlaintextMoves(t *testing.T) {
 	http2.closes()
 	known.closes()
 	if d := <-drained; d.Migrated != 1 || d.Connections != (upgrade.Closed{IdleGrace: 1, ConnectionClose: 2}) {
-		t.Errorf("got %+v, want one moved, one closed after the grace, and 2 told to close", d)
+		t.Errorf("got %+v, want one migrated, one closed after the grace, and 2 sent a GOAWAY", d)
 	}
-	if n := m.offered.Load(); n != 1 {
-		t.Errorf("%d connections were offered, want the plaintext HTTP/1.1 one", n)
+	if n := m.offered.Load(); n != 2 {
+		t.Errorf("%d connections were offered, want those of HTTP/1.1", n)
 	}
 	m.end()
 }

@@ -20,6 +20,17 @@ func (r *run) record(u Upgrade) {
 	}
 }
 
+// recordDrain adds to the upgrade that has replaced a generation how that has drained.
+func (r *run) recordDrain(generation int, d Drained) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, u := range r.upgrades {
+		if u.From == generation && u.Result == Succeeded {
+			r.upgrades[i].Drained = &d
+		}
+	}
+}
+
 // count counts an upgrade, in one of the two generations that record it.
 func (r *run) count(result Result) {
 	r.mu.Lock()

@@ -35,16 +35,22 @@ func (g *Generation) migrate(ctx context.Context, l *link.Link, states bool, con
 	return taken
 }
 
-// sendPatience is how long a message is tried to send on whose receipt connections depend.
-const sendPatience = 2 * time.Second
+const (
+	// answerPatience is how long the response to an offer is tried to send.
+	answerPatience = 2 * time.Second
+	// transferPatience is how long a transfer is. A successor that does not read the link has
+	// an offer, which is small, and reads it later; a transfer may have to wait for its place.
+	transferPatience = 15 * time.Second
+)
 
 // offer offers one batch, and returns which of it the successor has taken.
 func (g *Generation) offer(ctx context.Context, l *link.Link, b *batch) []bool {
 	none := make([]bool, len(b.at))
 	response, err := l.Call(ctx, b.message, b.sockets...)
-	// The link may be full with others: states are large.
-	for patience := time.Now().Add(sendPatience); errors.Is(err, unix.EAGAIN) && b.message.Type == link.TypeTransfer && ctx.Err() == nil && time.Now().Before(patience); {
-		response, err = l.Call(ctx, b.message, b.sockets...)
+	if b.message.Type == link.TypeTransfer {
+		for patience := time.Now().Add(transferPatience); isFull(err) && ctx.Err() == nil && time.Now().Before(patience); {
+			response, err = l.Call(ctx, b.message, b.sockets...)
+		}
 	}
 	switch {
 	case err == nil:
@@ -67,6 +73,9 @@ func (g *Generation) offer(ctx context.Context, l *link.Link, b *batch) []bool {
 	}
 	return taken
 }
+
+// isFull reports whether a message was not sent because too much is under way.
+func isFull(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ETOOMANYREFS) }
 
 // successorExits reports whether the process at the other end of the link has exited,
 // or does so soon, after that has ended.
@@ -127,7 +136,8 @@ func (g *Generation) takeOffer(l *link.Link, m *link.Message) {
 	adopter, done := g.adoption.use()
 	defer done()
 	var (
-		begin   []func()
+		taken   []Connection
+		begin   []func() // for each of them
 		refused []int
 		short   int
 	)
@@ -137,29 +147,46 @@ func (g *Generation) takeOffer(l *link.Link, m *link.Message) {
 			short++
 		} else if adopter != nil && c.Listener != nil {
 			if f := adopter.Adopt(c); f != nil {
-				begin = append(begin, f)
+				taken, begin = append(taken, c), append(begin, f)
 				continue
 			}
 		}
 		refused = append(refused, i)
-		for _, nc := range []net.Conn{c.Conn, c.Peer} {
-			if nc != nil {
-				nc.Close()
-			}
-		}
+		c.close()
 	}
 	m.Close()
 	if short > 0 {
 		g.log.Warn("file descriptors are short: connections stay with the predecessor", "connections", short)
 	}
+	if other := len(refused) - short; other > 0 && adopter != nil {
+		g.log.Info("connections stay with the predecessor: they cannot be served here", "connections", other)
+	}
 	// Whether it has this or not, the predecessor reads no more unless it is refused: one
 	// that does not read the link now should have it later.
 	err := error(unix.EAGAIN)
-	for patience := time.Now().Add(sendPatience); errors.Is(err, unix.EAGAIN) && time.Now().Before(patience); {
+	for patience := time.Now().Add(answerPatience); errors.Is(err, unix.EAGAIN) && time.Now().Before(patience); {
 		err = l.Send(link.Message{Type: link.TypeTaken, Batch: m.Batch, Refused: refused})
+	}
+	isAnswered := err == nil || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) // or has gone
+	if m.Type == link.TypeTransfer && !isAnswered {
+		// Should this process die, the predecessor would go on with keys that were used here.
+		g.log.Error("connections from the predecessor are closed: it cannot be answered", "connections", len(taken), "error", err)
+		for _, c := range taken {
+			c.close()
+		}
+		return
 	}
 	for _, f := range begin {
 		f()
+	}
+}
+
+// close closes the copies of the sockets that came over the link.
+func (c Connection) close() {
+	for _, nc := range []net.Conn{c.Conn, c.Peer} {
+		if nc != nil {
+			nc.Close()
+		}
 	}
 }
 

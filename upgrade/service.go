@@ -93,22 +93,3 @@ type Connections struct {
 
 // all returns how many they are together.
 func (c Connections) all() int { return c.New + c.Active + c.Idle + c.Hijacked }
-
-// Drained is the account of a drain.
-type Drained struct {
-	Seconds     float64 `json:"drain_seconds"`
-	Requests    int     `json:"requests_finished"`
-	Migrated    int     `json:"connections_moved"` // to the successor
-	Connections Closed  `json:"connections"`
-}
-
-// Closed counts the connections that a drain ended, by the reason.
-type Closed struct {
-	Client          int `json:"client"`    // closed by the client, or at its request
-	ConnectionClose int `json:"announced"` // sent "Connection: close" in a response
-	IdleGrace       int `json:"grace"`     // idle for the idle grace
-	DrainTimeout    int `json:"cut"`       // closed forcibly at the deadline
-	Timeout         int `json:"timeout"`
-	Error           int `json:"error"`
-	Hijacked        int `json:"hijacked"` // closed by the handler that had taken it over
-}

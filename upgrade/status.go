@@ -60,6 +60,9 @@ type Upgrade struct {
 	// The versions of the two; empty where it was never known.
 	FromVersion string `json:"from_version"`
 	ToVersion   string `json:"to_version"`
+	// Drained is the drain of the predecessor. It is nil until that is over, where the upgrade
+	// failed, and where it is not known.
+	Drained *Drained `json:"drained,omitempty"`
 }
 
 // Outcome is the result of an upgrade for whoever has requested it.
@@ -123,9 +126,12 @@ func (o Outcome) String() string {
 	case !p.IsDrained:
 		return line + fmt.Sprintf("; generation %d still drains", p.Generation)
 	}
-	c := p.Drained.Connections
-	line += fmt.Sprintf("; generation %d drained in %s: %s finished, %s migrated, %d sent Connection: close, %d closed idle, %d closed forcibly",
-		p.Generation, span(p.Seconds), count(p.Requests, "request"), count(p.Migrated, "connection"), c.ConnectionClose, c.IdleGrace, c.DrainTimeout)
+	c, protocols := p.Drained.Connections, p.Protocols()
+	if protocols != "" {
+		protocols = " (" + protocols + ")"
+	}
+	line += fmt.Sprintf("; generation %d drained in %s: %s finished, %s migrated%s, %d sent Connection: close, %d closed idle, %d closed forcibly",
+		p.Generation, span(p.Seconds), count(p.Requests, "request"), count(p.Migrated, "connection"), protocols, c.ConnectionClose, c.IdleGrace, c.DrainTimeout)
 	return line
 }
 
@@ -193,10 +199,14 @@ func (s Status) WriteTo(w io.Writer) (int64, error) {
 	t.Flush()
 	if len(s.Upgrades) > 0 {
 		fmt.Fprintln(t)
-		fmt.Fprintln(t, "UPGRADE\tVERSIONS\tAT\tBY\tRESULT\tAFTER\tREASON")
+		fmt.Fprintln(t, "UPGRADE\tVERSIONS\tAT\tBY\tRESULT\tAFTER\tMIGRATED\tCLOSED\tREASON")
 		for _, u := range s.Upgrades {
-			fmt.Fprintf(t, "%d to %d\t%s to %s\t%s\t%s\t%s\t%s\t%s\n", u.From, u.To,
-				cmp.Or(u.FromVersion, "?"), cmp.Or(u.ToVersion, "?"), u.Time.Local().Format(time.DateTime), u.Trigger, u.Result, span(u.Seconds), u.Reason)
+			var migrated, closed string
+			if u.Drained != nil {
+				migrated, closed = cmp.Or(u.Drained.Protocols(), fmt.Sprint(u.Drained.Migrated)), cmp.Or(u.Drained.Connections.String(), "0")
+			}
+			fmt.Fprintf(t, "%d to %d\t%s to %s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", u.From, u.To, cmp.Or(u.FromVersion, "?"), cmp.Or(u.ToVersion, "?"),
+				u.Time.Local().Format(time.DateTime), u.Trigger, u.Result, span(u.Seconds), migrated, closed, u.Reason)
 		}
 		t.Flush()
 	}

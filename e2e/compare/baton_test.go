@@ -4,16 +4,18 @@ import (
 	"testing"
 
 	"example.com/baton/e2e/internal/build"
+	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/service"
 )
 
 func startBatonAsOther(t *testing.T) *other {
 	build.Version(t, "v2") // built before the clock runs
-	b := service.Start(t, service.Files(t), service.Args("-idle-timeout", "1h", "-log-level", "warn"))
+	cert, key := certificate.Certificate(t)
+	b := service.Start(t, service.OverTLS(cert, key), service.Files(t), service.Args("-idle-timeout", "1h", "-log-level", "warn"))
 	next := 2
 	return &other{
 		name:    "Baton, `baton upgrade`",
-		address: b.Address,
+		place:   place{address: b.Address, secure: b.Secure(), cert: cert},
 		workers: func() []int { return []int{b.PID()} },
 		answers: func() int {
 			if s, err := b.TryStatus(); err == nil && b.Get("/100.bin").Status == 200 {

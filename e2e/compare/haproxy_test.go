@@ -27,6 +27,7 @@ defaults
 
 frontend service
 	bind ADDRESS
+	bind SECURE ssl crt BOTH alpn h2,http/1.1
 	http-request return status 200 content-type application/octet-stream string "BODY" hdr X-Pid %pid
 `
 
@@ -42,19 +43,19 @@ func startHAProxyPatient(t *testing.T) *other {
 // and answers on a socket of its own.
 func startHAProxyWith(t *testing.T, recipe, setting string) *other {
 	path := tier.Tool(t, "haproxy")
-	dir, address := otherPlace(t)
-	config, control := filepath.Join(dir, "haproxy.cfg"), filepath.Join(dir, "master.sock")
-	files.Put(t, []byte(strings.NewReplacer("ADDRESS", address, "BODY", string(otherAnswer.Body), "OPTION", setting).Replace(haproxyConfig)), config, 0o644)
-	master := runOther(t, dir, path, "-W", "-f", config, "-S", control)
+	p := otherPlace(t)
+	config, control := filepath.Join(p.dir, "haproxy.cfg"), filepath.Join(p.dir, "master.sock")
+	files.Put(t, []byte(p.fill(strings.ReplaceAll(haproxyConfig, "OPTION", setting))), config, 0o644)
+	master := runOther(t, p.dir, path, "-W", "-f", config, "-S", control)
 	t.Cleanup(func() {
 		serving, leaving := haproxyWorkers(control)
 		endOther(t, []*process.Process{master}, append(serving, leaving...))
 	})
 	o := &other{
 		name:    fmt.Sprintf("HAProxy %s, %s", versionAfter(t, path, "version "), recipe),
-		address: address,
+		place:   p,
 		workers: func() []int { serving, _ := haproxyWorkers(control); return serving },
-		answers: func() int { return whoAnswers(address) },
+		answers: func() int { return whoAnswers(p.address) },
 		renew:   func(t *testing.T) { signalOther(t, master, syscall.SIGUSR2) },
 	}
 	await.Until(t, "answer of HAProxy", func() bool { return o.answers() != 0 })

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"testing"
 
@@ -30,6 +29,9 @@ http {
 	scgi_temp_path DIR/scgi;
 	server {
 		listen ADDRESS;
+		listen SECURE ssl http2;
+		ssl_certificate CERT;
+		ssl_certificate_key KEY;
 		add_header X-Pid $pid;
 		location / {
 			return 200 "BODY";
@@ -49,9 +51,9 @@ func (n *nginx) master() *process.Process { return n.masters[len(n.masters)-1] }
 
 func startNginx(t *testing.T, recipe string) *nginx {
 	path := tier.Tool(t, "nginx")
-	dir, address := otherPlace(t)
-	config := filepath.Join(dir, "nginx.conf")
-	files.Put(t, []byte(strings.NewReplacer("DIR", dir, "ADDRESS", address, "BODY", string(otherAnswer.Body)).Replace(nginxConfig)), config, 0o644)
+	p := otherPlace(t)
+	dir, config := p.dir, filepath.Join(p.dir, "nginx.conf")
+	files.Put(t, []byte(p.fill(nginxConfig)), config, 0o644)
 	n := &nginx{pidFile: filepath.Join(dir, "pid")}
 	// Not in the foreground: an nginx whose first parent is still there takes no SIGUSR2. As a daemon it becomes
 	// a child of the test, which adopts orphans.
@@ -63,9 +65,9 @@ func startNginx(t *testing.T, recipe string) *nginx {
 	t.Cleanup(func() { endOther(t, n.masters, process.Children(n.master().Pid)) })
 	n.other = other{
 		name:    fmt.Sprintf("nginx %s, %s", versionAfter(t, path, "nginx/"), recipe),
-		address: address,
+		place:   p,
 		workers: func() []int { return process.Children(n.master().Pid) },
-		answers: func() int { return whoAnswers(address) },
+		answers: func() int { return whoAnswers(p.address) },
 	}
 	await.Until(t, "answer of nginx", func() bool { return n.answers() != 0 })
 	return n

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"example.com/baton/e2e/internal/await"
+	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
@@ -27,8 +28,8 @@ import (
 
 // other is a running server, and how its manual says that it is reloaded or upgraded.
 type other struct {
-	name    string
-	address string
+	name string
+	place
 	// workers returns the processes that serve now, without those that only finish what they have begun.
 	workers func() []int
 	// answers returns the process that answers a new connection, 0 if that failed.
@@ -37,14 +38,26 @@ type other struct {
 	renew func(t *testing.T)
 }
 
-// outcome is what came of one server.
+// outcome is what came of one server, asked in one way.
 type outcome struct {
-	name                            string
+	name, way                       string
 	requests, failed, began, closed int64
 }
 
-// otherCrowd is the load of the comparison. All but the ones that dial for each request keep their connections.
-var otherCrowd = [load.Habits]int{load.BackToBack: 8, load.Pausing: 64, load.PerRequest: 4, load.SilentAfter: 64}
+// otherWays are the ways in which a server is asked. All clients but the ones that dial for each request keep their
+// connections.
+var otherWays = []struct {
+	name   string
+	secure bool
+	crowd  [load.Habits]int
+}{
+	{"HTTP/1.1", false, [load.Habits]int{load.BackToBack: 8, load.Pausing: 64, load.PerRequest: 4, load.SilentAfter: 64}},
+	{"HTTP/1.1 over TLS", true, [load.Habits]int{load.BackToBack: 8, load.Pausing: 64, load.PerRequest: 4, load.SilentAfter: 64}},
+	{"HTTP/2 over TLS", true, [load.Habits]int{load.Streams: 8, load.StreamsPausing: 64, load.StreamsSilent: 64}},
+}
+
+// kept are the habits of those who keep theirs.
+var kept = []load.Habit{load.BackToBack, load.Pausing, load.SilentAfter, load.Streams, load.StreamsPausing, load.StreamsSilent}
 
 // otherAnswer is made of digits and commas, so that it needs no quoting anywhere.
 var otherAnswer = exchange.New("GET", "/100.bin", nil, 200, exchange.Pattern(100))
@@ -52,7 +65,7 @@ var otherAnswer = exchange.New("GET", "/100.bin", nil, 200, exchange.Pattern(100
 func TestOthers(t *testing.T) {
 	upgrades := *others
 	if upgrades == 0 {
-		tier.Long(t, "go test ./e2e/compare -others=10 -v makes 10 upgrades of nginx, HAProxy, tableflip and Baton under load")
+		tier.Long(t, "go test ./e2e/compare -others=10 -v makes 10 upgrades of nginx, HAProxy, Caddy, tableflip and Baton under load")
 		upgrades = 1 // enough to see that it works
 	}
 	var results []outcome
@@ -65,38 +78,45 @@ func TestOthers(t *testing.T) {
 		{"nginx reload", startNginxToReload},
 		{"haproxy", startHAProxy},
 		{"haproxy idle-close-on-response", startHAProxyPatient},
+		{"caddy", startCaddy},
 		{"baton", startBatonAsOther},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			r := compare(t, c.start(t), upgrades)
-			results = append(results, r)
-			if c.name == "baton" && r.failed+r.closed != 0 {
-				t.Errorf("baton: got %d requests failed, %d connections closed, want none", r.failed, r.closed)
+			o := c.start(t)
+			for way := range otherWays {
+				r := compare(t, o, way, upgrades)
+				results = append(results, r)
+				if c.name == "baton" && r.failed+r.closed != 0 {
+					t.Errorf("baton, %s: got %d requests failed, %d connections closed, want none", r.way, r.failed, r.closed)
+				}
 			}
 		})
 	}
 	var table strings.Builder
-	fmt.Fprintf(&table, "| server, upgrades: %d | requests | failed | keep-alive connections | closed by the server |\n|---|---|---|---|---|\n", upgrades)
+	fmt.Fprintf(&table, "| server, upgrades: %d | | requests | failed | connections | closed by the server |\n|---|---|---|---|---|---|\n", upgrades)
 	for _, r := range results {
-		fmt.Fprintf(&table, "| %s | %d | %d | %d | %d |\n", r.name, r.requests, r.failed, r.began, r.closed)
+		fmt.Fprintf(&table, "| %s | %s | %d | %d | %d | %d |\n", r.name, r.way, r.requests, r.failed, r.began, r.closed)
 	}
 	t.Logf("the same load on each, upgrades half a second apart:\n%s", &table)
 }
 
 // compare upgrades a server under load, and sees each time that other processes serve then.
-func compare(t *testing.T, o *other, upgrades int) outcome {
-	kept := func(counts *load.Tally) (n int64) {
-		for _, h := range []load.Habit{load.BackToBack, load.Pausing, load.SilentAfter} {
+func compare(t *testing.T, o *other, way, upgrades int) outcome {
+	w := otherWays[way]
+	connections := func(counts *load.Tally) (n int64) {
+		for _, h := range kept {
 			n += counts.Connections[h].Load()
 		}
 		return n
 	}
-	counts, stop := load.Start(t, load.Load{Network: "tcp", Address: o.address, Exchanges: []exchange.Exchange{otherAnswer}, Clients: otherCrowd})
-	await.Until(t, "requests of every client", func() bool {
-		return counts.Answered[load.Pausing].Load() > 64 && counts.Answered[load.SilentAfter].Load() >= int64(otherCrowd[load.SilentAfter])
-	})
-	r := outcome{name: o.name, began: kept(counts)}
-	if want := int64(otherCrowd[load.BackToBack] + otherCrowd[load.Pausing] + otherCrowd[load.SilentAfter]); r.began != want || counts.Failures() != 0 {
+	l := load.Load{Network: "tcp", Address: o.address, Exchanges: []exchange.Exchange{otherAnswer}, Clients: w.crowd}
+	if w.secure {
+		l.Address, l.TLS = o.secure, certificate.Trusting(t, []string{o.cert})
+	}
+	counts, stop := load.Start(t, l)
+	load.AwaitCrowd(t, counts, w.crowd)
+	r := outcome{name: o.name, way: w.name, began: connections(counts)}
+	if want := int64(load.ClientsOf(w.crowd, kept...)); r.began != want || counts.Failures() != 0 {
 		t.Fatalf("before the first upgrade: got %d connections of clients that keep theirs, want %d\n%v", r.began, want, counts)
 	}
 	for i := range upgrades {
@@ -115,8 +135,9 @@ func compare(t *testing.T, o *other, upgrades int) outcome {
 	}
 	time.Sleep(500 * time.Millisecond) // as after each of the others
 	stop()
-	r.requests, r.failed, r.closed = counts.Requests(), counts.Failures(), kept(counts)-r.began
-	t.Logf("%s: %v", o.name, counts)
+	// Nobody makes a request again that was refused.
+	r.requests, r.failed, r.closed = counts.Requests(), counts.Failures()+counts.Refused(), connections(counts)-r.began
+	t.Logf("%s, %s: %v", o.name, w.name, counts)
 	if r.requests == 0 {
 		t.Errorf("%s: no request was answered", o.name)
 	}

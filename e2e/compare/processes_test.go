@@ -12,12 +12,25 @@ import (
 	"testing"
 
 	"example.com/baton/e2e/internal/await"
+	"example.com/baton/e2e/internal/certificate"
+	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
 )
 
-// otherPlace returns a folder and a free address for a server. Its log, if anything fails, is shown at the end.
-func otherPlace(t *testing.T) (dir, address string) {
+// place is where a server runs: a directory, an address for HTTP/1.1 and one for TLS, and its certificate.
+type place struct{ dir, address, secure, cert, key string }
+
+// fill replaces in a configuration the words that stand for a place. BOTH is a file of the certificate and its key.
+func (p place) fill(config string) string {
+	_, port, _ := net.SplitHostPort(p.address)
+	host, securePort, _ := net.SplitHostPort(p.secure)
+	return strings.NewReplacer("DIR", p.dir, "ADDRESS", p.address, "SECURE", p.secure, "CERT", p.cert, "KEY", p.key, "BOTH", filepath.Join(p.dir, "both.pem"),
+		"HOST", host, "PORT_TLS", securePort, "PORT", port, "BODY", string(otherAnswer.Body)).Replace(config)
+}
+
+// otherPlace returns a place for a server. Its log, if anything fails, is shown at the end.
+func otherPlace(t *testing.T) (p place) {
 	t.Helper()
 	// Not t.TempDir: a unix socket's path has room for 107 bytes.
 	dir, err := os.MkdirTemp("", "others-")
@@ -31,7 +44,18 @@ func otherPlace(t *testing.T) (dir, address string) {
 		os.RemoveAll(dir)
 	})
 	host := service.Loopback()
-	return dir, net.JoinHostPort(host, service.FreePort(t, host))
+	p = place{dir: dir, address: net.JoinHostPort(host, service.FreePort(t, host)), secure: net.JoinHostPort(host, service.FreePort(t, host))}
+	p.cert, p.key = certificate.Certificate(t)
+	var both []byte
+	for _, file := range []string{p.cert, p.key} {
+		content, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, content...)
+	}
+	files.Put(t, both, filepath.Join(dir, "both.pem"), 0o600)
+	return p
 }
 
 // runOther starts a program whose output goes to the log in its folder.

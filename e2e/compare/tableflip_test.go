@@ -14,8 +14,8 @@ import (
 
 // startTableflip starts the program of testdata/tableflip: SIGHUP, and http.Server.Shutdown in the old process.
 func startTableflip(t *testing.T) *other {
-	dir, address := otherPlace(t)
-	bin, pidFile := filepath.Join(dir, "server"), filepath.Join(dir, "pid")
+	p := otherPlace(t)
+	bin, pidFile := filepath.Join(p.dir, "server"), filepath.Join(p.dir, "pid")
 	if out, err := exec.Command("go", "build", "-o", bin, "example.com/baton/e2e/testdata/tableflip").CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
@@ -29,15 +29,15 @@ func startTableflip(t *testing.T) *other {
 			version = dep.Version
 		}
 	}
-	serving := runOther(t, dir, bin, "-listen", address, "-pid-file", pidFile, "-body", string(otherAnswer.Body))
+	serving := runOther(t, p.dir, bin, "-listen", p.address, "-tls", p.secure, "-cert", p.cert, "-key", p.key, "-pid-file", pidFile, "-body", string(otherAnswer.Body))
 	generations := []*process.Process{serving}
 	t.Cleanup(func() { endOther(t, generations, nil) })
 	awaitPID(t, pidFile, 0)
 	return &other{
 		name:    fmt.Sprintf("tableflip %s, its README's recipe with `http.Server.Shutdown`", version),
-		address: address,
+		place:   p,
 		workers: func() []int { return []int{serving.Pid} },
-		answers: func() int { return whoAnswers(address) },
+		answers: func() int { return whoAnswers(p.address) },
 		renew: func(t *testing.T) {
 			old := serving
 			signalOther(t, old, syscall.SIGHUP)

@@ -104,7 +104,7 @@ func (d *Deployer) command(args ...string) (cmd *exec.Cmd, result func() deploye
 	d.T.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	cmd = exec.CommandContext(ctx, deployScript(d.T), args...)
-	cmd.Env = append(os.Environ(), d.Mark, "GORACE=atexit_sleep_ms=0", "PATH="+d.Tools+":"+d.Path)
+	cmd.Env = append(os.Environ(), d.Mark, "PATH="+d.Tools+":"+d.Path)
 	cmd.Env = append(cmd.Env, d.Env...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -37,7 +37,7 @@ if [ ! -f "$here/host-$host" ]; then
 	echo "ssh: Could not resolve hostname $host: Name or service not known" >&2
 	exit 255
 fi
-enter="nsenter -t $(cat "$here/host-$host") -m -u -i -p -C -- env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/root"
+enter="nsenter -t $(cat "$here/host-$host") -m -u -i -p -C -- env -i PATH=/usr/local/bin:/usr/bin:/bin HOME=/root GORACE=atexit_sleep_ms=0"
 if [ -f "$here/cut" ]; then
 	head -c 1000000 | $enter sh -c "$*"
 else

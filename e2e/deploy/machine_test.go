@@ -50,7 +50,7 @@ func checkFilesIn(u *machine.Unit, inPlace, previous string) {
 
 func TestSystemdDeploy(t *testing.T) {
 	t.Parallel()
-	u := machine.Running(t, "upgrade-timeout 2s")
+	u := machine.Running(t, "upgrade-timeout 5s")
 	counts, stop := gentleLoad(t, u.Address, 0)
 	first := deployIn(u, 0, releaseIn(u, "v2"))
 	for _, want := range []string{`(?m)^checked +\d+\.\d\d s   v2 \(\w+\) is valid`, `(?m)^reloaded .* generation 2 serves; generation 1 drained in .*, 0 closed forcibly$`,
@@ -95,13 +95,13 @@ func TestSystemdDeploy(t *testing.T) {
 		})
 	}
 	t.Run("bad configuration", func(t *testing.T) {
-		u.Configure("frobnicate true", "upgrade-timeout 2s")
+		u.Configure("frobnicate true", "upgrade-timeout 5s")
 		if out := deployIn(u, 1, releaseIn(u, "v3")); !strings.Contains(out, "deploy: baton: ") || !strings.Contains(out, "frobnicate") {
 			t.Errorf("got\n%s\nwant the reason", out)
 		}
 		checkFilesIn(u, "v1", "v2")
 		u.CheckServes(t, generation, "v1")
-		u.Configure("upgrade-timeout 2s")
+		u.Configure("upgrade-timeout 5s")
 	})
 	deployIn(u, 0, releaseIn(u, "v3"))
 	checkFilesIn(u, "v3", "v1")
@@ -160,7 +160,7 @@ func TestSystemdDeployToWhatDoesNotRun(t *testing.T) {
 		t.Helper()
 		u.DeployScript("case $1 in version) echo 'baton worse (commit none, go1)'; exit; esac; echo no way >&2; exit 1")
 		u.Run("systemctl", "restart", "baton")
-		await.Until(t, "loop of restarts", func() bool { return u.Restarts() > 2 })
+		u.Await(t, "loop of restarts", func() bool { return u.Restarts() > 2 })
 	}
 	loops()
 	bad := filepath.Join(u.Shared, "bad")
@@ -280,7 +280,7 @@ func TestSystemdDeployKilled(t *testing.T) {
 	_, _, calls := killed(0, "run", releaseIn(u, "v2"))
 	deployIn(u, 0, "--rollback")
 	counts, stop := gentleLoad(t, u.Address, 0)
-	step := 5 // so that both ways come in turn
+	step := 9 // so that both ways come in turn
 	if *tier.Soak > 0 {
 		step = 1
 	}

@@ -77,7 +77,7 @@ func TestInstallDoesNotRunAnotherProgram(t *testing.T) {
 	t.Parallel()
 	m := machine.Boot(t)
 	path := filepath.Join(m.Shared, "shop")
-	files.Put(t, builtEmbedded(t), path, 0o755)
+	files.Put(t, contentOf(t, build.Embedded), path, 0o755)
 	out, code := m.Run("timeout", "60", m.Installer(), path)
 	if want := "install.sh: " + path + " is not baton\n"; code != 1 || out != want {
 		t.Errorf("got exit code %d, %swant 1, %s", code, out, want)

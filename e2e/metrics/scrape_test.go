@@ -107,14 +107,14 @@ func (s *scraper) run(stop <-chan struct{}) {
 		}
 		s.take(resp, "fresh connection")
 		if s.kept == nil {
-			if s.kept, err = http1.Dial("tcp", s.b.Admin, 10*time.Second); err != nil {
+			if s.kept, err = http1.Dial("tcp", s.b.Admin, await.Hang); err != nil {
 				s.problem("dial: %v", err)
 				continue
 			}
 			s.dials++
 			s.answered = time.Now()
 		}
-		s.kept.SetDeadline(time.Now().Add(15 * time.Second))
+		s.kept.SetDeadline(time.Now().Add(await.Hang))
 		silent := time.Since(s.answered)
 		if _, err = s.kept.Write(http1.Request("GET", "/metrics", nil)); err == nil {
 			resp = new(http1.Response)

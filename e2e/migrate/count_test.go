@@ -55,13 +55,17 @@ func TestMovedConnectionsAreCounted(t *testing.T) {
 
 	// The same for a person.
 	code, line, stderr := b.Run("upgrade", "-control", b.Control)
-	if code != 0 || !regexp.MustCompile(`\b8 connections migrated\b`).MatchString(line) {
+	if code != 0 || !regexp.MustCompile(`\b8 connections migrated \(8 http/1\.1\),`).MatchString(line) {
 		t.Errorf("baton upgrade: got exit code %d, %q %s, want the 8 connections migrated in it", code, line, stderr)
 	}
 	b.Follow(b.PID())
-	if n := strings.Count(b.Log(), `"connections_migrated":8`); n < upgrades {
+	if n := strings.Count(b.Log(), `"connections_migrated":8,"migrated":{"http/1.1":8}`); n < upgrades {
 		t.Errorf("log: got %d reports of 8 connections migrated, want %d or more", n, upgrades)
 	}
+	await.Until(t, "the drain in the status", func() bool {
+		u := b.Status().Upgrades[upgrades]
+		return u.Drained != nil && u.Drained.Moved == len(all) && u.Drained.Migrated["http/1.1"] == len(all) && len(u.Drained.Migrated) == 1
+	})
 	for _, c := range all {
 		c.Close()
 	}

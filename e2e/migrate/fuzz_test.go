@@ -159,7 +159,7 @@ func (s *stream) converse(network, address string) (answers []string, err error)
 		return nil, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(await.Hang))
 	var sent error
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -197,7 +197,7 @@ func (s *stream) converse(network, address string) (answers []string, err error)
 		return answers, sent
 	}
 	if s.ends {
-		if e := c.AwaitClose(10 * time.Second); e != http1.Fin {
+		if e := c.AwaitClose(await.Hang); e != http1.Fin {
 			return answers, fmt.Errorf("after the last answer: got %s, want FIN", e)
 		}
 		return answers, nil

@@ -89,7 +89,7 @@ func TestClientsLeaveWhileMoving(t *testing.T) {
 					return nil
 				})
 				if !predecessor.Within(await.Hang) {
-					t.Fatalf("round %d: predecessor alive 5 s after the last client, want it gone; %+v", round+1, b.Status().Generations)
+					t.Fatalf("round %d: predecessor alive long after the last client, want it gone; %+v", round+1, b.Status().Generations)
 				}
 				u := result()
 				if c := u.Predecessor.Connections; u.Code != 0 || c.Grace+c.Cut+c.Timeout != 0 {
@@ -136,7 +136,7 @@ func TestNeverASafeMoment(t *testing.T) {
 				uri := func(n int) string { return fmt.Sprintf("/slow/%s/%d", k.name, n) }
 				// A backlog of so many requests is more than the service answers before the next are there,
 				// and less than what it reads away after it has closed.
-				window := make(chan struct{}, 800)
+				window := make(chan struct{}, 400)
 				told := make(chan struct{})
 				streaming.Go(func() {
 					for n := 1; ; n++ {
@@ -145,7 +145,7 @@ func TestNeverASafeMoment(t *testing.T) {
 						case <-told:
 							return
 						}
-						k.SetWriteDeadline(time.Now().Add(20 * time.Second))
+						k.SetWriteDeadline(time.Now().Add(await.Hang))
 						if _, err := io.WriteString(k, get(uri(n)).raw); err != nil {
 							return // which is for the reader to judge
 						}
@@ -172,23 +172,22 @@ func TestNeverASafeMoment(t *testing.T) {
 			begun.Wait()
 			predecessor := b.Follow(b.PID())
 			result := handoff(t, b)
-			began := time.Now()
 			streaming.Wait()
+			u := result()
 			for i, e := range ends {
-				switch took := e.at.Sub(began); {
+				switch took := e.at.Sub(u.Handoff()); {
 				case e.err != nil:
 					t.Errorf("connection %s: after %d answers: %v", all[i].name, e.answered, e.err)
-				case took < grace-50*time.Millisecond || took > 20*time.Second: // what it has sent ahead is answered first
+				case took < grace || took > await.Hang: // what it has sent ahead is answered first
 					t.Errorf("connection %s: told to close %v after the handoff, after %d answers, want the grace of %v and a moment", all[i].name, took, e.answered, grace)
 				}
-				if e := all[i].AwaitClose(5 * time.Second); e == http1.StillOn || e == http1.MoreData {
+				if e := all[i].AwaitClose(await.Hang); e == http1.StillOn || e == http1.MoreData {
 					t.Errorf("connection %s: after the answer that told: %s, want its end", all[i].name, e)
 				}
 			}
 			if !predecessor.Within(await.Hang) {
-				t.Error("predecessor: alive 5 s after its last answer")
+				t.Error("predecessor: alive long after its last answer")
 			}
-			u := result()
 			if c := u.Predecessor.Connections; u.Code != 0 || c.Announced != len(all) || c.Cut+c.Grace+c.Error+c.Timeout != 0 {
 				t.Errorf("drain: got exit code %d, %+v, want %d told to close", u.Code, u.Predecessor, len(all))
 			}

@@ -41,3 +41,45 @@ func TestReleasesOfThePast(t *testing.T) {
 	t.Log(counts)
 	load.CheckNothingLost(t, counts)
 }
+
+// Between this release and the one before, and between that and older ones, no request of any kind is lost. Connections
+// that only this one can move end in order.
+func TestPreviousRelease(t *testing.T) {
+	tier.Slow(t, "builds releases of the past")
+	t.Parallel()
+	option, over := service.EveryKind(t)
+	b := service.Start(t, option, service.Args("-idle-grace", "500ms", "-websocket-grace", "500ms"))
+	clients := service.SmallCrowd
+	crowd := service.StartCrowd(t, b, over, clients, false)
+	everything := clients.Clients()
+	plain := clients.Busy + clients.Pausing + 2*clients.Silent
+	for i, step := range []struct {
+		to   string
+		move int // at least so many connections
+	}{
+		{build.Previous, plain}, {build.Previous, plain}, {"v2", plain}, {"v1", everything},
+		{build.Past, 0}, {build.Previous, 0}, {"v2", plain}, {"v1", everything},
+	} {
+		before := crowd.Requests()
+		await.Until(t, "requests of each kind", func() bool { return crowd.Advanced(before, 10) })
+		build.Version(t, step.to)
+		b.Deploy(step.to)
+		predecessor := b.Follow(b.PID())
+		u := b.Upgrade()
+		if u.Generation != i+2 || u.Version != step.to {
+			t.Fatalf("to %s: got generation %d, version %s, want generation %d", step.to, u.Generation, u.Version, i+2)
+		}
+		if u.Predecessor.Moved < step.move || step.move == 0 && u.Predecessor.Moved > 0 {
+			t.Errorf("upgrade %d, to %s: %d connections moved, want %d or more", i+1, step.to, u.Predecessor.Moved, step.move)
+		}
+		if c := u.Predecessor.Connections; c.Cut+c.Timeout+c.Error > 0 {
+			t.Errorf("upgrade %d, to %s: got %+v, want none cut", i+1, step.to, c)
+		}
+		if !predecessor.Within(await.Hang) {
+			t.Fatalf("to %s: the predecessor is still there", step.to)
+		}
+	}
+	crowd.Stop()
+	t.Log(crowd)
+	crowd.CheckNothingLost(t)
+}

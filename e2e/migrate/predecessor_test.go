@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/tier"
 )
@@ -30,7 +31,7 @@ func TestPredecessorKilledWhileMoving(t *testing.T) {
 			t.Errorf("%v, want none told to close: nobody drains", f)
 		}
 		for _, k := range s.busy {
-			if e := k.AwaitClose(5 * time.Second); e == http1.StillOn || e == http1.MoreData {
+			if e := k.AwaitClose(await.Hang); e == http1.StillOn || e == http1.MoreData {
 				t.Errorf("connection whose request the killed process held: got %s, want its end", e)
 			}
 		}

@@ -81,7 +81,7 @@ func (m *mirror) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	case strings.HasPrefix(r.URL.Path, "/slow"):
-		time.Sleep(time.Millisecond)
+		time.Sleep(2 * time.Millisecond)
 	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

@@ -25,7 +25,7 @@ type talk struct {
 }
 
 func (k *talk) say(raw string) error {
-	k.SetWriteDeadline(time.Now().Add(20 * time.Second))
+	k.SetWriteDeadline(time.Now().Add(await.Hang))
 	if _, err := io.WriteString(k, raw); err != nil {
 		return fmt.Errorf("write of %d bytes: %w", len(raw), err)
 	}
@@ -66,7 +66,7 @@ func (k *talk) exchange(asks ...question) error {
 
 // expectEnd waits for the server to close in order.
 func (k *talk) expectEnd() error {
-	if e := k.AwaitClose(20 * time.Second); e != http1.Fin {
+	if e := k.AwaitClose(await.Hang); e != http1.Fin {
 		return fmt.Errorf("got %s, want FIN", e)
 	}
 	return nil
@@ -156,12 +156,12 @@ func handoff(t *testing.T, b *service.Baton) (result func() *service.Upgraded) {
 // awaitNewPID waits until the PID file names another process, and looks more often than await.
 func awaitNewPID(t *testing.T, b *service.Baton, pid int) {
 	t.Helper()
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Microsecond) {
+	for deadline := time.Now().Add(await.Hang); ; time.Sleep(100 * time.Microsecond) {
 		if now := b.ReadPID(); now != 0 && now != pid {
 			return
 		}
 		if time.Now().After(deadline) {
-			t.Fatal("no successor within 20 s")
+			t.Fatal("no successor within ", await.Hang)
 		}
 	}
 }

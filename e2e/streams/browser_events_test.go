@@ -9,6 +9,7 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // The event streams of a browser go on over upgrades: what each generation says of itself comes once, and
@@ -21,11 +22,14 @@ func TestEventSourceInBrowser(t *testing.T) {
 		test     func(t *testing.T, secure bool, upgrades int)
 	}{
 		{"live page", false, 10, eventsOfLivePage},
-		{"live page over TLS", true, 5, eventsOfLivePage},
-		{"backend", false, 10, eventsOfBackend},
-		{"backend over TLS", true, 5, eventsOfBackend},
+		{"live page over TLS", true, 3, eventsOfLivePage},
+		{"backend", false, 5, eventsOfBackend},
+		{"backend over TLS", true, 3, eventsOfBackend},
 	} {
-		t.Run(tt.name, func(t *testing.T) { t.Parallel(); tt.test(t, tt.secure, tt.upgrades) })
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.test(t, tt.secure, tier.Times(t, "upgrades", 1, 3, tt.upgrades))
+		})
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	cdplog "github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/cdproto/page"
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/cdproto/security"
@@ -33,8 +34,9 @@ type tab struct {
 	t   testing.TB
 	ctx context.Context
 
-	mu       sync.Mutex
-	problems []string // of the console
+	mu        sync.Mutex
+	problems  []string // of the console
+	responses []response
 }
 
 // browse opens a page. When the test ends, the console must have no error, and no policy may have been violated.
@@ -67,6 +69,8 @@ func (p *tab) listen(event any) {
 		p.problems = append(p.problems, fmt.Sprintf(format, args...))
 	}
 	switch e := event.(type) {
+	case *network.EventResponseReceived:
+		p.noteResponse(e)
 	case *runtime.EventConsoleAPICalled:
 		if e.Type == runtime.ConsoleAPICalledTypeError || e.Type == runtime.ConsoleAPICalledTypeWarning {
 			problem("console: %s %v", e.Type, e.Args)

@@ -38,7 +38,7 @@ func contain(t *testing.T, b *service.Baton, proc string, command ...string) (fi
 		"sh", "-c", proc+`; exec "$0" "$@"`)
 	cmd := exec.Command(tier.Tool(t, "unshare"), append(flags, words...)...)
 	cmd.Dir = b.Dir
-	cmd.Env = append(os.Environ(), b.Mark, "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), b.Mark)
 	log, err := os.OpenFile(b.LogPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		t.Fatal(err)

@@ -95,34 +95,35 @@ func TestSystemdReloadOfABadRelease(t *testing.T) {
 		{"is killed", func(u *machine.Unit) { u.DeployScript("kill -9 $$") }, nil, "killed"},
 		{"truncated", func(u *machine.Unit) { u.Put("/usr/local/bin/baton", "\x7fELF", 0o755) }, nil, "exec format error"},
 		{"missing", func(u *machine.Unit) { os.Remove(u.Path("/usr/local/bin/baton")) }, nil, "no such file"},
-		{"bad configuration", func(u *machine.Unit) { u.Configure("frobnicate true", "upgrade-timeout 2s") }, func(u *machine.Unit) { u.Configure("upgrade-timeout 2s") }, "frobnicate"},
+		{"bad configuration", func(u *machine.Unit) { u.Configure("frobnicate true", "upgrade-timeout 5s") }, func(u *machine.Unit) { u.Configure("upgrade-timeout 5s") }, "frobnicate"},
 	}
-	u := machine.Running(t, "upgrade-timeout 2s")
+	u := machine.Running(t, "upgrade-timeout 5s")
 	counts, stop := u.SmallLoad(t)
 	versions := []string{"v1", "v2"}
 	for i, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			generation, version, next := i+1, versions[i%2], versions[(i+1)%2]
 			pid := u.MainPID()
-			before := len(u.Log())
+			added := u.LogFromNow()
 			reported := func(priority string) string {
 				return u.Must("journalctl", "-q", "-o", "cat", "-u", "baton", "-p", priority)
 			}
-			failures := func(priority string) int { return strings.Count("\n"+reported(priority), "\nupgrade failed; ") }
-			earlier := failures("err")
+			failures := func(log string) int { return strings.Count("\n"+log, "\nupgrade failed; ") }
+			earlier := failures(reported("err"))
 
 			tt.spoil(u)
 			out, code := u.Run("systemctl", "reload", "baton")
 			if code == 0 {
 				t.Errorf("systemctl reload: got exit code 0: %s", out)
 			}
-			log := u.Log()[before:]
+			log := added()
 			if !strings.Contains(strings.ToLower(log), tt.reason) || !strings.Contains(log, "upgrade failed") {
 				t.Errorf("journal: got\n%s\nwant the reason: %s", service.Tail(log, 20), tt.reason)
 			}
 			for priority, want := range map[string]int{"err": earlier + 1, "crit": 0} {
-				if got := failures(priority); got != want || strings.Contains(reported(priority), "upgrade started") {
-					t.Errorf("journalctl -p %s: got %d failed upgrades in %q, want %d", priority, got, reported(priority), want)
+				got := reported(priority)
+				if n := failures(got); n != want || strings.Contains(got, "upgrade started") {
+					t.Errorf("journalctl -p %s: got %d failed upgrades in %q, want %d", priority, n, got, want)
 				}
 			}
 			u.CheckServes(t, generation, version)

@@ -75,7 +75,7 @@ func TestBadUsageOfTLS(t *testing.T) {
 				case "configuration file":
 					args = []string{"-config", inFile(t, folder, args)}
 				}
-				env := append(os.Environ(), "RUNTIME_DIRECTORY="+folder, "GORACE=atexit_sleep_ms=0")
+				env := append(os.Environ(), "RUNTIME_DIRECTORY="+folder)
 				if !slices.Contains(tt.args, "-admin") {
 					env = append(env, "BATON_ADMIN=")
 				}

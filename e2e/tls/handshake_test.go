@@ -152,8 +152,8 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 	const (
 		clients   = 500 // that have sent their hello
 		beginners = 90
-		grace     = 4 * time.Second // much more than it takes to see that the drain has begun
 	)
+	grace := await.Unhurried(4 * time.Second) // much more than it takes to see that the drain has begun
 	certFile, keyFile := certificate.Certificate(t)
 	b := service.Start(t, service.OverTLS(certFile, keyFile), service.Files(t), service.Args("-idle-grace", grace.String(), "-read-header-timeout", "1m"))
 	address := b.Secure()
@@ -350,7 +350,7 @@ func TestNoHandshake(t *testing.T) {
 		}
 		noise := http1.MustDial(t, "tcp", b.Secure())
 		noise.Send(t, strings.Repeat(strconv.Itoa(12345), 100))
-		if end := noise.AwaitClose(5 * time.Second); end == http1.StillOn {
+		if end := noise.AwaitClose(await.Hang); end == http1.StillOn {
 			t.Error("noise: the connection is still open")
 		}
 		if _, err := visit(b.Secure(), trustingHTTP1(t, certFile)); err != nil {

@@ -37,7 +37,7 @@ func (a *asker) run(stop <-chan struct{}) {
 			return
 		default:
 		}
-		a.c.SetDeadline(time.Now().Add(10 * time.Second))
+		a.c.SetDeadline(time.Now().Add(await.Hang))
 		if _, a.err = a.c.Write(http1.Request("GET", "/100.bin", nil)); a.err != nil {
 			return
 		}

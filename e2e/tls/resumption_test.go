@@ -60,13 +60,13 @@ func sessions() int {
 	if build.Race {
 		return 50
 	}
-	return 500
+	return 200
 }
 
 func TestResumptionThroughUpgrades(t *testing.T) {
 	tier.Slow(t, "resumes sessions through upgrades")
 	t.Parallel()
-	const upgrades = 20
+	upgrades := tier.Times(t, "upgrades", 0, 5, 10)
 	certFile, keyFile := certificate.Certificate(t)
 	b := service.Start(t, service.OverTLS(certFile, keyFile), service.Files(t), service.Args("-idle-grace", "50ms"))
 	clients := newRegulars(t, sessions(), certFile)

@@ -85,7 +85,7 @@ func TestWorkingDirectoryIsClosed(t *testing.T) {
 	b.Control, b.PIDFile = filepath.Join(own, "control.sock"), filepath.Join(own, "baton.pid")
 	cmd := exec.Command(tier.Tool(t, "setpriv"), append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", b.Bin}, b.Flags()...)...)
 	cmd.Dir = closed
-	cmd.Env = append(os.Environ(), b.Mark, "GORACE=atexit_sleep_ms=0")
+	cmd.Env = append(os.Environ(), b.Mark)
 	stderr, err := os.OpenFile(b.LogPath(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o666)
 	if err != nil {
 		t.Fatal(err)

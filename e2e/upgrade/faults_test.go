@@ -84,7 +84,7 @@ func TestSuccessorFaults(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			b := service.Start(t, service.Files(t), service.Config("drain-timeout 5s"), service.Args("-upgrade-timeout", "2s", "-idle-grace", "200ms"))
+			b := service.Start(t, service.Files(t), service.Config("drain-timeout 5s"), service.Args("-upgrade-timeout", "4s", "-idle-grace", "200ms"))
 			pid := b.PID()
 			failed := b.Metric("baton_upgrades_total", "result", "failed")
 

@@ -64,7 +64,7 @@ func TestSuccessorBreaksTheLink(t *testing.T) {
 			}
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
-				options := []service.Option{service.Files(t), service.Args("-upgrade-timeout", "2s", "-idle-grace", "100ms")}
+				options := []service.Option{service.Files(t), service.Args("-upgrade-timeout", "4s", "-idle-grace", "100ms")}
 				if refused {
 					options = append(options, withoutPidfd(t))
 				}

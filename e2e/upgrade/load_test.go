@@ -26,7 +26,7 @@ type world struct {
 
 func worlds() []world {
 	return []world{
-		{"tcp+files", nil, service.Files, exchange.Files(), 100},
+		{"tcp+files", nil, service.Files, exchange.Files(), 30},
 		{"tcp+proxy", nil, service.Proxied, exchange.Echo(""), 10},
 		{"unix+files", []string{"unix:DIR/public.sock"}, service.Files, exchange.Files(), 10},
 		{"unix+proxy", []string{"unix:DIR/public.sock"}, service.Proxied, exchange.Echo(""), 10},
@@ -39,19 +39,12 @@ var crowd = [load.Habits]int{load.BackToBack: 8, load.Pausing: 64, load.PerReque
 func TestUpgradesUnderLoad(t *testing.T) {
 	for _, w := range worlds() {
 		t.Run(w.name, func(t *testing.T) {
-			upgradeUnderLoad(t, w, tier.Times(t, "upgrades", 2, min(w.upgrades, 25), w.upgrades))
+			upgrades := *tier.Soak // with -run UnderLoad$ -soak=1000, 1,000 in each world
+			if upgrades == 0 {
+				upgrades = tier.Times(t, "upgrades", 2, w.upgrades*2/3, w.upgrades)
+			}
+			upgradeUnderLoad(t, w, upgrades)
 		})
-	}
-}
-
-func TestSoak(t *testing.T) {
-	upgrades := *tier.Soak
-	if upgrades == 0 {
-		tier.Long(t, "go test ./e2e/upgrade -run Soak -soak=1000 makes 1,000 upgrades under load in each world")
-		upgrades = 2 // enough to see that it works
-	}
-	for _, w := range worlds() {
-		t.Run(w.name, func(t *testing.T) { upgradeUnderLoad(t, w, upgrades) })
 	}
 }
 
@@ -85,14 +78,15 @@ func upgradeUnderLoad(t *testing.T, w world, upgrades int) {
 
 // The promise without migration: no request is lost, and silent connections are closed in order.
 func TestUpgradesUnderLoadWithoutMigration(t *testing.T) {
-	tier.Slow(t, "makes 10 upgrades under load, without migration")
+	tier.Slow(t, "waits for the grace of connections")
+	upgrades := tier.Times(t, "upgrades", 0, 4, 6)
 	w := worlds()[1]
 	crowd := crowd
 	crowd[load.Silent], crowd[load.SilentAfter] = 25, 25
 	b := service.Start(t, service.Listen(w.listen...), w.handler(t), service.Args("-migrate=false"))
 	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: w.exchanges, Clients: crowd})
 	load.AwaitCrowd(t, counts, crowd)
-	all := upgradeAgainAndAgain(t, b, counts, 10, 500*time.Millisecond, service.DefaultGrace+service.Slack)
+	all := upgradeAgainAndAgain(t, b, counts, upgrades, 500*time.Millisecond, service.DefaultGrace+service.Slack)
 	stop()
 	t.Log(counts)
 

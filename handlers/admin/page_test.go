@@ -33,7 +33,8 @@ func TestPageHasContentWithoutScripts(t *testing.T) {
 			{Generation: 4, PID: 4343, Version: "1.6.0", State: "starting", Age: .25},
 		},
 		Upgrades: []upgrade.Upgrade{
-			{Time: time.Now().Add(-time.Hour), Trigger: "signal", From: 1, To: 2, Result: upgrade.Succeeded, Seconds: .123},
+			{Time: time.Now().Add(-time.Hour), Trigger: "signal", From: 1, To: 2, Result: upgrade.Succeeded, Seconds: .123, Drained: &upgrade.Drained{
+				Migrated: 1340, MigratedBy: map[string]int{"http/2+tls": 40, "http/1.1": 1300}, Connections: upgrade.Closed{Client: 1, IdleGrace: 2}}},
 			{Time: time.Now().Add(-2 * time.Minute), Trigger: "control", From: 2, To: 3, Result: upgrade.Failed, Reason: "<script>alert(1)</script>", Seconds: 12},
 		},
 	}
@@ -48,7 +49,7 @@ func TestPageHasContentWithoutScripts(t *testing.T) {
 		"connections": "1,508 8 active 0 hijacked 1,500 idle 0 new",
 		"generations": "4 1.6.0 starting for 250 ms 3 1.5.0&lt;b&gt; serving · 2 requests, 1,507 connections 2 1.4.0 draining · 1 request, 1 connection",
 		"upgrades": "✕ 2 → 3 failed after 12 s, by baton upgrade 2 min ago &lt;script&gt;alert(1)&lt;/script&gt;" +
-			" ✓ 1 → 2 succeeded in 123 ms, by SIGHUP 1 h ago",
+			" ✓ 1 → 2 succeeded in 123 ms, by SIGHUP 1,340 connections migrated (1300 http/1.1, 40 http/2&#43;tls); closed: 1 by the client, 2 idle 1 h ago",
 	} {
 		// A busy machine may take seconds from the first line of this test to the page.
 		got := regexp.MustCompile(`2 min \d+ s ago`).ReplaceAllString(text, "2 min ago")

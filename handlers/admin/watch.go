@@ -66,7 +66,9 @@ func (w *watch) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 func sameShape(a, b upgrade.Status) bool {
 	return a.PID == b.PID && a.State == b.State &&
 		slices.EqualFunc(a.Generations, b.Generations, func(a, b upgrade.Member) bool { return a.PID == b.PID && a.State == b.State }) &&
-		slices.EqualFunc(a.Upgrades, b.Upgrades, func(a, b upgrade.Upgrade) bool { return a.Time.Equal(b.Time) && a.Result == b.Result })
+		slices.EqualFunc(a.Upgrades, b.Upgrades, func(a, b upgrade.Upgrade) bool {
+			return a.Time.Equal(b.Time) && a.Result == b.Result && (a.Drained == nil) == (b.Drained == nil)
+		})
 }
 
 // look returns the status as it is, or was a moment ago for another client.

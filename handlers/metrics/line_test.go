@@ -246,7 +246,7 @@ func countersGoOn(t *testing.T, seed uint64) {
 			durationBuckets: releases[random.IntN(len(releases))],
 			Source: func() Snapshot {
 				return Snapshot{Generation: n, State: upgrade.Serving, Closed: map[server.Reason]uint64{server.ByClient: g.closed},
-					MigratedOut: g.moved}
+					MigratedOut: map[server.Protocol]uint64{server.HTTP1: g.moved, server.HTTP2OverTLS: 2 * g.moved}}
 			},
 			Others: func(context.Context) map[string]float64 {
 				others := maps.Clone(dead)
@@ -291,6 +291,7 @@ func countersGoOn(t *testing.T, seed uint64) {
 			}
 			want[`baton_connections_closed_total{reason="client"}`] = closed
 			want[`baton_connections_migrated_total{direction="out",protocol="http/1.1"}`] = 2 * closed
+			want[`baton_connections_migrated_total{direction="out",protocol="http/2+tls"}`] = 4 * closed
 			want["baton_http_request_duration_seconds_count"] = durations
 			want[fmt.Sprint("baton_http_request_duration_seconds up to ", inAll)] = short
 

@@ -136,7 +136,7 @@ func (m *Metrics) Count(next http.Handler) http.Handler {
 			} else if status == 0 && !recorder.IsAbort(failure) {
 				status = http.StatusInternalServerError
 			}
-			if status != 0 {
+			if status != 0 && !rec.HasMigrated() { // else the successor counts it
 				m.requests.Add(status, method)
 			}
 			if status != 0 && !rec.Hijacked {

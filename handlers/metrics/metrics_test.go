@@ -21,7 +21,10 @@ import (
 )
 
 func newMetrics() *Metrics {
-	closed := server.New(server.Options{}).Closed() // has every reason
+	s := server.New(server.Options{})
+	closed := s.Closed() // has every reason
+	in, out := s.MigratedBy()
+	in[server.HTTP1], in[server.HTTP2], out[server.HTTP1], out[server.TunnelOverTLS] = 12, 3, 11, 2
 	closed[server.ConnectionClose], closed[server.DrainTimeout] = 60, 1
 	return New(Options{Version: "1.4.0", Revision: "abc", Source: func() Snapshot {
 		return Snapshot{
@@ -29,7 +32,7 @@ func newMetrics() *Metrics {
 			Upgrades:    map[upgrade.Result]uint64{upgrade.Succeeded: 2},
 			Connections: upgrade.Connections{Idle: 5, Hijacked: 2},
 			Closed:      closed,
-			MigratedIn:  12, MigratedOut: 11,
+			MigratedIn:  in, MigratedOut: out,
 			LastUpgrade:  map[upgrade.Result]time.Time{upgrade.Failed: time.Unix(1700000000, 250e6)},
 			Certificates: map[string]tlskeys.Validity{"example.com": {NotBefore: time.Unix(1700000000, 0), NotAfter: time.Unix(1800000000, 0)}},
 		}
@@ -69,7 +72,17 @@ func TestMetrics(t *testing.T) {
 		`baton_connections_closed_total{reason="idle_grace"} 0`,
 		`baton_connections_closed_total{reason="timeout"} 0`,
 		`baton_connections_migrated_total{direction="in",protocol="http/1.1"} 12`,
+		`baton_connections_migrated_total{direction="in",protocol="http/1.1+tls"} 0`,
+		`baton_connections_migrated_total{direction="in",protocol="http/2"} 3`,
+		`baton_connections_migrated_total{direction="in",protocol="http/2+tls"} 0`,
+		`baton_connections_migrated_total{direction="in",protocol="tunnel"} 0`,
+		`baton_connections_migrated_total{direction="in",protocol="tunnel+tls"} 0`,
 		`baton_connections_migrated_total{direction="out",protocol="http/1.1"} 11`,
+		`baton_connections_migrated_total{direction="out",protocol="http/1.1+tls"} 0`,
+		`baton_connections_migrated_total{direction="out",protocol="http/2"} 0`,
+		`baton_connections_migrated_total{direction="out",protocol="http/2+tls"} 0`,
+		`baton_connections_migrated_total{direction="out",protocol="tunnel"} 0`,
+		`baton_connections_migrated_total{direction="out",protocol="tunnel+tls"} 2`,
 		`baton_drain_duration_seconds_count 1`,
 		`baton_generation 3`,
 		`baton_http_request_duration_seconds_count 0`,

@@ -23,8 +23,8 @@ type Snapshot struct {
 	Accepted         uint64                       // connections, by this generation
 	AcceptErrors     uint64                       // failed attempts to accept one, by this generation
 	Closed           map[server.Reason]uint64     // connections of this generation, with a key for each reason
-	MigratedIn       uint64                       // connections that have come to this generation
-	MigratedOut      uint64                       // and gone from it
+	MigratedIn       map[server.Protocol]uint64   // connections that have come to this generation, with a key for each protocol
+	MigratedOut      map[server.Protocol]uint64   // and gone from it
 	RequestsInFlight int                          // of all living generations
 	LogDropped       uint64                       // lines of the log that this generation could not write
 	Certificates     map[string]tlskeys.Validity  // by name
@@ -98,8 +98,12 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	for reason, n := range now.Closed {
 		counter(closedDesc, n, reason.String())
 	}
-	counter(migratedDesc, now.MigratedIn, "in", "http/1.1")
-	counter(migratedDesc, now.MigratedOut, "out", "http/1.1")
+	for protocol, n := range now.MigratedIn {
+		counter(migratedDesc, n, "in", protocol.String())
+	}
+	for protocol, n := range now.MigratedOut {
+		counter(migratedDesc, n, "out", protocol.String())
+	}
 	for name, valid := range now.Certificates {
 		precise(notAfterDesc, timestamp(valid.NotAfter), name)
 		precise(notBeforeDesc, timestamp(valid.NotBefore), name)

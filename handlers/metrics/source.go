@@ -35,7 +35,7 @@ func (s Source) Snapshot() Snapshot {
 		Certificates:     s.Certificates.Validity(),
 		LastUpgrade:      make(map[upgrade.Result]time.Time),
 	}
-	now.MigratedIn, now.MigratedOut = s.Servers.Public.Migrated()
+	now.MigratedIn, now.MigratedOut = s.Servers.Public.MigratedBy()
 	for _, u := range status.Upgrades { // oldest first
 		now.LastUpgrade[u.Result] = u.Time
 	}

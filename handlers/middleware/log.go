@@ -23,8 +23,9 @@ const statusClientClosed = 499
 // request, so that next sees it and a proxy passes it on.
 //
 // One line in the access log, at level Info, when the handler returns: for a
-// hijacked connection that is the end of the connection, with status 101 and
-// only the bytes before the hijack. The query is left out, it may hold secrets.
+// hijacked connection that is the end of the connection, with status 101 and, but for
+// one that was proxied, only the bytes before the hijack. If it has migrated, the line is
+// that of the last generation, for all. The query is left out, it may hold secrets.
 //
 // A panic is logged once with its stack at level Error. It is answered 500 if
 // nothing was written; otherwise the connection is aborted, so that the client does
@@ -33,7 +34,6 @@ const statusClientClosed = 499
 // Responses carry `Server: baton` unless next changes it.
 func Log(next http.Handler, logger *slog.Logger) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		begin := time.Now()
 		id := r.Header.Get(request.IDHeader)
 		if !request.ValidID(id) {
 			id = rand.Text()
@@ -42,6 +42,7 @@ func Log(next http.Handler, logger *slog.Logger) http.Handler {
 		method, path := r.Method, r.URL.Path // next may change r
 
 		rec := recorder.New(w)
+		begin := rec.Began()
 		rec.Header().Set("Server", "baton")
 		rec.Header().Set(request.IDHeader, id)
 
@@ -55,6 +56,9 @@ func Log(next http.Handler, logger *slog.Logger) http.Handler {
 				if cut = rec.Status != 0; !cut {
 					reply.Error(rec, r, http.StatusInternalServerError, "internal server error")
 				}
+			}
+			if rec.HasMigrated() {
+				return
 			}
 			status := rec.Status
 			switch {

@@ -9,34 +9,40 @@ import (
 // frames follows the bytes of one direction of a WebSocket (RFC 6455, section
 // 5.2). It keeps none of them.
 type frames struct {
-	have, need uint8  // bytes of the frame's header that were there, and that it has
-	first      byte   // FIN and opcode
-	size       uint64 // length of the payload
-	left       uint64 // of the payload
-	fragmented bool   // within a message, between two of its frames or in one
-	closed     bool   // a whole close frame was there: the direction is over
-	broken     bool   // these are no frames
+	Have       uint8  `json:"have,omitempty"`       // bytes of the frame's header that were there
+	Need       uint8  `json:"need,omitempty"`       // that it has
+	First      byte   `json:"first,omitempty"`      // FIN and opcode
+	Size       uint64 `json:"size,omitempty"`       // length of the payload
+	Left       uint64 `json:"left,omitempty"`       // of the payload
+	Fragmented bool   `json:"fragmented,omitempty"` // within a message, between two of its frames or in one
+	Closed     bool   `json:"closed,omitempty"`     // a whole close frame was there: the direction is over
+	Broken     bool   `json:"broken,omitempty"`     // these are no frames
 }
 
 // atFrame reports whether a frame may begin here.
-func (f *frames) atFrame() bool { return f.have == 0 && !f.broken }
+func (f *frames) atFrame() bool { return f.Have == 0 && !f.Broken }
 
 // atMessage reports whether a message may begin here.
-func (f *frames) atMessage() bool { return f.atFrame() && !f.fragmented }
+func (f *frames) atMessage() bool { return f.atFrame() && !f.Fragmented }
+
+// isValid reports whether the position is one that there can be.
+func (f *frames) isValid() bool {
+	return f.Have == 0 || f.Have <= f.Need && f.Need <= 14 && (f.Have < f.Need || f.Left > 0 || f.Broken)
+}
 
 // next follows p to the end of the frame in which it begins, or to its own end,
 // and returns how many bytes that were.
 func (f *frames) next(p []byte) (n int) {
-	for n < len(p) && !f.broken {
-		if f.have > 0 && f.have == f.need {
-			take := min(f.left, uint64(len(p)-n))
-			f.left -= take
+	for n < len(p) && !f.Broken {
+		if f.Have > 0 && f.Have == f.Need {
+			take := min(f.Left, uint64(len(p)-n))
+			f.Left -= take
 			n += int(take)
 		} else {
 			f.header(p[n])
 			n++
 		}
-		if f.have == f.need && f.left == 0 {
+		if f.Have == f.Need && f.Left == 0 {
 			f.end()
 			return n
 		}
@@ -46,41 +52,41 @@ func (f *frames) next(p []byte) (n int) {
 
 // header takes the next byte of a frame's header.
 func (f *frames) header(b byte) {
-	switch f.have {
+	switch f.Have {
 	case 0:
-		f.first, f.need = b, 2
+		f.First, f.Need = b, 2
 	case 1:
-		f.size = uint64(b & 0x7f)
-		if f.size == 126 {
-			f.need += 2
-		} else if f.size == 127 {
-			f.need += 8
+		f.Size = uint64(b & 0x7f)
+		if f.Size == 126 {
+			f.Need += 2
+		} else if f.Size == 127 {
+			f.Need += 8
 		}
-		if f.need > 2 {
-			f.size = 0
+		if f.Need > 2 {
+			f.Size = 0
 		}
-		f.left = uint64(f.need - 2) // bytes of the length
+		f.Left = uint64(f.Need - 2) // bytes of the length
 		if b&0x80 != 0 {
-			f.need += 4 // the masking key
+			f.Need += 4 // the masking key
 		}
 	default:
-		if f.left > 0 {
-			f.size, f.left = f.size<<8|uint64(b), f.left-1
+		if f.Left > 0 {
+			f.Size, f.Left = f.Size<<8|uint64(b), f.Left-1
 		}
 	}
-	if f.have++; f.have == f.need {
-		f.left = f.size
-		f.broken = f.size > math.MaxInt64
+	if f.Have++; f.Have == f.Need {
+		f.Left = f.Size
+		f.Broken = f.Size > math.MaxInt64
 	}
 }
 
 func (f *frames) end() {
-	f.have = 0
-	switch opcode := f.first & 0xf; {
+	f.Have = 0
+	switch opcode := f.First & 0xf; {
 	case opcode == 8:
-		f.closed = true
+		f.Closed = true
 	case opcode < 8: // of data; control frames may stand between the fragments of a message
-		f.fragmented = f.first&0x80 == 0
+		f.Fragmented = f.First&0x80 == 0
 	}
 }
 

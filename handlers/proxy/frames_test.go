@@ -145,10 +145,10 @@ func FuzzFrames(f *testing.F) {
 				if got := tracker.atMessage(); got != slices.Contains(want.messages, at) {
 					t.Fatalf("at %d: between messages %v, want %v", at, got, !got)
 				}
-				if got := tracker.closed; got != (want.closed > 0 && at >= want.closed) {
+				if got := tracker.Closed; got != (want.closed > 0 && at >= want.closed) {
 					t.Fatalf("at %d: closed %v, want %v", at, got, !got)
 				}
-				if got := tracker.broken; got != (want.broken > 0 && at >= want.broken) {
+				if got := tracker.Broken; got != (want.broken > 0 && at >= want.broken) {
 					t.Fatalf("at %d: broken %v, want %v", at, got, !got)
 				}
 			}
@@ -156,33 +156,38 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
-// wire is what was written.
-type wire struct{ bytes.Buffer }
-
-func (*wire) Close() error { return nil }
-
-// An end that is told to leave at any moment passes whole frames, and then nothing but the close frame.
-func FuzzEndLeaves(f *testing.F) {
+// A flow that is to leave at any moment passes whole frames, and then nothing but the close frame,
+// however little of it is written at a time.
+func FuzzFlowLeaves(f *testing.F) {
 	conversations(f)
 	f.Fuzz(func(t *testing.T, data []byte, seed uint64, leave uint16) {
-		for when, name := range map[int32]string{afterMessage: "message", afterFrame: "frame"} {
+		for w, name := range map[when]string{afterMessage: "message", afterFrame: "frame"} {
 			want := boundsOf(data)
 			places := want.messages
-			if when == afterFrame {
+			if w == afterFrame {
 				places = append([]int{0}, want.frames...)
 			}
-			var to wire
-			e := (&tunnel{isWebSocket: true, copying: make(chan struct{})}).newEnd(&to, nil, false)
+			var (
+				to     []byte
+				now    = never
+				fl     = flow{isWebSocket: true}
+				random = rand.New(rand.NewPCG(seed, 1))
+			)
+			pass := func() {
+				for part := fl.next(now); len(part) > 0; part = fl.next(now) {
+					n := random.IntN(len(part) + 1)
+					to = append(to, part[:n]...)
+					fl.wrote(n)
+				}
+			}
 			at, told := 0, -1
 			for i, piece := range pieces(data, seed) {
 				if i == int(leave%16) {
-					told = at
-					e.when.Store(when)
-					e.sayGoodBye()
+					told, now = at, w
+					pass()
 				}
-				if n, err := e.Write(piece); n != len(piece) || err != nil {
-					t.Fatalf("write: got %d, %v", n, err)
-				}
+				fl.Held = piece
+				pass()
 				at += len(piece)
 			}
 			passed := len(data)
@@ -194,15 +199,11 @@ func FuzzEndLeaves(f *testing.F) {
 			if said := passed < len(data) || told >= 0 && slices.Contains(places, passed) && want.closed == 0; said {
 				expect = append(expect, 0x88, 2, 0x03, 0xe9)
 			}
-			if !bytes.Equal(to.Bytes(), expect) {
-				t.Fatalf("told at %d of %d to leave after a %s: got %x, want %x", told, len(data), name, to.Bytes(), expect)
+			if !bytes.Equal(to, expect) {
+				t.Fatalf("told at %d of %d to leave after a %s: got %x, want %x", told, len(data), name, to, expect)
 			}
-			select {
-			case <-e.closed:
-				testserver.Equal(t, "close frame came", true, want.closed > 0)
-			default:
-				testserver.Equal(t, "close frame came", false, want.closed > 0)
-			}
+			testserver.Equal(t, "written", fl.Written, int64(len(expect)))
+			testserver.Equal(t, "close frame came", fl.isOver(), want.closed > 0)
 		}
 	})
 }

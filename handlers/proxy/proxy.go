@@ -33,6 +33,7 @@ type Options struct {
 	// OnDrain registers what is done when the server drains: server.OnDrain.
 	// Nil: WebSockets and event streams are closed forcibly like all else.
 	OnDrain        func(ctx context.Context, grace time.Duration, hook func(context.Context)) (stop func())
+	Tunnels        Tunnels       // lets upgraded connections migrate; nil: they do not
 	WebSocketGrace time.Duration // how long upgraded connections stay in a drain; 0 means until shortly before its end
 	StreamGrace    time.Duration // how long event streams do; 0 as well
 
@@ -65,18 +66,21 @@ type Options struct {
 //
 // Backends are spoken to in HTTP/1.1. What they may send, for how long and how
 // slowly, is not limited: only the client and the drain deadline end it.
-func New(options Options) http.Handler {
+func New(options Options) http.Handler { return newProxy(options) }
+
+func newProxy(options Options) *proxy {
 	logger := cmp.Or(options.Logger, slog.Default())
 	rules := slices.Clone(options.Rules)
 	slices.SortStableFunc(rules, func(a, b Rule) int { return cmp.Compare(len(b.Prefix), len(a.Prefix)) })
 
 	p := &proxy{rules: rules, maxBody: cmp.Or(options.MaxBody, 1<<30), logger: logger, next: options.Next,
-		onDrain: options.OnDrain, webSocketGrace: options.WebSocketGrace, streamGrace: options.StreamGrace,
+		headerTimeout: cmp.Or(options.HeaderTimeout, time.Minute),
+		onDrain:       options.OnDrain, tunnels: options.Tunnels, webSocketGrace: options.WebSocketGrace, streamGrace: options.StreamGrace,
 		closeTimeout: cmp.Or(options.closeTimeout, closeTimeout)}
 	if p.onDrain == nil {
 		p.onDrain = func(context.Context, time.Duration, func(context.Context)) func() { return func() {} }
 	}
-	transport := newTransport(cmp.Or(options.HeaderTimeout, time.Minute))
+	transport := newTransport(p.headerTimeout)
 	errorLog := slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
 	for _, rule := range rules {
 		bases, _ := readings(rule.base())
@@ -102,6 +106,8 @@ type proxy struct {
 	logger   *slog.Logger
 	next     http.Handler
 
+	headerTimeout               time.Duration
+	tunnels                     Tunnels
 	onDrain                     func(context.Context, time.Duration, func(context.Context)) (stop func())
 	webSocketGrace, streamGrace time.Duration
 	closeTimeout                time.Duration
@@ -140,12 +146,14 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).EnableFullDuplex()
 		}
 		w = newInterimWriter(w, r)
-		if upgradeOf(r.Header) != "" {
-			t := p.newTunnel(w, r)
-			defer t.end()
-			w = t
+		if upgradeOf(r.Header) == "" {
+			p.backends[i].ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), writerKey{}, w)))
+			return
 		}
-		p.backends[i].ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), writerKey{}, w)))
+		u, r := p.propose(w, r)
+		defer u.end()
+		p.backends[i].ServeHTTP(u, r.WithContext(context.WithValue(r.Context(), writerKey{}, u)))
+		u.settle()
 		return
 	}
 	for _, rule := range p.rules {
@@ -207,14 +215,14 @@ func (p *proxy) receive(response *http.Response) error {
 	}
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		asked, got := upgradeOf(response.Request.Header), upgradeOf(response.Header)
-		t, ok := w.(*tunnel)
+		u, ok := w.(*proposal)
 		if !ok || asked == "" || !strings.EqualFold(asked, got) {
 			return fmt.Errorf("backend switches to protocol %q, want %q", got, asked)
 		}
 		protocol := response.Header["Upgrade"]
 		removeHopByHop(response.Header)
 		response.Header["Connection"], response.Header["Upgrade"] = []string{"Upgrade"}, protocol
-		t.upgrade(response)
+		u.accept(response)
 	} else {
 		removeTrailers(response)
 		p.follow(response, w)

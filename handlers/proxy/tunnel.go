@@ -7,234 +7,182 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
+
+	"example.com/baton/handlers/internal/recorder"
 )
 
-// closeTimeout bounds the end of a WebSocket: until both directions are between
-// two frames, and both peers have answered the close frame.
-const closeTimeout = time.Second
-
-// tunnel is a request that may be answered 101. httputil.ReverseProxy copies in
-// both directions; the tunnel stands in between, at both ends, and follows what
-// passes.
+// tunnel is an upgraded connection: two ends, and a pipe in each direction.
 type tunnel struct {
-	http.ResponseWriter
-	onDrain      func(say func(context.Context)) (stop func())
-	closeTimeout time.Duration
-
-	client, backend *end // nil until the connection is upgraded
-	isWebSocket     bool
-	stop            func()
-	copying         chan struct{} // closed when the header of the 101 has gone out
-	begin           sync.Once
-	over            chan struct{} // closed when nothing is copied any more
+	proxy       *proxy
+	client      *end // nil until the connection is upgraded
+	backend     *end
+	toClient    pipe
+	toBackend   pipe
+	isWebSocket bool
+	halting     atomic.Bool   // the pipes are to return
+	leaving     atomic.Bool   // the drain hook has been called
+	over        chan struct{} // closed when nothing is copied any more
+	stop        func()        // removes the drain hook
 }
 
-// newTunnel returns a tunnel for a request that asks for an upgraded connection.
-func (p *proxy) newTunnel(w http.ResponseWriter, r *http.Request) *tunnel {
-	return &tunnel{ResponseWriter: w, closeTimeout: p.closeTimeout, stop: func() {}, copying: make(chan struct{}), over: make(chan struct{}),
-		onDrain: func(say func(context.Context)) (stop func()) {
-			return p.onDrain(r.Context(), p.webSocketGrace, say)
-		}}
+func (p *proxy) newTunnel() *tunnel { return &tunnel{proxy: p, over: make(chan struct{})} }
+
+// connect sets the ends, and the pipes between them. From then on end must be called.
+func (t *tunnel) connect(ctx context.Context, client, backend *end, isWebSocket bool) {
+	t.client, t.backend, t.isWebSocket = client, backend, isWebSocket
+	t.toClient.connect(t, backend, client)
+	t.toBackend.connect(t, client, backend)
+	t.toBackend.masked = true
+	t.stop = t.proxy.onDrain(ctx, t.proxy.webSocketGrace, t.leave)
 }
 
-// upgrade takes the backend's end of the connection from a 101.
-func (t *tunnel) upgrade(response *http.Response) {
-	if conn, ok := response.Body.(io.ReadWriteCloser); ok {
-		t.isWebSocket = strings.EqualFold(response.Header.Get("Upgrade"), "websocket")
-		t.backend = t.newEnd(conn, conn, true)
-		response.Body = t.backend
+func (t *tunnel) pipes() [2]*pipe { return [2]*pipe{&t.toClient, &t.toBackend} }
+
+// serve copies in both directions until the tunnel ends here, and reports to w what has gone to the
+// client.
+func (t *tunnel) serve(w http.ResponseWriter, ctx context.Context) {
+	for patience := time.Duration(0); t.copy(ctx, patience); patience = migratePause {
+		if t.migrate(ctx) {
+			return
+		}
+		t.goOn()
 	}
+	recorder.AddBytes(w, t.toClient.Written)
 }
 
-// Hijack is called by ReverseProxy, which writes the 101 and then copies.
-func (t *tunnel) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buf, err := http.NewResponseController(t.ResponseWriter).Hijack()
-	if err != nil || t.backend == nil {
-		return conn, buf, err
+// copy copies in both directions until the tunnel ends, and then returns false, or until it
+// can migrate, at the earliest after patience.
+func (t *tunnel) copy(ctx context.Context, patience time.Duration) (halted bool) {
+	results := make(chan error, 2)
+	for _, p := range t.pipes() {
+		go func() { results <- p.run() }()
 	}
-	in := io.Reader(conn)
-	if early := buf.Reader.Buffered(); early > 0 { // ReverseProxy does not look there
-		in = io.MultiReader(io.LimitReader(buf, int64(early)), conn)
+	gone, due := ctx.Done(), time.NewTimer(patience)
+	defer due.Stop()
+	var migrating <-chan struct{}
+	failed := false
+	for running := 2; running > 0; {
+		select {
+		case err := <-results:
+			running--
+			switch {
+			case errors.Is(err, errHalted):
+				halted = true
+			case err != nil:
+				failed = true
+				t.close() // the other pipe ends by that
+			}
+		case <-due.C:
+			migrating = t.migrating(ctx)
+		case <-migrating:
+			migrating = nil
+			t.halt()
+		case <-gone:
+			gone, failed = nil, true
+			t.close()
+		}
 	}
-	t.client = t.newEnd(conn, in, false)
-	t.stop = t.onDrain(t.leave)
-	return clientConn{conn, t.client}, buf, nil
+	return halted && !failed
 }
 
-// Unwrap lets http.ResponseController reach what the tunnel does not change.
-func (t *tunnel) Unwrap() http.ResponseWriter { return t.ResponseWriter }
-
-// end is called when ReverseProxy has returned.
+// end ends a tunnel that does not copy any more.
 func (t *tunnel) end() {
+	t.close()
 	close(t.over)
 	t.stop()
 }
 
-// leave ends the connection: a WebSocket with a close frame to both sides, between
-// two messages if there is such a moment soon, else between two frames. Then, and
-// any other connection at once, it is closed.
-func (t *tunnel) leave(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, t.closeTimeout)
-	defer cancel()
-	until, _ := ctx.Deadline()
-	impatient := time.NewTimer(time.Until(until) / 2)
-	defer impatient.Stop()
+// close closes both ends: copies of them, if the tunnel has migrated.
+func (t *tunnel) close() {
+	t.client.Close()
+	t.backend.Close()
+}
 
-	var saying sync.WaitGroup
-	defer saying.Wait() // a write that hangs ends when its connection is closed
-	defer t.client.conn.Close()
-	defer t.backend.conn.Close()
-	if !t.isWebSocket {
+// proposal is a request that may be answered 101, until it is.
+type proposal struct {
+	http.ResponseWriter
+	tunnel  *tunnel
+	request *http.Request
+
+	dialed      net.Conn // to the backend
+	backend     *end     // nil until it has answered 101
+	fromBackend []byte   // that has come behind the 101
+	isWebSocket bool
+}
+
+// propose returns the request as it is sent to a backend.
+func (p *proxy) propose(w http.ResponseWriter, r *http.Request) (*proposal, *http.Request) {
+	u := &proposal{ResponseWriter: w, tunnel: p.newTunnel()}
+	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { u.dialed = info.Conn }}
+	u.request = r.WithContext(httptrace.WithClientTrace(r.Context(), trace))
+	return u, u.request
+}
+
+// accept takes the connection to the backend from a 101.
+func (u *proposal) accept(response *http.Response) {
+	body, ok := response.Body.(io.ReadWriteCloser)
+	if !ok {
 		return
 	}
-	select {
-	case <-t.copying:
-	case <-t.over:
-		return
-	case <-ctx.Done():
-		return
+	// Nothing is read from the connection: what has come along is in buffers above it.
+	u.dialed.SetReadDeadline(past)
+	u.fromBackend, _ = io.ReadAll(body)
+	u.dialed.SetReadDeadline(time.Time{})
+	u.backend = &end{Conn: u.dialed}
+	if plain, ok := u.dialed.(*backendConn); ok {
+		u.backend = &end{Conn: plain.TCPConn, patience: plain.timeout, isSocket: true}
 	}
-	say := func(when int32) {
-		for _, e := range []*end{t.client, t.backend} {
-			e.when.Store(when)
-			saying.Go(e.sayGoodBye)
-		}
+	u.isWebSocket = strings.EqualFold(response.Header.Get("Upgrade"), "websocket")
+	response.Body = nothing{}
+}
+
+// Hijack is called by ReverseProxy, which then writes the 101. It has nothing to copy after that.
+func (u *proposal) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buf, err := http.NewResponseController(u.ResponseWriter).Hijack()
+	if err != nil || u.backend == nil {
+		return conn, buf, err
 	}
-	say(afterMessage)
-	for _, e := range []*end{t.client, t.backend} {
-		for waiting := true; waiting; {
-			select {
-			case <-e.closed:
-				waiting = false
-			case <-impatient.C:
-				say(afterFrame)
-			case <-t.over:
-				return
-			case <-ctx.Done():
-				return
-			}
-		}
+	u.tunnel.connect(u.request.Context(), &end{Conn: conn}, u.backend, u.isWebSocket)
+	early, _ := buf.Peek(buf.Reader.Buffered())
+	u.tunnel.toBackend.Held, u.tunnel.toClient.Held = slices.Clone(early), u.fromBackend
+	return hijacked{conn}, buf, nil
+}
+
+// Unwrap lets http.ResponseController reach what the proposal does not change.
+func (u *proposal) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+
+// settle is called when ReverseProxy has returned. The tunnel begins, if there is one.
+func (u *proposal) settle() {
+	if u.tunnel.client != nil {
+		u.tunnel.serve(u.ResponseWriter, u.request.Context())
 	}
 }
 
-// When an end says good-bye.
-const (
-	afterMessage int32 = iota + 1
-	afterFrame
-)
-
-// end is one end of a tunnel, as ReverseProxy sees it. What is written to it comes
-// from the other end.
-type end struct {
-	tunnel *tunnel
-	conn   io.WriteCloser
-	in     io.Reader
-	masked bool         // it is the backend's, to which a proxy is the client
-	when   atomic.Int32 // 0 as long as it stays
-
-	mu       sync.Mutex // held while something is written
-	frames   frames     // of what comes from the other end
-	said     bool       // our own close frame; what comes now goes no further
-	closed   chan struct{}
-	isClosed bool // the other end's close frame has come: there is no more to wait for
+// end ends the tunnel, or closes what is left of one that has not begun.
+func (u *proposal) end() {
+	switch {
+	case u.tunnel.client != nil:
+		u.tunnel.end()
+	case u.backend != nil:
+		u.backend.Close()
+	}
 }
 
-func (t *tunnel) newEnd(conn io.WriteCloser, in io.Reader, masked bool) *end {
-	return &end{tunnel: t, conn: conn, in: in, masked: masked, closed: make(chan struct{})}
-}
+// nothing is what ReverseProxy reads from a backend whose connection is the tunnel's.
+type nothing struct{}
 
-func (e *end) Read(p []byte) (int, error) {
-	e.tunnel.begin.Do(func() { close(e.tunnel.copying) })
-	return e.in.Read(p)
-}
+func (nothing) Read([]byte) (int, error)    { return 0, io.EOF }
+func (nothing) Write(p []byte) (int, error) { return len(p), nil }
+func (nothing) Close() error                { return nil }
 
-func (e *end) Write(p []byte) (int, error) {
-	if !e.tunnel.isWebSocket {
-		return e.conn.Write(p)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	pass := 0
-	for pass < len(p) && !e.said && !e.mayLeave() {
-		pass += e.frames.next(p[pass:])
-	}
-	if pass > 0 {
-		if n, err := e.conn.Write(p[:pass]); err != nil {
-			return n, err
-		}
-	}
-	if err := e.leave(); err != nil {
-		return pass, err
-	}
-	for rest := p[pass:]; len(rest) > 0; {
-		rest = rest[e.frames.next(rest):]
-	}
-	if e.frames.closed && !e.isClosed {
-		e.isClosed = true
-		close(e.closed)
-	}
-	return len(p), nil
-}
+// hijacked is what it has of the client's connection.
+type hijacked struct{ net.Conn }
 
-// mayLeave reports whether a close frame of our own belongs here.
-func (e *end) mayLeave() bool {
-	if e.said || e.frames.closed {
-		return false
-	}
-	switch e.when.Load() {
-	case afterMessage:
-		return e.frames.atMessage()
-	case afterFrame:
-		return e.frames.atFrame()
-	}
-	return false
-}
-
-// leave writes the close frame, if it belongs here.
-func (e *end) leave() error {
-	if !e.mayLeave() {
-		return nil
-	}
-	e.said = true
-	_, err := e.conn.Write(closeFrame(goingAway, e.masked))
-	return err
-}
-
-// sayGoodBye writes the close frame if nothing else is being written. Write does
-// it otherwise.
-func (e *end) sayGoodBye() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	_ = e.leave() // ReverseProxy will see it
-}
-
-// CloseWrite is called when the other end has closed its side.
-func (e *end) CloseWrite() error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.when.CompareAndSwap(afterMessage, afterFrame) { // no more of the message will come
-		_ = e.leave()
-	}
-	if conn, ok := e.conn.(interface{ CloseWrite() error }); ok {
-		return conn.CloseWrite()
-	}
-	return errors.ErrUnsupported
-}
-
-func (e *end) Close() error { return e.conn.Close() }
-
-// clientConn is the client's end as Hijack returns it.
-type clientConn struct {
-	net.Conn
-	end *end
-}
-
-func (c clientConn) Read(p []byte) (int, error) { return c.end.Read(p) }
-
-func (c clientConn) Write(p []byte) (int, error) { return c.end.Write(p) }
-
-func (c clientConn) CloseWrite() error { return c.end.CloseWrite() }
+func (hijacked) Read([]byte) (int, error) { return 0, io.EOF }
+func (hijacked) CloseWrite() error        { return nil }
+func (hijacked) Close() error             { return nil }

@@ -31,8 +31,8 @@ func (s Settings) Handler(identity page.Identity, public []net.Listener, logger 
 		}
 	}
 	if len(s.Proxy.Rules) > 0 {
-		s.Proxy.Logger, s.Proxy.Next, s.Proxy.OnDrain = logger, handler, server.OnDrain
-		handler = proxy.New(s.Proxy)
+		s.Proxy.Next = handler
+		handler = proxy.New(s.proxy(logger))
 	}
 	if handler == nil {
 		handler = page.New(identity, server.Draining)
@@ -42,4 +42,25 @@ func (s Settings) Handler(identity page.Identity, public []net.Listener, logger 
 		handler = middleware.RedirectHTTPS(public[at].Addr().(*net.TCPAddr).Port, handler)
 	}
 	return handler, nil
+}
+
+// proxied are the tunnels of the proxy.
+const proxied = server.Tunnels("proxy")
+
+func (s Settings) proxy(logger *slog.Logger) proxy.Options {
+	options := s.Proxy
+	options.Logger, options.OnDrain, options.Tunnels = logger, server.OnDrain, proxied
+	return options
+}
+
+// Resume returns what gives handlers for the hijacked connections of a predecessor:
+// Options.Resume of a server. They are those of its proxy, whatever this one is configured for.
+func (s Settings) Resume(logger *slog.Logger) func(server.Tunnels, []byte) http.Handler {
+	resume := proxy.Resume(s.proxy(logger))
+	return func(kind server.Tunnels, state []byte) http.Handler {
+		if kind != proxied {
+			return nil
+		}
+		return resume(state)
+	}
 }

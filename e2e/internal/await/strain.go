@@ -35,6 +35,11 @@ func Strain() float64 {
 	return max(1, slices.Max(factors))
 }
 
+// Unhurried returns a timeout that does not run out while a service is upgraded, however busy this machine is.
+func Unhurried(d time.Duration) time.Duration {
+	return time.Duration(float64(d) * min(Strain(), 10))
+}
+
 // Slower is what a time may be that is promised for a machine of two processors that has nothing else to do.
 func Slower(d time.Duration, strain float64) time.Duration {
 	if build.Race {

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/exchange"
 )
@@ -135,4 +137,49 @@ func (g *Gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func Sink(w http.ResponseWriter, r *http.Request) {
 	io.Copy(io.Discard, r.Body)
 	io.WriteString(w, "ok")
+}
+
+// EveryKind is a backend for clients of every kind: WebSockets at /ws get back what they say, GET /drip/N answers N
+// bytes in pieces, for some 200 ms, and all else goes to Echo.
+func EveryKind(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/ws" {
+		webSocket(w, r)
+		return
+	}
+	size, ok := strings.CutPrefix(r.URL.Path, "/drip/")
+	n, err := strconv.Atoi(size)
+	if !ok || err != nil {
+		Echo(w, r)
+		return
+	}
+	const pieces = 20
+	w.Header().Set("Content-Length", size)
+	for rest := exchange.Pattern(n); len(rest) > 0; rest = rest[min(len(rest), 1+n/pieces):] {
+		w.Write(rest[:min(len(rest), 1+n/pieces)])
+		w.(http.Flusher).Flush()
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+// webSocket says what it hears, message by message.
+func webSocket(w http.ResponseWriter, r *http.Request) {
+	c, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return
+	}
+	defer c.CloseNow()
+	c.SetReadLimit(2 << 20)
+	for {
+		kind, message, err := c.Read(r.Context())
+		if err == nil {
+			err = c.Write(r.Context(), kind, message)
+		}
+		if err != nil {
+			return
+		}
+	}
 }

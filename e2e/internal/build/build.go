@@ -19,8 +19,14 @@ import (
 // of what the deploy script asks.
 const Past = "past"
 
+// Previous is the version of a release that moves connections of plain HTTP/1.1 only.
+const Previous = "previous"
+
 // Keyless is the version of another program, below testdata, which does not hand on the keys of its session tickets.
 const Keyless = "keyless"
+
+// Embedded is the version of the program below testdata that embeds Baton's packages.
+const Embedded = "embedded"
 
 var builds struct {
 	sync.Mutex
@@ -75,16 +81,22 @@ func buildOnce(path, version string) error {
 		return nil
 	}
 	set := "-X main.version=" + version
-	if version == Past {
+	switch version {
+	case Past:
 		set += " -X example.com/baton/upgrade/internal/link.Protocol=1 -X example.com/baton/server/deploy.questions=0"
+	case Previous:
+		set += " -X example.com/baton/upgrade/internal/link.Protocol=2"
 	}
 	args := []string{"build", "-o", path + ".new", "-ldflags", set}
 	if Race {
 		args = append(args, "-race")
 	}
 	program := "example.com/baton"
-	if version == Keyless {
+	switch version {
+	case Keyless:
 		program += "/e2e/testdata/keyless"
+	case Embedded:
+		program += "/e2e/testdata/embed"
 	}
 	if out, err := exec.Command("go", append(args, program)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("go build of version %s: %w\n%s", version, err, out)

@@ -134,7 +134,7 @@ func Handshake(network, address string, within time.Duration, config *tls.Config
 // MustDial connects within the time a healthy server needs, and closes the connection when the test ends.
 func MustDial(t testing.TB, network, address string) *Conn {
 	t.Helper()
-	c, err := Dial(network, address, 5*time.Second)
+	c, err := Dial(network, address, await.Hang)
 	if err != nil {
 		t.Fatalf("dial: %v", err)
 	}
@@ -282,7 +282,7 @@ func (c *Conn) fields(dst []byte) ([]byte, error) {
 // Send writes raw bytes as they are.
 func (c *Conn) Send(t testing.TB, raw string) {
 	t.Helper()
-	c.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	c.SetWriteDeadline(time.Now().Add(await.Hang))
 	if _, err := io.WriteString(c, raw); err != nil {
 		t.Fatalf("write %.40q: %v", raw, err)
 	}
@@ -336,12 +336,12 @@ func EndingOf(err error) Ending {
 
 // Fetch makes one request on a connection of its own.
 func Fetch(network, address, method, path string, fields ...string) (*Response, error) {
-	c, err := Dial(network, address, 5*time.Second)
+	c, err := Dial(network, address, await.Hang)
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(await.Hang))
 	if _, err := c.Write(Request(method, path, nil, append(fields, "Connection: close")...)); err != nil {
 		return nil, err
 	}

@@ -24,21 +24,26 @@ type client struct {
 	random *rand.Rand
 	resp   http1.Response
 
-	asked time.Time // before the last request on this connection that was answered or, without one, its dial
+	broken bool      // the connection has ended without a word
+	asked  time.Time // before the last request on this connection that was answered or, without one, its dial
 }
 
 func (c *client) run(ctx context.Context) {
-	for ctx.Err() == nil {
-		c.asked = time.Now()
+	for again := true; again && ctx.Err() == nil; again = !c.load.Once {
+		c.asked, c.broken = time.Now(), false
 		conn, err := c.dial()
 		if err != nil {
 			c.counts.fail(exchange.NoConnection, c.habit, 0, err)
-			c.rest(ctx)
+			c.rest(ctx, 10*time.Millisecond) // a client whose server is gone does not spin
 			continue
 		}
 		c.counts.Connections[c.habit].Add(1)
 		c.converse(ctx, conn)
 		conn.Close()
+		c.countLost()
+		if c.load.Rest > 0 {
+			c.rest(ctx, c.load.Rest)
+		}
 	}
 }
 
@@ -50,11 +55,11 @@ func (c *client) dial() (*http1.Conn, error) {
 	return http1.DialTLS(c.load.Network, c.load.Address, within, c.load.TLS)
 }
 
-// rest keeps a client whose server is gone from spinning.
-func (c *client) rest(ctx context.Context) {
+// rest waits for a while, or until the load ends.
+func (c *client) rest(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
-	case <-time.After(10 * time.Millisecond):
+	case <-time.After(d):
 	}
 }
 
@@ -85,15 +90,31 @@ func (c *client) converse(ctx context.Context, conn *http1.Conn) {
 				c.counts.Reconnects[c.habit].Add(1)
 				return
 			}
-			if c.habit == Pausing && !c.idle(conn, time.Duration(c.random.ExpFloat64()*float64(c.load.Pause))) {
+			pause := c.load.Rest
+			if c.habit == Pausing {
+				pause = time.Duration(c.random.ExpFloat64() * float64(c.load.Pause))
+			}
+			if pause > 0 && !c.idle(conn, pause) {
 				return
 			}
 		}
 	}
 }
 
+// countLost counts the connection if it has ended unannounced.
+func (c *client) countLost() {
+	if c.broken {
+		c.counts.Lost[c.habit].Add(1)
+	}
+}
+
 // exchange makes one request, checks its answer, and says whether it was as it should be.
 func (c *client) exchange(conn *http1.Conn, end bool) bool {
+	c.broken = !c.tryExchange(conn, end)
+	return !c.broken
+}
+
+func (c *client) tryExchange(conn *http1.Conn, end bool) bool {
 	x := &c.load.Exchanges[c.turn%len(c.load.Exchanges)]
 	c.turn++
 	raw, nth := x.Keep, conn.Served+1
@@ -177,6 +198,7 @@ func (c *client) idle(conn *http1.Conn, pause time.Duration) (kept bool) {
 		return true
 	default:
 		c.counts.IdleClosed[c.habit].Add(1)
+		c.broken = true
 		return false
 	}
 }
@@ -195,6 +217,7 @@ func (c *client) listen(ctx context.Context, conn *http1.Conn) {
 		s.Ending = http1.MoreData
 	}
 	if s.Ending != http1.StillOn {
+		c.broken = true
 		c.counts.IdleClosed[c.habit].Add(1)
 	}
 	c.counts.mu.Lock()

@@ -20,9 +20,11 @@ type Load struct {
 	Exchanges        []exchange.Exchange // made in turn
 	Clients          [Habits]int
 	Pause            time.Duration // mean of the pausing ones; 0 means 20 ms
-	Patience         time.Duration // how long an answer may take; 0 means 15 s
+	Rest             time.Duration // of the others over HTTP/1 after each request, where they shall not take all of the machine
+	Patience         time.Duration // how long an answer may take; 0 means a minute
 	Grace            time.Duration // for which the server keeps a silent connection in a drain; 0 means any time
 	LastWords        bool          // a silent client makes one request when the load ends, if its connection is still there
+	Once             bool          // a client does not connect again
 }
 
 // Start runs the clients until stop is called or the test ends. stop waits for all of them;
@@ -51,15 +53,18 @@ func (l *Load) run(ctx context.Context, counts *Tally) {
 		l.Pause = 20 * time.Millisecond
 	}
 	if l.Patience == 0 {
-		l.Patience = 15 * time.Second
+		l.Patience = time.Minute
 	}
 	var wg sync.WaitGroup
 	for h := range Habits {
 		for i := range l.Clients[h] {
 			c := &client{load: l, counts: counts, habit: h, turn: i, random: rand.New(rand.NewPCG(uint64(h), uint64(i)))}
-			if h.http2() {
+			switch {
+			case h.http2():
 				wg.Go(func() { c.multiplex(ctx) })
-			} else {
+			case h.webSocket():
+				wg.Go(func() { c.talk(ctx) })
+			default:
 				wg.Go(func() { c.run(ctx) })
 			}
 		}

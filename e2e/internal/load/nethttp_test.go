@@ -102,7 +102,7 @@ func TestClientOverTLSSeesHowAConnectionEnds(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer c.Close()
-			if got := c.AwaitClose(5 * time.Second); got != tt.want {
+			if got := c.AwaitClose(time.Minute); got != tt.want {
 				t.Errorf("got %s, want %s", got, tt.want)
 			}
 			if err := <-ended; err != nil {

@@ -20,12 +20,12 @@ const atATime = 4
 func (c *client) multiplex(ctx context.Context) {
 	var conns sync.WaitGroup
 	defer conns.Wait()
-	for i := 0; ctx.Err() == nil; i++ {
+	for i := 0; ctx.Err() == nil && (i == 0 || !c.load.Once); i++ {
 		dialled := time.Now()
 		conn, err := http2.Dial(c.load.Network, c.load.Address, max(c.load.Patience, 10*time.Second), c.load.TLS)
 		if err != nil {
 			c.counts.fail(exchange.NoConnection, c.habit, 0, err)
-			c.rest(ctx)
+			c.rest(ctx, 10*time.Millisecond)
 			continue
 		}
 		c.counts.Connections[c.habit].Add(1)
@@ -34,7 +34,7 @@ func (c *client) multiplex(ctx context.Context) {
 		case <-conn.Told:
 			c.counts.Reconnects[c.habit].Add(1)
 		case <-conn.Over:
-			c.rest(ctx)
+			c.rest(ctx, 10*time.Millisecond)
 		case <-ctx.Done():
 		}
 	}
@@ -65,6 +65,9 @@ func (c *client) use(ctx context.Context, conn *http2.Conn, turn int, dialled ti
 		select {
 		case <-conn.Over:
 		case <-ctx.Done():
+			if c.habit == StreamsSilent && c.load.LastWords {
+				c.exchangeOn(conn, &c.load.Exchanges[turn%len(c.load.Exchanges)])
+			}
 		}
 	}
 	conn.Leave()
@@ -128,6 +131,9 @@ func (c *client) account(conn *http2.Conn) Silence {
 	announced := len(conn.GoAways) > 0
 	if announced && !conn.Warned {
 		c.counts.OneStep.Add(1)
+	}
+	if !announced && !conn.Left {
+		c.counts.Lost[c.habit].Add(1)
 	}
 	switch {
 	case conn.Lost > 0: // which is counted

@@ -26,6 +26,7 @@ type Tally struct {
 	Connections [Habits]atomic.Int64 // dialled
 	Reconnects  [Habits]atomic.Int64 // after a close that was announced
 	IdleClosed  [Habits]atomic.Int64 // closed by the server while the client was not sending: no failure
+	Lost        [Habits]atomic.Int64 // ended unannounced, with a request under way or without
 	refused     [Habits]atomic.Int64 // streams that the server says it has not touched: RFC 9113, section 8.7
 	OneStep     atomic.Int64         // connections of HTTP/2 that were not warned before a GOAWAY named a stream
 	Listening   atomic.Int64         // connections of HTTP/1 whose client says nothing (more) now

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"example.com/baton/e2e/internal/await"
+	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
@@ -61,6 +62,7 @@ rm -rf etc/systemd/system etc/fstab etc/machine-id var/log/journal
 rm -rf lib/systemd/system/*.wants lib/systemd/system-generators
 mkdir -p etc/systemd/system etc/systemd/journald.conf.d
 cp "$dir/machine-id" etc/machine-id
+cp "$dir/system.conf" etc/systemd/system.conf
 echo machine >etc/hostname
 # The access log of a load is more than journald takes by default, and a test wants every line.
 cat >etc/systemd/journald.conf.d/machine.conf <<-END
@@ -146,6 +148,11 @@ func Boot(t testing.TB, unitDirs ...string) *Machine {
 	files.Put(t, []byte(machineUnit), filepath.Join(units, "machine.target"), 0o644)
 	files.Put(t, []byte(id), filepath.Join(dir, "machine-id"), 0o444)
 	files.Put(t, nil, filepath.Join(dir, "console"), 0o600)
+	settings := "[Manager]\n"
+	if build.Race {
+		settings += "DefaultEnvironment=GORACE=atexit_sleep_ms=0\n" // as in service.Main
+	}
+	files.Put(t, []byte(settings), filepath.Join(dir, "system.conf"), 0o644)
 
 	supervisor := exec.Command("sh", "-c", supervise, "supervise", m.cgroup, dir, m.Shared)
 	supervisor.Env = append(os.Environ(), "BOOT="+bootScript)

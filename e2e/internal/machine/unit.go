@@ -43,9 +43,6 @@ func Installed(t testing.TB, lines ...string) *Unit {
 		m.Put(fmt.Sprintf("/srv/baton/%d.bin", n), string(exchange.Pattern(n)), 0o644)
 	}
 	u.Configure(lines...)
-	if build.Race {
-		u.DropIn("baton.service", "race", "[Service]", "Environment=GORACE=atexit_sleep_ms=0") // a race is reported at once all the same
-	}
 	return u
 }
 
@@ -218,6 +215,22 @@ func (u *Unit) Log() string {
 	return service.WithoutRequests(u.Journal("baton.service"))
 }
 
+// LogFromNow returns a way to read what is added to the log from now on.
+func (u *Unit) LogFromNow() (read func() string) {
+	u.T.Helper()
+	const label = "-- cursor: "
+	cursor := strings.TrimSpace(u.Must("journalctl", "-q", "-n", "0", "--show-cursor"))
+	if !strings.HasPrefix(cursor, label) {
+		u.T.Fatalf("journalctl --show-cursor: got %q", cursor)
+	}
+	return func() string {
+		u.T.Helper()
+		u.Run("journalctl", "--sync")
+		out, _ := u.Run("journalctl", "-q", "--no-pager", "-o", "short-precise", "-u", "baton.service", "--after-cursor", strings.TrimPrefix(cursor, label))
+		return service.WithoutRequests(out)
+	}
+}
+
 // Processes returns the pids inside of all processes of the service.
 func (u *Unit) Processes() (pids []int) {
 	text, _ := os.ReadFile(u.Path("/sys/fs/cgroup/system.slice/baton.service/cgroup.procs"))
@@ -304,10 +317,11 @@ var transition = regexp.MustCompile(`generation=(\d+) from=\w+ to=(draining|exit
 
 var SmallCrowd = [load.Habits]int{load.BackToBack: 2, load.Pausing: 32, load.PerRequest: 1, load.PerRequestEnd: 1}
 
-// SmallLoad is the load of a service that shares the machine with other tests.
+// SmallLoad is the load of a service that shares the machine with other tests. Its clients rest a little: each request
+// is a line in the journal, which costs more than the answer.
 func (u *Unit) SmallLoad(t testing.TB) (counts *load.Tally, stop func() *load.Tally) {
 	t.Helper()
-	counts, stop = load.Start(t, load.Load{Network: "tcp", Address: u.Address, Exchanges: exchange.Files(), Patience: time.Minute, Clients: SmallCrowd})
+	counts, stop = load.Start(t, load.Load{Network: "tcp", Address: u.Address, Exchanges: exchange.Files(), Pause: 50 * time.Millisecond, Rest: 5 * time.Millisecond, Clients: SmallCrowd})
 	await.Until(t, "requests of every client", func() bool {
 		return counts.Answered[load.BackToBack].Load() > 0 && counts.Answered[load.Pausing].Load() > 32 &&
 			counts.Answered[load.PerRequest].Load() > 0 && counts.Answered[load.PerRequestEnd].Load() > 0

@@ -78,6 +78,8 @@ const (
 	// Slack is by how much what ends at a moment may be late, on a machine that is very busy. It is far less than
 	// the default of -drain-timeout.
 	Slack = 10 * time.Second
+	// patience is how long a client of a crowd waits for an answer. Only a hang takes as long.
+	patience = await.Hang
 )
 
 // CheckMigrated checks that all generations together count as many connections that left one as came to another.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/impostor"
 	"example.com/baton/e2e/internal/process"
 )
@@ -17,6 +18,9 @@ import (
 // Main runs the tests of a package: what each TestMain of e2e calls.
 func Main(m *testing.M) {
 	impostor.Impersonate()
+	if build.Race {
+		os.Setenv("GORACE", "atexit_sleep_ms=0") // what is started reports a race at once, and need not wait for that when it exits
+	}
 	// Most tests wait most of the time; those that measure a load do not run in parallel with others.
 	flag.Set("test.parallel", "3")
 	flag.Parse()

@@ -140,7 +140,7 @@ func (b *Baton) Launch() *process.Process {
 	if b.Setup.Path != "" {
 		cmd.Dir, cmd.Path, cmd.Args[0] = b.Expand(b.Setup.Dir), b.Expand(b.Setup.Path), b.Expand(b.Setup.Argv0)
 	}
-	cmd.Env = append(os.Environ(), b.Mark, "GORACE=atexit_sleep_ms=0") // a race is reported at once all the same
+	cmd.Env = append(os.Environ(), b.Mark)
 	for _, pair := range b.Setup.Env {
 		cmd.Env = append(cmd.Env, b.Expand(pair))
 	}
@@ -177,7 +177,7 @@ func (b *Baton) Configure(content string) {
 // Run runs a command of the binary, to its end or for a minute.
 func (b *Baton) Run(args ...string) (code int, stdout, stderr string) {
 	b.T.Helper()
-	return process.Run(b.T, build.Version(b.T, "v1"), append(os.Environ(), b.Mark, "GORACE=atexit_sleep_ms=0"), args...)
+	return process.Run(b.T, build.Version(b.T, "v1"), append(os.Environ(), b.Mark), args...)
 }
 
 // Get makes one request of the public listener, on a connection of its own.

@@ -38,6 +38,10 @@ type Status struct {
 		Result   string
 		Reason   string
 		Seconds  float64
+		Drained  *struct {
+			Moved    int            `json:"connections_moved"`
+			Migrated map[string]int `json:"connections_migrated"` // by protocol
+		}
 	}
 }
 
@@ -81,14 +85,15 @@ func (b *Baton) AwaitGeneration(n int) (pid int) {
 
 var label = regexp.MustCompile(`(\w+)="((?:[^"\\]|\\.)*)"`)
 
-// Metric returns the value of a metric with these labels, given as name and value in turn. There has to be exactly one.
+// Metric returns the value of a metric with these labels, given as name and value in turn. Of several, which differ in
+// other labels, it is the sum.
 func (b *Baton) Metric(name string, labels ...string) float64 {
 	b.T.Helper()
 	resp, err := http1.Fetch("tcp", b.Admin, "GET", "/metrics")
 	if err != nil {
 		b.T.Fatal(err)
 	}
-	var found []float64
+	found, sum := false, 0.0
 	for line := range strings.Lines(string(resp.Body)) {
 		rest, ok := strings.CutPrefix(line, name)
 		if !ok || rest[0] != '{' && rest[0] != ' ' {
@@ -107,13 +112,13 @@ func (b *Baton) Metric(name string, labels ...string) float64 {
 			if err != nil {
 				b.T.Fatalf("metric %s: %v", line, err)
 			}
-			found = append(found, v)
+			found, sum = true, sum+v
 		}
 	}
-	if len(found) != 1 {
-		b.T.Fatalf("metric %s%v: got %d of it, want 1", name, labels, len(found))
+	if !found {
+		b.T.Fatalf("metric %s%v: got none", name, labels)
 	}
-	return found[0]
+	return sum
 }
 
 // Connections counts those of the public listeners, in all generations.

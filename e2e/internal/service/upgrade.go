@@ -159,8 +159,9 @@ func AwaitDrain(t *testing.T, b *Baton) {
 // has not yet been able to say that it is there.
 func AwaitStarting(t *testing.T, b *Baton) (pid int) {
 	t.Helper()
+	serving := b.PID() // it may hand over before anybody looks again
 	await.Until(t, "successor that starts", func() bool {
-		if all := process.Children(b.PID()); len(all) > 0 && process.Executed(all[0]) {
+		if all := process.Children(serving); len(all) > 0 && process.Executed(all[0]) {
 			pid = all[0]
 		}
 		return pid != 0

@@ -19,6 +19,9 @@ import (
 
 func main() {
 	listen := flag.String("listen", "127.0.0.1:8080", "address to listen on")
+	secure := flag.String("tls", "127.0.0.1:8443", "address to listen on for TLS")
+	cert := flag.String("cert", "", "certificate")
+	key := flag.String("key", "", "its key")
 	pidFile := flag.String("pid-file", "", "names the process that serves")
 	body := flag.String("body", "hello\n", "what every request is answered")
 	flag.Parse()
@@ -43,12 +46,21 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	secureListener, err := upgrader.Listen("tcp", *secure)
+	if err != nil {
+		log.Fatal(err)
+	}
 	server := http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Pid", strconv.Itoa(os.Getpid()))
 		io.WriteString(w, *body)
 	})}
 	go func() {
 		if err := server.Serve(listener); err != http.ErrServerClosed {
+			log.Fatal(err)
+		}
+	}()
+	go func() {
+		if err := server.ServeTLS(secureListener, *cert, *key); err != http.ErrServerClosed {
 			log.Fatal(err)
 		}
 	}()

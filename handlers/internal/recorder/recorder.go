@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 )
 
 // recorder records status and size of a response. It promises what net/http's
@@ -82,6 +83,44 @@ func (rec *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // Unwrap lets http.ResponseController reach deadlines and full duplex.
 func (rec *recorder) Unwrap() http.ResponseWriter { return rec.ResponseWriter }
+
+// Began returns when the request came: now, unless its connection has migrated here.
+func (rec *recorder) Began() time.Time {
+	if from, ok := find[interface{ Began() time.Time }](rec.ResponseWriter); ok {
+		return from.Began()
+	}
+	return time.Now()
+}
+
+// HasMigrated reports whether a successor goes on with the connection, and accounts for the
+// request.
+func (rec *recorder) HasMigrated() bool {
+	from, ok := find[interface{ HasMigrated() bool }](rec.ResponseWriter)
+	return ok && from.HasMigrated()
+}
+
+// AddBytes adds what was written to the client of a hijacked connection, if w is over a
+// recorder.
+func AddBytes(w http.ResponseWriter, n int64) {
+	if rec, ok := find[*recorder](w); ok {
+		rec.Bytes += n
+	}
+}
+
+// find returns the first of w and those that it wraps that is a T.
+func find[T any](w http.ResponseWriter) (found T, ok bool) {
+	for w != nil {
+		if found, ok = w.(T); ok {
+			return found, true
+		}
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = wrapper.Unwrap()
+	}
+	return found, false
+}
 
 // IsAbort reports whether a recovered panic is that of a handler that aborts its response.
 func IsAbort(failure any) bool {

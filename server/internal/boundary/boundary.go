@@ -62,6 +62,9 @@ func AdoptHTTP2() Machine { return Machine{used: true, state: HTTP2} }
 // Export returns what a successor needs, and whether the connection is at rest and nobody
 // reads from it. The connection must have been offered.
 func (m *Machine) Export() (e Exported, ok bool) {
+	if m.state == OfferedHijacked { // its deadline is the handler's
+		return Exported{Used: m.used}, true
+	}
 	return Exported{m.used, m.deadline}, m.isOffered()
 }
 
@@ -116,8 +119,13 @@ func (m *Machine) Read(buffer int, empty bool) Action {
 	return m.handle(readPart)
 }
 
+// AdoptHijacked returns the machine of a connection that a handler in another process had
+// taken over.
+func AdoptHijacked() Machine { return Machine{used: true, state: Hijacked} }
+
 // Offer reports whether the connection is at rest, so that it can be offered to the
-// successor. Nothing may be read or written until Answer.
+// successor. Nothing may be read or written until Answer. It is for the handler to say that
+// of one that is Hijacked.
 func (m *Machine) Offer() bool {
 	m.handle(offers)
 	return m.isOffered()
@@ -125,7 +133,7 @@ func (m *Machine) Offer() bool {
 
 func (m *Machine) isOffered() bool {
 	switch m.state {
-	case Offered, OfferedWoken, HTTP2Offered, HTTP2OfferedWoken:
+	case Offered, OfferedWoken, OfferedHijacked, HTTP2Offered, HTTP2OfferedWoken:
 		return true
 	}
 	return false

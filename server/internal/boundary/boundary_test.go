@@ -356,7 +356,7 @@ func TestStates(t *testing.T) {
 
 var stateNames = [states]string{"Accepted", "Ended", "Idle", "AtRest", "AtRestWoken", "Offered", "OfferedWoken", "Waiting",
 	"WokenToOffer", "WokenToExpire", "WokenToReclaim", "Partial", "Begun", "Arriving", "Active", "Handling", "Body",
-	"Abandoned", "Hijacked", "HTTP2", "HTTP2Woken", "HTTP2Offered", "HTTP2OfferedWoken", "Ending", "Migrated", "Closed", "Released"}
+	"Abandoned", "Hijacked", "OfferedHijacked", "HTTP2", "HTTP2Woken", "HTTP2Offered", "HTTP2OfferedWoken", "Ending", "Migrated", "Closed", "Released"}
 
 // String returns the name of the constant.
 func (s State) String() string { return stateNames[s] }

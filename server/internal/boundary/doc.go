@@ -36,7 +36,7 @@
 //
 // Migration asks every layer of a connection the same two questions: is it at rest, and what
 // does another process need to rebuild it. For HTTP/1 the answers are [Machine.Export] and
-// [Adopt]. A layer that cannot be rebuilt, as TLS today, exports nothing, and its connection
-// stays. A layer above another is at rest only if that one is, which the caller of Read and
+// [Adopt]. A layer that cannot be rebuilt, as that of crypto/tls, exports nothing, and its
+// connection stays. A layer above another is at rest only if that one is, which the caller of Read and
 // Returned reports.
 package boundary

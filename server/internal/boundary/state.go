@@ -45,6 +45,8 @@ const (
 	Abandoned
 	// Hijacked: a handler has taken the connection over.
 	Hijacked
+	// OfferedHijacked: the successor is asked to take it. Its handler neither reads nor writes.
+	OfferedHijacked
 	// HTTP2: the client speaks HTTP/2, whose frames tell what is under way, and when the
 	// connection is at rest.
 	HTTP2
@@ -73,6 +75,10 @@ func (s State) betweenRequests() bool { return s <= Arriving }
 
 // woken reports whether a deadline in the past is set on the socket.
 func (s State) woken() bool { return s >= WokenToOffer && s <= WokenToReclaim }
+
+// Shared reports whether the successor has the connection, or may take it: nothing may be
+// written to it, and closing the copy does not end it.
+func (s State) Shared() bool { return s == Offered || s == OfferedWoken || s == Migrated }
 
 // Purpose says why the reader of a connection at rest is woken.
 type Purpose uint8

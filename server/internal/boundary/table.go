@@ -131,6 +131,9 @@ func (t *transitions) addRest() {
 	t.on(AtRest, blocks, Waiting, 0)
 	t.on(AtRestWoken, offers, OfferedWoken, 0)
 	t.on(AtRestWoken, blocks, Waiting, LeaveWindow) // it cannot migrate any more
+	t.on(Hijacked, offers, OfferedHijacked, 0)
+	t.on(OfferedHijacked, keeps, Hijacked, 0)
+	t.on(OfferedHijacked, takes, Migrated, EOF)
 	t.on(Offered, keeps, AtRest, Rest)
 	t.on(OfferedWoken, keeps, AtRestWoken, Rest)
 	t.on(Offered, takes, Migrated, EOF)
@@ -192,5 +195,5 @@ func (t *transitions) addEnds() {
 	t.each(those(State.betweenRequests), refuses, Ending, EOF)
 	t.each(those(func(s State) bool { return s < Closed }), closes, Closed, 0)
 	t.each([]State{WokenToOffer, AtRestWoken, OfferedWoken, HTTP2Woken, HTTP2OfferedWoken}, closes, Closed, LeaveWindow)
-	t.on(Hijacked, closes, Released, 0)
+	t.each([]State{Hijacked, OfferedHijacked}, closes, Released, 0)
 }

@@ -21,7 +21,7 @@ type Inbound struct {
 	have   int // bytes of the record under way, of its header at most; 0: between two
 	left   int // bytes of its content that are to come, when its header is whole
 
-	whole int  // records of application data that have come; in TLS 1.3 those at a handshake's end look like them
+	whole int  // records of application data that have come
 	read  int  // records that were read, one of them in part if rest is true
 	rest  bool // the last Read filled its buffer: there may be more of its record
 }
@@ -52,6 +52,25 @@ func (in *Inbound) Came(p []byte) {
 	}
 }
 
+// Need returns how many bytes are left of the record under way, or of its header if that is
+// not whole.
+func (in *Inbound) Need() int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.have < headerLen {
+		return headerLen - in.have
+	}
+	return in.left
+}
+
+// EndHandshake forgets the records that have come. In TLS 1.3 those at the end of a handshake
+// look like application data.
+func (in *Inbound) EndHandshake() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.whole = 0
+}
+
 // Within reports whether a part of a record has come: a client may be about to send a
 // request.
 func (in *Inbound) Within() bool {
@@ -74,12 +93,11 @@ func (in *Inbound) Read(n, buffer int) {
 }
 
 // Pending returns how many bytes may have come that were not read, besides those that the
-// kernel has: an upper bound, 0 if there are certainly none. Records of the handshake that
-// look like application data are not counted.
-func (in *Inbound) Pending(handshake int) int64 {
+// kernel has: an upper bound, 0 if there are certainly none.
+func (in *Inbound) Pending() int {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	n := int64(in.whole - in.read - handshake)
+	n := in.whole - in.read
 	if in.rest || in.have > 0 {
 		n = max(n, 0) + 1
 	}

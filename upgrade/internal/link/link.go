@@ -86,6 +86,8 @@ func Open(f *os.File) (*Link, error) {
 	if err := unix.SetsockoptInt(descriptors.Number(f), unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
 		return nil, fmt.Errorf("open the link: %w", err)
 	}
+	// The kernel allows less, but more than the default: room for transfers.
+	unix.SetsockoptInt(descriptors.Number(f), unix.SOL_SOCKET, unix.SO_SNDBUF, 4*MaxMessage)
 	nc, err := net.FileConn(f)
 	if err != nil {
 		return nil, fmt.Errorf("open the link: %w", err)

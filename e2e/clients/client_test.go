@@ -1,0 +1,201 @@
+package clients
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"example.com/baton/e2e/internal/await"
+	"example.com/baton/e2e/internal/certificate"
+	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
+)
+
+// stage is a service with clients, all of them on connections of their own.
+type stage struct {
+	*service.Baton
+	t        *testing.T
+	over     service.Over
+	certFile string
+	clients  []*client
+}
+
+func newStage(t *testing.T) *stage {
+	t.Helper()
+	certFile, keyFile := certificate.Certificate(t)
+	option, _ := service.EveryKindWith(t, certFile, keyFile)
+	return &stage{Baton: service.Start(t, option, service.Args("-idle-grace", "25s")), t: t, certFile: certFile,
+		over: service.Over{Config: certificate.Trusting(t, []string{certFile})}}
+}
+
+// client is one that makes requests, one after the other, until it is told to end.
+type client struct {
+	name     string
+	pid      int // 0: it is in this process
+	answered atomic.Int64
+	end      func() // and wait
+
+	mu       sync.Mutex
+	problems []string
+}
+
+func (c *client) problem(format string, args ...any) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.problems) < 5 {
+		c.problems = append(c.problems, fmt.Sprintf(format, args...))
+	}
+}
+
+// add has a client take part.
+func (s *stage) add(c *client) {
+	c.end = sync.OnceFunc(c.end)
+	s.t.Cleanup(c.end)
+	s.clients = append(s.clients, c)
+}
+
+// run starts a program that writes a line "ok …" for each request that was answered as it should be. It ends when its
+// input does, or is interrupted if it has none. What else it writes to its standard output or error is a problem.
+func (s *stage) run(name string, script bool, argv ...string) {
+	s.t.Helper()
+	c := &client{name: name}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	var input io.Closer
+	if script {
+		pipe, err := cmd.StdinPipe()
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		input = pipe
+	}
+	output, w, err := os.Pipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	cmd.Stdout, cmd.Stderr = w, w
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	w.Close()
+	c.pid = cmd.Process.Pid
+	var ending atomic.Bool
+	read := make(chan struct{})
+	go func() {
+		defer close(read)
+		for lines := bufio.NewScanner(output); lines.Scan(); {
+			switch line := lines.Text(); {
+			case strings.HasPrefix(line, "ok ") && !strings.HasPrefix(line, "ok 000"): // curl's status of no answer
+				c.answered.Add(1)
+			case !ending.Load():
+				c.problem("%s", line)
+			}
+		}
+	}()
+	c.end = func() {
+		ending.Store(true)
+		if input != nil {
+			input.Close()
+		} else {
+			cmd.Process.Signal(os.Interrupt)
+		}
+		<-read
+		if err := cmd.Wait(); err != nil && input != nil {
+			c.problem("%v", err)
+		}
+	}
+	s.add(c)
+}
+
+// connections are the established TCP connections of a process, by the address at its end.
+func connections(t *testing.T, pid int) (all []string) {
+	t.Helper()
+	inodes := make(map[string]bool)
+	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil {
+			inodes[strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")] = true
+		}
+	}
+	for _, name := range []string{"tcp", "tcp6"} {
+		table, err := os.ReadFile("/proc/net/" + name)
+		if err != nil {
+			continue
+		}
+		const established = "01"
+		for line := range bytes.Lines(table) {
+			if f := strings.Fields(string(line)); len(f) > 9 && f[3] == established && inodes[f[9]] {
+				all = append(all, f[1])
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// throughUpgrades checks that each client keeps its connections, so many of them in all, and is answered.
+func (s *stage) throughUpgrades(wantConnections int) {
+	t := s.t
+	t.Helper()
+	upgrades := *tier.Soak
+	if upgrades == 0 {
+		upgrades = tier.Times(t, "upgrades", 1, 3, 10)
+	}
+	s.awaitProgress(3)
+	began := make(map[*client][]string)
+	for _, c := range s.clients {
+		if c.pid != 0 {
+			began[c] = connections(t, c.pid)
+		}
+	}
+	deploy := s.Releases("v1", "v2")
+	for i := range upgrades {
+		deploy([]string{"v2", "v1"}[i%2])
+		predecessor := s.Follow(s.PID())
+		u := s.Upgrade()
+		if c := u.Predecessor.Connections; u.Predecessor.Moved < wantConnections || c != (service.Connections{}) {
+			t.Errorf("upgrade %d: %d connections migrated, closed %+v, want all %d migrated", i+1, u.Predecessor.Moved, c, wantConnections)
+		}
+		if !predecessor.Within(await.Hang) {
+			t.Fatalf("upgrade %d: predecessor alive %v after its drain", i+1, await.Hang)
+		}
+		s.awaitProgress(3)
+	}
+	for _, c := range s.clients {
+		if c.pid == 0 {
+			continue
+		}
+		if got := connections(t, c.pid); !slices.Equal(got, began[c]) || len(got) == 0 {
+			t.Errorf("%s: got connections from %v, want those of the beginning, %v", c.name, got, began[c])
+		}
+	}
+	if got := s.Metric("baton_connections_accepted_total"); got != float64(wantConnections) {
+		t.Errorf("connections accepted: got %v, want the %d of the beginning", got, wantConnections)
+	}
+	for _, c := range s.clients {
+		c.end()
+		for _, problem := range c.problems {
+			t.Errorf("%s: %s", c.name, problem)
+		}
+		t.Logf("%s: %d requests through %d upgrades", c.name, c.answered.Load(), upgrades)
+	}
+}
+
+// awaitProgress waits until each client has been answered so many times more.
+func (s *stage) awaitProgress(n int64) {
+	s.t.Helper()
+	for _, c := range s.clients {
+		before := c.answered.Load()
+		if !await.Holds(await.Hang, func() bool { return c.answered.Load() >= before+n }) {
+			s.t.Fatalf("%s: %d requests answered, then none; %q", c.name, c.answered.Load(), c.problems)
+		}
+	}
+}
