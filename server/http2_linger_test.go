@@ -49,7 +49,7 @@ func TestHTTP2ReadWhileLingering(t *testing.T) {
 		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("got %v", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("it reads on, and has taken the deadline away")
 	}
 }

@@ -21,7 +21,7 @@ func TestNothingOfAPipeIsLost(t *testing.T) {
 	const start, pauses, length = 4 << 10, 3, 4<<10 + 3*len("part 0\n") + (4 << 20)
 	want := append(make([]byte, start), "part 0\npart 1\npart 2\n"...)
 	want = append(want, make([]byte, 4<<20)...)
-	s := endWith(t, serve(t, server.Options{WriteTimeout: 200 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	s := endWith(t, serve(t, server.Options{WriteTimeout: 500 * time.Millisecond, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		out, in, err := os.Pipe()
 		if err != nil {
 			t.Error(err)
@@ -32,7 +32,7 @@ func TestNothingOfAPipeIsLost(t *testing.T) {
 			defer in.Close()
 			in.Write(make([]byte, start))
 			for i := range pauses {
-				time.Sleep(300 * time.Millisecond)
+				time.Sleep(600 * time.Millisecond)
 				fmt.Fprintf(in, "part %d\n", i)
 			}
 			in.Write(make([]byte, 4<<20))

@@ -149,14 +149,14 @@ func TestCountsOfStoppedPredecessor(t *testing.T) {
 	defer syscall.Kill(first, syscall.SIGKILL)
 	l.await("the predecessor is stopped", func() bool { return processState(first) == 'T' })
 	start := time.Now()
-	for range 40 { // the first of which may wait for an answer
+	for range 100 { // the first of which may wait for an answer
 		given++
 		if a := l.who(); a.Answers != given {
 			t.Errorf("got answer %d, want %d", a.Answers, given)
 		}
 	}
-	if took := time.Since(start); took > 20*time.Second { // 30 s if each waits
-		t.Errorf("40 answers took %v", took)
+	if took := time.Since(start); took > time.Minute { // 75 s if each waits
+		t.Errorf("100 answers took %v", took)
 	}
 }
 

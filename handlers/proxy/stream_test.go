@@ -235,8 +235,21 @@ func TestNoStream(t *testing.T) {
 	testserver.Equal(t, "registered for known lengths", d.ids, 0)
 }
 
-// A client that has long not read ends with the drain, or before.
+// A client that has long not read ends with the drain, or before. On a busy machine one may be late.
 func TestStreamOfClientThatDoesNotRead(t *testing.T) {
+	const most = live.EventTimeout - 500*time.Millisecond
+	var took time.Duration
+	for range 5 {
+		if took = endOfStreamThatIsNotRead(t, 200*time.Millisecond); took <= most {
+			return
+		}
+	}
+	t.Errorf("handler returned after %v, want the 200 ms that are left", took)
+}
+
+// endOfStreamThatIsNotRead returns how long it takes when the drain ends within a time.
+func endOfStreamThatIsNotRead(t *testing.T, within time.Duration) (took time.Duration) {
+	t.Helper()
 	full := make(chan struct{})
 	var d drain
 	server, logged, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -259,11 +272,9 @@ func TestStreamOfClientThatDoesNotRead(t *testing.T) {
 	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: baton\r\n\r\n")
 	<-full
 	began := time.Now()
-	d.say(t, 200*time.Millisecond)
+	d.say(t, within)
 	logged.Await(t, "request")
-	if took := time.Since(began); took > live.EventTimeout-500*time.Millisecond {
-		t.Errorf("handler returned after %v, want the 200 ms that are left", took)
-	}
+	return time.Since(began)
 }
 
 // await waits for a condition that should hold soon.
