@@ -159,6 +159,7 @@ func (c *client) tryExchange(conn *http1.Conn, end bool) bool {
 		return false
 	}
 	c.counts.Answered[c.habit].Add(1)
+	c.counts.Took.add(time.Since(begun))
 	c.asked = begun
 	return true
 }
