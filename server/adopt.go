@@ -50,7 +50,7 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 // they cannot be. Its listener may serve another protocol than when it was accepted.
 func (c *conn) rebuild(moved upgrade.Connection, t transfer) bool {
 	config := c.server.configOf(moved.Listener)
-	if (t.TLS != nil) != (config != nil) || (moved.Peer != nil) != (t.Tunnel != nil) {
+	if (t.TLS != nil) != (config != nil) || moved.Peer != nil && t.Tunnel == nil {
 		return false
 	}
 	if t != (transfer{}) && c.server.opts.DisableMigration {

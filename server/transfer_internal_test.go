@@ -42,14 +42,15 @@ func TestAdoptRefusesWhatItCannotServe(t *testing.T) {
 	s := New(Options{})
 	s.Add(ln)
 	for name, c := range map[string]upgrade.Connection{
-		"no JSON":                    {State: upgrade.ConnectionState(`{`)},
-		"no object":                  {State: upgrade.ConnectionState(`7`)},
-		"of a later release":         {State: upgrade.ConnectionState(`{"http/3":{}}`)},
-		"in part of a later release": {State: upgrade.ConnectionState(`{"http2":{},"later":{}}`)},
-		"of the wrong type":          {State: upgrade.ConnectionState(`{"http2":7}`)},
-		"TLS on a plain listener":    {State: upgrade.ConnectionState(`{"tls":{}}`)},
-		"a peer without a tunnel":    {Peer: new(net.TCPConn)},
-		"a tunnel without a peer":    {State: upgrade.ConnectionState(`{"tunnel":{}}`)},
+		"no JSON":                      {State: upgrade.ConnectionState(`{`)},
+		"no object":                    {State: upgrade.ConnectionState(`7`)},
+		"of a later release":           {State: upgrade.ConnectionState(`{"http/3":{}}`)},
+		"in part of a later release":   {State: upgrade.ConnectionState(`{"http2":{},"later":{}}`)},
+		"of the wrong type":            {State: upgrade.ConnectionState(`{"http2":7}`)},
+		"TLS on a plain listener":      {State: upgrade.ConnectionState(`{"tls":{}}`)},
+		"secrets without TLS":          {State: upgrade.ConnectionState(`{"secrets":["c2VjcmV0","c2VjcmV0"]}`)},
+		"a peer without a tunnel":      {Peer: new(net.TCPConn)},
+		"a tunnel that nobody resumes": {State: upgrade.ConnectionState(`{"tunnel":{}}`)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.Conn, c.Listener = new(net.TCPConn), ln

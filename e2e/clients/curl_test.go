@@ -10,7 +10,8 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// One curl makes many requests on one connection, and says of each whether it had to connect.
+// One curl makes many requests on one connection, and says of each whether it had to connect. By prior knowledge of
+// HTTP/2, curl 7.88 fails with its second request on a connection, whatever the server.
 func TestCurl(t *testing.T) {
 	t.Parallel()
 	path := tier.Tool(t, "curl")
@@ -20,7 +21,6 @@ func TestCurl(t *testing.T) {
 	for _, way := range []struct{ name, flag, scheme, address string }{
 		{"HTTP/1.1", "--http1.1", "http", s.Address},
 		{"HTTP/1.1 over TLS", "--http1.1", "https", s.Secure()},
-		{"HTTP/2", "--http2-prior-knowledge", "http", s.Address},
 		{"HTTP/2 over TLS", "--http2", "https", s.Secure()},
 	} {
 		for _, what := range []struct {

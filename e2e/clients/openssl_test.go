@@ -1,6 +1,7 @@
 package clients
 
 import (
+	"bytes"
 	"fmt"
 	"net"
 	"os"
@@ -43,7 +44,7 @@ func (s *stage) through(name string, rekey []string, argv ...string) {
 	go func() {
 		defer close(asked)
 		conn := http1.NewConn(nc)
-		all := append(exchange.Echo(""), exchange.New("GET", "/drip/50000", nil, 200, exchange.Pattern(50_000)))
+		all := lines()
 		for i := 0; !ending.Load(); i++ {
 			if err := askThrough(conn, &all[i%len(all)], rekey, i); err != nil {
 				c.problem("request %d: %v", i+1, err)
@@ -62,25 +63,52 @@ func (s *stage) through(name string, rekey []string, argv ...string) {
 	s.add(c)
 }
 
+// awaitRead waits until the program has read all that was written to it: it takes for a command only what it reads
+// alone, at the beginning of a line.
+func awaitRead(conn *http1.Conn) error {
+	raw, err := conn.Conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return err
+	}
+	var unread int
+	if !await.Holds(await.Hang, func() bool {
+		raw.Control(func(fd uintptr) { unread, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+		return unread == 0 || err != nil
+	}) {
+		err = fmt.Errorf("%d bytes were not read", unread)
+	}
+	return err
+}
+
+// lines are requests and answers that end a line, so that a command may follow.
+func lines() []exchange.Exchange {
+	all := []exchange.Exchange{exchange.New("GET", "/drip/50000", nil, 200, exchange.Pattern(50_000))}
+	for _, n := range []int{100, 700, 16_256, 100_000} {
+		body := append(exchange.Pattern(n), '\n')
+		all = append(all, exchange.New("GET", fmt.Sprint("/fixed/", n), nil, 200, exchange.Pattern(n)), exchange.New("POST", "/echo", body, 200, body))
+	}
+	return all
+}
+
 // askThrough makes one request, every third time with a change of keys before, and every third within.
 func askThrough(conn *http1.Conn, x *exchange.Exchange, rekey []string, i int) error {
 	conn.SetDeadline(time.Now().Add(await.Hang))
 	change := func(when int) error {
-		if len(rekey) == 0 || i%3 != when {
+		if len(rekey) == 0 || i == 0 || i%3 != when {
 			return nil
 		}
-		// The program takes a command only if it reads it alone.
-		time.Sleep(20 * time.Millisecond)
+		if err := awaitRead(conn); err != nil {
+			return err
+		}
 		if _, err := conn.Write([]byte(rekey[i%len(rekey)])); err != nil {
 			return err
 		}
-		time.Sleep(20 * time.Millisecond)
-		return nil
+		return awaitRead(conn)
 	}
 	if err := change(0); err != nil {
 		return err
 	}
-	half := len(x.Keep) / 2
+	half := bytes.IndexByte(x.Keep, '\n') + 1
 	if _, err := conn.Write(x.Keep[:half]); err != nil {
 		return err
 	}

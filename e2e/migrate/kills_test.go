@@ -102,7 +102,16 @@ func comeToHarm(t *testing.T, h harm) (a account) {
 	a.Clients = size.Clients()
 
 	result := b.UpgradeMeanwhile()
-	successor := service.AwaitStarting(t, b)
+	successor := 0
+	await.Until(t, "a successor", func() bool {
+		if all := process.Children(predecessor.Pid); len(all) > 0 && process.Executed(all[0]) {
+			successor = all[0]
+		} else if pid := b.ReadPID(); pid != 0 && pid != predecessor.Pid {
+			successor = pid
+		}
+		return successor != 0
+	})
+	b.Follow(successor)
 	if rand.IntN(4) > 0 { // mostly when it serves, and connections migrate
 		if !await.Holds(await.Hang, func() bool { return b.ReadPID() == successor || !b.Known[successor].Alive() }) {
 			t.Fatal("no handoff")

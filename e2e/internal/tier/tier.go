@@ -21,7 +21,7 @@ import (
 var Soak = flag.Int("soak", 0, "number of `upgrades` that a soak makes")
 
 // packages names the packages of Debian that are not called as the tool.
-var packages = map[string]string{"h2load": "nghttp2-client", "promtool": "prometheus", "supervisord": "supervisor"}
+var packages = map[string]string{"gnutls-cli": "gnutls-bin", "h2load": "nghttp2-client", "java": "openjdk-17-jdk-headless", "node": "nodejs", "promtool": "prometheus", "supervisord": "supervisor"}
 
 // Strict reports whether everything has to run.
 func Strict() bool { return os.Getenv("BATON_STRICT") == "1" }

@@ -6,7 +6,24 @@ import (
 	"io"
 	"net"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
+
+// reportCPU has a benchmark report the processor time of an operation, which says more than the
+// time on a machine that does other things too.
+func reportCPU(b *testing.B) (report func()) {
+	used := func() time.Duration {
+		var u unix.Rusage
+		if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+			b.Fatal(err)
+		}
+		return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	begin := used()
+	return func() { b.ReportMetric(float64(used()-begin)/float64(b.N), "cpu-ns/op") }
+}
 
 // sink is the layer below of one that writes only.
 type sink struct{ net.Conn }
@@ -27,11 +44,13 @@ func BenchmarkWrite(b *testing.B) {
 			b.Run(fmt.Sprintf("%s/%dKiB", name, n>>10), func(b *testing.B) {
 				b.SetBytes(int64(n))
 				b.ReportAllocs()
+				report := reportCPU(b)
 				for b.Loop() {
 					if _, err := c.Write(p); err != nil {
 						b.Fatal(err)
 					}
 				}
+				report()
 			})
 		}
 		client, server, read := drained(b)
@@ -58,6 +77,36 @@ func serverOf(b *testing.B, client, server net.Conn) (*tls.Conn, State) {
 	return c, state.peer()
 }
 
+// BenchmarkUpload compares what it takes to read a stream, as that of a large body.
+func BenchmarkUpload(b *testing.B) {
+	const n = 1 << 20
+	p := pattern(n)
+	run := func(name string, write, read net.Conn) {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(n)
+			b.ReportAllocs()
+			report := reportCPU(b)
+			got := make([]byte, 32<<10)
+			for b.Loop() {
+				go write.Write(p)
+				for left := n; left > 0; {
+					k, err := read.Read(got)
+					if err != nil {
+						b.Fatal(err)
+					}
+					left -= k
+				}
+			}
+			report()
+		})
+	}
+	nc, ns := tcpPair(b)
+	std, state := serverOf(b, ns, nc)
+	run("crypto-tls", newConn(b, ns, state.peer()), std)
+	nc, ns = tcpPair(b)
+	run("tls13", newConn(b, ns, state.peer()), newConn(b, nc, state))
+}
+
 // BenchmarkRead compares what it takes to read records of 1 KiB and 16 KiB.
 func BenchmarkRead(b *testing.B) {
 	for _, n := range []int{100, 1 << 10, 16 << 10} {
@@ -67,6 +116,7 @@ func BenchmarkRead(b *testing.B) {
 				b.SetBytes(int64(n))
 				b.ReportAllocs()
 				got := make([]byte, n)
+				report := reportCPU(b)
 				for b.Loop() {
 					if _, err := write.Write(p); err != nil {
 						b.Fatal(err)
@@ -75,6 +125,7 @@ func BenchmarkRead(b *testing.B) {
 						b.Fatal(err)
 					}
 				}
+				report()
 			})
 		}
 		// The writer is always one of ours: what differs is the reader.

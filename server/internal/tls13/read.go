@@ -9,9 +9,9 @@ import (
 	"sync/atomic"
 )
 
-// smallLen is the length of the buffer that a connection always has: for a record's header
-// and, if it is a small one, the rest. A pooled one is taken for the rest of a larger record.
-const smallLen = 1 << 10
+// smallLen is the length of the buffer that a connection always has, for a record that comes in
+// one segment of TCP. A pooled one is taken for the rest of a larger record.
+const smallLen = 1536
 
 // largeLen is room for two records of full length.
 const largeLen = 2 * (headerLen + maxCiphertext)

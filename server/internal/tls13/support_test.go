@@ -4,8 +4,13 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/binary"
 	"encoding/hex"
+	"errors"
+	"io"
 	"net"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -30,6 +35,145 @@ func newState(suite uint16) State {
 func (s State) peer() State {
 	return State{Suite: s.Suite, In: s.Out.clone(), Out: s.In.clone()}
 }
+
+// peer is the other end of a connection, which sends what it likes.
+type peer struct {
+	in  inbound
+	out outbound
+}
+
+func newPeer(t testing.TB, s State) *peer {
+	t.Helper()
+	s = s.peer()
+	in, err := newTraffic(suites[s.Suite], s.In)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := newTraffic(suites[s.Suite], s.Out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &peer{inbound{traffic: in}, outbound{out}}
+}
+
+// inner returns a record with an inner plaintext, which has the type and the padding in it.
+func (p *peer) inner(plaintext []byte) []byte {
+	header := []byte{byte(typeApplicationData), 3, 3, 0, 0}
+	binary.BigEndian.PutUint16(header[3:], uint16(len(plaintext)+tagLen))
+	record := p.out.aead.Seal(header, p.out.nonce(), plaintext, header)
+	p.out.Sequence++
+	return record
+}
+
+// record returns a record.
+func (p *peer) record(kind contentType, content ...byte) []byte {
+	return p.inner(append(slices.Clip(content), byte(kind)))
+}
+
+// data returns a record with application data.
+func (p *peer) data(s string) []byte { return p.record(typeApplicationData, []byte(s)...) }
+
+// alert returns a record with an alert.
+func (p *peer) alert(a tls.AlertError) []byte { return p.record(typeAlert, levelFatal, byte(a)) }
+
+// update returns a record with a KeyUpdate, and changes keys.
+func (p *peer) update(requested byte) []byte {
+	record := p.record(typeHandshake, typeKeyUpdate, 0, 0, 1, requested)
+	if err := p.out.update(); err != nil {
+		panic(err)
+	}
+	return record
+}
+
+// received is what was received: application data, and what else there was.
+type received struct {
+	data    string
+	updates int              // KeyUpdates
+	alerts  []tls.AlertError // close_notify included
+	rest    int              // bytes of a record that is not whole
+}
+
+// receive receives records, which must be valid.
+func (p *peer) receive(t testing.TB, wire []byte) (r received) {
+	t.Helper()
+	for len(wire) >= headerLen {
+		n, err := recordLen(wire)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n > len(wire) {
+			break
+		}
+		secret := slices.Clone(p.in.Secret)
+		data, _, err := p.in.receive(slices.Clone(wire[:n]))
+		var alert tls.AlertError
+		switch {
+		case err == io.EOF, errors.As(err, &alert) && err != error(alert):
+			r.alerts = append(r.alerts, alert)
+		case err != nil:
+			t.Fatal("received: ", err)
+		}
+		if !bytes.Equal(p.in.Secret, secret) {
+			r.updates++
+		}
+		r.data += string(data)
+		wire = wire[n:]
+	}
+	r.rest = len(wire)
+	return r
+}
+
+// memory is a layer below in memory. A Read of what has not come yet fails because of its
+// deadline.
+type memory struct {
+	toRead  []byte
+	step    int // of a Read, in bytes; 0: no limit
+	ended   bool
+	written [][]byte // by each Write
+	take    int      // how much of the next Write is taken before it fails; -1: all
+	err     error    // of the Write that fails
+}
+
+func newMemory() *memory { return &memory{take: -1} }
+
+func (m *memory) Read(p []byte) (int, error) {
+	switch {
+	case len(m.toRead) > 0:
+	case m.ended:
+		return 0, io.EOF
+	default:
+		return 0, &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}
+	}
+	if m.step > 0 {
+		p = p[:min(m.step, len(p))]
+	}
+	n := copy(p, m.toRead)
+	m.toRead = m.toRead[n:]
+	return n, nil
+}
+
+func (m *memory) Write(p []byte) (int, error) {
+	if m.take >= 0 && m.take < len(p) {
+		m.written = append(m.written, slices.Clone(p[:m.take]))
+		return m.take, m.err
+	}
+	m.written = append(m.written, slices.Clone(p))
+	return len(p), nil
+}
+
+// sent returns what was written since it was called last.
+func (m *memory) sent() []byte {
+	p := slices.Concat(m.written...)
+	m.written = nil
+	return p
+}
+
+func (m *memory) Close() error                     { return nil }
+func (m *memory) LocalAddr() net.Addr              { return &net.TCPAddr{} }
+func (m *memory) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
+func (m *memory) SetDeadline(time.Time) error      { return nil }
+func (m *memory) SetReadDeadline(time.Time) error  { return nil }
+func (m *memory) SetWriteDeadline(time.Time) error { return nil }
 
 // newConn returns a connection, which must be possible.
 func newConn(t testing.TB, c net.Conn, s State) *Conn {

@@ -10,7 +10,7 @@ import (
 
 const (
 	// batchLen is how much application data is written at a time.
-	batchLen = 4 * maxPlaintext
+	batchLen = 2 * maxPlaintext
 	// updateLen is the length of a record with a KeyUpdate.
 	updateLen = keyUpdateLen + overhead
 
