@@ -3,16 +3,12 @@ package server_test
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"testing"
 	"time"
 
-	"example.com/baton/server"
-	"example.com/baton/server/internal/selfsigned"
 	"example.com/baton/upgrade"
 	"golang.org/x/sys/unix"
 )
@@ -21,28 +17,27 @@ import (
 // servers of one process, both sides together, and how long the drain of all
 // takes: go test ./server -run xxx -bench Migrate -benchtime 5x
 func BenchmarkMigrate(b *testing.B) {
-	for _, conns := range []int{100, 500, 1000, 4000, 8000} {
-		b.Run(fmt.Sprint("plain/", conns), benchmarkMigrate(conns, false))
-	}
-	for _, conns := range []int{100, 500, 2000} {
-		b.Run(fmt.Sprint("TLS/", conns), benchmarkMigrate(conns, true))
+	for _, kind := range benchKinds {
+		for _, conns := range []int{100, 500, 1000, 4000, 8000} {
+			if kind.accounted {
+				b.Run(fmt.Sprint(kind.name, "/", conns), func(b *testing.B) { benchmarkMigrate(b, kind, conns) })
+			}
+		}
 	}
 }
 
-func benchmarkMigrate(conns int, secure bool) func(*testing.B) {
-	return func(b *testing.B) {
-		var spent, busy time.Duration
-		for b.Loop() {
-			b.StopTimer()
-			wall, cpu := moveAll(b, conns, secure)
-			spent, busy = spent+wall, busy+cpu
-			b.StartTimer()
-		}
-		b.ReportMetric(float64(spent.Nanoseconds())/float64(b.N*conns), "ns/conn")
-		b.ReportMetric(float64(busy.Nanoseconds())/float64(b.N*conns), "cpu-ns/conn")
-		b.ReportMetric(float64(spent.Milliseconds())/float64(b.N), "ms/drain")
-		b.ReportMetric(0, "ns/op")
+func benchmarkMigrate(b *testing.B, kind benchKind, conns int) {
+	var spent, busy time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		wall, cpu := moveAll(b, kind, conns)
+		spent, busy = spent+wall, busy+cpu
+		b.StartTimer()
 	}
+	b.ReportMetric(float64(spent.Nanoseconds())/float64(b.N*conns), "ns/conn")
+	b.ReportMetric(float64(busy.Nanoseconds())/float64(b.N*conns), "cpu-ns/conn")
+	b.ReportMetric(float64(spent.Milliseconds())/float64(b.N), "ms/drain")
+	b.ReportMetric(0, "ns/op")
 }
 
 // processorTime is what this process has used.
@@ -54,33 +49,15 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-func moveAll(b *testing.B, conns int, secure bool) (wall, cpu time.Duration) {
-	certificate := selfsigned.New(b, time.Now().Add(time.Hour), "example.com")
-	generation := func() (*server.Server, net.Listener) {
-		ln := listen(b)
-		s := server.New(server.Options{Handler: http.HandlerFunc(hello), IdleGrace: -1})
-		if secure {
-			s.AddTLS(ln, &tls.Config{Certificates: []tls.Certificate{certificate.TLS(b)}, NextProtos: []string{"http/1.1"}})
-		} else {
-			s.Add(ln)
-		}
-		if err := s.Check(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		s.Serve()
-		return s, ln
-	}
-	first, ln := generation()
-	second, own := generation()
+func moveAll(b *testing.B, kind benchKind, conns int) (wall, cpu time.Duration) {
+	first, _, dial := kind.serve(b)
+	second, own, _ := kind.serve(b)
 	for range conns {
-		nc, err := net.Dial("tcp", ln.Addr().String())
+		nc, err := dial()
 		if err != nil {
 			b.Fatal(err)
 		}
 		defer nc.Close()
-		if secure {
-			nc = tls.Client(nc, certificate.Client())
-		}
 		io.WriteString(nc, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 		if _, err := http.ReadResponse(bufio.NewReaderSize(nc, 16), nil); err != nil {
 			b.Fatal(err)
@@ -100,6 +77,5 @@ func moveAll(b *testing.B, conns int, secure bool) (wall, cpu time.Duration) {
 	if d.Migrated != conns {
 		b.Fatalf("got %+v, want all %d moved", d, conns)
 	}
-	second.Drain(b.Context(), upgrade.Handoff{Kept: none})
 	return wall, cpu
 }
