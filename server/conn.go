@@ -76,6 +76,9 @@ type follower interface {
 	abortResponse()
 	// drain is called when the server has begun to drain.
 	drain()
+	// wakeToOffer wakes the reader of a connection that waits at rest, so that it is offered
+	// to the successor. It reports whether it did.
+	wakeToOffer() bool
 	// isIdle reports whether nothing would be lost by closing the connection, as far as bytes
 	// are concerned that were read.
 	isIdle() bool
@@ -254,6 +257,9 @@ func (c *conn) close(mayWait bool) error {
 		c.count(classActive)
 	}
 	c.dropHooks()
+	if h, ok := c.follower().(*http2Conn); ok {
+		nudge(h.changed)
+	}
 	reason, tail, pipelined := c.reason, c.tail, c.boundary.SentAhead()
 	shared := state.Shared() || c.secure.isOffered()
 	c.mu.Unlock()

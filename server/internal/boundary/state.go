@@ -47,8 +47,16 @@ const (
 	Hijacked
 	// OfferedHijacked: the successor is asked to take it. Its handler neither reads nor writes.
 	OfferedHijacked
-	// HTTP2: the client speaks HTTP/2, whose frames tell what is under way.
+	// HTTP2: the client speaks HTTP/2, whose frames tell what is under way, and when the
+	// connection is at rest.
 	HTTP2
+	// HTTP2Woken is HTTP2 at rest, when the reader is being woken so that the connection is
+	// offered. The connection has a place in the migrator's window.
+	HTTP2Woken
+	// HTTP2Offered is Offered.
+	HTTP2Offered
+	// HTTP2OfferedWoken is OfferedWoken.
+	HTTP2OfferedWoken
 	// Ending: nothing more is read. The client is not served, or was idle for too long.
 	Ending
 	// Migrated: the successor has the connection. What is here is a copy.
