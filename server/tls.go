@@ -18,8 +18,12 @@ const alpnHTTP2, alpnHTTP1 = "h2", "http/1.1"
 // AddTLS gives the server a listener for TLS, which it owns from then on, with
 // HTTP/2 and HTTP/1.1 as the client chooses. It must be called before Serve. config
 // is completed: by the protocols, if it names none, and by TLS 1.2 as the oldest
-// version, whatever it says. It must not be changed any more but by
-// [example.com/baton/server/tlskeys.TicketKeys.Use], and may be shared with other listeners of the server.
+// version, whatever it says; its GetConfigForClient is wrapped. It must not be changed any more
+// but by [example.com/baton/server/tlskeys.TicketKeys.Use], and may be shared with other
+// listeners of the server.
+//
+// GetConfigForClient and VerifyConnection are also called for connections that come from a
+// predecessor. They must not block then.
 func (s *Server) AddTLS(ln net.Listener, config *tls.Config) {
 	s.listeners = append(s.listeners, s.newListener(ln, config))
 }
