@@ -255,9 +255,13 @@ func socketPair(t *testing.T, network string) (ends [2]net.Conn) {
 // What the successor does not take goes on as before.
 func TestHijackedIsRefused(t *testing.T) {
 	for name, refuse := range map[string]func(*movers, *upgrade.Handoff){
-		"all":               func(m *movers, _ *upgrade.Handoff) { m.gate = func(context.Context, []upgrade.Connection) []bool { return nil } },
-		"what is not known": func(m *movers, _ *upgrade.Handoff) { m.each = func(c *upgrade.Connection) { c.State = []byte(strings.Replace(string(c.State), `"chat"`, `"talk"`, 1)) } },
-		"states":            func(_ *movers, h *upgrade.Handoff) { h.States = false },
+		"all": func(m *movers, _ *upgrade.Handoff) {
+			m.gate = func(context.Context, []upgrade.Connection) []bool { return nil }
+		},
+		"what is not known": func(m *movers, _ *upgrade.Handoff) {
+			m.each = func(c *upgrade.Connection) { c.State = []byte(strings.Replace(string(c.State), `"chat"`, `"talk"`, 1)) }
+		},
+		"states": func(_ *movers, h *upgrade.Handoff) { h.States = false },
 	} {
 		for over, secure := range map[string]bool{"plaintext": false, "TLS": true} {
 			t.Run(name+" over "+over, func(t *testing.T) {
