@@ -196,10 +196,11 @@ func (c *conn) wasClosed() bool {
 	return state == boundary.Closed || state == boundary.Released && c.reason == DrainTimeout
 }
 
+// hasMigrated reports whether its handler let it migrate.
 func (c *conn) hasMigrated() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.boundary.State() == boundary.Migrated
+	return c.tunnel != nil && c.tunnel.migrated
 }
 
 // setReason notes why the connection is about to be closed. The first reason holds, unless

@@ -69,6 +69,7 @@ type secure struct {
 	writing sync.Mutex                  // held by a Write
 	failed  bool                        // a Write has, so that nothing can follow
 	offered bool                        // to the successor; guarded by the lock of owner
+	whole   wholeRecords
 }
 
 func newSecure(c *conn, config *tls.Config) *secure {
@@ -98,6 +99,9 @@ func (s *secure) Write(p []byte) (int, error) {
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	if s.whole.on.Load() {
+		return s.writeRecords(*r, p)
+	}
 	n, err := (*r).Write(p)
 	s.failed = s.failed || err != nil
 	return n, err
