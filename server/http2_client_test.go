@@ -28,6 +28,7 @@ type http2Client struct {
 	pack   *hpack.Encoder
 
 	windows  bool              // give back what was received
+	noAck    bool              // acknowledge no settings
 	answers  bool              // PINGs, at once
 	goAways  []uint32          // last streams
 	bodies   map[uint32][]byte // what has come
@@ -112,7 +113,9 @@ func (c *http2Client) step() error {
 				}
 				return nil
 			})
-			return c.WriteSettingsAck()
+			if !c.noAck {
+				return c.WriteSettingsAck()
+			}
 		}
 	case *http2.MetaHeadersFrame:
 		if status := f.PseudoValue("status"); status != "" {
