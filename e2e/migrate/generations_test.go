@@ -113,14 +113,14 @@ func TestDownloadsFromSeveralGenerations(t *testing.T) {
 		handler func(t *testing.T) (service.Option, string)
 	}{
 		{"files", func(t *testing.T) (service.Option, string) {
-			dir := backend.Folder(t)
+			dir := backend.Directory(t)
 			if err := os.WriteFile(filepath.Join(dir, "big.bin"), content, 0o644); err != nil {
 				t.Fatal(err)
 			}
 			return service.Args("-root", dir), "/big.bin"
 		}},
 		{"proxy", func(t *testing.T) (service.Option, string) {
-			return service.Args("-root", backend.Folder(t), "-proxy", "/big="+backend.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			return service.Args("-root", backend.Directory(t), "-proxy", "/big="+backend.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Length", strconv.Itoa(size))
 				w.Write(content)
 			}))), "/big"

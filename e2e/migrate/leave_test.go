@@ -179,7 +179,7 @@ func TestNeverASafeMoment(t *testing.T) {
 				case e.err != nil:
 					t.Errorf("connection %s: after %d answers: %v", all[i].name, e.answered, e.err)
 				case took < grace || took > await.Hang: // what it has sent ahead is answered first
-					t.Errorf("connection %s: told to close %v after the handoff, after %d answers, want the grace of %v and a moment", all[i].name, took, e.answered, grace)
+					t.Errorf("connection %s: sent Connection: close %v after the handoff, after %d answers, want the grace of %v and a moment", all[i].name, took, e.answered, grace)
 				}
 				if e := all[i].AwaitClose(await.Hang); e == http1.StillOn || e == http1.MoreData {
 					t.Errorf("connection %s: after the answer that told: %s, want its end", all[i].name, e)
@@ -189,7 +189,7 @@ func TestNeverASafeMoment(t *testing.T) {
 				t.Error("predecessor: alive long after its last answer")
 			}
 			if c := u.Predecessor.Connections; u.Code != 0 || c.Announced != len(all) || c.Cut+c.Grace+c.Error+c.Timeout != 0 {
-				t.Errorf("drain: got exit code %d, %+v, want %d told to close", u.Code, u.Predecessor, len(all))
+				t.Errorf("drain: got exit code %d, %+v, want %d sent Connection: close", u.Code, u.Predecessor, len(all))
 			}
 		})
 	}

@@ -30,7 +30,7 @@ type fates struct {
 }
 
 func (f fates) String() string {
-	return fmt.Sprintf("%d kept, %d told to close, %d lost", len(f.kept), f.told, f.lost)
+	return fmt.Sprintf("%d kept, %d sent Connection: close, %d lost", len(f.kept), f.told, f.lost)
 }
 
 // note adds what became of a request. A part of an answer, a wrong one, or neither an answer nor an end is an error.

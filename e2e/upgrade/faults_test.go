@@ -57,7 +57,7 @@ func TestSuccessorFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, reason: "no such file"},
-		{name: "a folder", spoil: func(t *testing.T, b *service.Baton) {
+		{name: "a directory", spoil: func(t *testing.T, b *service.Baton) {
 			if err := os.Remove(b.Bin); err != nil {
 				t.Fatal(err)
 			}

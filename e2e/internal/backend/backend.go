@@ -43,9 +43,9 @@ func Start(t testing.TB, h http.Handler) (url string) {
 	return "http://" + ln.Addr().String()
 }
 
-// Folder makes a folder of files whose content is known: N.bin holds pattern(N). It has an index, so
+// Directory makes a directory of files whose content is known: N.bin holds pattern(N). It has an index, so
 // that "/" is answered 200.
-func Folder(t testing.TB) (dir string) {
+func Directory(t testing.TB) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	for _, n := range exchange.FileSizes {

@@ -70,7 +70,7 @@ func (c *client) converse(ctx context.Context, conn *http1.Conn) {
 		c.exchange(conn, false)
 	case PerRequestEnd:
 		if c.exchange(conn, true) {
-			// Whoever is told to close closes: the answer is complete only with the end of the connection.
+			// Who is sent Connection: close closes: the answer is complete only with the end of the connection.
 			if e := conn.AwaitClose(c.load.Patience); e != http1.Fin {
 				c.counts.fail(exchange.NotAnswered, c.habit, conn.Served, fmt.Errorf("want the announced end of the connection, got %s", e))
 			}
@@ -159,6 +159,7 @@ func (c *client) tryExchange(conn *http1.Conn, end bool) bool {
 		return false
 	}
 	c.counts.Answered[c.habit].Add(1)
+	c.counts.Took.add(time.Since(begun))
 	c.asked = begun
 	return true
 }

@@ -100,6 +100,7 @@ func (c *client) askOn(ctx context.Context, conn *http2.Conn, turn int, pause fu
 
 // exchangeOn makes one request, checks its answer, and says whether the connection may take another.
 func (c *client) exchangeOn(conn *http2.Conn, x *exchange.Exchange) bool {
+	begun := time.Now()
 	s, err := conn.Ask(x, c.load.Patience)
 	if err != nil {
 		return false
@@ -115,6 +116,7 @@ func (c *client) exchangeOn(conn *http2.Conn, x *exchange.Exchange) bool {
 		c.counts.fail(exchange.WrongBody, c.habit, s.Nth, fmt.Errorf("got %d bytes %.40q, want %d bytes %.40q", len(s.Body), s.Body, len(x.Body), x.Body))
 	default:
 		c.counts.Answered[c.habit].Add(1)
+		c.counts.Took.add(time.Since(begun))
 		return true
 	}
 	return s.Lost != nil && s.Lost.Refused // as long as it is not told to go

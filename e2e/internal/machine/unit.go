@@ -54,7 +54,7 @@ func Running(t testing.TB, lines ...string) *Unit {
 	return u
 }
 
-// Installer shares the folder of install.sh with the machine, and returns the script's path.
+// Installer shares the directory of install.sh with the machine, and returns the script's path.
 func (m *Machine) Installer() string {
 	m.T.Helper()
 	dir := filepath.Join(m.Shared, "source", "systemd")
