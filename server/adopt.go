@@ -38,10 +38,16 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 		state.Deadline = time.Now().Add(moved.Left)
 		c.socket.SetReadDeadline(state.Deadline)
 	}
-	c.boundary = boundary.Adopt(state)
+	if t.HTTP2 == nil {
+		c.boundary = boundary.Adopt(state)
+	}
 	return func() {
 		s.noteArrival(t.protocol())
 		s.register(c, as)
+		if t.HTTP2 != nil {
+			go c.serveNow()
+			return
+		}
 		go http1{c}.awaitFirstByte()
 	}
 }
@@ -64,7 +70,7 @@ func (c *conn) rebuild(moved upgrade.Connection, t transfer) bool {
 		}
 		c.secure, c.layer = secure, secure
 	}
-	return t.HTTP2 == nil
+	return t.HTTP2 == nil || c.server.http2().migrates && c.adoptHTTP2(t.HTTP2)
 }
 
 // configOf returns the configuration of a listener for TLS, nil if it is for plaintext.
@@ -81,14 +87,19 @@ func (s *Server) configOf(ln net.Listener) *tls.Config {
 // Many migrate again before: net/http takes more time and memory for each than all the rest
 // of a migration.
 func (c http1) awaitFirstByte() {
-	switch {
-	case !c.isReadable():
-	case c.open() && c.server.adopted.add(c.served()):
-		return
-	default: // the drain is over
-		c.setReason(DrainTimeout)
+	if c.isReadable() {
+		c.serveNow()
+	} else {
+		c.Close()
 	}
-	c.Close()
+}
+
+// serveNow gives an adopted connection to net/http.
+func (c *conn) serveNow() {
+	if !c.open() || !c.server.adopted.add(c.served()) { // the drain is over
+		c.setReason(DrainTimeout)
+		c.Close()
+	}
 }
 
 // isReadable waits until the connection is readable, and returns false if it has migrated or

@@ -17,6 +17,8 @@ import (
 type http2Support struct {
 	speaks bool // HTTP/2
 	drains bool // it shuts a connection down as http2Conn relies on
+	// migrates: it can be brought to the state of a connection, and shows when it owes nothing.
+	migrates bool
 }
 
 // http2Patience is the time of the first timer with which net/http closes a connection
@@ -29,36 +31,37 @@ var errNotHTTP2 = errors.New("the answer is not in HTTP/2")
 // testHTTP2 has a conversation with net/http in HTTP/2, and drains it. One that fails
 // after net/http's own timers may have ended it proves nothing, and is had again: the
 // machine is busy.
-func (s *Server) testHTTP2() http2Support {
+func (s *Server) testHTTP2() (found http2Support) {
+	err := s.untilInTime(func() (err error) { found, err = s.converseHTTP2(); return err })
+	switch {
+	case err == nil && !s.opts.DisableMigration:
+		found.migrates = s.testHTTP2Migration()
+	case err == nil:
+	case !found.speaks:
+		s.opts.Logger.Warn("HTTP/2 is disabled", "error", err)
+	default:
+		s.opts.Logger.Warn("clients of HTTP/2 may have to repeat requests at an upgrade: net/http does not close connections as expected",
+			"error", err)
+	}
+	return found
+}
+
+// untilInTime repeats a conversation that has failed when net/http's timers may have ended it.
+func (s *Server) untilInTime(converse func() error) error {
 	for {
 		begin := time.Now()
-		found, err := s.converseHTTP2()
+		err := converse()
 		ranOut := time.Since(begin) >= min(http2Patience, s.opts.IdleTimeout)
-		switch {
-		case err == nil:
-		case ranOut && !errors.Is(err, errNotHTTP2):
-			continue
-		case !found.speaks:
-			s.opts.Logger.Warn("HTTP/2 is disabled", "error", err)
-		default:
-			s.opts.Logger.Warn("clients of HTTP/2 may have to repeat requests at an upgrade: net/http does not close connections as expected",
-				"error", err)
+		if err == nil || !ranOut || errors.Is(err, errNotHTTP2) {
+			return err
 		}
-		return found
 	}
 }
 
 func (s *Server) converseHTTP2() (found http2Support, err error) {
 	client, c := s.checkPipe(func(nc net.Conn) net.Conn { return nc })
-	t := &http2Talk{Conn: client, frames: make(chan frames.Frame, 100)}
-	received := make(chan struct{})
-	go func() { defer close(received); t.receive() }()
-	defer func() {
-		client.Close()
-		for range t.frames { // so that receive is not blocked
-		}
-		<-received
-	}()
+	t, end := newHTTP2Talk(client)
+	defer end()
 	if err := s.serveCheck(c); err != nil {
 		return found, err
 	}
@@ -66,7 +69,7 @@ func (s *Server) converseHTTP2() (found http2Support, err error) {
 		return found, err
 	}
 	found.speaks = true
-	err = t.drain(c.follower())
+	err = t.drain(c.follower(), 3)
 	found.drains = err == nil
 	return found, err
 }
@@ -76,6 +79,18 @@ type http2Talk struct {
 	net.Conn
 	frames chan frames.Frame // that come; closed at the connection's end
 	pings  byte              // that were sent
+}
+
+func newHTTP2Talk(client net.Conn) (t *http2Talk, end func()) {
+	t = &http2Talk{Conn: client, frames: make(chan frames.Frame, 100)}
+	received := make(chan struct{})
+	go func() { defer close(received); t.receive() }()
+	return t, func() {
+		client.Close()
+		for range t.frames { // so that receive is not blocked
+		}
+		<-received
+	}
 }
 
 // receive reads the frames that come.
@@ -99,9 +114,8 @@ func (t *http2Talk) receive() {
 }
 
 // ask sends a request: OPTIONS *.
-func (t *http2Talk) ask(stream uint32) error {
-	fields := []byte("\x02\x07OPTIONS\x04\x01*\x86\x01\x05check") // RFC 7541: plain literals, and a scheme of http
-	_, err := t.Write(frames.Append(nil, frames.Headers, frames.FlagEndHeaders|frames.FlagEndStream, stream, fields))
+func (t *http2Talk) ask(stream uint32, fields string) error {
+	_, err := t.Write(frames.Append(nil, frames.Headers, frames.FlagEndHeaders|frames.FlagEndStream, stream, []byte(fields)))
 	return err
 }
 
@@ -109,6 +123,9 @@ func (t *http2Talk) ask(stream uint32) error {
 func (t *http2Talk) answered(stream uint32) error {
 	const status200 = 0x88 // RFC 7541, appendix A
 	for f := range t.frames {
+		for len(f.Payload) > 0 && f.Payload[0]&0xe0 == 0x20 { // the size of the table
+			f.Payload = f.Payload[1:]
+		}
 		switch {
 		case f.Stream > stream:
 			return fmt.Errorf("a request is answered that was not made: stream %d", f.Stream)
@@ -152,15 +169,15 @@ func (t *http2Talk) begin() error {
 	case first.Type != frames.Settings:
 		return errNotHTTP2
 	}
-	if err := t.ask(1); err != nil {
+	if err := t.ask(1, checkFields); err != nil {
 		return err
 	}
 	return t.answered(1)
 }
 
-// drain goes through both steps. A request made between the two is answered, one
-// after them is not.
-func (t *http2Talk) drain(f follower) error {
+// drain goes through both steps. A request made between the two, on the next stream, is
+// answered, one after them is not.
+func (t *http2Talk) drain(f follower, next uint32) error {
 	h, ok := f.(*http2Conn)
 	if !ok {
 		return errors.New("the preface was not recognized")
@@ -173,10 +190,10 @@ func (t *http2Talk) drain(f follower) error {
 	if err != nil {
 		return err
 	}
-	if err := t.ask(3); err != nil {
+	if err := t.ask(next, checkFields); err != nil {
 		return err
 	}
-	if err := t.answered(3); err != nil {
+	if err := t.answered(next); err != nil {
 		return err
 	}
 	if _, err := t.Write(frames.Append(nil, frames.Ping, frames.FlagAck, 0, []byte(drainPing))); err != nil {
@@ -189,17 +206,17 @@ func (t *http2Talk) drain(f follower) error {
 	h.end() // now, if the timer has not done so
 	more, err := t.sync()
 	if err == nil {
-		err = goesAway(append(before, more...), 3)
+		err = goesAway(append(before, more...), next)
 	}
 	if err != nil {
 		return err
 	}
 	// net/http closes the connection a second after, which may be now.
-	if t.ask(5) != nil {
+	if t.ask(next+2, checkFields) != nil {
 		return nil
 	}
 	before, _ = t.sync()
-	if slices.ContainsFunc(before, func(f frames.Frame) bool { return f.Stream > 3 }) {
+	if slices.ContainsFunc(before, func(f frames.Frame) bool { return f.Stream > next }) {
 		return errors.New("a request is answered that came after the last GOAWAY")
 	}
 	return nil

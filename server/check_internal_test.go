@@ -26,20 +26,20 @@ func TestSelfTestsOnABusyMachine(t *testing.T) {
 		http2  http2Support
 		warns  string
 	}{
-		"a quick one": {safe: true, http2: http2Support{true, true}},
+		"a quick one": {safe: true, http2: http2Support{true, true, true}},
 		"minutes for each step": {slow: func(int) time.Duration { return 7 * time.Minute },
-			safe: true, http2: http2Support{true, true}},
+			safe: true, http2: http2Support{true, true, true}},
 		"so slow at first that net/http gives up": {
 			slow:   func(attempt int) time.Duration { return time.Hour / time.Duration(attempt*attempt) },
 			closes: func(attempt int) bool { return attempt < 4 },
-			safe:   true, http2: http2Support{true, true}},
+			safe:   true, http2: http2Support{true, true, true}},
 		"net/http does not tell of states": {states: func(http.ConnState) bool { return false },
-			http2: http2Support{true, true}, warns: "net/http does not read as expected"},
+			http2: http2Support{true, true, true}, warns: "net/http does not read as expected"},
 		"slowly, net/http does not tell of states": {slow: func(int) time.Duration { return 7 * time.Minute },
 			states: func(http.ConnState) bool { return false },
-			http2:  http2Support{true, true}, warns: "net/http does not read as expected"},
+			http2:  http2Support{true, true, true}, warns: "net/http does not read as expected"},
 		"net/http ends connections of HTTP/2": {closes: func(int) bool { return true },
-			safe: true, http2: http2Support{true, false}, warns: "clients of HTTP/2 may have to repeat"},
+			safe: true, http2: http2Support{speaks: true}, warns: "clients of HTTP/2 may have to repeat"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -96,7 +96,7 @@ func TestCheckThatHangs(t *testing.T) {
 		}
 		close(released)
 		synctest.Wait()
-		if !s.isSafe() || s.http2() != (http2Support{true, true}) {
+		if !s.isSafe() || s.http2() != (http2Support{true, true, true}) {
 			t.Error("a feature is switched off")
 		}
 	})

@@ -76,6 +76,9 @@ type follower interface {
 	abortResponse()
 	// drain is called when the server has begun to drain.
 	drain()
+	// wakeToOffer wakes the reader of a connection that waits at rest, so that it is offered
+	// to the successor. It reports whether it did.
+	wakeToOffer() bool
 	// isIdle reports whether nothing would be lost by closing the connection, as far as bytes
 	// are concerned that were read.
 	isIdle() bool
@@ -254,10 +257,14 @@ func (c *conn) close(mayWait bool) error {
 		c.count(classActive)
 	}
 	c.dropHooks()
+	if h, ok := c.follower().(*http2Conn); ok {
+		nudge(h.changed)
+	}
 	reason, tail, pipelined := c.reason, c.tail, c.boundary.SentAhead()
+	shared := state.Shared() || c.secure.isOffered()
 	c.mu.Unlock()
 
-	if !state.Shared() && reason != DrainTimeout && tail != truncated {
+	if !shared && reason != DrainTimeout && tail != truncated {
 		c.linger(lingerTime(c, reason, tail, pipelined))
 		c.secure.sendCloseNotify(mayWait && (reason == ConnectionClose || reason == ByClient)) // a response may be on its way
 	}

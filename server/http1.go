@@ -111,15 +111,8 @@ func (c *conn) do(do boundary.Action) boundary.Action {
 // rest is called when the connection is at rest. In a drain it is offered to the successor;
 // what has arrived of late is then the successor's to read. If it stays, its grace begins.
 func (c *conn) rest() boundary.Action {
-	for c.mayBeOffered() && c.boundary.Offer() { // again if the successor hung just now
-		woken := c.boundary.InWindow()
-		c.mu.Unlock()
-		c.server.drain.Load().migrator.offer(c, woken)
-		c.mu.Lock()
-		if c.boundary.State() == boundary.Migrated || c.boundary.IsClosed() { // forcibly
-			return boundary.EOF
-		}
-		c.do(c.boundary.Answer(false)) // unless there is one
+	if c.offer() {
+		return boundary.EOF
 	}
 	now := time.Now()
 	do := c.do(c.boundary.Block(now))

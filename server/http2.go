@@ -15,28 +15,7 @@ import (
 	"example.com/baton/server/internal/boundary"
 	"example.com/baton/server/internal/excess"
 	"example.com/baton/server/internal/frames"
-)
-
-// afterPong is how much longer requests are taken when the client has answered.
-// Go's own client answers while another goroutine is about to send a request that
-// was begun before.
-const afterPong = 100 * time.Millisecond
-
-// firstRequest is how long a connection that begins in the drain may take for its
-// first request, without being told to end before.
-const firstRequest = time.Second
-
-// drainPing is in the PING that follows on the first GOAWAY.
-const drainPing = "draining"
-
-var (
-	// drainNotice is the first step: no more requests, please, and tell when
-	// you have heard of it.
-	drainNotice = frames.Append(
-		frames.Append(nil, frames.GoAway, 0, 0, []byte{0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0}),
-		frames.Ping, 0, 0, []byte(drainPing))
-	// clientGoAway is what a client sends that will make no more requests.
-	clientGoAway = frames.Append(nil, frames.GoAway, 0, 0, make([]byte, 8))
+	"example.com/baton/server/internal/streams"
 )
 
 var noDeadline time.Time
@@ -45,52 +24,46 @@ var noDeadline time.Time
 var errExcess = errors.New("client asks for too much")
 
 // http2Conn is what passes of a connection that speaks HTTP/2, between net/http and the
-// socket or TLS. It drains the connection in the two steps of RFC 9113, section 6.8.
-// net/http takes only one, in which a client loses the requests that are on their way
-// meanwhile.
-//
-// When the drain begins, the client is sent a GOAWAY that names no stream, so that it
-// makes no more requests, and a PING. When it answers, all requests have arrived that it
-// made before it knew, or arrive a moment later: clients of several threads may overtake
-// themselves. The answer is awaited for no longer than the idle grace. net/http is then
-// given a GOAWAY as from the client, upon which it shuts the connection down: it sends a
-// GOAWAY with the last request that it has got, completes what is under way, and closes
-// the connection a second after.
+// socket or TLS. In a drain it migrates the connection when no stream is open, and otherwise
+// drains it in the two steps of RFC 9113, section 6.8.
 //
 // The fields are grouped by the lock that guards them; the atomics are set by one side
-// and read by the other.
+// and read by the other. A lock is taken before those below it, and before that of conn.
 type http2Conn struct {
-	conn *conn
-	once sync.Once // the drain begins for it
-
-	mu       sync.Mutex
-	in       *bufio.Reader   // used by the reader, without the lock
-	excess   string          // what the client has sent too many of
-	received frames.Follower // up to what net/http has read
-	reading  bool            // the reader may be blocked
-	woken    bool
-	time     frameTime
-	settle   time.Duration // from the client's answer to the second step
-	answered bool          // the client has
-	ending   bool          // net/http is to be given a GOAWAY
-	put      []byte        // what it is to be given of that
-
-	account *excess.Account
+	conn     *conn
+	once     sync.Once     // the drain begins for it
+	changed  chan struct{} // cap 1: for the reader, when it waits for anything but the client
+	migrates bool          // the client and net/http may be kept from header tables
 
 	writing   sync.Mutex
 	sent      frames.Follower
+	migrated  bool        // nothing is written any more
 	saidLast  atomic.Bool // a GOAWAY that names a stream is sent
 	noticing  atomic.Bool // in the first step of a drain
 	announced atomic.Bool // the notice is sent
 	refusal   atomic.Pointer[refusal]
 	isHTTP1   atomic.Bool // net/http does not speak HTTP/2, and wakes a Read to end it
+
+	mu       sync.Mutex
+	in       *bufio.Reader    // used by the reader, without the lock
+	ready    []byte           // what was read before, and is for net/http now
+	put      []byte           // what net/http is to be given beside what the client sends
+	excess   string           // what the client has sent too many of
+	received frames.Follower  // up to what net/http has read
+	streams  *streams.Machine // in both directions
+	hold     hold
+	exported *http2State // of a connection that is offered
+	reading  bool        // the reader may be blocked
+	woken    bool
+	time     frameTime
+	settle   time.Duration // from the client's answer to the second step
+	answered bool          // the client has
+	ending   bool          // net/http is to be given a GOAWAY
+
+	account *excess.Account
 }
 
-// refusal is for a client that asks for too much.
-type refusal struct {
-	goAway []byte
-	sent   chan struct{} // closed when no frame is under way any more
-}
+var _ follower = (*http2Conn)(nil)
 
 // startProtocol is called when the first bytes of a connection, which end with p, show the
 // client's protocol. It returns false if TLS has negotiated another one. It is called with
@@ -102,8 +75,7 @@ func (c *conn) startProtocol(p []byte, do boundary.Action) bool {
 	}
 	if isHTTP2 {
 		h := newHTTP2Conn(c)
-		h.received.Follow(c.boundary.Frames(p), h.charge)
-		c.stays = true
+		h.received.Follow(c.boundary.Frames(p), func(f frames.Frame) { h.charge(f); h.streams.Received(f) })
 		var top follower = h
 		c.top.Store(&top)
 		if c.server.isDraining() {
@@ -115,48 +87,81 @@ func (c *conn) startProtocol(p []byte, do boundary.Action) bool {
 
 func newHTTP2Conn(c *conn) *http2Conn {
 	return &http2Conn{
-		conn:    c,
-		in:      bufio.NewReader(c.layer),
-		account: excess.NewAccount(),
+		conn:     c,
+		changed:  make(chan struct{}, 1),
+		migrates: !c.server.opts.DisableMigration,
+		in:       bufio.NewReader(c.layer),
+		streams:  streams.New(),
+		account:  excess.NewAccount(),
 	}
 }
 
-// Read gives net/http what has come, and in between what is to be put in.
+// Read gives net/http what has come, and in between what is to be put in. It returns no more
+// than one frame: net/http processes that before it reads the next one.
 func (h *http2Conn) Read(p []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	for {
-		h.mu.Lock()
-		if h.ending && h.received.Seen() && h.received.Between() {
-			h.ending, h.put = false, clientGoAway
-		}
-		if len(h.put) > 0 {
-			n := copy(p, h.put)
+		if n := copy(p, h.put); n > 0 {
 			h.put = h.put[n:]
-			h.mu.Unlock()
 			return n, nil
 		}
-		if h.ending { // up to where it can be put in
-			p = p[:min(len(p), h.received.Need())]
+		if h.received.Between() {
+			switch pass, err := h.beforeFrame(); {
+			case err != nil:
+				return 0, err
+			case !pass:
+				continue
+			}
 		}
-		if h.reading = h.in.Buffered() == 0; h.reading {
-			h.limitRead()
-		}
-		h.mu.Unlock()
-
-		n, err := h.in.Read(p)
-
-		h.mu.Lock()
-		err = h.afterRead(err)
+		n, err := h.next(p[:min(len(p), h.received.Need())])
 		h.received.Follow(p[:n], h.came)
-		what := h.excess
-		h.mu.Unlock()
-		if what != "" {
+		if what := h.excess; what != "" {
+			h.mu.Unlock()
 			h.refuse(what)
+			h.mu.Lock()
 			return 0, errExcess
 		}
 		if n > 0 || err != nil {
 			return n, err
 		}
 	}
+}
+
+// next returns more of a frame for net/http.
+func (h *http2Conn) next(p []byte) (n int, err error) {
+	if len(h.ready) > 0 {
+		n = copy(p, h.ready)
+		if h.ready = h.ready[n:]; len(h.ready) == 0 {
+			h.ready = nil
+		}
+		return n, nil
+	}
+	err = h.read(h.in.Buffered() == 0, func() (err error) { n, err = h.in.Read(p); return err })
+	return n, err
+}
+
+// peek waits for the header of the client's next frame. It returns nil also if it was woken.
+func (h *http2Conn) peek() (header []byte, err error) {
+	err = h.read(h.in.Buffered() < frames.HeaderLen, func() (err error) { header, err = h.in.Peek(frames.HeaderLen); return err })
+	if len(header) < frames.HeaderLen {
+		header = nil
+	}
+	return header, err
+}
+
+// read calls f, which reads from the client, without the lock, and returns what net/http is
+// told of its error.
+func (h *http2Conn) read(mayBlock bool, f func() error) error {
+	if !mayBlock {
+		return f()
+	}
+	h.reading = true
+	h.limitRead()
+	h.mu.Unlock()
+	err := f()
+	h.mu.Lock()
+	return h.afterRead(err)
 }
 
 // afterRead notes how a Read ended, and returns what net/http is told of it.
@@ -166,9 +171,9 @@ func (h *http2Conn) afterRead(err error) error {
 	if timedOut && (h.conn.isClosed() || h.isHTTP1.Load()) { // the deadline is that of linger, or net/http's
 		return err
 	}
-	late := timedOut && !h.woken && !h.received.Between()
+	late := timedOut && !h.woken && h.within()
 	if h.woken || timedOut && !late {
-		h.woken, h.time.deadline = false, noDeadline
+		h.woken, h.time.deadline, h.time.whole = false, noDeadline, false
 		h.conn.layer.SetReadDeadline(noDeadline)
 	}
 	switch {
@@ -187,6 +192,7 @@ func (h *http2Conn) afterRead(err error) error {
 func (h *http2Conn) came(f frames.Frame) {
 	h.time.came(h.received.Between())
 	h.charge(f)
+	h.streams.Received(f)
 	switch {
 	case f.Type == frames.Ping && f.Flags&frames.FlagAck != 0 && string(f.Payload) == drainPing && h.announced.Load():
 		if !h.answered {
@@ -205,32 +211,46 @@ func (h *http2Conn) charge(f frames.Frame) {
 	}
 }
 
-// refuse sends the client a GOAWAY with ENHANCE_YOUR_CALM, if it reads what precedes that.
-// The reader then lets net/http close the connection.
-func (h *http2Conn) refuse(what string) {
-	c := h.conn
-	c.mu.Lock()
-	c.explain(Failed)
-	c.setTail(excessFrames)
-	c.mu.Unlock()
-	c.server.opts.Logger.Debug("HTTP/2 connection is refused", "client", c.RemoteAddr().String(), "error", "too many "+what)
-
-	payload := binary.BigEndian.AppendUint32(nil, h.account.LastStream())
-	payload = binary.BigEndian.AppendUint32(payload, frames.CodeEnhanceYourCalm)
-	r := &refusal{frames.Append(nil, frames.GoAway, 0, 0, append(payload, "too many "+what...)), make(chan struct{})}
-	h.refusal.Store(r)
-	const longest = 5 * time.Second
-	c.SetWriteDeadline(time.Now().Add(longest))
-	h.tryInterject()
-	select {
-	case <-r.sent:
-	case <-time.After(longest):
-	}
-}
-
-// Write sends what net/http writes, and what is to be put in as soon as a frame ends.
+// Write sends what net/http writes, and what is to be put in as soon as a frame ends. While
+// the connection is offered it waits; when the connection has migrated, what it writes is of
+// no use to the client any more, see offer.
 func (h *http2Conn) Write(p []byte) (n int, err error) {
 	h.writing.Lock()
+	switch out, changed := h.outgoing(p); {
+	case h.migrated:
+		n = len(p)
+	case !changed:
+		n, err = h.write(p)
+	default:
+		if _, err = h.write(out); err == nil {
+			n = len(p)
+		}
+	}
+	h.writing.Unlock()
+	nudge(h.changed)
+	if err == nil {
+		h.tryInterject()
+	}
+	return n, err
+}
+
+// outgoing returns what is to be sent of what net/http writes, and whether that is anything
+// else.
+func (h *http2Conn) outgoing(p []byte) (out []byte, changed bool) {
+	if !h.migrates || h.isHTTP1.Load() {
+		return p, false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	priming := h.streams.IsPriming()
+	out, changed = h.streams.Write(p)
+	if priming && !h.streams.IsPriming() {
+		h.sent = frames.Resume()
+	}
+	return out, changed
+}
+
+func (h *http2Conn) write(p []byte) (n int, err error) {
 	for err == nil && n < len(p) {
 		part := p[n:]
 		if h.interjects() {
@@ -246,16 +266,18 @@ func (h *http2Conn) Write(p []byte) (n int, err error) {
 		h.sent.Follow(part[:m], h.went)
 		n += m
 	}
-	h.writing.Unlock()
-	if err == nil {
-		h.tryInterject()
-	}
 	return n, err
 }
 
 // went notes a frame that net/http has sent.
 func (h *http2Conn) went(f frames.Frame) {
 	h.account.Sent(f) // the reader sees what is left
+	h.mu.Lock()
+	h.streams.Sent(f)
+	if h.streams.Open() == 0 && h.conn.server.isDraining() {
+		h.wake()
+	}
+	h.mu.Unlock()
 	if f.Type != frames.GoAway {
 		return
 	}
@@ -267,95 +289,6 @@ func (h *http2Conn) went(f frames.Frame) {
 		h.conn.setReason(ConnectionClose)
 	default: // nobody has asked for it
 		h.conn.setReason(TimedOut)
-	}
-}
-
-// drain begins the drain of the connection.
-func (h *http2Conn) drain() {
-	if !h.conn.server.http2().drains {
-		return
-	}
-	h.once.Do(func() {
-		h.mu.Lock()
-		h.settle = afterPong
-		h.mu.Unlock()
-		h.notice()
-		time.AfterFunc(max(h.conn.server.opts.IdleGrace, 0), h.end)
-	})
-}
-
-// announceLater is for a connection that begins in the drain. It has cost its client
-// a handshake, and may have a request for it, for which there is a moment.
-func (h *http2Conn) announceLater() {
-	time.AfterFunc(min(max(h.conn.server.opts.IdleGrace, 0), firstRequest), h.drain)
-}
-
-func (h *http2Conn) notice() {
-	h.noticing.Store(true)
-	h.tryInterject()
-}
-
-// interjects reports whether something is to be put in that net/http does not send.
-func (h *http2Conn) interjects() bool {
-	return h.refusal.Load() != nil || h.noticing.Load() && !h.announced.Load() && !h.saidLast.Load()
-}
-
-// tryInterject puts it in, unless somebody writes, who then does. If the client
-// does not read, it waits for the next Write.
-func (h *http2Conn) tryInterject() {
-	if h.interjects() && h.writing.TryLock() {
-		if writable(&h.conn.socket) {
-			h.interject()
-		}
-		h.writing.Unlock()
-	}
-}
-
-// interject sends a refusal, after which nothing follows, or the drain's notice, if no
-// frame is under way, and net/http's first one was sent. Neither must follow on a GOAWAY
-// that names a stream.
-func (h *http2Conn) interject() error {
-	if !h.sent.Seen() || !h.sent.Between() {
-		return nil
-	}
-	if r := h.refusal.Load(); r != nil {
-		if !h.saidLast.Swap(true) {
-			h.conn.layer.Write(r.goAway)
-		}
-		select {
-		case <-r.sent:
-		default:
-			close(r.sent)
-		}
-		return errExcess
-	}
-	if !h.interjects() {
-		return nil
-	}
-	h.announced.Store(true)
-	h.conn.setReason(ConnectionClose)
-	_, err := h.conn.layer.Write(drainNotice)
-	return err
-}
-
-// isIdle reports whether the client is between two frames and has no request under way.
-func (h *http2Conn) isIdle() bool {
-	h.conn.mu.Lock()
-	idle := h.conn.class == classIdle
-	h.conn.mu.Unlock()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return idle && h.reading && h.received.Between()
-}
-
-// end lets net/http shut the connection down.
-func (h *http2Conn) end() {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.ending = h.noticing.Swap(false) || h.ending
-	if h.ending && h.reading && !h.woken && h.received.Between() {
-		h.woken = true
-		h.conn.layer.SetReadDeadline(time.Unix(1, 0))
 	}
 }
 
@@ -389,6 +322,3 @@ func (h *http2Conn) beginResponse(rw *response, _ int) {
 
 // abortResponse does nothing: net/http resets the stream.
 func (h *http2Conn) abortResponse() {}
-
-// export returns false: header tables are not exported.
-func (h *http2Conn) export(*transfer) bool { return false }

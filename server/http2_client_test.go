@@ -37,6 +37,8 @@ type http2Client struct {
 	acks     int
 	settings []http2.Setting // the server's
 	failed   http2.ErrCode   // in a GOAWAY
+	trailer  string          // the latest
+	err      error           // of the connection
 }
 
 func newHTTP2Client(t *testing.T, nc net.Conn) *http2Client {
@@ -95,6 +97,7 @@ func (c *http2Client) request(stream uint32, path string) {
 func (c *http2Client) step() error {
 	f, err := c.ReadFrame()
 	if err != nil {
+		c.err = err
 		return err
 	}
 	c.mu.Lock()
@@ -102,11 +105,21 @@ func (c *http2Client) step() error {
 	switch f := f.(type) {
 	case *http2.SettingsFrame:
 		if !f.IsAck() {
-			f.ForeachSetting(func(s http2.Setting) error { c.settings = append(c.settings, s); return nil })
+			f.ForeachSetting(func(s http2.Setting) error {
+				c.settings = append(c.settings, s)
+				if s.ID == http2.SettingHeaderTableSize {
+					c.pack.SetMaxDynamicTableSize(s.Val)
+				}
+				return nil
+			})
 			return c.WriteSettingsAck()
 		}
 	case *http2.MetaHeadersFrame:
-		c.statuses[f.StreamID] = f.PseudoValue("status")
+		if status := f.PseudoValue("status"); status != "" {
+			c.statuses[f.StreamID] = status
+		} else {
+			c.trailer = f.RegularFields()[0].Value
+		}
 		for _, field := range f.RegularFields() {
 			if field.Name == "connection" {
 				c.t.Error("got a Connection header")
@@ -292,4 +305,8 @@ func (c *countedConn) Read(p []byte) (int, error) {
 	n, err := c.TCPConn.Read(p)
 	c.listener.read.Add(int64(n))
 	return n, err
+}
+
+func hpackField(name, value string) hpack.HeaderField {
+	return hpack.HeaderField{Name: name, Value: value}
 }

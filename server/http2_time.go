@@ -38,10 +38,15 @@ func (t *frameTime) came(boundary bool) { t.whole, t.slow = t.whole && !boundary
 // limitRead is called with the lock held, before a Read that may block.
 func (h *http2Conn) limitRead() {
 	opts := h.conn.server.opts
-	within, data := h.received.Within()
-	if deadline, set := h.time.await(time.Now(), within, data, opts.ReadHeaderTimeout, opts.ReadBodyTimeout); set {
+	_, data := h.received.Within()
+	if deadline, set := h.time.await(time.Now(), h.within(), data, opts.ReadHeaderTimeout, opts.ReadBodyTimeout); set {
 		h.conn.layer.SetReadDeadline(deadline)
 	}
+}
+
+// within reports whether bytes of a frame have come, or of a header block.
+func (h *http2Conn) within() bool {
+	return !h.received.Between() || h.in.Buffered() > 0 || len(h.hold.frame) > 0
 }
 
 // slowSince returns since when a DATA is under way; the zero time: none is.

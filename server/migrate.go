@@ -126,7 +126,7 @@ func (m *migrator) wake() {
 			case <-m.ctx.Done():
 				return
 			}
-			if !c.wakeToOffer() {
+			if !c.follower().wakeToOffer() {
 				m.leave()
 			}
 		}
@@ -323,9 +323,25 @@ func (c *conn) willMigrate(now time.Time) bool {
 	return c.mayMigrate() && !c.boundary.Pipelines(now, c.server.opts.IdleGrace)
 }
 
+// offer offers the connection, which is at rest. It returns true if the successor has taken it, or
+// it was closed forcibly meanwhile. The caller is its reader, and holds the lock.
+func (c *conn) offer() (over bool) {
+	for c.mayBeOffered() && c.boundary.Offer() { // again if the successor hung just now
+		woken := c.boundary.InWindow()
+		c.mu.Unlock()
+		c.server.drain.Load().migrator.offer(c, woken)
+		c.mu.Lock()
+		if c.boundary.State() == boundary.Migrated || c.boundary.IsClosed() {
+			return true
+		}
+		c.do(c.boundary.Answer(false)) // unless there is one
+	}
+	return false
+}
+
 // wakeToOffer wakes the reader of a connection that waits at rest, so that it is offered. It
 // reports whether it did.
-func (c *conn) wakeToOffer() bool {
+func (c http1) wakeToOffer() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.mayBeOffered() && c.wake(boundary.ToOffer)
@@ -338,7 +354,7 @@ func (c *conn) export() (exported upgrade.Connection, ok bool) {
 	defer c.mu.Unlock()
 	var t transfer
 	defer t.clear()
-	if !c.layer.export(&t) || !c.follower().export(&t) {
+	if c.boundary.IsClosed() || !c.layer.export(&t) || !c.follower().export(&t) {
 		return exported, false
 	}
 	state, _ := c.boundary.Export()

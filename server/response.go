@@ -19,7 +19,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusHTTPVersionNotSupported)
 		return
 	}
-	if c.isCheck {
+	if h, ok := c.follower().(*http2Conn); ok && h.primes(w) || c.isCheck {
 		return
 	}
 	rw, handed, malformed := c.follower().beginRequest(w, r)

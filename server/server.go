@@ -153,6 +153,14 @@ func New(opts Options) *Server {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true) // also behind TLS, which net/http does not see
+	h2 := &http.HTTP2Config{
+		MaxReadFrameSize:              maxFrame,
+		MaxReceiveBufferPerStream:     streamWindow,
+		MaxReceiveBufferPerConnection: connectionWindow,
+	}
+	if !opts.DisableMigration {
+		h2.MaxEncoderHeaderTableSize = 1 // see package streams
+	}
 	s.http = &http.Server{
 		Handler:           http.HandlerFunc(s.serve),
 		IdleTimeout:       opts.IdleTimeout,
@@ -161,13 +169,9 @@ func New(opts Options) *Server {
 		Protocols:         protocols,
 		// OPTIONS * counts as any other request, and ends its connection in a drain.
 		DisableGeneralOptionsHandler: true,
-		HTTP2: &http.HTTP2Config{
-			MaxReadFrameSize:              maxFrame,
-			MaxReceiveBufferPerStream:     streamWindow,
-			MaxReceiveBufferPerConnection: connectionWindow,
-		},
-		ErrorLog:  log.New(errorLog{opts.Logger}, "", 0),
-		ConnState: func(nc net.Conn, state http.ConnState) { connOf(nc).follow(state) },
+		HTTP2:                        h2,
+		ErrorLog:                     log.New(errorLog{opts.Logger}, "", 0),
+		ConnState:                    func(nc net.Conn, state http.ConnState) { connOf(nc).follow(state) },
 		ConnContext: func(ctx context.Context, nc net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, connOf(nc))
 		},

@@ -18,9 +18,6 @@ type transfer struct {
 	Tunnel *tunnelState `json:"tunnel,omitempty"`
 }
 
-// http2State is the state of a connection that speaks HTTP/2.
-type http2State struct{}
-
 // encode returns nil if the socket is all. It appends the secrets itself, since encoding/json
 // keeps copies of what it encodes in buffers of its own, which nobody can clear.
 func (t transfer) encode() (upgrade.ConnectionState, error) {

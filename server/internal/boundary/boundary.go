@@ -56,13 +56,16 @@ func Adopt(e Exported) Machine {
 	return Machine{adopted: true, used: e.Used, deadline: e.Deadline, state: AtRest}
 }
 
+// AdoptHTTP2 returns the machine of a connection whose client speaks HTTP/2.
+func AdoptHTTP2() Machine { return Machine{used: true, state: HTTP2} }
+
 // Export returns what a successor needs, and whether the connection is at rest and nobody
 // reads from it. The connection must have been offered.
 func (m *Machine) Export() (e Exported, ok bool) {
 	if m.state == OfferedHijacked { // its deadline is the handler's
 		return Exported{Used: m.used}, true
 	}
-	return Exported{m.used, m.deadline}, m.state == Offered || m.state == OfferedWoken
+	return Exported{m.used, m.deadline}, m.isOffered()
 }
 
 // handle follows the table.
@@ -125,12 +128,29 @@ func AdoptHijacked() Machine { return Machine{used: true, state: Hijacked} }
 // of one that is Hijacked.
 func (m *Machine) Offer() bool {
 	m.handle(offers)
-	return m.state == Offered || m.state == OfferedWoken || m.state == OfferedHijacked
+	return m.isOffered()
 }
+
+func (m *Machine) isOffered() bool {
+	switch m.state {
+	case Offered, OfferedWoken, OfferedHijacked, HTTP2Offered, HTTP2OfferedWoken:
+		return true
+	}
+	return false
+}
+
+// Pass says that net/http gets a frame of HTTP/2.
+func (m *Machine) Pass() Action { return m.handle(passes) }
 
 // InWindow reports whether the connection has a place in the migrator's window, and is at rest
 // or offered.
-func (m *Machine) InWindow() bool { return m.state == AtRestWoken || m.state == OfferedWoken }
+func (m *Machine) InWindow() bool {
+	switch m.state {
+	case AtRestWoken, OfferedWoken, HTTP2Woken, HTTP2OfferedWoken:
+		return true
+	}
+	return false
+}
 
 // Answer says whether the successor has taken the connection.
 func (m *Machine) Answer(taken bool) Action {

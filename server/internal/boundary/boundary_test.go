@@ -41,6 +41,7 @@ func handleBody(m *Machine) Action { m.Handle(true); return 0 }
 func abandon(m *Machine) Action    { m.Abandon(); return 0 }
 func closeIt(m *Machine) Action    { return m.Close() }
 func refuse(m *Machine) Action     { return m.Refuse() }
+func pass(m *Machine) Action       { return m.Pass() }
 func discard(m *Machine) Action    { return m.Discard(start.Add(time.Second), true) }
 func comes(text string) step {
 	return func(m *Machine) Action { _, do := m.Returned([]byte(text), OK, Empty); return do }
@@ -72,6 +73,8 @@ var served = append(fresh[:len(fresh):len(fresh)],
 	row{toIdle, 0, Ended},
 	row{sets(idle), RestoreDeadline, Idle},
 )
+
+var http2Begun = append(fresh[:len(fresh):len(fresh)], row{comes(Preface), SwitchToHTTP2, HTTP2})
 
 var parked = append(served[:len(served):len(served)],
 	row{reads(whole), Rest, AtRest},
@@ -187,8 +190,19 @@ func TestMachine(t *testing.T) {
 
 		// HTTP/2.
 		{"a preface in one piece", fresh, []row{{comes(Preface[:probe]), 0, Arriving}, {reads(10), 0, Arriving},
-			{comes(Preface[probe:]), SwitchToHTTP2, HTTP2}, {wake(ToOffer), 0, HTTP2}}},
+			{comes(Preface[probe:]), SwitchToHTTP2, HTTP2}, {wake(ToExpire), 0, HTTP2}, {wake(ToReclaim), 0, HTTP2}}},
 		{"a preface that is not agreed on", fresh, []row{{comes(Preface), SwitchToHTTP2, HTTP2}, {refuse, EOF, Ending}}},
+
+		{"HTTP/2 is offered as a stream ends", http2Begun, []row{{offer, 0, HTTP2Offered}, {kept, 0, HTTP2}, {pass, 0, HTTP2},
+			{offer, 0, HTTP2Offered}, {wake(ToOffer), 0, HTTP2Offered}, {taken, EOF, Migrated}, {closeIt, 0, Closed}}},
+		{"HTTP/2 is woken and offered", http2Begun, []row{{wake(ToOffer), WakeUp, HTTP2Woken}, {wake(ToOffer), 0, HTTP2Woken},
+			{sets(none), 0, HTTP2Woken}, {offer, 0, HTTP2OfferedWoken}, {taken, EOF | LeaveWindow, Migrated}}},
+		{"HTTP/2 is woken and not taken", http2Begun, []row{{wake(ToOffer), WakeUp, HTTP2Woken},
+			{offer, 0, HTTP2OfferedWoken}, {kept, LeaveWindow, HTTP2}, {offer, 0, HTTP2Offered}}},
+		{"HTTP/2 is woken as a request comes", http2Begun, []row{{wake(ToOffer), WakeUp, HTTP2Woken}, {pass, LeaveWindow, HTTP2}}},
+		{"HTTP/2 is closed while woken", http2Begun, []row{{wake(ToOffer), WakeUp, HTTP2Woken}, {closeIt, LeaveWindow, Closed}, {pass, 0, Closed}}},
+		{"HTTP/2 is closed while offered", http2Begun, []row{{wake(ToOffer), WakeUp, HTTP2Woken},
+			{offer, 0, HTTP2OfferedWoken}, {closeIt, LeaveWindow, Closed}, {taken, 0, Closed}}},
 
 		// Other ends.
 		{"hijacked", served[:len(served)-2], []row{
@@ -342,7 +356,7 @@ func TestStates(t *testing.T) {
 
 var stateNames = [states]string{"Accepted", "Ended", "Idle", "AtRest", "AtRestWoken", "Offered", "OfferedWoken", "Waiting",
 	"WokenToOffer", "WokenToExpire", "WokenToReclaim", "Partial", "Begun", "Arriving", "Active", "Handling", "Body",
-	"Abandoned", "Hijacked", "OfferedHijacked", "HTTP2", "Ending", "Migrated", "Closed", "Released"}
+	"Abandoned", "Hijacked", "OfferedHijacked", "HTTP2", "HTTP2Woken", "HTTP2Offered", "HTTP2OfferedWoken", "Ending", "Migrated", "Closed", "Released"}
 
 // String returns the name of the constant.
 func (s State) String() string { return stateNames[s] }

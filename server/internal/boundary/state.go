@@ -47,8 +47,16 @@ const (
 	Hijacked
 	// OfferedHijacked: the successor is asked to take it. Its handler neither reads nor writes.
 	OfferedHijacked
-	// HTTP2: the client speaks HTTP/2, whose frames tell what is under way.
+	// HTTP2: the client speaks HTTP/2, whose frames tell what is under way, and when the
+	// connection is at rest.
 	HTTP2
+	// HTTP2Woken is HTTP2 at rest, when the reader is being woken so that the connection is
+	// offered. The connection has a place in the migrator's window.
+	HTTP2Woken
+	// HTTP2Offered is Offered.
+	HTTP2Offered
+	// HTTP2OfferedWoken is OfferedWoken.
+	HTTP2OfferedWoken
 	// Ending: nothing more is read. The client is not served, or was idle for too long.
 	Ending
 	// Migrated: the successor has the connection. What is here is a copy.
@@ -70,7 +78,9 @@ func (s State) woken() bool { return s >= WokenToOffer && s <= WokenToReclaim }
 
 // Shared reports whether the successor has the connection, or may take it: nothing may be
 // written to it, and closing the copy does not end it.
-func (s State) Shared() bool { return s == Offered || s == OfferedWoken || s == Migrated }
+func (s State) Shared() bool {
+	return s == Offered || s == OfferedWoken || s == OfferedHijacked || s == Migrated
+}
 
 // Purpose says why the reader of a connection at rest is woken.
 type Purpose uint8

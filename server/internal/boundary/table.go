@@ -31,6 +31,7 @@ const (
 	late      // a deadline has passed that was not set to wake it
 	fails     // the client has ended the connection, or it has failed
 	http2     // what was delivered ends with the preface of HTTP/2
+	passes    // net/http gets a frame of HTTP/2
 	refuses   // the client is not served
 	closes
 
@@ -52,6 +53,7 @@ var table = func() (t transitions) {
 	t.addCalls()
 	t.addRest()
 	t.addReturns()
+	t.addHTTP2()
 	t.addEnds()
 	return t
 }()
@@ -114,7 +116,7 @@ func (t *transitions) addCalls() {
 	t.on(Body, deadline, Handling, RestoreDeadline) // the handler's own
 	for s := range Closed {
 		for _, e := range []event{deadline, noDeadline} {
-			if t[s][e] == nil && !s.woken() && s != Migrated { // a wake-up must not be undone
+			if t[s][e] == nil && !s.woken() && s != HTTP2Woken && s != Migrated { // a wake-up must not be undone
 				t.on(s, e, s, RestoreDeadline)
 			}
 		}
@@ -174,12 +176,24 @@ func (t *transitions) addReturns() {
 	}
 }
 
+// addHTTP2 adds what becomes of a connection when its client speaks HTTP/2.
+func (t *transitions) addHTTP2() {
+	t.each(those(State.betweenRequests), http2, HTTP2, SwitchToHTTP2)
+	t.on(HTTP2, refuses, Ending, EOF)
+	t.on(HTTP2, offers, HTTP2Offered, 0)
+	t.on(HTTP2, wakesToOffer, HTTP2Woken, WakeUp)
+	t.on(HTTP2Woken, offers, HTTP2OfferedWoken, 0)
+	t.on(HTTP2Woken, passes, HTTP2, LeaveWindow) // it is not at rest any more
+	t.on(HTTP2Offered, keeps, HTTP2, 0)
+	t.on(HTTP2OfferedWoken, keeps, HTTP2, LeaveWindow)
+	t.on(HTTP2Offered, takes, Migrated, EOF)
+	t.on(HTTP2OfferedWoken, takes, Migrated, EOF|LeaveWindow)
+}
+
 // addEnds adds what ends HTTP/1 on the connection.
 func (t *transitions) addEnds() {
-	quiet := those(State.betweenRequests)
-	t.each(quiet, http2, HTTP2, SwitchToHTTP2)
-	t.each(append(quiet, HTTP2), refuses, Ending, EOF)
+	t.each(those(State.betweenRequests), refuses, Ending, EOF)
 	t.each(those(func(s State) bool { return s < Closed }), closes, Closed, 0)
-	t.each([]State{WokenToOffer, AtRestWoken, OfferedWoken}, closes, Closed, LeaveWindow)
+	t.each([]State{WokenToOffer, AtRestWoken, OfferedWoken, HTTP2Woken, HTTP2OfferedWoken}, closes, Closed, LeaveWindow)
 	t.each([]State{Hijacked, OfferedHijacked}, closes, Released, 0)
 }

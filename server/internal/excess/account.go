@@ -11,6 +11,7 @@ package excess
 
 import (
 	"sync"
+	"time"
 
 	"example.com/baton/server/internal/frames"
 )
@@ -34,6 +35,32 @@ func NewAccount() *Account {
 		resets:   newBudget(resetsAtOnce, resetsPerSecond),
 		overhead: newBudget(overheadAtOnce, overheadPerSecond),
 	}
+}
+
+// State is what an account has left. Another process goes on with it.
+type State struct {
+	Resets   float64 `json:"resets"`
+	Overhead float64 `json:"overhead"`
+}
+
+// Export returns what the account has left.
+func (a *Account) Export() State {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	a.resets.fill(now)
+	a.overhead.fill(now)
+	return State{a.resets.left, a.overhead.left}
+}
+
+// Adopt returns the account of a connection that another process has exported, on which no
+// stream is open.
+func Adopt(last uint32, s State) *Account {
+	a := NewAccount()
+	a.last = last
+	a.resets.left = min(s.Resets, a.resets.most)
+	a.overhead.left = min(s.Overhead, a.overhead.most)
+	return a
 }
 
 // LastStream returns the latest request that has begun.

@@ -32,10 +32,14 @@ func newBudget(most, perSecond float64) budget {
 // there are not so many.
 func (b *budget) spend(n int) bool {
 	if b.left < float64(n) { // else the clock need not be asked
-		now := time.Now()
-		b.left = min(b.left+now.Sub(b.since).Seconds()*b.perSecond, b.most)
-		b.since = now
+		b.fill(time.Now())
 	}
 	b.left = min(b.left-float64(n), b.most)
 	return b.left >= 0
+}
+
+// fill adds what has come with time.
+func (b *budget) fill(now time.Time) {
+	b.left = min(b.left+now.Sub(b.since).Seconds()*b.perSecond, b.most)
+	b.since = now
 }

@@ -20,13 +20,30 @@ const (
 	PushPromise  = 0x5
 	Ping         = 0x6
 	GoAway       = 0x7
+	WindowUpdate = 0x8
 	Continuation = 0x9
 
 	FlagAck        = 0x1
 	FlagEndStream  = 0x1
 	FlagEndHeaders = 0x4
 	FlagPadded     = 0x8
+	FlagPriority   = 0x20
 )
+
+// Settings: RFC 9113, section 6.5.2.
+const (
+	SettingLen = 6
+
+	SettingHeaderTableSize   = 0x1
+	SettingEnablePush        = 0x2
+	SettingMaxConcurrent     = 0x3
+	SettingInitialWindowSize = 0x4
+	SettingMaxFrameSize      = 0x5
+	SettingMaxHeaderListSize = 0x6
+)
+
+// settingsLen is how much of a SETTINGS is kept. net/http allows so many settings.
+const settingsLen = 100 * SettingLen
 
 // Error codes: RFC 9113, section 7.
 const (
@@ -41,7 +58,7 @@ type Frame struct {
 	Type, Flags byte
 	Stream      uint32
 	Length      int    // of the payload
-	Payload     []byte // at most 8 bytes of it, valid until the next one passes
+	Payload     []byte // its first 8 bytes, or 100 settings, valid until the next one passes
 }
 
 // Carried returns how many bytes of a header block or a body the frame has.
@@ -56,6 +73,19 @@ func (f Frame) Carried() int {
 		return f.Length
 	}
 	return 0
+}
+
+// Block returns what the header block begins with that a HEADERS begins.
+func (f Frame) Block() []byte {
+	skip, length := 0, f.Carried()
+	if f.Flags&FlagPadded != 0 {
+		skip++
+	}
+	if f.Flags&FlagPriority != 0 {
+		skip, length = skip+5, length-5
+	}
+	block := f.Payload[min(skip, len(f.Payload)):]
+	return block[:min(len(block), max(length, 0))]
 }
 
 // EndsResponse reports whether a frame that the server sends ends a response.
@@ -82,9 +112,13 @@ type Follower struct {
 	length  int     // of the payload, then
 	payload [8]byte // what it begins with
 	held    int
-	block   bool // a header block goes on in the next frame
-	seen    bool // a frame was whole
+	more    []byte // what a SETTINGS begins with
+	block   bool   // a header block goes on in the next frame
+	seen    bool   // a frame was whole
 }
+
+// Resume returns the follower of a connection between two frames.
+func Resume() Follower { return Follower{seen: true} }
 
 // Seen reports whether a whole frame has passed.
 func (f *Follower) Seen() bool { return f.seen }
@@ -119,10 +153,13 @@ func (f *Follower) Follow(p []byte, each func(Frame)) {
 				return
 			}
 			f.length = int(f.header[0])<<16 | int(binary.BigEndian.Uint16(f.header[1:]))
-			f.left, f.held = f.length, 0
+			f.left, f.held, f.more = f.length, 0, nil
 		}
 		n := min(f.left, len(p))
 		f.held += copy(f.payload[f.held:], p[:n])
+		if f.header[3] == Settings {
+			f.more = append(f.more, p[:min(n, settingsLen-len(f.more))]...)
+		}
 		f.left -= n
 		p = p[n:]
 		if f.left > 0 {
@@ -131,11 +168,20 @@ func (f *Follower) Follow(p []byte, each func(Frame)) {
 		f.have, f.seen = 0, true
 		whole := Frame{f.header[3], f.header[4], binary.BigEndian.Uint32(f.header[5:]), f.length, f.payload[:f.held]}
 		switch whole.Type {
+		case Settings:
+			whole.Payload = f.more
 		case Headers, PushPromise, Continuation:
 			f.block = whole.Flags&FlagEndHeaders == 0
 		}
 		each(whole)
 	}
+}
+
+// Header returns the kind, flags, stream and length of the frame that a header of HeaderLen
+// bytes begins.
+func Header(p []byte) Frame {
+	return Frame{Type: p[3], Flags: p[4], Stream: binary.BigEndian.Uint32(p[5:]) &^ (1 << 31),
+		Length: int(p[0])<<16 | int(binary.BigEndian.Uint16(p[1:]))}
 }
 
 // Append appends a frame to p.

@@ -138,7 +138,10 @@ func TestLengths(t *testing.T) {
 		a, b := newMemory(), newMemory()
 		writer, reader := newConn(t, a, state.peer()), newConn(t, b, state)
 		for _, n := range lengths {
-			for _, step := range []int{0, 1, 5, smallLen, 1 << 14} {
+			for _, step := range []int{0, 1, smallLen, 1 << 14} {
+				if step == 1 && n > 2*smallLen && n != maxPlaintext {
+					continue
+				}
 				if n, err := writer.Write(pattern(n)); err != nil {
 					t.Fatal(n, err)
 				}
