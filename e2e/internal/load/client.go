@@ -41,7 +41,7 @@ func (c *client) run(ctx context.Context) {
 		c.converse(ctx, conn)
 		conn.Close()
 		c.countLost()
-		if c.load.Rest > 0 {
+		if c.load.Rest > 0 && (c.habit == PerRequest || c.habit == PerRequestEnd) {
 			c.rest(ctx, c.load.Rest)
 		}
 	}
