@@ -115,7 +115,7 @@ func resetIt(k *talk) {
 }
 
 // Clients that never stop sending, so that there is no moment at which the service holds nothing of the next
-// request: they are told after the grace, and have lost nothing of what came up to the answer that told them.
+// request: they are sent Connection: close after the grace, and have lost nothing of what came up to that answer.
 func TestNeverASafeMoment(t *testing.T) {
 	tier.Slow(t, "waits for a moment that does not come")
 	const grace = 400 * time.Millisecond

@@ -198,7 +198,7 @@ func (s *scene) release(t *testing.T) {
 }
 
 // checkOrphaned checks what is left after the death of a successor: its predecessor, which has moved as many
-// connections as were lost at least, and which answers the requests that it holds. It tells whether some were lost and
+// connections as were lost at least, and which answers the requests that it holds. It reports whether some were lost and
 // some not.
 func checkOrphaned(t *testing.T, s *scene, successor int, result func() *service.Upgraded, f fates) (amid bool) {
 	t.Helper()

@@ -313,6 +313,7 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 
 func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 	tier.Slow(t, "waits for deadlines")
+	second := await.Unhurried(time.Second)
 	upgrade := func(b *service.Baton) { b.Upgrade() }
 	tests := []struct {
 		name   string
@@ -321,10 +322,10 @@ func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 		grace  string
 		end    func(b *service.Baton)
 	}{
-		{"upgrade", false, 2 * time.Second, "0s", upgrade},
-		{"upgrade with a longer grace", true, 2 * time.Second, "1h", upgrade},
-		{"brief", false, 900 * time.Millisecond, "0s", upgrade}, // less than what a farewell may take
-		{"stop", false, 2 * time.Second, "0s", func(b *service.Baton) { b.Signal(syscall.SIGTERM) }},
+		{"upgrade", false, 2 * second, "0s", upgrade},
+		{"upgrade with a longer grace", true, 2 * second, "1h", upgrade},
+		{"brief", false, second * 9 / 10, "0s", upgrade}, // less than what a farewell may take
+		{"stop", false, 2 * second, "0s", func(b *service.Baton) { b.Signal(syscall.SIGTERM) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -59,8 +59,8 @@ func Directory(t testing.TB) (dir string) {
 	return dir
 }
 
-// Echo is a backend that says what it was told. GET /fixed/N answers N bytes; with "chunked" in the
-// query the length is not told beforehand, and a trailer follows.
+// Echo is a backend that returns what it was sent. GET /fixed/N answers N bytes; with "chunked" in the
+// query the length is not announced, and a trailer follows.
 func Echo(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

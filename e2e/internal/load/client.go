@@ -41,7 +41,7 @@ func (c *client) run(ctx context.Context) {
 		c.converse(ctx, conn)
 		conn.Close()
 		c.countLost()
-		if c.load.Rest > 0 {
+		if c.load.Rest > 0 && (c.habit == PerRequest || c.habit == PerRequestEnd) {
 			c.rest(ctx, c.load.Rest)
 		}
 	}
@@ -164,7 +164,7 @@ func (c *client) tryExchange(conn *http1.Conn, end bool) bool {
 	return true
 }
 
-// crossed tells whether a request that was written by then may have met the end of a connection on which the
+// crossed reports whether a request that was written by then may have met the end of a connection on which the
 // client had been silent for the server's whole grace, and counts that as a close while idle. No server that
 // closes can avoid it, and ours does not promise to. On a busy machine the moment is longer than it sounds: the
 // server's answer may have been there long before the client looked, but not before the client had asked.
@@ -176,7 +176,7 @@ func (c *client) crossed(written time.Time, err error) bool {
 	return true
 }
 
-// lost tells a connection that was kept, and then closed under a request, from one that never worked.
+// lost distinguishes a connection that was kept, and then closed under a request, from one that never worked.
 // One that merely says nothing in time was not closed.
 func (c *client) lost(otherwise exchange.Failure, nth int, err error) exchange.Failure {
 	if nth > 1 && !errors.Is(err, os.ErrDeadlineExceeded) {
