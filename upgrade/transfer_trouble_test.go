@@ -196,6 +196,26 @@ func TestTransferShortOfDescriptors(t *testing.T) {
 	}
 }
 
+// The same where the kernel has passed the first descriptor of a pair only.
+func TestTransferOfHalfAPair(t *testing.T) {
+	m := newMovers(t, 2)
+	peers := m.withState(t, 10)
+	m.conns[1].Peer = m.conns[0].Peer
+	m.succeed()
+	m.predecessor.listeners = map[string]net.Listener{"here": m.ln}
+	b := m.predecessor.batches(m.conns, true)[0]
+	before := openFiles(t)
+	response, err := m.ahead.Call(t.Context(), b.message, b.sockets[:3]...)
+	if err != nil || !slices.Equal(response.Refused, []int{1}) {
+		t.Fatalf("got %+v, %v, want the second one refused", response, err)
+	}
+	m.awaitAdopted(t, 1)
+	if after := openFiles(t); after > before+2 {
+		t.Errorf("got %d open files, want %d", after, before+2)
+	}
+	arrives(t, peers[0], m.service.all()[0].Peer)
+}
+
 // A service begins with a connection that has a state only when the predecessor has, or has
 // left, the answer: else both might write with the same keys.
 func TestTransferThatCannotBeAnswered(t *testing.T) {
