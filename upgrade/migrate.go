@@ -38,19 +38,17 @@ func (g *Generation) migrate(ctx context.Context, l *link.Link, states bool, con
 const (
 	// answerPatience is how long the response to an offer is tried to send.
 	answerPatience = 2 * time.Second
-	// transferPatience is how long a transfer is. A successor that does not read the link has
-	// an offer, which is small, and reads it later; a transfer may have to wait for its place.
-	transferPatience = 15 * time.Second
+	// offerPatience is how long an offer or a transfer waits for its place on the link.
+	// Transfers are large, so that a successor that is busy for a moment finds it full.
+	offerPatience = 15 * time.Second
 )
 
 // offer offers one batch, and returns which of it the successor has taken.
 func (g *Generation) offer(ctx context.Context, l *link.Link, b *batch) []bool {
 	none := make([]bool, len(b.at))
 	response, err := l.Call(ctx, b.message, b.sockets...)
-	if b.message.Type == link.TypeTransfer {
-		for patience := time.Now().Add(transferPatience); isFull(err) && ctx.Err() == nil && time.Now().Before(patience); {
-			response, err = l.Call(ctx, b.message, b.sockets...)
-		}
+	for patience := time.Now().Add(offerPatience); isFull(err) && ctx.Err() == nil && time.Now().Before(patience); {
+		response, err = l.Call(ctx, b.message, b.sockets...)
 	}
 	switch {
 	case err == nil:

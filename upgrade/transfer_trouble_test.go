@@ -118,6 +118,7 @@ func TestTransferToSuccessorThatIsStopped(t *testing.T) {
 			for i := range m.withState(t, StateLimit-100) {
 				m.conns[i].Peer = nil
 			}
+			m.conns[59].State = nil // goes in an offer
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			result := make(chan []bool, 1)
