@@ -34,7 +34,7 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	if moved.Used {
 		as = classIdle
 	}
-	if moved.Left > 0 {
+	if moved.Left > 0 && t.HTTP2 == nil {
 		state.Deadline = time.Now().Add(moved.Left)
 		c.socket.SetReadDeadline(state.Deadline)
 	}
@@ -44,11 +44,7 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	return func() {
 		s.noteArrival(t.protocol())
 		s.register(c, as)
-		if t.HTTP2 != nil {
-			go c.serveNow()
-			return
-		}
-		go http1{c}.awaitFirstByte()
+		go c.follower().awaitFirstByte()
 	}
 }
 
@@ -70,7 +66,7 @@ func (c *conn) rebuild(moved upgrade.Connection, t transfer) bool {
 		}
 		c.secure, c.layer = secure, secure
 	}
-	return t.HTTP2 == nil || c.server.http2().migrates && c.adoptHTTP2(t.HTTP2)
+	return t.HTTP2 == nil || c.server.http2().migrates && c.adoptHTTP2(t.HTTP2, moved.Left)
 }
 
 // configOf returns the configuration of a listener for TLS, nil if it is for plaintext.

@@ -51,9 +51,10 @@ func (s *Server) migrateHTTP2() error {
 	k.end()
 	_, successor := s.checkPipe(func(net.Conn) net.Conn { return timeless{k.Conn} })
 	state.Streams.Send = 1000
-	if !successor.adoptHTTP2(state) {
+	if !successor.adoptHTTP2(state, 0) {
 		return errors.New("the state of the connection is invalid")
 	}
+	successor.follower().(*http2Conn).adopted = nil // net/http has it
 	if err := s.serveCheck(successor); err != nil {
 		return err
 	}

@@ -74,6 +74,9 @@ type follower interface {
 	beginResponse(rw *response, status int)
 	// abortResponse is called when a handler has panicked.
 	abortResponse()
+	// awaitFirstByte waits until something has arrived on an adopted connection, which it then
+	// gives to net/http.
+	awaitFirstByte()
 	// drain is called when the server has begun to drain.
 	drain()
 	// wakeToOffer wakes the reader of a connection that waits at rest, so that it is offered
@@ -196,10 +199,11 @@ func (c *conn) wasClosed() bool {
 	return state == boundary.Closed || state == boundary.Released && c.reason == DrainTimeout
 }
 
+// hasMigrated reports whether its handler let it migrate.
 func (c *conn) hasMigrated() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.boundary.State() == boundary.Migrated
+	return c.tunnel != nil && c.tunnel.migrated
 }
 
 // setReason notes why the connection is about to be closed. The first reason holds, unless

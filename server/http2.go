@@ -52,6 +52,8 @@ type http2Conn struct {
 	received frames.Follower  // up to what net/http has read
 	streams  *streams.Machine // in both directions
 	hold     hold
+	idle     time.Time   // when the last stream has ended
+	adopted  *http2State // of a connection that has migrated, until net/http has it
 	exported *http2State // of a connection that is offered
 	reading  bool        // the reader may be blocked
 	woken    bool
@@ -92,6 +94,7 @@ func newHTTP2Conn(c *conn) *http2Conn {
 		migrates: !c.server.opts.DisableMigration,
 		in:       bufio.NewReader(c.layer),
 		streams:  streams.New(),
+		idle:     time.Now(),
 		account:  excess.NewAccount(),
 	}
 }
@@ -274,8 +277,11 @@ func (h *http2Conn) went(f frames.Frame) {
 	h.account.Sent(f) // the reader sees what is left
 	h.mu.Lock()
 	h.streams.Sent(f)
-	if h.streams.Open() == 0 && h.conn.server.isDraining() {
-		h.wake()
+	if h.streams.Open() == 0 && f.Stream > 0 {
+		h.idle = time.Now()
+		if h.conn.server.isDraining() {
+			h.wake()
+		}
 	}
 	h.mu.Unlock()
 	if f.Type != frames.GoAway {

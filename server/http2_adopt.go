@@ -1,8 +1,11 @@
 package server
 
 import (
+	"errors"
 	"net/http"
+	"os"
 	"strconv"
+	"time"
 
 	"example.com/baton/server/internal/boundary"
 	"example.com/baton/server/internal/excess"
@@ -14,19 +17,68 @@ import (
 // plain literals: RFC 7541, section 6.2.2.
 const checkFields = "\x02\x07OPTIONS\x04\x01*\x86\x01\x05check"
 
-// adoptHTTP2 rebuilds HTTP/2 on an adopted connection, and returns false if that is impossible.
-func (c *conn) adoptHTTP2(s *http2State) bool {
+// adoptHTTP2 rebuilds HTTP/2 on an adopted connection, which may be idle for as long as is left,
+// and returns false if that is impossible.
+func (c *conn) adoptHTTP2(s *http2State, left time.Duration) bool {
 	if !s.Streams.IsValid(connectionWindow) || len(s.Ahead) > aheadBytes {
 		return false
 	}
 	h := newHTTP2Conn(c)
+	if left > 0 {
+		h.idle = time.Now().Add(left - c.server.opts.IdleTimeout)
+	}
 	h.streams = streams.Adopt(s.Streams, boundary.Preface, []byte(checkFields), ping())
 	h.account = excess.Adopt(s.Streams.Last, s.Account)
 	h.received = frames.Resume()
-	h.ready = s.Ahead
+	h.ready, h.adopted = s.Ahead, s
 	c.boundary = boundary.AdoptHTTP2()
 	var top follower = h
 	c.top.Store(&top)
+	return true
+}
+
+// awaitFirstByte gives an adopted connection to net/http when something has arrived on it. It
+// migrates again before, if it can; if not, net/http drains it.
+func (h *http2Conn) awaitFirstByte() {
+	if h.isReadable() {
+		h.conn.serveNow()
+	} else {
+		h.conn.Close()
+	}
+}
+
+// isReadable waits until there is something for net/http to do, and returns false if the
+// connection has migrated or ended before.
+func (h *http2Conn) isReadable() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	defer func() {
+		h.adopted, h.woken = nil, false
+		h.conn.layer.SetReadDeadline(noDeadline)
+	}()
+	for len(h.ready) == 0 && !h.ending && !h.noticing.Load() {
+		if h.wantsToMigrate() {
+			h.mu.Unlock()
+			h.writing.Lock()
+			h.mu.Lock()
+			if h.offerAs(h.adopted) {
+				return false
+			}
+			continue
+		}
+		h.leaveWindow()
+		h.reading = true
+		h.conn.layer.SetReadDeadline(h.idle.Add(h.conn.server.opts.IdleTimeout))
+		h.mu.Unlock()
+		err := awaitReadable(h.conn.socket.Conn)
+		h.mu.Lock()
+		h.reading = false
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return true
+		}
+		h.ending = h.ending || !h.woken // net/http ends a connection that is idle for too long
+		h.woken = false
+	}
 	return true
 }
 

@@ -27,18 +27,22 @@ type http2Client struct {
 	fields bytes.Buffer
 	pack   *hpack.Encoder
 
-	windows  bool              // give back what was received
-	answers  bool              // PINGs, at once
-	goAways  []uint32          // last streams
-	bodies   map[uint32][]byte // what has come
-	statuses map[uint32]string
-	ended    map[uint32]error // how a stream has: nil: in full
-	pings    [][8]byte        // not answered yet
-	acks     int
-	settings []http2.Setting // the server's
-	failed   http2.ErrCode   // in a GOAWAY
-	trailer  string          // the latest
-	err      error           // of the connection
+	windows bool  // give back what was received
+	noAck   bool  // acknowledge no settings
+	window  int64 // of the connection
+	// keepsTable has the header table of a size that the server does not want.
+	keepsTable bool
+	answers    bool              // PINGs, at once
+	goAways    []uint32          // last streams
+	bodies     map[uint32][]byte // what has come
+	statuses   map[uint32]string
+	ended      map[uint32]error // how a stream has: nil: in full
+	pings      [][8]byte        // not answered yet
+	acks       int
+	settings   []http2.Setting // the server's
+	failed     http2.ErrCode   // in a GOAWAY
+	trailer    string          // the latest
+	err        error           // of the connection
 }
 
 func newHTTP2Client(t *testing.T, nc net.Conn) *http2Client {
@@ -107,12 +111,14 @@ func (c *http2Client) step() error {
 		if !f.IsAck() {
 			f.ForeachSetting(func(s http2.Setting) error {
 				c.settings = append(c.settings, s)
-				if s.ID == http2.SettingHeaderTableSize {
+				if s.ID == http2.SettingHeaderTableSize && !c.keepsTable {
 					c.pack.SetMaxDynamicTableSize(s.Val)
 				}
 				return nil
 			})
-			return c.WriteSettingsAck()
+			if !c.noAck {
+				return c.WriteSettingsAck()
+			}
 		}
 	case *http2.MetaHeadersFrame:
 		if status := f.PseudoValue("status"); status != "" {
@@ -142,6 +148,10 @@ func (c *http2Client) step() error {
 	case *http2.RSTStreamFrame:
 		if _, over := c.ended[f.StreamID]; !over {
 			c.ended[f.StreamID] = fmt.Errorf("reset: %v", f.ErrCode)
+		}
+	case *http2.WindowUpdateFrame:
+		if f.StreamID == 0 {
+			c.window += int64(f.Increment)
 		}
 	case *http2.PingFrame:
 		if f.IsAck() {

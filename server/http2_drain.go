@@ -56,7 +56,7 @@ func (h *http2Conn) drain() {
 func (h *http2Conn) announceAfterGrace() {
 	time.AfterFunc(max(h.conn.server.opts.IdleGrace, 0), func() {
 		h.mu.Lock()
-		waits := h.streams.AtRest() && h.mayMigrate() && time.Since(h.conn.server.drain.Load().began) < migratePatience
+		waits := h.atRest() && h.mayMigrate() && time.Since(h.conn.server.drain.Load().began) < migratePatience
 		h.mu.Unlock()
 		if waits {
 			time.AfterFunc(10*time.Millisecond, h.announceAfterGrace)
@@ -74,6 +74,11 @@ func (h *http2Conn) announce() {
 	h.mu.Unlock()
 	if first && !h.conn.isClosed() {
 		h.notice()
+		h.mu.Lock()
+		if h.adopted != nil {
+			h.wake()
+		}
+		h.mu.Unlock()
 		time.AfterFunc(max(h.conn.server.opts.IdleGrace, 0), h.end)
 	}
 }

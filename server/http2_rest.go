@@ -71,6 +71,9 @@ func (h *http2Conn) ahead() int {
 	return len(h.ready) + len(h.hold.held) + len(h.hold.frame) + h.in.Buffered()
 }
 
+// atRest reports whether no stream is open, and nothing else keeps the connection from migrating.
+func (h *http2Conn) atRest() bool { return h.adopted != nil || h.streams.AtRest() }
+
 // wait waits until something has changed beside what the client sends.
 func (h *http2Conn) wait() error {
 	h.mu.Unlock()
@@ -112,7 +115,7 @@ func (h *http2Conn) wantsToMigrate() bool {
 func (h *http2Conn) wakeToOffer() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if !h.reading || h.woken || !h.received.Between() || !h.streams.AtRest() || !h.wantsToMigrate() {
+	if !h.reading || h.woken || !h.received.Between() || !h.atRest() || !h.wantsToMigrate() {
 		return false
 	}
 	h.conn.mu.Lock()
@@ -152,22 +155,30 @@ func (h *http2Conn) offer() error {
 		h.writing.Unlock()
 		return nil
 	}
-	h.exported = &http2State{Streams: state, Account: h.account.Export(), Ahead: h.peekAhead()}
+	if h.offerAs(&http2State{Streams: state, Account: h.account.Export(), Ahead: h.peekAhead()}) {
+		return io.EOF
+	}
+	return nil
+}
+
+// offerAs offers the connection in a state. It returns true if the successor has taken it, or it
+// was closed forcibly. It is called with both locks held, and gives that for writing back.
+func (h *http2Conn) offerAs(s *http2State) (over bool) {
+	h.exported = s
+	idleEnd := h.idle.Add(h.conn.server.opts.IdleTimeout)
 	h.mu.Unlock()
 	h.conn.mu.Lock()
-	h.migrated = h.conn.offer()
+	h.conn.boundary.SetDeadline(idleEnd) // as net/http wants it
+	over = h.conn.offer()
 	h.conn.mu.Unlock()
-	over := h.migrated
+	h.migrated = over
 	h.writing.Unlock()
 	if !over {
 		h.stay()
 	}
 	h.mu.Lock()
 	h.exported = nil
-	if over {
-		return io.EOF
-	}
-	return nil
+	return over
 }
 
 // stay is called when the successor has not taken the connection.

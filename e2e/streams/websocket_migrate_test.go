@@ -240,8 +240,9 @@ func (k *talker) receive() {
 // WebSockets whose clients and backends send at any moment, and some of whom read slowly, live through upgrades:
 // each message arrives whole and in order, and the predecessors are gone at once.
 func TestWebSocketsMigrate(t *testing.T) {
-	tier.Slow(t, "echoes through many upgrades")
-	webSocketsMigrate(t, false, 100, tier.Times(t, "upgrades", 3, 8, 20))
+	clients, upgrades := tier.Times(t, "clients", 10, 40, 100), tier.Times(t, "upgrades", 2, 5, 20)
+	t.Run("plaintext", func(t *testing.T) { webSocketsMigrate(t, false, clients, upgrades) })
+	t.Run("TLS", func(t *testing.T) { webSocketsMigrate(t, true, clients, upgrades) })
 }
 
 func webSocketsMigrate(t *testing.T, secure bool, clients, upgrades int) {

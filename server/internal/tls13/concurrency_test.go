@@ -117,6 +117,32 @@ func TestAlertToADeafPeer(t *testing.T) {
 	})
 }
 
+// TestHoldsDuringARead looks at a Read that is blocked in the middle of a record.
+func TestHoldsDuringARead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, p, far := pipe(t)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.Read(make([]byte, 1))
+		}()
+		synctest.Wait()
+		if c.Holds() {
+			t.Error("holds what has not come")
+		}
+		record := p.data("data")
+		for i := range len(record) - 1 {
+			far.Write(record[i : i+1])
+			synctest.Wait()
+			if !c.Holds() || c.Pending() != i+1 {
+				t.Fatalf("%d bytes are pending, want %d", c.Pending(), i+1)
+			}
+		}
+		far.Close()
+		<-done
+	})
+}
+
 func TestCloseDuringAWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _, _ := pipe(t)

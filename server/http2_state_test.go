@@ -1,0 +1,254 @@
+package server_test
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"example.com/baton/server"
+	"example.com/baton/upgrade"
+	"golang.org/x/net/http2"
+)
+
+// newWindow is what either side may send on a new connection.
+const newWindow = 65_535
+
+// The windows of both directions go on as they were.
+func TestHTTP2Windows(t *testing.T) {
+	for name, test := range map[string]struct {
+		before int // of a response, which the client does not give back
+		given  int // more window, by the client
+		stream uint32
+	}{
+		"zero":                        {before: newWindow},
+		"one":                         {before: newWindow - 1},
+		"below that of a new one":     {before: 20_000},
+		"small, for each stream":      {before: 20_000, stream: 100},
+		"none for a stream":           {before: 20_000, stream: 1},
+		"that of a new one":           {},
+		"above that of a new one":     {given: 200_000},
+		"above, and partly used":      {before: 60_000, given: 200_000},
+		"the largest that there is":   {given: 1<<31 - 1 - newWindow},
+		"the largest, for any stream": {before: 10, given: 1<<31 - 1 - newWindow, stream: 1<<31 - 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newHTTP2Movers(t)
+			c := m.first.dialHTTP2()
+			c.windows = false
+			c.rests("first")
+			left := newWindow - test.before + test.given
+			if test.given > 0 {
+				c.WriteWindowUpdate(0, uint32(test.given))
+			}
+			if used := 2 * len("first"); test.given < 1<<30 {
+				c.WriteWindowUpdate(0, uint32(used))
+			} else {
+				left -= used
+			}
+			if test.before > 0 {
+				c.open(5, "GET", fmt.Sprint("/", test.before), true)
+				c.gets(5, pattern(test.before))
+			}
+			if test.stream > 0 {
+				c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: test.stream})
+			}
+			m.migrates(t, 1)
+
+			const size = 300_000
+			c.open(7, "GET", fmt.Sprint("/", size), true)
+			got := func() int { return len(c.bodies[7]) }
+			stream := int(test.stream)
+			if stream == 0 {
+				stream = newWindow
+			}
+			window := min(left, size, stream)
+			c.await("as much as the window has", func() bool { return got() >= window })
+			c.WritePing(false, [8]byte{1})
+			acks := c.acks
+			c.await("the answer to a PING", func() bool { return c.acks > acks })
+			if got() != window {
+				t.Errorf("got %d bytes, want %d", got(), window)
+			}
+			c.WriteWindowUpdate(7, size)
+			c.await("as much as the connection has", func() bool { return got() >= min(left, size) })
+			if left < size {
+				c.WriteWindowUpdate(0, size)
+			}
+			c.gets(7, pattern(size))
+			m.end()
+		})
+	}
+}
+
+// An upload may be as long after a migration, and the window for it is as large.
+func TestHTTP2UploadWindow(t *testing.T) {
+	m := newHTTP2Movers(t)
+	c := m.first.dialHTTP2()
+	c.rests("first")
+	for range 300 { // of streams that are reset by the handler's early end, and less than what is given back at once
+		c.WriteData(3, false, make([]byte, 10))
+	}
+	m.migrates(t, 1)
+	c.open(5, "POST", "/10", false)
+	for range 16 { // streamWindow
+		c.WriteData(5, false, make([]byte, 16<<10))
+	}
+	c.WriteData(5, true, nil)
+	c.gets(5, pattern(10))
+	if c.trailer != fmt.Sprint(256<<10) {
+		t.Errorf("the handler got %q bytes", c.trailer)
+	}
+	if got := c.window + newWindow - 3000 - 256<<10; got > 4<<20 || got < 4<<20-64<<10 {
+		t.Errorf("the window is %d bytes, want 4 MiB", got)
+	}
+	m.end()
+}
+
+// A client that has changed the size of its header table gets a size update with the next
+// header block, wherever that comes from.
+func TestHTTP2SettingsThatChange(t *testing.T) {
+	m := newHTTP2Movers(t)
+	c := m.first.dialHTTP2()
+	c.rests("first")
+	c.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0}, http2.Setting{ID: http2.SettingMaxFrameSize, Val: 20_000})
+	c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}, http2.Setting{ID: 0x99, Val: 5})
+	m.migrates(t, 1)
+	c.open(5, "GET", "/100000", true)
+	c.ReadMetaHeaders = nil
+	for {
+		f, err := c.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h, ok := f.(*http2.HeadersFrame); ok {
+			if block := h.HeaderBlockFragment(); block[0] != 0x20 {
+				t.Errorf("the header block begins with %x, want a size update to 0", block[0])
+			}
+			break
+		}
+	}
+	c.Close()
+	m.end()
+}
+
+// A client that does not acknowledge the settings, or has a header table all the same, is
+// drained.
+func TestHTTP2ThatCannotMigrate(t *testing.T) {
+	for name, begin := range map[string]func(c *http2Client){
+		"no acknowledgement": func(c *http2Client) { c.noAck = true },
+		"a header table":     func(c *http2Client) { c.keepsTable = true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := memoryMovers(t, server.Options{Handler: names("first")}, server.Options{})
+				c := m.first.dialHTTP2()
+				begin(c)
+				c.rests("first")
+				drained := m.handOff(patience)
+				c.toldOnce()
+				c.request(5, "/")
+				c.gets(5, "first")
+				c.pong()
+				c.toldTwice(5)
+				c.closes()
+				if d := <-drained; d.Migrated != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
+					t.Errorf("got %+v, want one drained", d)
+				}
+				m.end()
+			})
+		})
+	}
+}
+
+// Connections migrate again without ever having sent a byte.
+func TestHTTP2MigratesAgain(t *testing.T) {
+	m := newHTTP2Movers(t)
+	c := m.first.dialHTTP2()
+	c.rests("first")
+	m.migrates(t, 1)
+	for range 3 {
+		m = &movers{first: m.second, second: serve(t, server.Options{Handler: sizes("second"), IdleGrace: patience})}
+		m.migrates(t, 1)
+	}
+	c.request(5, "/")
+	c.gets(5, "second")
+	for stream := uint32(7); stream < 13; stream += 2 {
+		m = &movers{first: m.second, second: serve(t, server.Options{Handler: sizes("second"), IdleGrace: patience})}
+		m.migrates(t, 1)
+		c.request(stream, "/")
+		c.gets(stream, "second")
+	}
+	c.Close()
+	m.end()
+}
+
+// An adopted connection that nobody takes is drained, and one that is idle for too long ends.
+func TestAdoptedHTTP2ConnectionEnds(t *testing.T) {
+	m := newHTTP2Movers(t)
+	c, silent := m.first.dialHTTP2(), m.first.dialHTTP2()
+	c.rests("first")
+	silent.rests("first")
+	m.migrates(t, 2)
+	drained := m.second.drain(patience, all)
+	for _, c := range []*http2Client{c, silent} {
+		c.toldOnce()
+		c.pong()
+		c.toldTwice(3)
+		c.closes()
+	}
+	if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 2}) {
+		t.Errorf("got %+v, want 2 sent a GOAWAY", d)
+	}
+	m = &movers{first: serve(t, server.Options{Handler: names("first"), IdleTimeout: time.Second}),
+		second: serve(t, server.Options{Handler: names("second"), IdleTimeout: time.Second})}
+	c = m.first.dialHTTP2()
+	c.rests("first")
+	m.migrates(t, 1)
+	c.await("the GOAWAY", func() bool { return len(c.goAways) == 1 })
+	c.closes()
+	if c.goAways[0] != 3 {
+		t.Errorf("got a GOAWAY for %d, want 3", c.goAways[0])
+	}
+	await(t, "that it has timed out", func() bool { return m.second.Closed()[server.TimedOut] == 1 })
+	m.end()
+}
+
+// What a client has asked for beyond what it has taken is not forgotten.
+func TestHTTP2ExcessMigrates(t *testing.T) {
+	logger := slog.New(slog.DiscardHandler)
+	stuck := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/stuck" {
+			<-r.Context().Done()
+		}
+	})
+	m := &movers{first: serve(t, server.Options{Handler: stuck, Logger: logger, IdleGrace: patience}), second: serve(t, server.Options{Handler: stuck, Logger: logger})}
+	c := m.first.dialHTTP2()
+	c.rests("")
+	stream := uint32(5)
+	reset := func(int) []byte { // a request, at once
+		c.fields.Reset()
+		c.encode("GET", "/stuck")
+		p := append(rawFrame(c.fields.Len(), http2.FrameHeaders, 5, stream, c.fields.Bytes()), rawFrame(4, http2.FrameRSTStream, 0, stream, make([]byte, 4))...)
+		stream += 2
+		return p
+	}
+	for i := range 700 {
+		c.Conn.Write(reset(i))
+	}
+	c.request(stream, "/")
+	c.gets(stream, "")
+	stream += 2
+	m.migrates(t, 1)
+	sent := make(chan struct{})
+	go func() { defer close(sent); keepSending(c, 0, reset) }()
+	if err := c.until("the end", func() bool { return false }); c.failed != http2.ErrCodeEnhanceYourCalm {
+		t.Errorf("got a GOAWAY with %v, %v, want that it is too much", c.failed, err)
+	}
+	c.Close()
+	<-sent
+	m.end()
+}
