@@ -164,7 +164,7 @@ func TestAdoptedConnectionIsDrained(t *testing.T) {
 	}
 	silent.closedCleanly()
 	if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 2, IdleGrace: 1}) {
-		t.Errorf("got %+v, want 2 told to close and 1 after the grace", d)
+		t.Errorf("got %+v, want 2 sent Connection: close and 1 after the grace", d)
 	}
 }
 

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -21,7 +22,7 @@ import (
 func BenchmarkRequest(b *testing.B) {
 	for _, kind := range benchKinds {
 		b.Run(kind.name, func(b *testing.B) {
-			dial := kind.serve(b)
+			_, _, dial := kind.serve(b)
 			request := []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			b.ReportAllocs()
 			before := processorTime(b)
@@ -53,7 +54,7 @@ func BenchmarkIdleMemory(b *testing.B) {
 	const conns = 4000
 	for _, kind := range benchKinds {
 		b.Run(kind.name, func(b *testing.B) {
-			dial := kind.serve(b)
+			_, _, dial := kind.serve(b)
 			for b.Loop() {
 				open := make([]net.Conn, conns)
 				heap, stack := inUse()
@@ -93,19 +94,28 @@ type benchKind struct {
 
 var benchKinds = []benchKind{{"plain", false, false}, {"accounted", true, false}, {"plainTLS", false, true}, {"accountedTLS", true, true}}
 
-func (k benchKind) serve(b *testing.B) (dial func() (net.Conn, error)) {
-	ln := listen(b)
+// serve returns the server, which is nil if it is not of this package, its listener, and what
+// makes connections.
+func (k benchKind) serve(b *testing.B) (s *server.Server, ln net.Listener, dial func() (net.Conn, error)) {
+	ln = listen(b)
 	certificate := selfsigned.New(b, time.Now().Add(time.Hour), "example.com")
 	config := &tls.Config{Certificates: []tls.Certificate{certificate.TLS(b)}, NextProtos: []string{"http/1.1"}}
 	if k.accounted {
-		s := server.New(server.Options{Handler: http.HandlerFunc(hello), IdleGrace: -1})
+		s = server.New(server.Options{Handler: http.HandlerFunc(hello), IdleGrace: -1})
 		if k.over {
 			s.AddTLS(ln, config)
 		} else {
 			s.Add(ln)
 		}
+		if err := s.Check(b.Context()); err != nil {
+			b.Fatal(err)
+		}
 		s.Serve()
-		b.Cleanup(func() { s.Drain(b.Context(), upgrade.Handoff{Kept: none}) })
+		b.Cleanup(func() {
+			if !s.IsDraining() {
+				s.Drain(context.Background(), upgrade.Handoff{Kept: none})
+			}
+		})
 	} else {
 		// The same limits, since deadlines are a part of the cost.
 		plain := &http.Server{Handler: http.HandlerFunc(hello), IdleTimeout: 75 * time.Second,
@@ -117,7 +127,7 @@ func (k benchKind) serve(b *testing.B) (dial func() (net.Conn, error)) {
 		}
 		b.Cleanup(func() { plain.Close() })
 	}
-	return func() (net.Conn, error) {
+	return s, ln, func() (net.Conn, error) {
 		if k.over {
 			return tls.Dial("tcp", ln.Addr().String(), certificate.Client())
 		}

@@ -199,10 +199,11 @@ func (c *conn) wasClosed() bool {
 	return state == boundary.Closed || state == boundary.Released && c.reason == DrainTimeout
 }
 
+// hasMigrated reports whether its handler let it migrate.
 func (c *conn) hasMigrated() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.boundary.State() == boundary.Migrated
+	return c.tunnel != nil && c.tunnel.migrated
 }
 
 // setReason notes why the connection is about to be closed. The first reason holds, unless
@@ -264,9 +265,10 @@ func (c *conn) close(mayWait bool) error {
 		nudge(h.changed)
 	}
 	reason, tail, pipelined := c.reason, c.tail, c.boundary.SentAhead()
+	shared := state.Shared() || c.secure.isOffered()
 	c.mu.Unlock()
 
-	if !state.Shared() && reason != DrainTimeout && tail != truncated {
+	if !shared && reason != DrainTimeout && tail != truncated {
 		c.linger(lingerTime(c, reason, tail, pipelined))
 		c.secure.sendCloseNotify(mayWait && (reason == ConnectionClose || reason == ByClient)) // a response may be on its way
 	}

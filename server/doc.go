@@ -87,9 +87,13 @@
 // HTTP/2 is drained as told above. A client that answers the PING later than the idle grace may
 // have a request refused, and knows that it was not processed.
 //
-// Connections that a handler has hijacked, such as WebSockets, live on in the predecessor until
-// they end, or until their drain hook ([OnDrain]) has run at the end of its grace, which is a
-// tenth of the drain timeout, one second at most, before that.
+// Connections that a handler has hijacked, such as WebSockets, migrate if the handler lets them
+// ([Tunnels]) and the successor has one that goes on with them: with what the handler has read
+// and not used, and a second socket if they have one. The request is the same in the successor,
+// as it was sent, and so is when it began. Over TLS a connection is offered between two records;
+// one that is closed in one direction stays. All others live on in the predecessor until they
+// end, or until their drain hook ([OnDrain]) has run at the end of its grace, which is a tenth of
+// the drain timeout, one second at most, before that.
 //
 // Drained as well are connections of a listener that the successor does not have, or has for
 // TLS now, or no longer, and all of them if the successor is a release that cannot adopt any.

@@ -59,7 +59,7 @@ func TestDrainAfterHeaderIsWrittenWaitsForNextRequest(t *testing.T) {
 	}
 	c.closedCleanly()
 	if d := <-drained; d.Requests != 2 || d.Connections.ConnectionClose != 1 {
-		t.Errorf("got %+v, want 2 requests finished and 1 connection told to close", d)
+		t.Errorf("got %+v, want 2 requests finished and 1 connection sent Connection: close", d)
 	}
 }
 

@@ -45,7 +45,7 @@ func testIdleGrace(t *testing.T, s *served) {
 		}
 	}
 	if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 1, IdleGrace: 2}) {
-		t.Errorf("got %+v, want 1 told to close and 2 after the grace", d.Connections)
+		t.Errorf("got %+v, want 1 sent Connection: close and 2 after the grace", d.Connections)
 	}
 }
 

@@ -19,7 +19,7 @@ func (c http1) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	do := c.do(c.boundary.Read(len(p), !c.layer.holds()))
-	for {
+	for readsOn := false; ; {
 		if do&boundary.Rest != 0 {
 			do = c.rest()
 		}
@@ -29,6 +29,11 @@ func (c http1) Read(p []byte) (int, error) {
 		c.mu.Unlock()
 		n, err := c.layer.Read(p)
 		c.mu.Lock()
+		if readsOn {
+			c.layer.SetReadDeadline(c.boundary.Deadline())
+		} else if readsOn = n == 0 && err != nil && c.readsOn(err); readsOn {
+			continue
+		}
 		r := result(err)
 		n, do = c.returned(p[:n], r, err)
 		if n > 0 && r == boundary.Timeout { // a wake-up is not for net/http; a timeout comes again
@@ -146,6 +151,11 @@ func (c *conn) SetReadDeadline(t time.Time) error {
 	defer c.mu.Unlock()
 	c.do(c.boundary.SetDeadline(t))
 	return nil
+}
+
+// SetDeadline is for handlers that have taken the connection over.
+func (c *conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
 // readDeadline returns the read deadline that net/http has set.

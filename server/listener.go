@@ -203,9 +203,11 @@ func isReadable(fd uintptr) bool { return polls(int(fd), unix.POLLIN) }
 // writable reports whether a small write to the socket would return at once.
 func writable(s any) bool {
 	ready := true
-	control(s, func(fd int) { ready = polls(fd, unix.POLLOUT) })
+	control(s, func(fd int) { ready = isWritable(uintptr(fd)) })
 	return ready
 }
+
+func isWritable(fd uintptr) bool { return polls(int(fd), unix.POLLOUT) }
 
 func polls(fd int, event int16) bool {
 	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: event}}, 0)

@@ -81,7 +81,7 @@ func TestStopAnswersTheAcceptQueue(t *testing.T) {
 				}
 			}
 			if d := <-drained; d.Connections.ConnectionClose != 50 {
-				t.Errorf("got %+v, want 50 told to close", d.Connections)
+				t.Errorf("got %+v, want 50 sent Connection: close", d.Connections)
 			}
 		})
 	}

@@ -309,7 +309,7 @@ func TestHTTP2StreamAtTheDeadline(t *testing.T) {
 		c.gets(1, "to the end")
 		c.closes()
 		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{ConnectionClose: 1, DrainTimeout: 1}) {
-			t.Errorf("got %+v, want one connection told to close, and one cut, which has a request", d)
+			t.Errorf("got %+v, want one connection sent Connection: close, and one cut, which has a request", d)
 		}
 	})
 }

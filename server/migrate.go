@@ -354,7 +354,7 @@ func (c *conn) export() (exported upgrade.Connection, ok bool) {
 	defer c.mu.Unlock()
 	var t transfer
 	defer t.clear()
-	if !c.layer.export(&t) || !c.follower().export(&t) {
+	if c.boundary.IsClosed() || !c.layer.export(&t) || !c.follower().export(&t) {
 		return exported, false
 	}
 	state, _ := c.boundary.Export()

@@ -5,12 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"testing"
 	"time"
 
-	"example.com/baton/server"
 	"example.com/baton/upgrade"
 	"golang.org/x/sys/unix"
 )
@@ -19,21 +17,27 @@ import (
 // servers of one process, both sides together, and how long the drain of all
 // takes: go test ./server -run xxx -bench Migrate -benchtime 5x
 func BenchmarkMigrate(b *testing.B) {
-	for _, conns := range []int{100, 500, 1000, 4000, 8000} {
-		b.Run(fmt.Sprint(conns), func(b *testing.B) {
-			var spent, busy time.Duration
-			for b.Loop() {
-				b.StopTimer()
-				wall, cpu := moveAll(b, conns)
-				spent, busy = spent+wall, busy+cpu
-				b.StartTimer()
+	for _, kind := range benchKinds {
+		for _, conns := range []int{100, 500, 1000, 4000, 8000} {
+			if kind.accounted {
+				b.Run(fmt.Sprint(kind.name, "/", conns), func(b *testing.B) { benchmarkMigrate(b, kind, conns) })
 			}
-			b.ReportMetric(float64(spent.Nanoseconds())/float64(b.N*conns), "ns/conn")
-			b.ReportMetric(float64(busy.Nanoseconds())/float64(b.N*conns), "cpu-ns/conn")
-			b.ReportMetric(float64(spent.Milliseconds())/float64(b.N), "ms/drain")
-			b.ReportMetric(0, "ns/op")
-		})
+		}
 	}
+}
+
+func benchmarkMigrate(b *testing.B, kind benchKind, conns int) {
+	var spent, busy time.Duration
+	for b.Loop() {
+		b.StopTimer()
+		wall, cpu := moveAll(b, kind, conns)
+		spent, busy = spent+wall, busy+cpu
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(spent.Nanoseconds())/float64(b.N*conns), "ns/conn")
+	b.ReportMetric(float64(busy.Nanoseconds())/float64(b.N*conns), "cpu-ns/conn")
+	b.ReportMetric(float64(spent.Milliseconds())/float64(b.N), "ms/drain")
+	b.ReportMetric(0, "ns/op")
 }
 
 // processorTime is what this process has used.
@@ -45,21 +49,11 @@ func processorTime(b *testing.B) time.Duration {
 	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
 }
 
-func moveAll(b *testing.B, conns int) (wall, cpu time.Duration) {
-	generation := func() (*server.Server, net.Listener) {
-		ln := listen(b)
-		s := server.New(server.Options{Handler: http.HandlerFunc(hello), IdleGrace: -1})
-		if err := s.Check(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		s.Add(ln)
-		s.Serve()
-		return s, ln
-	}
-	first, ln := generation()
-	second, own := generation()
+func moveAll(b *testing.B, kind benchKind, conns int) (wall, cpu time.Duration) {
+	first, _, dial := kind.serve(b)
+	second, own, _ := kind.serve(b)
 	for range conns {
-		nc, err := net.Dial("tcp", ln.Addr().String())
+		nc, err := dial()
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -70,7 +64,7 @@ func moveAll(b *testing.B, conns int) (wall, cpu time.Duration) {
 		}
 	}
 	begin, used := time.Now(), processorTime(b)
-	d := first.Drain(b.Context(), upgrade.Handoff{Kept: all, Migrate: func(_ context.Context, conns []upgrade.Connection) []bool {
+	d := first.Drain(b.Context(), upgrade.Handoff{Kept: all, States: true, Migrate: func(_ context.Context, conns []upgrade.Connection) []bool {
 		taken := make([]bool, len(conns))
 		for i, c := range conns {
 			c.Conn, c.Listener = dup(b, c.Conn), own
@@ -83,6 +77,5 @@ func moveAll(b *testing.B, conns int) (wall, cpu time.Duration) {
 	if d.Migrated != conns {
 		b.Fatalf("got %+v, want all %d moved", d, conns)
 	}
-	second.Drain(b.Context(), upgrade.Handoff{Kept: none})
 	return wall, cpu
 }

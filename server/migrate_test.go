@@ -106,7 +106,7 @@ func TestRefusedConnectionIsDrained(t *testing.T) {
 		t.Errorf("once refused: got close %t and %q, want first with the announcement", resp.Close, body)
 	}
 	if d := <-drained; d.Migrated != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 2, IdleGrace: 1}) {
-		t.Errorf("got %+v, want none moved, 2 told to close and 1 after the grace", d)
+		t.Errorf("got %+v, want none moved, 2 sent Connection: close and 1 after the grace", d)
 	}
 	if n := m.offered.Load(); n != 3 {
 		t.Errorf("%d offers, want one for each connection", n)

@@ -81,7 +81,7 @@ func TestBytesThatArriveWhileRefusedAreServed(t *testing.T) {
 		t.Errorf("got %q, close %t, want first with the announcement", body, resp.Close)
 	}
 	if d := <-drained; d.Migrated != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
-		t.Errorf("got %+v, want one told to close", d)
+		t.Errorf("got %+v, want one sent Connection: close", d)
 	}
 	m.end()
 }

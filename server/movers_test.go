@@ -72,6 +72,9 @@ func (m *movers) move(ctx context.Context, conns []upgrade.Connection) []bool {
 			continue
 		}
 		c.Conn = dup(m.second.t, c.Conn)
+		if c.Peer != nil {
+			c.Peer = dup(m.second.t, c.Peer)
+		}
 		c.Listener = m.second.listener
 		if m.each != nil {
 			m.each(&c)
@@ -81,6 +84,9 @@ func (m *movers) move(ctx context.Context, conns []upgrade.Connection) []bool {
 		} else {
 			taken[i] = false
 			c.Close()
+			if c.Peer != nil {
+				c.Peer.Close()
+			}
 		}
 	}
 	return taken

@@ -151,6 +151,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	nc, buf, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {
 		w.begun, w.request = true, nil
+		w.conn.secure.hijack()
 		w.conn.tunnel = &tunnel{request: w.handed, began: w.came}
 	}
 	return nc, buf, err

@@ -44,6 +44,7 @@ type socket struct {
 		mu       sync.Mutex
 		deadline time.Time // of the handler or of net/http; the zero time: none
 		until    time.Time // when the write that is under way is looked at
+		set      time.Time // the deadline of Conn
 	}
 }
 
@@ -107,7 +108,13 @@ func (s *socket) SetWriteDeadline(t time.Time) error {
 	s.writing.mu.Lock()
 	defer s.writing.mu.Unlock()
 	s.writing.deadline = t
-	return s.Conn.SetWriteDeadline(earlier(t, s.writing.until))
+	return s.set(earlier(t, s.writing.until))
+}
+
+// set sets the deadline of Conn, with the lock held.
+func (s *socket) set(t time.Time) error {
+	s.writing.set = t
+	return s.Conn.SetWriteDeadline(t)
 }
 
 func (s *socket) SetDeadline(t time.Time) error {
@@ -194,13 +201,13 @@ func (s *socket) progress(write func(done int64) (int64, error)) (done int64, er
 		if begin.IsZero() {
 			begin = now
 		}
-		if err := s.look(now.Add(min(stallStep, s.owner.server.stallTime()/4))); err != nil {
+		if err := s.look(now, min(stallStep, s.owner.server.stallTime()/4)); err != nil {
 			return done, err
 		}
 		n, err := write(done)
 		done += n
 		if !errors.Is(err, os.ErrDeadlineExceeded) || s.isLate() {
-			s.look(time.Time{})
+			s.endLook()
 			return done, err
 		}
 		now = time.Now()
@@ -220,16 +227,27 @@ func (s *socket) progress(write func(done int64) (int64, error)) (done int64, er
 	}
 }
 
-// look sets when the write that begins is looked at; the zero time ends that.
-func (s *socket) look(until time.Time) error {
+// look has the write that begins now looked at after a step, or after a part of it: the deadline
+// of the write before is left where it is for as long as it will do.
+func (s *socket) look(now time.Time, step time.Duration) error {
 	s.writing.mu.Lock()
 	defer s.writing.mu.Unlock()
-	if until.IsZero() && s.writing.deadline.IsZero() {
-		s.writing.until = until
-		return nil // the next write sets it anew
+	s.writing.until = now.Add(step)
+	if set := s.writing.set; s.writing.deadline.IsZero() && set.Sub(now) > step/2 && set.Sub(now) <= step {
+		s.writing.until = set
+		return nil
 	}
-	s.writing.until = until
-	return s.Conn.SetWriteDeadline(earlier(s.writing.deadline, until))
+	return s.set(earlier(s.writing.deadline, s.writing.until))
+}
+
+// endLook is called when the write has ended.
+func (s *socket) endLook() {
+	s.writing.mu.Lock()
+	defer s.writing.mu.Unlock()
+	s.writing.until = time.Time{}
+	if !s.writing.deadline.IsZero() {
+		s.set(s.writing.deadline)
+	} // else the next write sets it anew
 }
 
 // isLate tells whether the deadline of the handler has passed.

@@ -18,8 +18,12 @@ const alpnHTTP2, alpnHTTP1 = "h2", "http/1.1"
 // AddTLS gives the server a listener for TLS, which it owns from then on, with
 // HTTP/2 and HTTP/1.1 as the client chooses. It must be called before Serve. config
 // is completed: by the protocols, if it names none, and by TLS 1.2 as the oldest
-// version, whatever it says. It must not be changed any more but by
-// [example.com/baton/server/tlskeys.TicketKeys.Use], and may be shared with other listeners of the server.
+// version, whatever it says; its GetConfigForClient is wrapped. It must not be changed any more
+// but by [example.com/baton/server/tlskeys.TicketKeys.Use], and may be shared with other
+// listeners of the server.
+//
+// GetConfigForClient and VerifyConnection are also called for connections that come from a
+// predecessor. They must not block then.
 func (s *Server) AddTLS(ln net.Listener, config *tls.Config) {
 	s.listeners = append(s.listeners, s.newListener(ln, config))
 }
@@ -65,6 +69,7 @@ type secure struct {
 	writing sync.Mutex                  // held by a Write
 	failed  bool                        // a Write has, so that nothing can follow
 	offered bool                        // to the successor; guarded by the lock of owner
+	whole   wholeRecords
 }
 
 func newSecure(c *conn, config *tls.Config) *secure {
@@ -94,6 +99,9 @@ func (s *secure) Write(p []byte) (int, error) {
 	}
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	if s.whole.on.Load() {
+		return s.writeRecords(*r, p)
+	}
 	n, err := (*r).Write(p)
 	s.failed = s.failed || err != nil
 	return n, err

@@ -1,10 +1,11 @@
 package server_test
 
 import (
+	"bufio"
 	"bytes"
-	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -37,59 +38,45 @@ func TestTLSThroughManyGenerations(t *testing.T) {
 	})
 	generation := func() *served { return l.serve(listen(t), server.Options{Handler: handler}, nil) }
 	s := generation()
-	var dials atomic.Int64
-	client := &http.Client{Transport: &http.Transport{
-		MaxIdleConnsPerHost: clients, MaxConnsPerHost: clients,
-		TLSClientConfig: l.signed.Client(),
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			dials.Add(1)
-			return new(net.Dialer).DialContext(ctx, "tcp", s.addr.String())
-		},
-	}}
-	defer client.CloseIdleConnections()
-	stop := make(chan struct{})
+	var stopped atomic.Bool
 	var asking sync.WaitGroup
 	var answered atomic.Int64
 	for i := range clients {
-		body := bytes.Repeat([]byte{byte(i)}, 1+i*50_000)
+		c := l.dial(s, "http/1.1")
+		body := strings.Repeat(string(rune('a'+i)), 1+i*50_000)
+		post := fmt.Sprintf("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 		asking.Go(func() {
-			for {
-				select {
-				case <-stop:
-					return
-				default:
-				}
-				resp, err := client.Post("https://example.com/", "text/plain", bytes.NewReader(body))
+			for !stopped.Load() {
+				io.WriteString(c, post)
+				resp, err := http.ReadResponse(c.in, nil)
 				if err != nil {
 					t.Error(err)
 					return
 				}
 				got, err := io.ReadAll(resp.Body)
-				resp.Body.Close()
-				if err != nil || !bytes.Equal(got, body) {
-					t.Errorf("got %d bytes and %v, want %d", len(got), err, len(body))
+				if err != nil || string(got) != body || resp.Close {
+					t.Errorf("got %d bytes and %v, close %t, want %d", len(got), err, resp.Close, len(body))
 					return
 				}
 				answered.Add(1)
 			}
 		})
 	}
-	await(t, "the clients", func() bool { return answered.Load() >= 10*clients })
+	more := func() {
+		before := answered.Load()
+		await(t, "requests", func() bool { return answered.Load() >= before+2*clients || t.Failed() })
+	}
+	more()
 	for range generations {
 		m := &movers{first: s, second: generation()}
 		if d := <-m.handOff(hang); d.Migrated != clients || d.Connections != (upgrade.Closed{}) {
 			t.Errorf("got %+v, want all %d migrated", d, clients)
 		}
 		s = m.second
+		more()
 	}
-	before := answered.Load()
-	await(t, "requests in the last generation", func() bool { return answered.Load() >= before+10*clients || t.Failed() })
-	close(stop)
+	stopped.Store(true)
 	asking.Wait()
-	if n := dials.Load(); n != clients {
-		t.Errorf("%d connections were made, want %d", n, clients)
-	}
-	client.CloseIdleConnections()
 	<-s.drain(patience, all)
 }
 
@@ -134,6 +121,38 @@ func TestPartOfARecordDoesNotMigrate(t *testing.T) {
 		}
 		m.end()
 	})
+}
+
+// A client may send its first request together with the end of its handshake: crypto/tls leaves
+// it where it is.
+func TestRequestThatComesWithTheHandshake(t *testing.T) {
+	inMemoryTLS(t, server.Options{Handler: http.HandlerFunc(hello)}, func(t *testing.T, s *servedTLS) {
+		gathered := &gathering{Conn: s.dial().Conn}
+		over := tls.Client(hidden{gathered}, s.signed.Client())
+		if err := over.Handshake(); err != nil { // of which the end is kept back
+			t.Fatal(err)
+		}
+		c := &client{t, over, bufio.NewReader(over)}
+		for range 3 {
+			c.send(request)
+		}
+		gathered.Conn.Write(gathered.all)
+		for range 3 {
+			if resp, body := c.answer(); body != "hello" || resp.Close {
+				t.Errorf("got %q, close %t", body, resp.Close)
+			}
+		}
+		<-s.drain(patience, all)
+	})
+}
+
+// hidden keeps back what follows on the first Write.
+type hidden struct{ *gathering }
+
+func (h hidden) Write(p []byte) (int, error) {
+	n, err := h.gathering.Write(p)
+	h.on = true
+	return n, err
 }
 
 // What arrives first at an adopted connection need not be a request.

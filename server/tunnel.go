@@ -53,7 +53,7 @@ func (kind Tunnels) Migrate(ctx context.Context, peer net.Conn, state []byte) (t
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.tunnel == nil || !c.mayBeOffered() || !c.boundary.Offer() {
+	if c.tunnel == nil || c.layer.holds() || !c.mayBeOffered() || !c.boundary.Offer() {
 		return false
 	}
 	c.tunnel.kind, c.tunnel.peer, c.tunnel.state = kind, peer, state
@@ -61,6 +61,7 @@ func (kind Tunnels) Migrate(ctx context.Context, peer net.Conn, state []byte) (t
 	c.server.drain.Load().migrator.offer(c, false)
 	c.mu.Lock()
 	if c.boundary.State() == boundary.Migrated {
+		c.tunnel.migrated = true
 		return true
 	}
 	c.do(c.boundary.Answer(false)) // unless there is one
@@ -78,11 +79,12 @@ func (Tunnels) Peer(ctx context.Context) net.Conn {
 
 // tunnel is what a handler has made of a connection that it has hijacked.
 type tunnel struct {
-	request *http.Request
-	began   time.Time
-	kind    Tunnels
-	peer    net.Conn
-	state   json.RawMessage
+	request  *http.Request
+	began    time.Time
+	kind     Tunnels
+	peer     net.Conn
+	state    json.RawMessage
+	migrated bool // the successor has it
 }
 
 // tunnelState is the state of a connection that a handler has taken over.

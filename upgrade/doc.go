@@ -20,6 +20,12 @@
 //     the drain connections can migrate over the link to the successor: see [Handoff]
 //     and [Adopter].
 //
+// A connection may have a [ConnectionState], which may hold keys. That travels over the link
+// only, in a message of its own; it is never logged, and both sides overwrite their buffers
+// after use. One process may use it at any time: the predecessor until it offers the
+// connection, and again if the successor refuses it or exits without having accepted it;
+// the successor from the moment at which it has sent that it accepts.
+//
 // A trigger that comes while an upgrade runs, or while more than
 // [Options.MaxDraining] predecessors still drain, is joined with all others of
 // that time to one upgrade that runs as soon as it can; the link carries it to
@@ -43,8 +49,8 @@
 // predecessor's end, and kills it when its drain is over. So one generation is left.
 //
 // Any two releases can upgrade into each other: internal/link/PROTOCOL.md has what
-// they send, by version. With one that speaks version 1 only no connection migrates, and the
-// next upgrade waits for the predecessor's end.
+// they send, by version. With one that speaks version 2 no connection that has a state migrates;
+// with version 1 none does, and the next upgrade waits for the predecessor's end.
 //
 // What a generation decides, and why, is package internal/lifecycle: a pure machine, whose
 // tables have each race. Run turns what happens into its events, and its actions into calls.

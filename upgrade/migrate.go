@@ -54,7 +54,7 @@ func (g *Generation) offer(ctx context.Context, l *link.Link, b *batch) []bool {
 	}
 	switch {
 	case err == nil:
-	case errors.Is(err, link.ErrClosed):
+	case errors.Is(err, link.ErrClosed), errors.Is(err, link.ErrIgnored):
 		return none
 	case errors.Is(err, link.ErrEnded):
 		if !l.Broken() && g.successorExits() { // and its copies are gone with it

@@ -141,6 +141,9 @@ func (g *Generation) meetSuccessor(l *link.Link, m *link.Message) {
 		g.successor.state = Serving
 	}
 	g.mu.Unlock()
+	if m.Hello.Protocol < 3 {
+		l.Ignores(link.TypeTransfer) // the connections are still here: it does not even close them
+	}
 	if another {
 		g.report(l, link.Message{Type: link.TypeReport}, 0)
 	}

@@ -280,3 +280,35 @@ func TestTransferOfGarbage(t *testing.T) {
 	}
 	m.awaitAdopted(t, 3)
 }
+
+// A link may be passed on to a release that ignores transfers: what it finds there unanswered,
+// and what comes later, is still the predecessor's.
+func TestTransferToAnotherRelease(t *testing.T) {
+	for protocol, want := range map[int]int{2: 0, 3: 2} {
+		m := newMovers(t, 2)
+		m.withState(t, 10)
+		m.predecessor.successorLink, m.predecessor.successor = m.ahead, &member{state: Serving}
+		result := make(chan []bool)
+		go func() { result <- m.move(t.Context(), "here") }()
+		transfer := m.read(t)
+		if err := m.back.Send(link.Message{Type: link.TypeHello, Hello: &link.Hello{Protocol: protocol}}); err != nil {
+			t.Fatal(err)
+		}
+		if got := m.read(t); got.Type != link.TypeReport {
+			t.Errorf("got %+v, want a report", got)
+		}
+		if want > 0 {
+			m.answer(t, transfer)
+		}
+		if taken := <-result; counted(taken) != want {
+			t.Errorf("version %d: got %v, want %d connections", protocol, taken, want)
+		}
+		if want > 0 {
+			continue
+		}
+		m.withState(t, 10)
+		if taken := m.move(t.Context(), "here"); counted(taken) != 0 {
+			t.Errorf("version %d: got %v later, want none", protocol, taken)
+		}
+	}
+}

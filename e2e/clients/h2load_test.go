@@ -16,6 +16,7 @@ var h2loadSummary = regexp.MustCompile(`requests: (\d+) total, (\d+) started, (\
 
 // h2load never connects again: each of its requests is answered only if its connections outlive every upgrade.
 func TestH2load(t *testing.T) {
+	tier.Slow(t, "asks another program to be the client")
 	t.Parallel()
 	path := tier.Tool(t, "h2load")
 	upgrades := *tier.Soak

@@ -129,6 +129,7 @@ func askThrough(conn *http1.Conn, x *exchange.Exchange, rekey []string, i int) e
 }
 
 func TestOpenSSL(t *testing.T) {
+	tier.Slow(t, "asks another program to be the client")
 	t.Parallel()
 	path := tier.Tool(t, "openssl")
 	s := newStage(t)
@@ -145,6 +146,7 @@ func TestOpenSSL(t *testing.T) {
 }
 
 func TestGnuTLS(t *testing.T) {
+	tier.Slow(t, "asks another program to be the client")
 	t.Parallel()
 	path := tier.Tool(t, "gnutls-cli")
 	s := newStage(t)

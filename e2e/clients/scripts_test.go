@@ -8,6 +8,7 @@ import (
 )
 
 func TestNode(t *testing.T) {
+	tier.Slow(t, "asks another program to be the client")
 	t.Parallel()
 	path := tier.Tool(t, "node")
 	s := newStage(t)

@@ -1,7 +1,9 @@
 package compare
 
 import (
+	"bytes"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"syscall"
@@ -49,6 +51,17 @@ type nginx struct {
 
 func (n *nginx) master() *process.Process { return n.masters[len(n.masters)-1] }
 
+// workersOfToday leaves out those that only finish what they have begun, which their title says.
+func (n *nginx) workersOfToday() (pids []int) {
+	for _, pid := range process.Children(n.master().Pid) {
+		title, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if !bytes.Contains(title, []byte("shutting down")) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
 func startNginx(t *testing.T, recipe string) *nginx {
 	path := tier.Tool(t, "nginx")
 	p := otherPlace(t)
@@ -66,7 +79,7 @@ func startNginx(t *testing.T, recipe string) *nginx {
 	n.other = other{
 		name:    fmt.Sprintf("nginx %s, %s", versionAfter(t, path, "nginx/"), recipe),
 		place:   p,
-		workers: func() []int { return process.Children(n.master().Pid) },
+		workers: n.workersOfToday,
 		answers: func() int { return whoAnswers(p.address) },
 	}
 	await.Until(t, "answer of nginx", func() bool { return n.answers() != 0 })

@@ -58,7 +58,7 @@ func otherPlace(t *testing.T) (p place) {
 	return p
 }
 
-// runOther starts a program whose output goes to the log in its folder.
+// runOther starts a program whose output goes to the log in its directory.
 func runOther(t *testing.T, dir string, argv ...string) *process.Process {
 	t.Helper()
 	log, err := os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)

@@ -48,7 +48,7 @@ type ground struct{ root, cert, key string }
 
 func newGround(t *testing.T) *ground {
 	t.Helper()
-	g := &ground{root: backend.Folder(t)}
+	g := &ground{root: backend.Directory(t)}
 	for name, n := range sizes {
 		files.Put(t, exchange.Pattern(n), filepath.Join(g.root, name), 0o644)
 	}

@@ -131,7 +131,7 @@ func TestDeployScriptPlaces(t *testing.T) {
 		option service.Option
 		real   string // where the binary lies, and stays
 	}{
-		{"spaces and quotes", service.Launched("DIR", `DIR/it's a "folder"/the $baton`, `DIR/it's a "folder"/the $baton`), `it's a "folder"/the $baton`},
+		{"spaces and quotes", service.Launched("DIR", `DIR/it's a "directory"/the $baton`, `DIR/it's a "directory"/the $baton`), `it's a "directory"/the $baton`},
 		{"symlink to the binary", service.Launched("DIR", "DIR/link/baton", "DIR/link/baton"), "link/real baton"},
 		{"symlink to its directory", service.Launched("DIR", "DIR/current/baton", "DIR/current/baton"), "releases/one/baton"},
 	}

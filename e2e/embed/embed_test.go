@@ -78,7 +78,7 @@ func TestEmbedding(t *testing.T) {
 
 var readmeAddress = regexp.MustCompile(`127\.0\.0\.1:80\d\d`)
 
-// startEmbedded builds the program in a folder, with an address that is free in the place of the one in it, and starts it.
+// startEmbedded builds the program in a directory, with an address that is free in the place of the one in it, and starts it.
 func startEmbedded(t *testing.T, dir string, env ...string) (address string, serving *process.Process) {
 	t.Helper()
 	host := service.Loopback()

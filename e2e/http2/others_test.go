@@ -49,7 +49,7 @@ func startSlowly(t *testing.T) (b *service.Baton, over string, config *tls.Confi
 var h2loadSummary = regexp.MustCompile(`requests: (\d+) total, (\d+) started, (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout
 status codes: (\d+) 2xx`)
 
-// h2load never connects again: what a client has still to ask when its connection is told to go counts as failed,
+// h2load never connects again: what a client has still to ask when its connection is sent a GOAWAY counts as failed,
 // without having been sent. So each client makes all its requests at once, and new clients come all the time; at
 // each handoff there are some whose requests are under way, and some that have just come.
 func TestH2loadThroughUpgrades(t *testing.T) {
@@ -64,7 +64,7 @@ func TestH2loadThroughUpgrades(t *testing.T) {
 	run := func(args ...string) func() string {
 		var out bytes.Buffer
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-		// Who takes a second to send its requests on a connection that is told to go counts them as failed: h2load goes
+		// Who takes a second to send its requests on a connection that is sent a GOAWAY counts them as failed: h2load goes
 		// first where the tests may say so.
 		cmd := exec.CommandContext(ctx, "nice", append([]string{"-n", "-15", path}, append(args, "-c", strconv.Itoa(clients), "-n", strconv.Itoa(each*clients), "-m", strconv.Itoa(each),
 			"-r", "1", "--rate-period", "100ms")...)...) // for 5 s
@@ -101,7 +101,7 @@ func TestH2loadThroughUpgrades(t *testing.T) {
 		finished += u.Predecessor.RequestsFinished
 	}
 	if told < 5 || finished < 10 {
-		t.Errorf("in all upgrades: got %d connections that were told to go, %d requests under way that finished, want 5 and 10 or more", told, finished)
+		t.Errorf("in all upgrades: got %d connections that were sent a GOAWAY, %d requests under way that finished, want 5 and 10 or more", told, finished)
 	}
 	for name, wait := range runs {
 		out := wait()
@@ -116,7 +116,7 @@ func TestH2loadThroughUpgrades(t *testing.T) {
 		}
 		t.Logf("%s: %s", name, m[0])
 	}
-	t.Logf("%d upgrades, %d connections told to go, %d requests under way", upgrades, told, finished)
+	t.Logf("%d upgrades, %d connections sent a GOAWAY, %d requests under way", upgrades, told, finished)
 }
 
 // onlyOnce is a body that nobody can send a second time. It comes in pieces, with pauses.
@@ -226,7 +226,7 @@ func TestGoClientOfHTTP2ThroughUpgrades(t *testing.T) {
 		before := requests.Load()
 		u := b.Upgrade()
 		if c := u.Predecessor.Connections; c.Announced+c.Client < 2 || c.Cut+c.Error+c.Timeout > 0 {
-			t.Errorf("upgrade %d: got %+v, want connections that are told to go, none in disorder", i+1, u.Predecessor)
+			t.Errorf("upgrade %d: got %+v, want connections that are sent a GOAWAY, none in disorder", i+1, u.Predecessor)
 		}
 		await.Until(t, "requests of the successor", func() bool { return requests.Load() > before+20 })
 	}

@@ -75,7 +75,7 @@ func requestsInFlight(b *service.Baton) (n int) {
 	return n
 }
 
-// A client that waits to be told to send its body, with the upgrade before and after it is told.
+// A client that waits for 100 Continue to send its body, with the upgrade before and after that.
 func TestExpectContinueAcrossTheUpgrade(t *testing.T) {
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {

@@ -12,7 +12,7 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// What is told of connections that move: to who upgrades, in the log, and by the metrics of all generations together.
+// What is reported of connections that move: to who upgrades, in the log, and by the metrics of all generations together.
 
 func TestMovedConnectionsAreCounted(t *testing.T) {
 	t.Parallel()
@@ -84,7 +84,7 @@ func checkHeld(t *testing.T, b *service.Baton, want int) {
 	}
 }
 
-// A generation told not to moves nothing, whatever its successor is told; one told otherwise does.
+// A generation with -migrate=false moves nothing, whatever its successor is started with; one without it does.
 func TestMigrationIsSwitchedOff(t *testing.T) {
 	t.Parallel()
 	b := service.Start(t, service.Files(t), service.Config("migrate false"), service.Args("-idle-grace", "200ms"))
@@ -107,7 +107,7 @@ func TestMigrationIsSwitchedOff(t *testing.T) {
 	answered(t, c)
 }
 
-// What was accepted at a listener that the successor does not have cannot move: it is told, or closed after the grace.
+// What was accepted at a listener that the successor does not have cannot move: it is sent Connection: close, or closed after the grace.
 func TestConnectionsOfADroppedListener(t *testing.T) {
 	tier.Slow(t, "waits for the grace of connections")
 	t.Parallel()

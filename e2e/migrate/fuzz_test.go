@@ -268,7 +268,7 @@ func FuzzBoundary(f *testing.F) {
 	tier.Slow(f, "plays 55 conversations through upgrades")
 	behind := service.Args("-proxy", "/="+backend.Start(f, http.HandlerFunc(fuzzBackend)))
 	calm := service.Start(f, behind, service.Args("-migrate=false"))
-	// The grace is long: nobody who pipelines is to be told to close.
+	// The grace is long: nobody who pipelines is to be sent Connection: close.
 	upgraded := service.Start(f, service.Listen("HOST:PORT", "unix:DIR/public.sock"), behind, service.Args("-idle-grace", "25s"))
 	upgrades := upgradeAllTheTime(f, upgraded)
 	var inputs atomic.Int64 // none in the process that coordinates those that fuzz

@@ -113,14 +113,14 @@ func TestDownloadsFromSeveralGenerations(t *testing.T) {
 		handler func(t *testing.T) (service.Option, string)
 	}{
 		{"files", func(t *testing.T) (service.Option, string) {
-			dir := backend.Folder(t)
+			dir := backend.Directory(t)
 			if err := os.WriteFile(filepath.Join(dir, "big.bin"), content, 0o644); err != nil {
 				t.Fatal(err)
 			}
 			return service.Args("-root", dir), "/big.bin"
 		}},
 		{"proxy", func(t *testing.T) (service.Option, string) {
-			return service.Args("-root", backend.Folder(t), "-proxy", "/big="+backend.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			return service.Args("-root", backend.Directory(t), "-proxy", "/big="+backend.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Content-Length", strconv.Itoa(size))
 				w.Write(content)
 			}))), "/big"
@@ -150,7 +150,7 @@ func TestDownloadsFromSeveralGenerations(t *testing.T) {
 				answered(t, kept)
 			}
 			awaitDraining(t, b, 3)
-			// A predecessor that answers late, on a busy machine, is told of without its numbers.
+			// A predecessor that answers late, on a busy machine, is reported without its numbers.
 			var s *service.Status
 			if !await.Holds(await.Hang, func() bool {
 				s = b.Status()
@@ -275,7 +275,7 @@ func TestStopWithSeveralGenerations(t *testing.T) {
 	}
 	stopped := b.AwaitExit(last)
 	for i, pid := range pids {
-		if p := b.AwaitExit(pid); p.Exited.After(stopped.Exited.Add(service.Slack / 2)) {
+		if p := b.AwaitExit(pid); p.Exited.After(stopped.Exited.Add(service.Slack)) {
 			t.Errorf("generation %d: gone %v after the one that was asked to stop, want before it", i+1, p.Exited.Sub(stopped.Exited))
 		}
 	}

@@ -115,7 +115,7 @@ func resetIt(k *talk) {
 }
 
 // Clients that never stop sending, so that there is no moment at which the service holds nothing of the next
-// request: they are told after the grace, and have lost nothing of what came up to the answer that told them.
+// request: they are sent Connection: close after the grace, and have lost nothing of what came up to that answer.
 func TestNeverASafeMoment(t *testing.T) {
 	tier.Slow(t, "waits for a moment that does not come")
 	const grace = 400 * time.Millisecond
@@ -179,7 +179,7 @@ func TestNeverASafeMoment(t *testing.T) {
 				case e.err != nil:
 					t.Errorf("connection %s: after %d answers: %v", all[i].name, e.answered, e.err)
 				case took < grace || took > await.Hang: // what it has sent ahead is answered first
-					t.Errorf("connection %s: told to close %v after the handoff, after %d answers, want the grace of %v and a moment", all[i].name, took, e.answered, grace)
+					t.Errorf("connection %s: sent Connection: close %v after the handoff, after %d answers, want the grace of %v and a moment", all[i].name, took, e.answered, grace)
 				}
 				if e := all[i].AwaitClose(await.Hang); e == http1.StillOn || e == http1.MoreData {
 					t.Errorf("connection %s: after the answer that told: %s, want its end", all[i].name, e)
@@ -189,7 +189,7 @@ func TestNeverASafeMoment(t *testing.T) {
 				t.Error("predecessor: alive long after its last answer")
 			}
 			if c := u.Predecessor.Connections; u.Code != 0 || c.Announced != len(all) || c.Cut+c.Grace+c.Error+c.Timeout != 0 {
-				t.Errorf("drain: got exit code %d, %+v, want %d told to close", u.Code, u.Predecessor, len(all))
+				t.Errorf("drain: got exit code %d, %+v, want %d sent Connection: close", u.Code, u.Predecessor, len(all))
 			}
 		})
 	}

@@ -11,7 +11,7 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// Each successor is told to upgrade as soon as it serves, when the connections of its predecessor are just about to come to it:
+// Each successor is asked to upgrade as soon as it serves, when the connections of its predecessor are just about to come to it:
 // they pass through generations that live for some milliseconds.
 func TestUpgradesWithoutAPause(t *testing.T) {
 	tier.Slow(t, "makes upgrades without a pause")

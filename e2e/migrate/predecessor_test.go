@@ -28,7 +28,7 @@ func TestPredecessorKilledWhileMoving(t *testing.T) {
 			t.Errorf("%v, want the %d kept that the successor had", f, held)
 		}
 		if f.told > 0 {
-			t.Errorf("%v, want none told to close: nobody drains", f)
+			t.Errorf("%v, want none sent Connection: close: nobody drains", f)
 		}
 		for _, k := range s.busy {
 			if e := k.AwaitClose(await.Hang); e == http1.StillOn || e == http1.MoreData {

@@ -30,7 +30,7 @@ type fates struct {
 }
 
 func (f fates) String() string {
-	return fmt.Sprintf("%d kept, %d told to close, %d lost", len(f.kept), f.told, f.lost)
+	return fmt.Sprintf("%d kept, %d sent Connection: close, %d lost", len(f.kept), f.told, f.lost)
 }
 
 // note adds what became of a request. A part of an answer, a wrong one, or neither an answer nor an end is an error.
@@ -198,7 +198,7 @@ func (s *scene) release(t *testing.T) {
 }
 
 // checkOrphaned checks what is left after the death of a successor: its predecessor, which has moved as many
-// connections as were lost at least, and which answers the requests that it holds. It tells whether some were lost and
+// connections as were lost at least, and which answers the requests that it holds. It reports whether some were lost and
 // some not.
 func checkOrphaned(t *testing.T, s *scene, successor int, result func() *service.Upgraded, f fates) (amid bool) {
 	t.Helper()

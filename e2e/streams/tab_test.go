@@ -27,7 +27,7 @@ import (
 // The pages in a real browser: what they show through upgrades, and that nothing on them goes wrong.
 // With -screenshots=DIR they are also pictured there, light and dark, wide and as on a phone.
 
-var screenshots = flag.String("screenshots", "", "`folder` for pictures of the pages")
+var screenshots = flag.String("screenshots", "", "`directory` for pictures of the pages")
 
 // tab is a page in a browser of its own.
 type tab struct {

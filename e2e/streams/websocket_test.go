@@ -81,7 +81,7 @@ func dialWebSocket(o service.Over, t *testing.T, b *service.Baton) (c *websocket
 
 func TestWebSocketThroughAnUpgrade(t *testing.T) {
 	t.Parallel()
-	b := service.Start(t, service.Args("-proxy", "/="+backend.Start(t, http.HandlerFunc(webSocketEcho)), "-idle-grace", "200ms"))
+	b := service.Start(t, service.Args("-migrate=false", "-proxy", "/="+backend.Start(t, http.HandlerFunc(webSocketEcho)), "-idle-grace", "200ms"))
 	c, say := dialWebSocket(service.Over{}, t, b)
 	pid := b.PID()
 	result := service.UpgradeInBackground(t, b)
@@ -169,7 +169,7 @@ func noting(ends *farewells) http.HandlerFunc {
 	}
 }
 
-// Each WebSocket lives through the drain until its grace is over, and then ends with 1001 on both sides.
+// Each WebSocket that does not migrate lives through the drain until its grace is over, and then ends with 1001 on both sides.
 // Its client finds the successor, and goes on.
 func TestWebSocketsOverUpgrades(t *testing.T) {
 	tier.Slow(t, "keeps WebSockets through upgrades")
@@ -181,7 +181,7 @@ func webSocketsOverUpgrades(t *testing.T, secure bool, upgrades int) {
 	const clients = 10
 	var backends, seen farewells
 	way, clientsWay := service.PlainOrSecured(t, secure)
-	b := service.Start(t, way, service.Args("-proxy", "/="+backend.Start(t, noting(&backends)), "-websocket-grace", "300ms", "-drain-timeout", "20s"))
+	b := service.Start(t, way, service.Args("-proxy", "/="+backend.Start(t, noting(&backends)), "-websocket-grace", "300ms", "-drain-timeout", "20s", "-migrate=false"))
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	stop := make(chan struct{})
@@ -276,10 +276,10 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 		flags    []string
 		from, to time.Duration // for the drain
 	}{
-		{"at their grace", false, []string{"-websocket-grace", "500ms", "-drain-timeout", "30s"}, 500 * time.Millisecond, 500*time.Millisecond + time.Second + service.Slack},
-		{"at their grace over TLS", true, []string{"-websocket-grace", "500ms", "-drain-timeout", "30s"}, 500 * time.Millisecond, 500*time.Millisecond + time.Second + service.Slack},
+		{"at their grace", false, []string{"-websocket-grace", "500ms", "-drain-timeout", "30s", "-migrate=false"}, 500 * time.Millisecond, 500*time.Millisecond + time.Second + service.Slack},
+		{"at their grace over TLS", true, []string{"-websocket-grace", "500ms", "-drain-timeout", "30s", "-migrate=false"}, 500 * time.Millisecond, 500*time.Millisecond + time.Second + service.Slack},
 		// The deaf ones are closed 100 ms before the deadline.
-		{"at the deadline", false, []string{"-drain-timeout", "10s"}, 9 * time.Second, 10*time.Second + service.Slack},
+		{"at the deadline", false, []string{"-drain-timeout", "10s", "-migrate=false"}, 9 * time.Second, 10*time.Second + service.Slack},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -313,6 +313,7 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 
 func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 	tier.Slow(t, "waits for deadlines")
+	second := await.Unhurried(time.Second)
 	upgrade := func(b *service.Baton) { b.Upgrade() }
 	tests := []struct {
 		name   string
@@ -321,17 +322,17 @@ func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 		grace  string
 		end    func(b *service.Baton)
 	}{
-		{"upgrade", false, 2 * time.Second, "0s", upgrade},
-		{"upgrade with a longer grace", true, 2 * time.Second, "1h", upgrade},
-		{"brief", false, 900 * time.Millisecond, "0s", upgrade}, // less than what a farewell may take
-		{"stop", false, 2 * time.Second, "0s", func(b *service.Baton) { b.Signal(syscall.SIGTERM) }},
+		{"upgrade", false, 2 * second, "0s", upgrade},
+		{"upgrade with a longer grace", true, 2 * second, "1h", upgrade},
+		{"brief", false, second * 9 / 10, "0s", upgrade}, // less than what a farewell may take
+		{"stop", false, 2 * second, "0s", func(b *service.Baton) { b.Signal(syscall.SIGTERM) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			way, clientsWay := service.PlainOrSecured(t, tt.secure)
 			b := service.Start(t, way, service.Args("-proxy", "/="+backend.Start(t, http.HandlerFunc(webSocketEcho)), "-idle-grace", "200ms",
-				"-drain-timeout", tt.drain.String(), "-websocket-grace", tt.grace))
+				"-drain-timeout", tt.drain.String(), "-websocket-grace", tt.grace, "-migrate=false"))
 			_, say := dialWebSocket(clientsWay, t, b)
 			pid, began := b.PID(), time.Now()
 			tt.end(b)

@@ -95,7 +95,7 @@ func TestForeground(t *testing.T) {
 			tier.Tool(t, tt.tool)
 			b := service.Prepare(t, service.Args("-idle-grace", "50ms"))
 			files.Put(t, []byte("[supervisord]\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile="+b.Dir+"/supervisord.pid\n"+
-				"[program:baton]\nautorestart=unexpected\nstopwaitsecs=40\nstderr_logfile="+b.LogPath()+"\n"+
+				"[program:baton]\nautorestart=unexpected\nstopwaitsecs=40\nstdout_logfile=NONE\nstderr_logfile="+b.LogPath()+"\n"+
 				"command="+b.Bin+" "+strings.Join(b.Flags(), " ")+" -foreground\n"), filepath.Join(b.Dir, "supervisord.conf"), 0o644)
 			first, ended := contain(t, b, tt.proc, tt.command...)
 			for n := 2; n <= 3; n++ {
@@ -154,7 +154,7 @@ func TestWarningOfSupervisor(t *testing.T) {
 			b := service.Prepare(t)
 			files.Put(t, files.Script(pass), filepath.Join(b.Dir, "entrypoint.sh"), 0o755)
 			files.Put(t, []byte("[supervisord]\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile="+b.Dir+"/supervisord.pid\n"+
-				"[program:baton]\nstderr_logfile="+b.LogPath()+"\ncommand="+b.Bin+" "+strings.Join(b.Flags(), " ")+"\n"),
+				"[program:baton]\nstdout_logfile=NONE\nstderr_logfile="+b.LogPath()+"\ncommand="+b.Bin+" "+strings.Join(b.Flags(), " ")+"\n"),
 				filepath.Join(b.Dir, "supervisord.conf"), 0o644)
 			contain(t, b, tt.proc, tt.command...)
 			log := b.Log()

@@ -223,7 +223,7 @@ func TestInstallRefuses(t *testing.T) {
 	}
 }
 
-// Packagers install below a folder, built from the sources, without root and without touching this system.
+// Packagers install below a directory, built from the sources, without root and without touching this system.
 func TestInstallBelowDestdir(t *testing.T) {
 	tier.Slow(t, "installs below another root")
 	t.Parallel()

@@ -205,7 +205,7 @@ func TestListenersOutliveTheProcess(t *testing.T) {
 }
 
 // A successor that dies while its predecessor drains is the end of the service, of which the manager would not know;
-// one that is told to stop is not.
+// one that is asked to stop is not.
 func TestManagerIsToldOfAnOrphan(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
 		t.Run(sig.String(), func(t *testing.T) {

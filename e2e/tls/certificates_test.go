@@ -76,10 +76,10 @@ func newRenewed(t *testing.T) (all []*renewed) {
 		}
 		all = append(all, r)
 	}
-	{ // a folder that is a symlink, as Kubernetes and Let's Encrypt clients other than certbot have it
+	{ // a directory that is a symlink, as Kubernetes and Let's Encrypt clients other than certbot have it
 		dir := t.TempDir()
 		current := filepath.Join(dir, "current")
-		r := &renewed{name: "folder.test", certFile: filepath.Join(current, "tls.crt"), keyFile: filepath.Join(current, "tls.key")}
+		r := &renewed{name: "directory.test", certFile: filepath.Join(current, "tls.crt"), keyFile: filepath.Join(current, "tls.key")}
 		number := 0
 		r.replace = func(t *testing.T, cert, key []byte) {
 			t.Helper()

@@ -24,9 +24,9 @@ func TestBadUsageOfTLS(t *testing.T) {
 	cert, key := certificate.Certificate(t)
 	other, otherKey := certificate.Certificate(t)
 	dir := t.TempDir()
-	garbage, missing, locked := filepath.Join(dir, "garbage.pem"), filepath.Join(dir, "missing.pem"), filepath.Join(dir, "folder.pem")
+	garbage, missing, locked := filepath.Join(dir, "garbage.pem"), filepath.Join(dir, "missing.pem"), filepath.Join(dir, "directory.pem")
 	files.Put(t, []byte("-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n"), garbage, 0o600)
-	if err := os.Mkdir(locked, 0o700); err != nil { // root may read every file, but no folder as one
+	if err := os.Mkdir(locked, 0o700); err != nil { // root may read every file, but no directory as one
 		t.Fatal(err)
 	}
 	host := service.Loopback()
@@ -67,15 +67,15 @@ func TestBadUsageOfTLS(t *testing.T) {
 		for _, command := range []string{"check", "serve", "configuration file"} {
 			t.Run(tt.name+", "+command, func(t *testing.T) {
 				t.Parallel()
-				folder := t.TempDir()
+				directory := t.TempDir()
 				args := tt.args
 				switch command {
 				case "check":
 					args = append([]string{"check"}, args...)
 				case "configuration file":
-					args = []string{"-config", inFile(t, folder, args)}
+					args = []string{"-config", inFile(t, directory, args)}
 				}
-				env := append(os.Environ(), "RUNTIME_DIRECTORY="+folder)
+				env := append(os.Environ(), "RUNTIME_DIRECTORY="+directory)
 				if !slices.Contains(tt.args, "-admin") {
 					env = append(env, "BATON_ADMIN=")
 				}
@@ -98,7 +98,7 @@ func TestBadUsageOfTLS(t *testing.T) {
 						t.Errorf("%s: got a connection, want nothing bound", address)
 					}
 				}
-				left, _ := os.ReadDir(folder)
+				left, _ := os.ReadDir(directory)
 				if n := len(left); n > 1 || n == 1 && left[0].Name() != "conf" {
 					t.Errorf("left over: %v", left)
 				}
@@ -108,7 +108,7 @@ func TestBadUsageOfTLS(t *testing.T) {
 }
 
 // inFile writes flags as lines of a configuration file.
-func inFile(t *testing.T, folder string, flags []string) (path string) {
+func inFile(t *testing.T, directory string, flags []string) (path string) {
 	t.Helper()
 	var text strings.Builder
 	for _, word := range flags {
@@ -118,7 +118,7 @@ func inFile(t *testing.T, folder string, flags []string) (path string) {
 			text.WriteString(" " + word)
 		}
 	}
-	path = filepath.Join(folder, "conf")
+	path = filepath.Join(directory, "conf")
 	files.Put(t, []byte(text.String()+"\n"), path, 0o600)
 	return path
 }

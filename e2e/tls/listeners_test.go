@@ -111,7 +111,7 @@ func TestAddressChangesItsProtocol(t *testing.T) {
 			wg.Wait()
 			for _, a := range askers {
 				if a.err != nil || a.told == tt.moves || a.served == 0 {
-					t.Errorf("a client that asks back to back: %d answers, told to close: %v, %v, want that it moves: %v", a.served, a.told, a.err, tt.moves)
+					t.Errorf("a client that asks back to back: %d answers, sent Connection: close: %v, %v, want that it moves: %v", a.served, a.told, a.err, tt.moves)
 				}
 			}
 			for _, c := range append(idle, fresh...) {

@@ -92,6 +92,7 @@ func TestResumptionThroughUpgrades(t *testing.T) {
 
 // The opposite, so that the test above proves something: without the keys no session goes on.
 func TestNoResumptionWithoutTheKeys(t *testing.T) {
+	tier.Slow(t, "builds another program")
 	t.Parallel()
 	certFile, keyFile := certificate.Certificate(t)
 	b := service.Start(t, service.OverTLS(certFile, keyFile), service.Files(t), service.Args("-idle-grace", "50ms"))

@@ -79,7 +79,7 @@ func TestIdleConnectionDoesNotHoldTheDrain(t *testing.T) {
 	}
 }
 
-// Within the grace a client that speaks is answered, and told.
+// Within the grace a client that speaks is answered, and sent Connection: close.
 func TestIdleConnectionSpeaksInTheGrace(t *testing.T) {
 	tier.Slow(t, "waits for deadlines")
 	t.Parallel()

@@ -18,7 +18,7 @@ import (
 )
 
 // Successors that are no good: whatever is wrong with a release, the predecessor serves on, whoever
-// asked is told why, and the next good release takes over.
+// asked gets the reason, and the next good release takes over.
 
 func TestSuccessorFaults(t *testing.T) {
 	tier.Slow(t, "upgrades to each kind of bad release")
@@ -57,7 +57,7 @@ func TestSuccessorFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, reason: "no such file"},
-		{name: "a folder", spoil: func(t *testing.T, b *service.Baton) {
+		{name: "a directory", spoil: func(t *testing.T, b *service.Baton) {
 			if err := os.Remove(b.Bin); err != nil {
 				t.Fatal(err)
 			}

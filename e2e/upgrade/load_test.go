@@ -39,6 +39,9 @@ var crowd = [load.Habits]int{load.BackToBack: 8, load.Pausing: 64, load.PerReque
 func TestUpgradesUnderLoad(t *testing.T) {
 	for _, w := range worlds() {
 		t.Run(w.name, func(t *testing.T) {
+			if w.listen != nil {
+				tier.Slow(t, "the same on another network")
+			}
 			upgrades := *tier.Soak // with -run UnderLoad$ -soak=1000, 1,000 in each world
 			if upgrades == 0 {
 				upgrades = tier.Times(t, "upgrades", 2, w.upgrades*2/3, w.upgrades)

@@ -52,7 +52,7 @@ func TestDeploy(t *testing.T) {
 		{"symlink swap", []service.Option{service.Launched("DIR", "DIR/current/baton", "DIR/current/baton")}, releases, swap},
 		{"symlink swap, relative path", []service.Option{service.Launched("DIR", "current/baton", "current/baton")}, releases, swap},
 		{"relative path", []service.Option{service.Launched("DIR", "./baton", "./baton")}, nothing, rename},
-		{"relative path from another folder", []service.Option{service.Launched("DIR/releases/v1", "../../baton", "../../baton")}, releases, rename},
+		{"relative path from another directory", []service.Option{service.Launched("DIR/releases/v1", "../../baton", "../../baton")}, releases, rename},
 		{"by name in PATH", []service.Option{service.Launched(elsewhere, "DIR/baton", "baton"), service.Env("PATH=DIR:/usr/bin:/bin")}, nothing, rename},
 	}
 	for _, tt := range tests {

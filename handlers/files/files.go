@@ -271,7 +271,11 @@ func (f *files) serve(w http.ResponseWriter, r *http.Request, file *os.File, inf
 func servePlain(w http.ResponseWriter, r *http.Request, file *os.File, info fs.FileInfo, modified time.Time) {
 	rec := recorder.New(w)
 	before := rec.Bytes
-	http.ServeContent(rec, r, info.Name(), modified, file)
+	content := io.ReadSeeker(file) // which the kernel sends
+	if r.TLS != nil {              // it cannot, and the length need not be asked for
+		content = io.NewSectionReader(file, 0, info.Size())
+	}
+	http.ServeContent(rec, r, info.Name(), modified, content)
 	length, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
 	if r.Method == http.MethodGet && err == nil && rec.Bytes-before < length {
 		panic(http.ErrAbortHandler)

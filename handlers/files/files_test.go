@@ -25,8 +25,8 @@ var modified = time.Date(2026, 3, 4, 5, 6, 7, 89, time.UTC)
 
 var text = strings.Repeat("a line that compresses\n", 100)
 
-// folder lays out a root with everything that must and must not be served.
-func folder(t *testing.T) string {
+// directory lays out a root with everything that must and must not be served.
+func directory(t *testing.T) string {
 	t.Helper()
 	outside := t.TempDir()
 	root := filepath.Join(outside, "root")
@@ -47,7 +47,7 @@ func folder(t *testing.T) string {
 		}
 	}
 	for link, target := range map[string]string{
-		"inside": "a.txt", "up": "../secret", "absolute": filepath.Join(outside, "secret"), "folder": "..", "loop": "loop", "device": "/dev/zero",
+		"inside": "a.txt", "up": "../secret", "absolute": filepath.Join(outside, "secret"), "directory": "..", "loop": "loop", "device": "/dev/zero",
 	} {
 		if err := os.Symlink(target, filepath.Join(root, link)); err != nil {
 			t.Fatal(err)
@@ -66,7 +66,7 @@ func folder(t *testing.T) string {
 
 func newFiles(t *testing.T) http.Handler {
 	t.Helper()
-	files, err := New(Options{Root: folder(t), Listing: true})
+	files, err := New(Options{Root: directory(t), Listing: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,7 @@ func TestFiles(t *testing.T) {
 		{"escaped slash", "GET", "/..%2fsecret", 404, "not found"},
 		{"symlink up", "GET", "/up", 404, "not found"},
 		{"absolute symlink", "GET", "/absolute", 404, "not found"},
-		{"through a folder symlink", "GET", "/folder/secret", 404, "not found"},
+		{"through a directory symlink", "GET", "/directory/secret", 404, "not found"},
 		{"symlink loop", "GET", "/loop", 404, "not found"},
 		{"NUL", "GET", "/a.txt%00", 404, "not found"},
 		{"name too long", "GET", long, 404, "not found"},
@@ -128,7 +128,7 @@ func TestFiles(t *testing.T) {
 
 func TestFilesWithoutRoot(t *testing.T) {
 	if _, err := New(Options{Root: filepath.Join(t.TempDir(), "missing")}); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("got %v, want an error that the folder does not exist", err)
+		t.Errorf("got %v, want an error that the directory does not exist", err)
 	}
 }
 

@@ -60,6 +60,12 @@ func Log(next http.Handler, logger *slog.Logger) http.Handler {
 			if rec.HasMigrated() {
 				return
 			}
+			if cut {
+				defer panic(http.ErrAbortHandler)
+			}
+			if !logger.Enabled(r.Context(), slog.LevelInfo) {
+				return
+			}
 			status := rec.Status
 			switch {
 			case status == 0 && cut:
@@ -73,9 +79,6 @@ func Log(next http.Handler, logger *slog.Logger) http.Handler {
 				slog.Float64("seconds", time.Since(begin).Seconds()),
 				slog.String("protocol", r.Proto), slog.String("remote", r.RemoteAddr),
 				slog.String("request_id", id), slog.String("user_agent", request.Shorten(r.UserAgent())))
-			if cut {
-				panic(http.ErrAbortHandler)
-			}
 		}()
 		next.ServeHTTP(rec, r)
 	})

@@ -14,6 +14,12 @@
 // WebSockets and other upgrades pass, except those to HTTP/2 (h2c) and TLS, which would get
 // past the rules. A backend that is down is answered 502, one that is slow 504.
 //
+// In an upgrade WebSockets and other upgraded connections to backends of http URLs migrate with
+// both sockets ([Tunnels], [Resume]): what was read at one end and not written to the other, at
+// most 16 KiB in each direction, travels along, and the positions in the frames of both. A
+// client or backend that does not read holds nobody. One that does not migrate is drained, as all
+// are in a stop.
+//
 // In a drain a WebSocket gets a close frame with status 1001, between two messages, and an
 // event stream ends between two events, so that the browser reconnects to the successor.
 package proxy

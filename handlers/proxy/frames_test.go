@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -157,7 +158,7 @@ func FuzzFrames(f *testing.F) {
 }
 
 // A flow that is to leave at any moment passes whole frames, and then nothing but the close frame,
-// however little of it is written at a time.
+// however little of it is written at a time, and wherever it migrates meanwhile.
 func FuzzFlowLeaves(f *testing.F) {
 	conversations(f)
 	f.Fuzz(func(t *testing.T, data []byte, seed uint64, leave uint16) {
@@ -178,6 +179,9 @@ func FuzzFlowLeaves(f *testing.F) {
 					n := random.IntN(len(part) + 1)
 					to = append(to, part[:n]...)
 					fl.wrote(n)
+					if fl.isAtRest() && random.IntN(3) == 0 {
+						fl = migrated(t, fl)
+					}
 				}
 			}
 			at, told := 0, -1
@@ -206,6 +210,19 @@ func FuzzFlowLeaves(f *testing.F) {
 			testserver.Equal(t, "close frame came", fl.isOver(), want.closed > 0)
 		}
 	})
+}
+
+// migrated returns a flow as a successor has it.
+func migrated(t *testing.T, f flow) flow {
+	t.Helper()
+	encoded, err := json.Marshal(&f)
+	var from flow
+	if err != nil || json.Unmarshal(encoded, &from) != nil || !from.isValid() {
+		t.Fatalf("%+v does not migrate: %s, %v", f, encoded, err)
+	}
+	next := flow{isWebSocket: f.isWebSocket, masked: f.masked}
+	next.resume(from)
+	return next
 }
 
 func TestCloseFrame(t *testing.T) {

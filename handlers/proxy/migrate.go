@@ -20,7 +20,7 @@ type Tunnels interface {
 }
 
 // migratePause is how long a tunnel goes on that was not taken, until it is offered again.
-const migratePause = time.Second
+const migratePause = 250 * time.Millisecond
 
 // tunnelState is what a successor needs to go on with a tunnel.
 type tunnelState struct {

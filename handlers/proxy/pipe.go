@@ -147,7 +147,8 @@ func (e *end) halt() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.halted = true
-	e.SetDeadline(past)
+	e.SetReadDeadline(past)
+	e.SetWriteDeadline(past)
 }
 
 // goOn allows reading and writing again.
@@ -155,5 +156,6 @@ func (e *end) goOn() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.halted = false
-	e.SetDeadline(time.Time{})
+	e.SetReadDeadline(time.Time{})
+	e.SetWriteDeadline(time.Time{})
 }

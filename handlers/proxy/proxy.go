@@ -58,7 +58,7 @@ type Options struct {
 // no connection within 5 s, or sends no response header in time, a 504. A client
 // that goes away is neither.
 //
-// In a drain WebSockets and other upgraded connections go on for WebSocketGrace.
+// In a drain WebSockets and other upgraded connections that do not migrate go on for WebSocketGrace.
 // Then both sides of a WebSocket get a close frame with status 1001, between two
 // frames, and have a moment to answer it; other connections are just closed. A
 // response of type text/event-stream goes on for StreamGrace, and then ends in

@@ -43,9 +43,9 @@ func Start(t testing.TB, h http.Handler) (url string) {
 	return "http://" + ln.Addr().String()
 }
 
-// Folder makes a folder of files whose content is known: N.bin holds pattern(N). It has an index, so
+// Directory makes a directory of files whose content is known: N.bin holds pattern(N). It has an index, so
 // that "/" is answered 200.
-func Folder(t testing.TB) (dir string) {
+func Directory(t testing.TB) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	for _, n := range exchange.FileSizes {
@@ -59,8 +59,8 @@ func Folder(t testing.TB) (dir string) {
 	return dir
 }
 
-// Echo is a backend that says what it was told. GET /fixed/N answers N bytes; with "chunked" in the
-// query the length is not told beforehand, and a trailer follows.
+// Echo is a backend that returns what it was sent. GET /fixed/N answers N bytes; with "chunked" in the
+// query the length is not announced, and a trailer follows.
 func Echo(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

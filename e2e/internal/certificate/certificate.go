@@ -23,7 +23,7 @@ import (
 )
 
 // Certificate makes a self-signed pair for names, which may be addresses, and returns its files. Each call
-// makes another pair, in a folder of its own. Without a name it is for that of the requests.
+// makes another pair, in a directory of its own. Without a name it is for that of the requests.
 func Certificate(t testing.TB, names ...string) (certFile, keyFile string) {
 	t.Helper()
 	return certificateOf(t, EcdsaKey.Make(t), names...)

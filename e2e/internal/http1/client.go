@@ -103,7 +103,7 @@ func DialTLS(network, address string, within time.Duration, config *tls.Config) 
 // had cut it.
 var ErrNotNotified = errors.New("end without close_notify")
 
-// strict tells such an end from an orderly one, which crypto/tls does not.
+// strict distinguishes such an end from an orderly one, which crypto/tls does not.
 type strict struct{ net.Conn }
 
 func (s strict) Read(p []byte) (int, error) {

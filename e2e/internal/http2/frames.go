@@ -59,6 +59,9 @@ func (c *Conn) take(f http2.Frame) error {
 			c.settle(f)
 			c.writing.Lock()
 			defer c.writing.Unlock()
+			if v, ok := f.Value(http2.SettingHeaderTableSize); ok {
+				c.packer.SetMaxDynamicTableSizeLimit(v)
+			}
 			c.framer.WriteSettingsAck()
 		}
 		return nil

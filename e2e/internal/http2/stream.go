@@ -76,7 +76,7 @@ func (c *Conn) open(x *exchange.Exchange) (*Stream, error) {
 	if x.Method == "POST" {
 		c.packer.WriteField(hpack.HeaderField{Name: "content-length", Value: strconv.Itoa(len(x.Upload))})
 	}
-	// Whether a frame could be sent is told by what comes: a GOAWAY may have, which nobody has read yet.
+	// Whether a frame could be sent shows in what comes: a GOAWAY may have, which nobody has read yet.
 	c.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: s.id, BlockFragment: c.fields.Bytes(), EndHeaders: true, EndStream: len(x.Upload) == 0})
 	return s, nil
 }
@@ -103,7 +103,7 @@ func (c *Conn) upload(s *Stream, body []byte) {
 	}
 }
 
-// unwanted tells whether the rest of an upload is for nobody. An answer that is whole does not say so.
+// unwanted reports whether the rest of an upload is for nobody. An answer that is whole does not say so.
 func (s *Stream) unwanted() bool { return s.reset || s.Lost != nil }
 
 // end notes how a stream ended, with the lock held. nil: it was answered.

@@ -41,7 +41,7 @@ func (c *client) run(ctx context.Context) {
 		c.converse(ctx, conn)
 		conn.Close()
 		c.countLost()
-		if c.load.Rest > 0 {
+		if c.load.Rest > 0 && (c.habit == PerRequest || c.habit == PerRequestEnd) {
 			c.rest(ctx, c.load.Rest)
 		}
 	}
@@ -70,7 +70,7 @@ func (c *client) converse(ctx context.Context, conn *http1.Conn) {
 		c.exchange(conn, false)
 	case PerRequestEnd:
 		if c.exchange(conn, true) {
-			// Whoever is told to close closes: the answer is complete only with the end of the connection.
+			// Who is sent Connection: close closes: the answer is complete only with the end of the connection.
 			if e := conn.AwaitClose(c.load.Patience); e != http1.Fin {
 				c.counts.fail(exchange.NotAnswered, c.habit, conn.Served, fmt.Errorf("want the announced end of the connection, got %s", e))
 			}
@@ -159,11 +159,12 @@ func (c *client) tryExchange(conn *http1.Conn, end bool) bool {
 		return false
 	}
 	c.counts.Answered[c.habit].Add(1)
+	c.counts.Took.add(time.Since(begun))
 	c.asked = begun
 	return true
 }
 
-// crossed tells whether a request that was written by then may have met the end of a connection on which the
+// crossed reports whether a request that was written by then may have met the end of a connection on which the
 // client had been silent for the server's whole grace, and counts that as a close while idle. No server that
 // closes can avoid it, and ours does not promise to. On a busy machine the moment is longer than it sounds: the
 // server's answer may have been there long before the client looked, but not before the client had asked.
@@ -175,7 +176,7 @@ func (c *client) crossed(written time.Time, err error) bool {
 	return true
 }
 
-// lost tells a connection that was kept, and then closed under a request, from one that never worked.
+// lost distinguishes a connection that was kept, and then closed under a request, from one that never worked.
 // One that merely says nothing in time was not closed.
 func (c *client) lost(otherwise exchange.Failure, nth int, err error) exchange.Failure {
 	if nth > 1 && !errors.Is(err, os.ErrDeadlineExceeded) {

@@ -23,10 +23,10 @@ const (
 	Habits
 )
 
-// http2 tells whether a habit is that of a client of HTTP/2.
+// http2 reports whether a habit is that of a client of HTTP/2.
 func (h Habit) http2() bool { return h >= Streams && h < Sockets }
 
-// webSocket tells whether a habit is that of a client of a WebSocket.
+// webSocket reports whether a habit is that of a client of a WebSocket.
 func (h Habit) webSocket() bool { return h >= Sockets }
 
 func (h Habit) String() string {

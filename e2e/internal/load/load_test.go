@@ -118,6 +118,7 @@ func TestClientAcceptsWhatIsAllowed(t *testing.T) {
 		habit  Habit
 		script func(c net.Conn, next func() bool)
 		done   func(*Tally) int64
+		rest   time.Duration
 	}{
 		{name: "interim responses", habit: BackToBack, script: loop("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + good),
 			done: func(c *Tally) int64 { return c.Answered[BackToBack].Load() }},
@@ -140,11 +141,17 @@ func TestClientAcceptsWhatIsAllowed(t *testing.T) {
 		{name: "close while the client pauses", habit: Pausing,
 			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, good) },
 			done:   func(c *Tally) int64 { return c.IdleClosed[Pausing].Load() }},
+		{name: "close while the client rests", habit: BackToBack, rest: time.Minute,
+			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, good) },
+			done:   func(c *Tally) int64 { return c.IdleClosed[BackToBack].Load() }},
+		{name: "rest between connections", habit: PerRequest, rest: time.Millisecond,
+			script: func(c net.Conn, next func() bool) { next(); io.WriteString(c, good) },
+			done:   func(c *Tally) int64 { return c.Answered[PerRequest].Load() }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			l := Load{Network: "tcp", Address: scripted(t, tt.script), Exchanges: []exchange.Exchange{exchange.New("GET", "/", nil, 200, []byte("ok"))}, Pause: time.Minute}
+			l := Load{Network: "tcp", Address: scripted(t, tt.script), Exchanges: []exchange.Exchange{exchange.New("GET", "/", nil, 200, []byte("ok"))}, Pause: time.Minute, Rest: tt.rest}
 			l.Clients[tt.habit] = 1
 			counts, stop := Start(t, l)
 			await.Until(t, "the case to come about", func() bool { return tt.done(counts) > 2 })

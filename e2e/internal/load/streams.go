@@ -16,7 +16,7 @@ import (
 // atATime is how many requests a client of the habit streams has under way.
 const atATime = 4
 
-// multiplex is the life of a client. A connection that is told to go finishes what it has begun beside the next one.
+// multiplex is the life of a client. A connection that is sent a GOAWAY finishes what it has begun beside the next one.
 func (c *client) multiplex(ctx context.Context) {
 	var conns sync.WaitGroup
 	defer conns.Wait()
@@ -61,7 +61,7 @@ func (c *client) use(ctx context.Context, conn *http2.Conn, turn int, dialled ti
 		}
 	}
 	asking.Wait()
-	if c.habit != StreamsPausing { // which goes when it is told
+	if c.habit != StreamsPausing { // which goes at a GOAWAY
 		select {
 		case <-conn.Over:
 		case <-ctx.Done():
@@ -100,6 +100,7 @@ func (c *client) askOn(ctx context.Context, conn *http2.Conn, turn int, pause fu
 
 // exchangeOn makes one request, checks its answer, and says whether the connection may take another.
 func (c *client) exchangeOn(conn *http2.Conn, x *exchange.Exchange) bool {
+	begun := time.Now()
 	s, err := conn.Ask(x, c.load.Patience)
 	if err != nil {
 		return false
@@ -115,9 +116,10 @@ func (c *client) exchangeOn(conn *http2.Conn, x *exchange.Exchange) bool {
 		c.counts.fail(exchange.WrongBody, c.habit, s.Nth, fmt.Errorf("got %d bytes %.40q, want %d bytes %.40q", len(s.Body), s.Body, len(x.Body), x.Body))
 	default:
 		c.counts.Answered[c.habit].Add(1)
+		c.counts.Took.add(time.Since(begun))
 		return true
 	}
-	return s.Lost != nil && s.Lost.Refused // as long as it is not told to go
+	return s.Lost != nil && s.Lost.Refused // as long as there is no GOAWAY
 }
 
 // account counts how a connection that is over has ended.

@@ -22,6 +22,7 @@ type Silence struct {
 // Tally is what came of a load. The counters may be read while it runs.
 type Tally struct {
 	Answered    [Habits]atomic.Int64 // answered as they should be
+	Took        Times                // of those
 	Failed      [exchange.Failures]atomic.Int64
 	Connections [Habits]atomic.Int64 // dialled
 	Reconnects  [Habits]atomic.Int64 // after a close that was announced
@@ -88,6 +89,9 @@ func (l *Tally) String() string {
 	fmt.Fprintf(&b, "%d requests, %d failed", total, failed)
 	if total+failed > 0 {
 		fmt.Fprintf(&b, " (%.1f per million)", 1e6*float64(failed)/float64(total+failed))
+	}
+	if total > 0 {
+		fmt.Fprintf(&b, ", half of them within %v, 99 of 100 within %v", l.Took.Within(0.5).Round(time.Microsecond), l.Took.Within(0.99).Round(time.Microsecond))
 	}
 	for h := range Habits {
 		if n := l.Connections[h].Load(); n > 0 {

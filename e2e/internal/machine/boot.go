@@ -114,7 +114,7 @@ AllowIsolate=yes
 
 var machines atomic.Int32
 
-// Boot boots a machine with the unit files of some folders. It is gone when the test ends, and nothing of
+// Boot boots a machine with the unit files of some directories. It is gone when the test ends, and nothing of
 // it is left then; nothing that ran inside may have raced or panicked.
 func Boot(t testing.TB, unitDirs ...string) *Machine {
 	t.Helper()
@@ -246,7 +246,7 @@ func needPort(t testing.TB, port int) {
 	ln.Close()
 }
 
-// ownCgroup returns the folder of the cgroup (version 2) of this process, empty if there is none.
+// ownCgroup returns the directory of the cgroup (version 2) of this process, empty if there is none.
 func ownCgroup(t testing.TB) string {
 	t.Helper()
 	mounts, err := os.ReadFile("/proc/self/mountinfo")

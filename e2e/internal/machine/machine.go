@@ -23,11 +23,11 @@ import (
 // Machine is one booted systemd.
 type Machine struct {
 	T      testing.TB
-	Shared string // a folder that has the same path inside and outside
+	Shared string // a directory that has the same path inside and outside
 	Root   string // the root of the files inside, as seen from outside
 	Host   string // a loopback address that no other machine or service uses
 
-	cgroup string // the folder of all its cgroups
+	cgroup string // the directory of all its cgroups
 	Init   *process.Process
 }
 
@@ -94,7 +94,7 @@ func (m *Machine) Show(unit, property string) string {
 // Path returns the path outside of a file inside.
 func (m *Machine) Path(inside string) string { return m.Root + inside }
 
-// Put writes a file inside, by rename, and the folders above it where they are missing.
+// Put writes a file inside, by rename, and the directories above it where they are missing.
 func (m *Machine) Put(inside, content string, mode os.FileMode) {
 	m.T.Helper()
 	if err := os.MkdirAll(filepath.Dir(m.Path(inside)), 0o755); err != nil {
@@ -113,7 +113,7 @@ func (m *Machine) Install(from, inside string) {
 	m.Put(inside, string(content), 0o755)
 }
 
-// Share copies a file of the host to the shared folder, and returns its path.
+// Share copies a file of the host to the shared directory, and returns its path.
 func (m *Machine) Share(from string) (path string) {
 	m.T.Helper()
 	path = filepath.Join(m.Shared, filepath.Base(from))

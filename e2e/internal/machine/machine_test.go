@@ -51,7 +51,7 @@ func TestMachine(t *testing.T) {
 			}
 			files.Put(t, []byte("seen"), filepath.Join(m.Shared, "file"), 0o644)
 			if got := m.Must("cat", filepath.Join(m.Shared, "file")); got != "seen" {
-				t.Errorf("shared folder: got %q, want what was written outside", got)
+				t.Errorf("shared directory: got %q, want what was written outside", got)
 			}
 		}
 		if first.Host == second.Host {
@@ -128,7 +128,7 @@ func (m *Machine) checkGone(t *testing.T) {
 		t.Errorf("cgroup %s: got %v, want that it is gone", m.cgroup, err)
 	}
 	if _, err := os.Stat(m.Shared); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("shared folder %s: got %v, want that it is gone", m.Shared, err)
+		t.Errorf("shared directory %s: got %v, want that it is gone", m.Shared, err)
 	}
 	mounts, _ := os.ReadFile("/proc/self/mounts")
 	if strings.Contains(string(mounts), m.Shared) {

@@ -54,7 +54,7 @@ func Running(t testing.TB, lines ...string) *Unit {
 	return u
 }
 
-// Installer shares the folder of install.sh with the machine, and returns the script's path.
+// Installer shares the directory of install.sh with the machine, and returns the script's path.
 func (m *Machine) Installer() string {
 	m.T.Helper()
 	dir := filepath.Join(m.Shared, "source", "systemd")
@@ -296,7 +296,7 @@ func (u *Unit) CheckStopped(t testing.TB) {
 		c.Close()
 		t.Errorf("after the stop: %s takes connections", u.Address)
 	}
-	// systemd may well kill what is left of a process that has all but exited, so its word of that proves nothing.
+	// systemd may well kill what is left of a process that has all but exited, so that what it reports proves nothing.
 	log := u.Log()
 	ended := make(map[string]string)
 	for _, m := range transition.FindAllStringSubmatch(log, -1) {
@@ -312,7 +312,7 @@ func (u *Unit) CheckStopped(t testing.TB) {
 	}
 }
 
-// transition is a line of the log that tells of the beginning or the end of a drain.
+// transition is a line of the log that reports the beginning or the end of a drain.
 var transition = regexp.MustCompile(`generation=(\d+) from=\w+ to=(draining|exited)`)
 
 var SmallCrowd = [load.Habits]int{load.BackToBack: 2, load.Pausing: 32, load.PerRequest: 1, load.PerRequestEnd: 1}

@@ -15,7 +15,7 @@ func CheckState(t *testing.T, b *Baton, generation, pid int) {
 	t.Helper()
 	// A predecessor that has reported may still be about to exit.
 	var s *Status
-	if !await.Holds(Slack, func() bool {
+	if !await.Holds(await.Hang, func() bool {
 		s = b.Status()
 		return s.Generation == generation && s.PID == pid && s.State == "serving" && len(s.Generations) == 1 &&
 			slices.Equal(b.Alive(), []int{pid}) && slices.Equal(process.Descendants(b.Mark), []int{pid})

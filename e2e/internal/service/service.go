@@ -24,7 +24,7 @@ import (
 // Baton is one service through all its generations.
 type Baton struct {
 	T    testing.TB
-	Dir  string // the folder of everything below
+	Dir  string // the directory of everything below
 	Bin  string // what is run, and replaced by Deploy
 	Host string // a loopback address that no other service uses
 
@@ -51,7 +51,7 @@ func Start(t testing.TB, options ...Option) *Baton {
 	return b
 }
 
-// Prepare lays out the folder of a service without starting it.
+// Prepare lays out the directory of a service without starting it.
 func Prepare(t testing.TB, options ...Option) *Baton {
 	t.Helper()
 	var s Setup

@@ -31,7 +31,7 @@ type Setup struct {
 type Option func(*Setup)
 
 // Listen sets the public listeners. In an address HOST stands for the service's own loopback
-// address, PORT for a free port on it, DIR for the service's folder. The default is HOST:PORT.
+// address, PORT for a free port on it, DIR for the service's directory. The default is HOST:PORT.
 func Listen(addresses ...string) Option {
 	return func(s *Setup) { s.Listen = addresses }
 }
@@ -61,13 +61,13 @@ func AdminInFile() Option {
 	return func(s *Setup) { s.adminInFile = true }
 }
 
-// Launched sets the working directory, and path and argv[0] as execve gets them. DIR stands for the folder of the service.
+// Launched sets the working directory, and path and argv[0] as execve gets them. DIR stands for the directory of the service.
 func Launched(dir, path, argv0 string) Option {
 	return func(s *Setup) { s.Dir, s.Path, s.Argv0 = dir, path, argv0 }
 }
 
-// Files serves a folder of known files.
-func Files(t testing.TB) Option { return Args("-root", backend.Folder(t)) }
+// Files serves a directory of known files.
+func Files(t testing.TB) Option { return Args("-root", backend.Directory(t)) }
 
 // Proxied forwards everything to an echo backend in the test process.
 func Proxied(t testing.TB) Option {

@@ -23,7 +23,7 @@ type generation struct {
 	Connections      struct{ New, Active, Idle, Hijacked int }
 }
 
-// Status is what `baton status -json` and /status tell.
+// Status is what `baton status -json` and /status report.
 type Status struct {
 	Generation  int
 	PID         int

@@ -19,7 +19,7 @@ func (b *Baton) Deploy(version string) {
 	files.Install(b.T, build.Version(b.T, version), b.Bin)
 }
 
-// Releases copies versions to the folder once, and returns a way to deploy them that is nothing but a rename.
+// Releases copies versions to the directory once, and returns a way to deploy them that is nothing but a rename.
 func (b *Baton) Releases(versions ...string) (deploy func(version string)) {
 	b.T.Helper()
 	for _, version := range versions {

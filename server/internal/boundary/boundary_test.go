@@ -208,6 +208,11 @@ func TestMachine(t *testing.T) {
 		{"hijacked", served[:len(served)-2], []row{
 			{hijack, 0, Hijacked}, {comes("\r\n"), 0, Hijacked}, {sets(idle), RestoreDeadline, Hijacked}, {wake(ToOffer), 0, Hijacked},
 			{closeIt, 0, Released}, {closeIt, 0, Released}}},
+		{"hijacked, and offered by its handler", served[:len(served)-2], []row{
+			{hijack, 0, Hijacked}, {offer, 0, OfferedHijacked}, {sets(idle), RestoreDeadline, OfferedHijacked}, {kept, 0, Hijacked},
+			{offer, 0, OfferedHijacked}, {taken, EOF, Migrated}, {sets(idle), 0, Migrated}, {closeIt, 0, Closed}}},
+		{"hijacked, offered, and closed forcibly", served[:len(served)-2], []row{
+			{hijack, 0, Hijacked}, {offer, 0, OfferedHijacked}, {closeIt, 0, Released}, {taken, 0, Released}}},
 		{"the client closes", parked, []row{{ends(Failed, Empty), 0, Arriving}, {closeIt, 0, Closed}}},
 		{"migrated, and the copy is closed", served, []row{
 			{reads(whole), Rest, AtRest}, {offer, 0, Offered}, {taken, EOF, Migrated}, {sets(idle), 0, Migrated}, {closeIt, 0, Closed}}},

@@ -78,7 +78,9 @@ func (s State) woken() bool { return s >= WokenToOffer && s <= WokenToReclaim }
 
 // Shared reports whether the successor has the connection, or may take it: nothing may be
 // written to it, and closing the copy does not end it.
-func (s State) Shared() bool { return s == Offered || s == OfferedWoken || s == Migrated }
+func (s State) Shared() bool {
+	return s == Offered || s == OfferedWoken || s == OfferedHijacked || s == Migrated
+}
 
 // Purpose says why the reader of a connection at rest is woken.
 type Purpose uint8

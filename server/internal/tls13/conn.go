@@ -1,6 +1,8 @@
 package tls13
 
 import (
+	"crypto/fips140"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -21,8 +23,13 @@ type Conn struct {
 	out writer
 }
 
-// New returns a connection over c that goes on from a state. It keeps nothing of the state.
+// New returns a connection over c that goes on from a state. It keeps nothing of the state. In
+// FIPS 140-3 mode it returns an error: of the standard library's implementations of AES-GCM,
+// the one that is approved for the nonces of TLS is reserved to crypto/tls.
 func New(c net.Conn, s State) (*Conn, error) {
+	if fips140.Enabled() {
+		return nil, errors.New("tls13: not available in FIPS 140-3 mode")
+	}
 	if err := s.Validate(); err != nil {
 		return nil, err
 	}

@@ -96,10 +96,14 @@ type received struct {
 // receive receives records, which must be valid.
 func (p *peer) receive(t testing.TB, wire []byte) (r received) {
 	t.Helper()
+	var all strings.Builder
 	for len(wire) >= headerLen {
 		n, err := recordLen(wire)
 		if err != nil {
 			t.Fatal(err)
+		}
+		if len(r.alerts) > 0 {
+			t.Errorf("something follows the alert %v", r.alerts)
 		}
 		if n > len(wire) {
 			break
@@ -116,10 +120,10 @@ func (p *peer) receive(t testing.TB, wire []byte) (r received) {
 		if !bytes.Equal(p.in.Secret, secret) {
 			r.updates++
 		}
-		r.data += string(data)
+		all.Write(data)
 		wire = wire[n:]
 	}
-	r.rest = len(wire)
+	r.data, r.rest = all.String(), len(wire)
 	return r
 }
 

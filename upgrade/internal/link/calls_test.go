@@ -163,7 +163,7 @@ func TestResponseAtTheDeadline(t *testing.T) {
 			c      calls
 			number uint64
 		)
-		done := c.add(TypeTaken, &number)
+		done, _ := c.add(TypeOffer, TypeTaken, &number)
 		c.received(&Message{Type: TypeTaken, Batch: number, Refused: []int{7}})
 		if m, err := c.await(ended, number, done); err != nil || len(m.Refused) != 1 {
 			t.Fatalf("got %+v, %v, want the response", m, err)
