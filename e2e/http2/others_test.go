@@ -159,7 +159,7 @@ func TestGoClientOfHTTP2ThroughUpgrades(t *testing.T) {
 		ctx, cancel := context.WithTimeout(httptrace.WithClientTrace(context.Background(), &httptrace.ClientTrace{
 			GotConn:      func(httptrace.GotConnInfo) { connected.Add(1) },
 			WroteHeaders: func() { sent.Add(1) },
-		}), 20*time.Second)
+		}), time.Minute)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, method, url, body)
 		if err != nil {
