@@ -64,7 +64,7 @@ func TestAddressChangesItsProtocol(t *testing.T) {
 	}{
 		{"plain to TLS", plain, secure, false},
 		{"TLS to plain", secure, plain, false},
-		{"TLS to TLS", secure, secure, false},
+		{"TLS to TLS", secure, secure, true},
 		{"plain to plain", plain, plain, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
