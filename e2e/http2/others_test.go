@@ -38,10 +38,10 @@ func slowly(w http.ResponseWriter, r *http.Request) {
 
 // startSlowly starts a service with a listener without TLS and one with it, and returns the address of the latter, and
 // what its clients need.
-func startSlowly(t *testing.T, idleGrace string) (b *service.Baton, over string, config *tls.Config) {
+func startSlowly(t *testing.T, args ...string) (b *service.Baton, over string, config *tls.Config) {
 	serve, secure := service.Secured(t)
 	b = service.Start(t, service.Args("-proxy", "/="+backend.Start(t, http.HandlerFunc(slowly))), serve, service.Listen("HOST:PORT", "tls:HOST:PORT"),
-		service.Args("-idle-grace", idleGrace))
+		service.Args(args...))
 	_, over = service.SplitAddress(b.Setup.Listen[1])
 	return b, over, secure.Config
 }
@@ -49,14 +49,14 @@ func startSlowly(t *testing.T, idleGrace string) (b *service.Baton, over string,
 var h2loadSummary = regexp.MustCompile(`requests: (\d+) total, (\d+) started, (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout
 status codes: (\d+) 2xx`)
 
-// h2load never connects again: what a client has still to ask when its connection is sent a GOAWAY counts as failed,
+// Without migration, that is with GOAWAYs. h2load never connects again: what a client has still to ask when its connection is sent a GOAWAY counts as failed,
 // without having been sent. So each client makes all its requests at once, and new clients come all the time; at
 // each handoff there are some whose requests are under way, and some that have just come.
 func TestH2loadThroughUpgrades(t *testing.T) {
 	tier.Slow(t, "runs h2load")
 	t.Parallel()
 	path := tier.Tool(t, "h2load")
-	b, over, _ := startSlowly(t, "20s")
+	b, over, _ := startSlowly(t, "-idle-grace", "20s", "-migrate=false")
 	upload := filepath.Join(b.Dir, "upload")
 	files.Put(t, exchange.Pattern(20_000), upload, 0o600)
 
@@ -143,7 +143,7 @@ func (o *onlyOnce) Read(p []byte) (int, error) {
 // body, and cannot begin anew then): that no server can prevent, and such a request may be made again.
 func TestGoClientOfHTTP2ThroughUpgrades(t *testing.T) {
 	t.Parallel()
-	b, over, config := startSlowly(t, "8s")
+	b, over, config := startSlowly(t, "-idle-grace", "8s")
 	var asking sync.WaitGroup
 	stop := make(chan struct{})
 	var requests, uploads, again, unsent atomic.Int64
