@@ -62,7 +62,7 @@ func browserKeepsItsConnections(t *testing.T, secure bool) {
 	}
 	way, clientsWay := service.PlainOrSecured(t, secure)
 	page := pageWith("", nil)
-	b := service.Start(t, way, service.Patient(), service.Args("-idle-grace", "25s", "-proxy", "/="+backend.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	b := service.Start(t, way, service.Patient(), service.Args("-idle-grace", "2m", "-drain-timeout", "5m", "-proxy", "/="+backend.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/page" {
 			page.ServeHTTP(w, r)
 			return
