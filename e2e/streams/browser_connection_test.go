@@ -75,7 +75,9 @@ func browserKeepsItsConnections(t *testing.T, secure bool) {
 	progress := func() {
 		t.Helper()
 		answered, echoed := eval[int](p, "answered"), eval[int](p, "echoed")
-		if !await.Holds(await.Hang, func() bool { return eval[bool](p, fmt.Sprintf("answered > %d && echoed > %d && paths.size === 3", answered+20, echoed+5)) }) {
+		if !await.Holds(await.Hang, func() bool {
+			return eval[bool](p, fmt.Sprintf("answered > %d && echoed > %d && paths.size === 3", answered+20, echoed+5))
+		}) {
 			t.Fatalf("browser: %d requests, %d messages answered, then none; %s", answered, echoed, eval[string](p, "wrong.join()"))
 		}
 	}
