@@ -84,8 +84,14 @@
 // "Connection: close"; an idle connection gets close_notify after the idle grace. The next
 // connection of the client resumes its TLS session (package tlskeys).
 //
-// HTTP/2 is drained as told above. A client that answers the PING later than the idle grace may
-// have a request refused, and knows that it was not processed.
+// HTTP/2 migrates when no stream is open, by prior knowledge and over TLS 1.3: package streams
+// below internal tells how. If streams are open, new requests are held for 50 ms at most while
+// those complete, and migrate with the connection; if they do not complete, nothing more is held
+// on their account, and the next moment without a stream is awaited until the idle grace is over.
+// Then the connection is drained as told above, like that of a client which does not acknowledge
+// the settings, or has a header table although it is told to have none. A client that answers the
+// PING later than the idle grace may have a request refused, and knows that it was not
+// processed.
 //
 // Connections that a handler has hijacked, such as WebSockets, migrate if the handler lets them
 // ([Tunnels]) and the successor has one that goes on with them: with what the handler has read
@@ -122,7 +128,8 @@
 //
 // A connection is a stack of layers, each a net.Conn over the one below, which also says
 // whether it holds a part of something and what a successor needs to rebuild it: the socket
-// (socket.go), TLS (tls.go, handshake.go, tls_migrate.go), the follower of HTTP/1 (http1.go) or HTTP/2 (http2.go), and the
+// (socket.go), TLS (tls.go, handshake.go, tls_migrate.go), the follower of HTTP/1 (http1.go) or HTTP/2 (http2.go,
+// http2_rest.go, http2_hold.go), and the
 // account, which net/http has (conn.go). Package boundary below internal recognizes by how
 // net/http reads when an HTTP/1 connection is at rest; it decides, and http1.go does. Check
 // tries out that net/http reads as expected. If a Go release should ever read otherwise, it

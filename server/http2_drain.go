@@ -36,7 +36,15 @@ type refusal struct {
 }
 
 // drain begins the drain of the connection. One that may migrate has the idle grace to come to
-// rest.
+// rest. Otherwise net/http alone would take the second of two steps, in which a client loses the
+// requests that are on their way meanwhile.
+//
+// The client is sent a GOAWAY that names no stream, so that it makes no more requests, and a
+// PING. When it answers, all requests have arrived that it made before it knew, or arrive a
+// moment later: clients of several threads may overtake themselves. The answer is awaited for no
+// longer than the idle grace. net/http is then given a GOAWAY as from the client, upon which it
+// shuts the connection down: it sends a GOAWAY with the last request that it has got, completes
+// what is under way, and closes the connection a second after.
 func (h *http2Conn) drain() {
 	if !h.conn.server.http2().drains {
 		return

@@ -75,6 +75,33 @@ func TestIdleHTTP2ConnectionMigrates(t *testing.T) {
 	<-drained
 }
 
+// Over TLS it is the same, and a handler sees the same of the handshake.
+func TestHTTP2OverTLSMigrates(t *testing.T) {
+	l := newTLSLine(t)
+	opts := func(name string) server.Options {
+		return server.Options{Handler: withTLS(t, name), IdleGrace: patience}
+	}
+	m := &movers{first: l.serve(listen(t), opts("first"), nil), second: l.serve(listen(t), opts("second"), nil)}
+	c := newHTTP2Client(t, l.dial(m.first, "h2").Conn)
+	c.request(1, "/")
+	before, err := c.body(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.request(3, "/")
+	c.gets(3, before)
+	after := strings.Replace(before, "first", "second", 1)
+	for stream := uint32(5); stream < 15; stream += 2 {
+		m.migrates(t, 1)
+		c.request(stream, "/")
+		c.gets(stream, after)
+		m = &movers{first: m.second, second: l.serve(listen(t), opts("second"), nil)}
+	}
+	<-m.handOff(patience)
+	c.Close()
+	m.end()
+}
+
 // Wherever the frames of a client are split by the migration, none is lost.
 func TestHTTP2MigratesBetweenAnyTwoBytes(t *testing.T) {
 	m := newHTTP2Movers(t)

@@ -23,8 +23,9 @@ const chats = server.Tunnels("chat")
 // chat answers lines on connections that it has hijacked.
 type chat struct {
 	name    string
-	begin   chan struct{}      // not nil: hijacks when it is closed
-	ended   chan string        // what each handler has seen at its end
+	begin   chan struct{} // not nil: hijacks when it is closed
+	ended   chan string   // what each handler has seen at its end
+	grace   time.Duration
 	refused chan struct{}      // not nil: gets one for each attempt to migrate that failed
 	pair    func() [2]net.Conn // not nil: makes a peer
 }
@@ -68,7 +69,7 @@ func (c *chat) take(w http.ResponseWriter, r *http.Request, s chatState, peer ne
 	defer conn.Close()
 	early, _ := buf.Peek(buf.Reader.Buffered())
 	s.Part += string(early)
-	stop := server.OnDrain(r.Context(), 0, func(context.Context) { io.WriteString(conn, "bye\n"); conn.Close() })
+	stop := server.OnDrain(r.Context(), c.grace, func(context.Context) { io.WriteString(conn, "bye\n"); conn.Close() })
 	migrated := c.talk(r.Context(), conn, peer, s)
 	stop()
 	conn.Close()
@@ -156,6 +157,7 @@ func TestHijackedMigrates(t *testing.T) {
 	for name, secure := range map[string]bool{"plaintext": false, "TLS": true} {
 		t.Run(name, func(t *testing.T) {
 			m, first, second, dial := newChats(t, secure)
+			second.grace = time.Millisecond
 			c := dial()
 			c.send(chatRequest + "one\n")
 			c.expectLine("first 1 one")
@@ -174,7 +176,7 @@ func TestHijackedMigrates(t *testing.T) {
 			if got := m.second.Load(); got.Connections != (upgrade.Connections{Hijacked: 1}) || got.Requests != 1 {
 				t.Errorf("load: got %+v, want 1 hijacked connection with a request", got)
 			}
-			done := m.second.drain(time.Second, all)
+			done := m.second.drain(patience, all)
 			c.expectLine("bye")
 			if rest, err := io.ReadAll(c.in); len(rest) > 0 || err != nil {
 				t.Errorf("got %q, %v, want the end", rest, err)
@@ -265,14 +267,15 @@ func TestHijackedIsRefused(t *testing.T) {
 	} {
 		for over, secure := range map[string]bool{"plaintext": false, "TLS": true} {
 			t.Run(name+" over "+over, func(t *testing.T) {
+				t.Parallel()
 				m, first, _, dial := newChats(t, secure)
-				first.refused = make(chan struct{}, 100)
+				first.refused, first.grace = make(chan struct{}, 100), 3*time.Second
 				c := dial()
 				c.send(chatRequest + "one\ntw")
 				c.expectLine("first 1 one")
 				h := upgrade.Handoff{Kept: all, Migrate: m.move, States: true}
 				refuse(m, &h)
-				done := m.first.drainBy(3*time.Second, h)
+				done := m.first.drainBy(patience, h)
 				<-first.refused
 				c.send("o\nthree\n")
 				c.expectLine("first 2 two")

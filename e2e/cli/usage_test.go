@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/process"
@@ -53,7 +54,7 @@ func TestSecondServer(t *testing.T) {
 			if n := errorLines(stderr); n != 1 {
 				t.Errorf("errors: got %d, want one: %s", n, stderr)
 			}
-			if took := time.Since(began); took > 10*time.Second {
+			if took := time.Since(began); took > await.Hang {
 				t.Errorf("took %v", took)
 			}
 			service.CheckServes(t, first, 2, pid)

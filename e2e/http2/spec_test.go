@@ -49,6 +49,13 @@ var limitsOfOurOwn = []string{
 	"http2/4.2: Sends a large size HEADERS frame that exceeds the SETTINGS_MAX_FRAME_SIZE",
 }
 
+// ownFailures are cases that Baton fails and net/http does not.
+var ownFailures = []string{
+	// Baton sets SETTINGS_HEADER_TABLE_SIZE to 0, so that connections can migrate, and has net/http accept more.
+	// A client that wants a table all the same works, and does not migrate.
+	"hpack/6.3: Sends a dynamic table size update larger than the value of SETTINGS_HEADER_TABLE_SIZE",
+}
+
 func TestHTTP2Spec(t *testing.T) {
 	tier.Slow(t, "runs h2spec against four servers")
 	t.Parallel()
@@ -85,6 +92,9 @@ func TestHTTP2Spec(t *testing.T) {
 			}
 			for _, name := range limitsOfOurOwn {
 				expected[name] = server.alone
+			}
+			for _, name := range ownFailures {
+				expected[name] = !server.alone
 			}
 			for name, why := range failed {
 				if !expected[name] {

@@ -247,8 +247,8 @@ func upgradeAllTheTime(f *testing.F, b *service.Baton) (upgrades *atomic.Int64) 
 				return
 			}
 			syscall.Kill(pid, syscall.SIGHUP)
-			if !await.Holds(20*time.Second, func() bool { now := b.ReadPID(); return now != 0 && now != pid }) {
-				done <- errors.New("no successor within 20 s")
+			if !await.Holds(await.Hang, func() bool { now := b.ReadPID(); return now != 0 && now != pid }) {
+				done <- errors.New("no successor")
 				return
 			}
 			b.TryFollow(b.ReadPID())

@@ -16,7 +16,7 @@ func TestEveryKindKeepsItsConnection(t *testing.T) {
 		upgrades = tier.Times(t, "upgrades", 2, 5, 20)
 	}
 	option, over := service.EveryKind(t)
-	b := service.Start(t, option, service.Args("-idle-grace", "25s"))
+	b := service.Start(t, option, service.Args("-idle-grace", "2m", "-drain-timeout", "5m"))
 	crowd := service.StartCrowd(t, b, over, service.SmallCrowd, false)
 	deploy := b.Releases("v1", "v2")
 	for i := range upgrades {

@@ -51,14 +51,16 @@ func TestPreviousRelease(t *testing.T) {
 	b := service.Start(t, option, service.Args("-idle-grace", "500ms", "-websocket-grace", "500ms"))
 	clients := service.SmallCrowd
 	crowd := service.StartCrowd(t, b, over, clients, false)
-	everything := clients.Clients()
+	// Silent WebSockets do not notice that a drain before has closed them, and a busy client of HTTP/2 may not come to
+	// rest within its grace.
+	most := clients.Clients() - 2*(clients.Silent+clients.Busy)
 	plain := clients.Busy + clients.Pausing + 2*clients.Silent
 	for i, step := range []struct {
 		to   string
 		move int // at least so many connections
 	}{
-		{build.Previous, plain}, {build.Previous, plain}, {"v2", plain}, {"v1", everything},
-		{build.Past, 0}, {build.Previous, 0}, {"v2", plain}, {"v1", everything},
+		{build.Previous, plain}, {build.Previous, plain}, {"v2", plain}, {"v1", most},
+		{build.Past, 0}, {build.Previous, 0}, {"v2", plain}, {"v1", most},
 	} {
 		before := crowd.Requests()
 		await.Until(t, "requests of each kind", func() bool { return crowd.Advanced(before, 10) })

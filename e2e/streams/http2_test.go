@@ -69,7 +69,7 @@ func TestStreamsOfHTTP2(t *testing.T) {
 			t.Parallel()
 			held := backend.NewGate(t)
 			way, clientsWay := service.PlainOrSecured(t, secure)
-			b := service.Start(t, way, service.Args("-stream-grace", grace.String(), "-proxy", "/begun="+backend.Start(t, held), "-proxy", "/numbers="+backend.Start(t, http.HandlerFunc(numbers))))
+			b := service.Start(t, way, service.Args("-idle-grace", "100ms", "-stream-grace", grace.String(), "-proxy", "/begun="+backend.Start(t, held), "-proxy", "/numbers="+backend.Start(t, http.HandlerFunc(numbers))))
 			pid := b.PID()
 			begin := begin(clientsWay, t, b)
 			waiting := begin("/begun")

@@ -189,7 +189,7 @@ func TestSystemdReloadDuringADrain(t *testing.T) {
 				g.Open()
 				answered()
 			}
-			if r := u.Wait("systemctl reload", reload, 30*time.Second); r.Code != 0 {
+			if r := u.Wait("systemctl reload", reload, time.Minute); r.Code != 0 {
 				t.Errorf("systemctl reload: got exit code %d, want 0: %s", r.Code, r.Out)
 			}
 			u.CheckServes(t, 3, "v2")

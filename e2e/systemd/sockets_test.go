@@ -74,7 +74,7 @@ func TestSystemdSocketKeepsTheQueue(t *testing.T) {
 	stop := u.Meanwhile("systemctl", "stop", "baton")
 	u.Await(t, "stop", func() bool { return u.Show("baton.service", "ActiveState") == "deactivating" })
 	u.Kill("CONT", main)
-	if r := u.Wait("systemctl stop", stop, 30*time.Second); r.Code != 0 {
+	if r := u.Wait("systemctl stop", stop, time.Minute); r.Code != 0 {
 		t.Errorf("systemctl stop: got exit code %d, want 0: %s", r.Code, r.Out)
 	}
 	// What the stopping generation did not answer, the one that systemd starts for it does.
@@ -195,7 +195,7 @@ func TestSystemdCrashKeepsTheQueue(t *testing.T) {
 			u.Reload() // a crash of a successor, and of one that was restarted
 		}
 		// More than the 128 of a process that cannot read what the kernel allows.
-		crashWithAQueue(u, t, fmt.Sprintf("round %d", round+1), 300, 20*time.Second)
+		crashWithAQueue(u, t, fmt.Sprintf("round %d", round+1), 300, await.Hang)
 		u.CheckServes(t, 1, "v1")
 	}
 }

@@ -30,7 +30,7 @@ func TestSystemdStop(t *testing.T) {
 	})
 	g.Open()
 	answered()
-	if r := u.Wait("systemctl stop", stop, 30*time.Second); r.Code != 0 {
+	if r := u.Wait("systemctl stop", stop, time.Minute); r.Code != 0 {
 		t.Errorf("systemctl stop: got exit code %d, want 0: %s", r.Code, r.Out)
 	}
 	u.CheckStopped(t)
@@ -72,7 +72,7 @@ func TestSystemdStopWhileAPredecessorDrains(t *testing.T) {
 	await.Throughout(t, time.Second, "the stop waits for the predecessor", func() bool { return len(stop) == 0 })
 	g.Open()
 	answered()
-	if r := u.Wait("systemctl stop", stop, 30*time.Second); r.Code != 0 {
+	if r := u.Wait("systemctl stop", stop, time.Minute); r.Code != 0 {
 		t.Errorf("systemctl stop: got exit code %d, want 0: %s", r.Code, r.Out)
 	}
 	u.CheckStopped(t)
@@ -91,10 +91,10 @@ func TestSystemdStopDuringAReload(t *testing.T) {
 	u.Await(t, "stop", func() bool { return u.Show("baton.service", "ActiveState") == "deactivating" })
 	g.Open()
 	answered()
-	if r := u.Wait("systemctl stop", stop, 30*time.Second); r.Code != 0 {
+	if r := u.Wait("systemctl stop", stop, time.Minute); r.Code != 0 {
 		t.Errorf("systemctl stop: got exit code %d, want 0: %s", r.Code, r.Out)
 	}
-	u.Wait("systemctl reload", reload, 30*time.Second) // whichever way it ends
+	u.Wait("systemctl reload", reload, time.Minute) // whichever way it ends
 	u.CheckStopped(t)
 }
 
@@ -108,10 +108,10 @@ func TestSystemdStopDuringAnUpgrade(t *testing.T) {
 	failedBefore := counts.Failures()
 	endLoad()
 	stop := u.Meanwhile("systemctl", "stop", "baton")
-	if r := u.Wait("systemctl stop", stop, 20*time.Second); r.Code != 0 {
+	if r := u.Wait("systemctl stop", stop, time.Minute); r.Code != 0 {
 		t.Errorf("systemctl stop: got exit code %d, want 0: %s", r.Code, r.Out)
 	}
-	if r := u.Wait("systemctl reload", reload, 20*time.Second); r.Code == 0 {
+	if r := u.Wait("systemctl reload", reload, time.Minute); r.Code == 0 {
 		t.Errorf("systemctl reload: got exit code 0, want that it fails: %s", r.Out)
 	}
 	u.CheckStopped(t)

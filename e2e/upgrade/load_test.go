@@ -53,12 +53,12 @@ func TestUpgradesUnderLoad(t *testing.T) {
 
 // upgradeUnderLoad checks that each client ends on the connection that it began with, and has lost no request.
 func upgradeUnderLoad(t *testing.T, w world, upgrades int) {
-	const grace = 20 * time.Second // for which nobody waits
+	const grace = time.Minute // for which nobody waits
 	b := service.Start(t, service.Listen(w.listen...), w.handler(t), service.Patient(), service.Args("-idle-grace", grace.String()))
 	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Exchanges: w.exchanges, Clients: crowd, LastWords: true})
 	load.AwaitCrowd(t, counts, crowd)
 	moved := 0
-	all := upgradeAgainAndAgain(t, b, counts, upgrades, 0, grace/4)
+	all := upgradeAgainAndAgain(t, b, counts, upgrades, 0, grace*9/10)
 	for i, u := range all {
 		moved += u.Predecessor.Moved
 		c := u.Predecessor.Connections

@@ -28,19 +28,21 @@ func everything(t testing.TB) service.Option {
 
 func everyExchange() []exchange.Exchange { return append(exchange.Files(), exchange.Echo("/echo")...) }
 
-func TestUpgradesUnderLoadOfEveryProtocol(t *testing.T) {
+// Without migration connections of HTTP/2 end with two GOAWAYs, and those over TLS with an answer: nothing is lost, and
+// nothing refused. package migrate has the same load with migration.
+func TestUpgradesUnderLoadOfEveryProtocolWithoutMigration(t *testing.T) {
 	tier.Slow(t, "makes 20 upgrades under load of every protocol")
 	t.Parallel()
-	// Silent connections of HTTP/1.1 over TLS stay for the whole grace, and so are not among the clients.
+	// Silent connections of HTTP/1.1 stay for the whole grace, and so are not among the clients.
 	const grace = 20 * time.Second
 	serve, secure := service.Secured(t)
-	b := service.Start(t, everything(t), serve, service.Listen("HOST:PORT", "tls:HOST:PORT"), service.Patient(), service.Args("-idle-grace", grace.String()))
+	b := service.Start(t, everything(t), serve, service.Listen("HOST:PORT", "tls:HOST:PORT"), service.Patient(), service.Args("-migrate=false", "-idle-grace", grace.String()))
 	plain := load.Load{Network: "tcp", Address: b.Address, Exchanges: everyExchange(), Clients: [load.Habits]int{
-		load.BackToBack: 1, load.Pausing: 8, load.PerRequest: 1, load.PerRequestEnd: 1, load.Silent: 8, load.SilentAfter: 8, load.Streams: 2, load.StreamsPausing: 8, load.StreamsSilent: 16}}
+		load.PerRequest: 1, load.PerRequestEnd: 1, load.Streams: 2, load.StreamsPausing: 8, load.StreamsSilent: 16}}
 	over := plain
 	_, over.Address = service.SplitAddress(b.Setup.Listen[1])
 	over.TLS = secure.Config
-	over.Clients[load.Silent], over.Clients[load.SilentAfter] = 0, 0
+	over.Clients[load.BackToBack], over.Clients[load.Pausing] = 1, 8
 	if !build.Race { // with the race detector their handshakes are too much for two processors
 		over.Clients[load.BackToBack], over.Clients[load.Pausing] = crowd[load.BackToBack], crowd[load.Pausing]
 		over.Clients[load.PerRequest], over.Clients[load.PerRequestEnd] = crowd[load.PerRequest], crowd[load.PerRequestEnd]
@@ -49,16 +51,11 @@ func TestUpgradesUnderLoadOfEveryProtocol(t *testing.T) {
 	overCounts, stopOver := load.Start(t, over)
 	load.AwaitCrowd(t, plainCounts, plain.Clients)
 	load.AwaitCrowd(t, overCounts, over.Clients)
-	moved := 0
 	all := upgradeAgainAndAgain(t, b, plainCounts, 20, 0, grace*9/10, overCounts)
 	told := load.ClientsOf(plain.Clients, load.HTTP2Habits...) + load.ClientsOf(over.Clients, append(load.HTTP2Habits, load.BackToBack, load.Pausing)...)
 	for i, u := range all {
-		moved += u.Predecessor.Moved
-		if want := load.ClientsOf(plain.Clients, load.Keeping...); u.Predecessor.Moved < want {
-			t.Errorf("upgrade %d: got %d connections moved, want %d or more", i+1, u.Predecessor.Moved, want)
-		}
-		if c := u.Predecessor.Connections; c.Cut+c.Grace+c.Timeout+c.Error > 0 || c.Announced < told {
-			t.Errorf("upgrade %d: got connections closed %+v, want none in disorder, and %d told or more", i+1, c, told)
+		if c := u.Predecessor.Connections; u.Predecessor.Moved > 0 || c.Cut+c.Grace+c.Timeout+c.Error > 0 || c.Announced < told {
+			t.Errorf("upgrade %d: %d connections migrated, got %+v closed, want none, none in disorder, and %d told or more", i+1, u.Predecessor.Moved, c, told)
 		}
 	}
 	stopPlain()
@@ -66,8 +63,6 @@ func TestUpgradesUnderLoadOfEveryProtocol(t *testing.T) {
 	t.Log("plaintext: ", plainCounts)
 	t.Log("TLS: ", overCounts)
 
-	load.CheckKept(t, plainCounts, plain.Clients)
-	service.CheckMigrated(t, b, moved)
 	for _, counts := range []*load.Tally{plainCounts, overCounts} {
 		load.CheckNothingLost(t, counts)
 		checkWarned(t, counts, len(all))
@@ -110,12 +105,12 @@ func checkWarned(t *testing.T, counts *load.Tally, upgrades int) {
 	}
 }
 
-// Silent connections over TLS are closed in order after the grace, as those that do not move are without it.
-func TestSilentConnectionsOverTLS(t *testing.T) {
+// Without migration silent connections over TLS are closed in order after the grace, as those without it.
+func TestSilentConnectionsOverTLSWithoutMigration(t *testing.T) {
 	tier.Slow(t, "waits for the grace of connections")
 	t.Parallel()
 	serve, secure := service.Secured(t)
-	b := service.Start(t, service.Files(t), serve)
+	b := service.Start(t, service.Files(t), serve, service.Args("-migrate=false"))
 	crowd := [load.Habits]int{load.Pausing: 8, load.Silent: 20, load.SilentAfter: 20}
 	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, TLS: secure.Config,
 		Grace: b.Grace(), Exchanges: exchange.Files(), Clients: crowd})

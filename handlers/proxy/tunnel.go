@@ -58,22 +58,26 @@ func (t *tunnel) serve(w http.ResponseWriter, ctx context.Context) {
 // copy copies in both directions until the tunnel ends, and then returns false, or until it
 // can migrate, at the earliest after patience.
 func (t *tunnel) copy(ctx context.Context, patience time.Duration) (halted bool) {
-	results := make(chan error, 2)
+	c := copying{results: make(chan result, 2)}
 	for _, p := range t.pipes() {
-		go func() { results <- p.run() }()
+		c.start(p)
 	}
-	gone, due := ctx.Done(), time.NewTimer(patience)
+	gone, due, stuck := ctx.Done(), time.NewTimer(patience), time.NewTimer(haltPatience)
 	defer due.Stop()
+	defer stuck.Stop()
+	stuck.Stop()
 	var migrating <-chan struct{}
 	failed := false
-	for running := 2; running > 0; {
+	for c.running > 0 {
 		select {
-		case err := <-results:
-			running--
+		case r := <-c.results:
+			c.running--
 			switch {
-			case errors.Is(err, errHalted):
-				halted = true
-			case err != nil:
+			case errors.Is(r.err, errHalted) && t.halting.Load():
+				c.halted = append(c.halted, r.pipe)
+			case errors.Is(r.err, errHalted): // too late
+				c.start(r.pipe)
+			case r.err != nil:
 				failed = true
 				t.close() // the other pipe ends by that
 			}
@@ -82,12 +86,45 @@ func (t *tunnel) copy(ctx context.Context, patience time.Duration) (halted bool)
 		case <-migrating:
 			migrating = nil
 			t.halt()
+			stuck.Reset(haltPatience)
+		case <-stuck.C:
+			t.goOn()
+			c.restart()
+			due.Reset(migratePause)
 		case <-gone:
 			gone, failed = nil, true
 			t.close()
 		}
 	}
-	return halted && !failed
+	return len(c.halted) > 0 && !failed
+}
+
+// haltPatience is how long one direction waits for the other to be halted: a record of TLS that
+// the client has taken a part of must be written first.
+const haltPatience = time.Second
+
+// copying are the pipes of a tunnel that run, and those that were halted.
+type copying struct {
+	results chan result
+	running int
+	halted  []*pipe
+}
+
+type result struct {
+	pipe *pipe
+	err  error
+}
+
+func (c *copying) start(p *pipe) {
+	c.running++
+	go func() { c.results <- result{p, p.run()} }()
+}
+
+func (c *copying) restart() {
+	for _, p := range c.halted {
+		c.start(p)
+	}
+	c.halted = nil
 }
 
 // end ends a tunnel that does not copy any more.

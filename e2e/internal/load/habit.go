@@ -14,7 +14,7 @@ const (
 	// The same over HTTP/2.
 	Streams        // several requests at a time, the next one as soon as an answer is there
 	StreamsPausing // one at a time, and a pause between
-	StreamsSilent  // every other one makes a request, and then says nothing
+	StreamsSilent  // every other one makes two requests, and then says nothing
 
 	// WebSockets, each message of which comes back.
 	Sockets        // the next message as soon as the last one is back

@@ -51,7 +51,7 @@ func TestClientsOfEveryProtocolAgainstNetHTTP(t *testing.T) {
 						return false
 					}
 				}
-				return counts.Answered[SilentAfter].Load() == 4 && counts.Answered[StreamsSilent].Load() == 2 && counts.Connections[StreamsSilent].Load() == 4
+				return counts.Answered[SilentAfter].Load() == 4 && counts.Answered[StreamsSilent].Load() == 4 && counts.Connections[StreamsSilent].Load() == 4
 			})
 			stop()
 			if counts.Failures()+counts.Refused() != 0 {

@@ -56,7 +56,12 @@ func (c *client) use(ctx context.Context, conn *http2.Conn, turn int, dialled ti
 		})
 	case StreamsSilent:
 		if c.turn%2 == 1 {
-			c.exchangeOn(conn, &c.load.Exchanges[turn%len(c.load.Exchanges)])
+			// The second request shows that the client obeys the server's settings.
+			for i := range 2 {
+				if !c.exchangeOn(conn, &c.load.Exchanges[(turn+i)%len(c.load.Exchanges)]) {
+					break
+				}
+			}
 			said = time.Now()
 		}
 	}

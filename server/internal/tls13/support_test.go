@@ -73,9 +73,6 @@ func (p *peer) record(kind contentType, content ...byte) []byte {
 // data returns a record with application data.
 func (p *peer) data(s string) []byte { return p.record(typeApplicationData, []byte(s)...) }
 
-// alert returns a record with an alert.
-func (p *peer) alert(a tls.AlertError) []byte { return p.record(typeAlert, levelFatal, byte(a)) }
-
 // update returns a record with a KeyUpdate, and changes keys.
 func (p *peer) update(requested byte) []byte {
 	record := p.record(typeHandshake, typeKeyUpdate, 0, 0, 1, requested)
@@ -112,7 +109,7 @@ func (p *peer) receive(t testing.TB, wire []byte) (r received) {
 		data, _, err := p.in.receive(slices.Clone(wire[:n]))
 		var alert tls.AlertError
 		switch {
-		case err == io.EOF, errors.As(err, &alert) && err != error(alert):
+		case errors.Is(err, io.EOF), errors.As(err, &alert) && err != error(alert): //nolint:errorlint // a remote error wraps one
 			r.alerts = append(r.alerts, alert)
 		case err != nil:
 			t.Fatal("received: ", err)
