@@ -129,10 +129,11 @@ func (s *secure) converse(want tlsTalk) error {
 	if err := own.CloseWrite(); err != nil {
 		return err
 	}
-	if got, err := io.ReadAll(own); err != nil || string(got) != hello {
-		return fmt.Errorf("got %q and %v, want %q and the end", got, err, hello)
+	got, err := io.ReadAll(own)
+	if err == nil && string(got) != hello {
+		err = fmt.Errorf("got %q, want %q", got, hello)
 	}
-	return nil
+	return err
 }
 
 // checkCertificate returns a certificate that only the self-test's client accepts.

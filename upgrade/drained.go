@@ -29,12 +29,12 @@ func (d Drained) Protocols() string {
 }
 
 // protocols is MigratedBy for the log.
-func (d Drained) protocols() slog.Attr {
+func (d Drained) protocols() slog.Value {
 	var attrs []slog.Attr
 	for _, name := range slices.Sorted(maps.Keys(d.MigratedBy)) {
 		attrs = append(attrs, slog.Int(name, d.MigratedBy[name]))
 	}
-	return slog.Attr{Key: "migrated", Value: slog.GroupValue(attrs...)}
+	return slog.GroupValue(attrs...)
 }
 
 // Closed counts the connections that a drain ended, by the reason.

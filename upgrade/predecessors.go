@@ -90,7 +90,7 @@ func (r *run) predecessorDrained(p *member, m *link.Message) {
 	}
 	c := d.Connections
 	r.log.Info("predecessor drained", "predecessor", p.Generation, "seconds", d.Seconds, "requests_finished", d.Requests,
-		"connections_migrated", d.Migrated, d.protocols(), "closed_by_client", c.Client,
+		"connections_migrated", d.Migrated, "migrated", d.protocols(), "closed_by_client", c.Client,
 		"sent_connection_close", c.ConnectionClose, "closed_idle", c.IdleGrace, "closed_forcibly", c.DrainTimeout)
 	r.recordDrain(p.Generation, d)
 	r.mu.Lock()

@@ -52,7 +52,7 @@ func (r *run) logAccount() {
 	if c.DrainTimeout > 0 {
 		level = r.log.Warn
 	}
-	level("drained", "seconds", d.Seconds, "requests_finished", d.Requests, "connections_migrated", d.Migrated, d.protocols(), "closed_by_client", c.Client,
+	level("drained", "seconds", d.Seconds, "requests_finished", d.Requests, "connections_migrated", d.Migrated, "migrated", d.protocols(), "closed_by_client", c.Client,
 		"sent_connection_close", c.ConnectionClose, "closed_idle", c.IdleGrace, "timed_out", c.Timeout, "failed", c.Error,
 		"closed_by_handler", c.Hijacked, "closed_forcibly", c.DrainTimeout)
 }

@@ -111,8 +111,8 @@ func askOnce(client *http.Client, url string, n int) error {
 	}
 	defer resp.Body.Close()
 	got, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != 200 || !bytes.Equal(got, want) {
-		return fmt.Errorf("%s %s: got %s, %d bytes (%v), want 200, %d bytes", method, path, resp.Status, len(got), err, len(want))
+	if err == nil && (resp.StatusCode != 200 || !bytes.Equal(got, want)) {
+		err = fmt.Errorf("%s %s: got %s, %d bytes, want 200, %d bytes", method, path, resp.Status, len(got), len(want))
 	}
-	return nil
+	return err
 }

@@ -1,7 +1,7 @@
 // Package http2 tests the promise for HTTP/2, over TLS and by prior knowledge without it:
 //
-//	No request fails or is refused, no stream is cut before the drain timeout. The
-//	connection ends in the two steps of RFC 9113, section 6.8.
+//	No request fails or is refused, no stream is cut before the drain timeout. A
+//	connection that cannot migrate ends in the two steps of RFC 9113, section 6.8.
 package http2
 
 import (

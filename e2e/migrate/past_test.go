@@ -51,7 +51,9 @@ func TestPreviousRelease(t *testing.T) {
 	b := service.Start(t, option, service.Args("-idle-grace", "500ms", "-websocket-grace", "500ms"))
 	clients := service.SmallCrowd
 	crowd := service.StartCrowd(t, b, over, clients, false)
-	most := clients.Clients() / 2 // who is never at rest within the grace goes in order
+	// Silent WebSockets do not notice that a drain before has closed them, and a busy client of HTTP/2 may not come to
+	// rest within its grace.
+	most := clients.Clients() - 2*(clients.Silent+clients.Busy)
 	plain := clients.Busy + clients.Pausing + 2*clients.Silent
 	for i, step := range []struct {
 		to   string

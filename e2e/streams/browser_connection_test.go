@@ -22,14 +22,14 @@ type response struct {
 
 // visitPage does all that a page may do at once, again and again: downloads, uploads, and messages of a WebSocket.
 const visitPage = `(() => {
-	window.answered = 0; window.echoed = 0; window.opened = 0; window.wrong = [];
+	window.answered = 0; window.echoed = 0; window.opened = 0; window.wrong = []; window.paths = new Set();
 	const pattern = n => { let s = ""; for (let i = 0; s.length < n; i++) s += i + ","; return s.slice(0, n) };
 	const ask = async (path, want, init) => {
 		for (;;) {
 			try {
 				const r = await fetch(path, init), text = await r.text();
 				if (r.status !== 200 || text !== want) wrong.push(path + ": " + r.status + ", " + text.length + " bytes");
-				answered++;
+				answered++; paths.add(path);
 			} catch (e) { wrong.push(path + ": " + e); await new Promise(r => setTimeout(r, 100)) }
 		}
 	};
@@ -75,7 +75,9 @@ func browserKeepsItsConnections(t *testing.T, secure bool) {
 	progress := func() {
 		t.Helper()
 		answered, echoed := eval[int](p, "answered"), eval[int](p, "echoed")
-		if !await.Holds(await.Hang, func() bool { return eval[bool](p, fmt.Sprintf("answered > %d && echoed > %d", answered+20, echoed+5)) }) {
+		if !await.Holds(await.Hang, func() bool {
+			return eval[bool](p, fmt.Sprintf("answered > %d && echoed > %d && paths.size === 3", answered+20, echoed+5))
+		}) {
 			t.Fatalf("browser: %d requests, %d messages answered, then none; %s", answered, echoed, eval[string](p, "wrong.join()"))
 		}
 	}

@@ -145,7 +145,7 @@ func webSocketInBrowser(t *testing.T, upgrades, closed int, flags ...string) {
 	}
 	came := eval[int](p, "came")
 	await.Until(t, "echoes of the last generation", func() bool {
-		return eval[bool](p, fmt.Sprintf("opened == %d && came > %d && sent - came < 2", closed+1, came+10))
+		return eval[bool](p, fmt.Sprintf("opened == %d && came > %d && sent - came < %d", closed+1, came+10, closed+2))
 	})
 	if got, want := eval[string](p, `ends.join()`), strings.TrimSuffix(strings.Repeat("1001 true,", closed), ","); got != want {
 		t.Errorf("WebSockets ended with %s, want %s", got, want)

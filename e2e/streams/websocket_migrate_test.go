@@ -220,8 +220,12 @@ func (k *talker) receive() {
 		got := make([]byte, len(want))
 		first, err := io.ReadFull(k.in, got[:len(bye)])
 		if err == nil && bytes.Equal(got[:len(bye)], bye) && k.sent.Load() == int64(n) {
-			if rest, err := io.ReadAll(k.in); len(rest) > 0 || err != nil {
-				k.fail("end", fmt.Errorf("got %d more bytes, %v", len(rest), err))
+			rest, err := io.ReadAll(k.in)
+			if err == nil && len(rest) > 0 {
+				err = fmt.Errorf("got %d more bytes", len(rest))
+			}
+			if err != nil {
+				k.fail("end", err)
 			}
 			k.conn.Close()
 			return

@@ -156,7 +156,7 @@ func TestTLSIdleConnectionAsksInItsGrace(t *testing.T) {
 	tier.Slow(t, "waits for the grace of connections")
 	t.Parallel()
 	certFile, keyFile := certificate.Certificate(t)
-	b := service.Start(t, service.OverTLS(certFile, keyFile), service.Files(t), service.Args("-idle-grace", "45s", "-drain-timeout", "1h"))
+	b := service.Start(t, service.OverTLS(certFile, keyFile), service.Files(t), service.Args("-migrate=false", "-idle-grace", "45s", "-drain-timeout", "1h"))
 	c := mustConnect(t, b.Secure(), trustingHTTP1(t, certFile))
 	predecessor := b.PID()
 	result := b.UpgradeMeanwhile()

@@ -1,7 +1,7 @@
 // Package tls tests the promise for HTTP/1.1 over TLS:
 //
-//	No request fails. The client's next connection resumes its TLS session.
-//	Handshakes that are under way finish.
+//	No request fails. Connections over TLS 1.3 migrate; where they cannot, the client's
+//	next connection resumes its TLS session. Handshakes that are under way finish.
 package tls
 
 import (

@@ -87,14 +87,14 @@ func TestAlertDuringAWrite(t *testing.T) {
 			if len(got.data) != batchLen || !slices.Equal(got.alerts, []tls.AlertError{alertUnexpectedMessage}) {
 				t.Errorf("received %d bytes and alerts %v", len(got.data), got.alerts)
 			}
-			if r := <-wrote; r.n != batchLen || (r.err != nil) != (batches > 1) || r.err != nil && r.err != err {
+			if r := <-wrote; r.n != batchLen || (r.err != nil) != (batches > 1) || r.err != nil && !errors.Is(r.err, err) {
 				t.Errorf("Write: %+v", r)
 			}
-			if _, again := c.Write([]byte("more")); again != err {
+			if _, again := c.Write([]byte("more")); !errors.Is(again, err) {
 				t.Errorf("another Write: %v", again)
 			}
 			go c.Close()
-			if n, err := far.Read(wire); n > 0 || err != io.EOF {
+			if n, err := far.Read(wire); n > 0 || !errors.Is(err, io.EOF) {
 				t.Errorf("then %d bytes and %v", n, err)
 			}
 		})
@@ -186,7 +186,7 @@ func TestCloseNotifyIsSentOnce(t *testing.T) {
 	}
 	// What the peer sends is still received.
 	layer.toRead = slices.Concat(p.data("late"), p.record(typeAlert, levelWarning, 0))
-	if got, err := readAll(c); string(got) != "late" || err != io.EOF {
+	if got, err := readAll(c); string(got) != "late" || !errors.Is(err, io.EOF) {
 		t.Errorf("received %q and %v", got, err)
 	}
 	c.Close()

@@ -85,7 +85,7 @@ func TestMigration(t *testing.T) {
 			t.Fatal(err)
 		}
 		server.Discard()
-		if _, err := server.Read(got); err != io.EOF {
+		if _, err := server.Read(got); !errors.Is(err, io.EOF) {
 			t.Errorf("Read of the old one: %v", err)
 		}
 		if _, err := server.Write(got); !errors.Is(err, net.ErrClosed) {

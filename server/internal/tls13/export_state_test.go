@@ -83,7 +83,7 @@ func TestDiscard(t *testing.T) {
 		t.Error("what was exported is zeroed")
 	}
 	layer.toRead = p.data("for the successor")
-	if n, err := c.Read(make([]byte, 10)); n != 0 || err != io.EOF {
+	if n, err := c.Read(make([]byte, 10)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("Read: %d and %v", n, err)
 	}
 	if n, err := c.Write([]byte("no")); n != 0 || !errors.Is(err, net.ErrClosed) {

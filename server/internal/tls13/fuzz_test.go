@@ -128,7 +128,7 @@ func FuzzCryptoTLS(f *testing.F) {
 			}
 		}
 		c.CloseWrite()
-		if n, err := peer.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		if n, err := peer.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 			t.Fatalf("after a close_notify: %d and %v", n, err)
 		}
 	})
@@ -185,8 +185,8 @@ func FuzzRecords(f *testing.F) {
 			if c.requested.Load() != m.requested || c.Holds() != (len(m.message) > 0) {
 				t.Fatalf("KeyUpdate requested %t, want %t; holds %t, %d bytes", c.requested.Load(), m.requested, c.Holds(), len(m.message))
 			}
-		case m.err == io.EOF:
-			if err != io.EOF {
+		case errors.Is(m.err, io.EOF):
+			if !errors.Is(err, io.EOF) {
 				t.Fatalf("%v, want %v", err, m.err)
 			}
 		case m.remote:
@@ -195,7 +195,8 @@ func FuzzRecords(f *testing.F) {
 			}
 			ends(t, c, layer, p, none)
 		default:
-			ends(t, c, layer, p, m.err.(tls.AlertError))
+			alert, _ := errors.AsType[tls.AlertError](m.err)
+			ends(t, c, layer, p, alert)
 		}
 	})
 }

@@ -33,7 +33,7 @@ func ends(t *testing.T, c *Conn, layer *memory, p *peer, alert tls.AlertError) {
 	t.Helper()
 	_, first := c.Read(make([]byte, 1))
 	for range 2 {
-		if n, err := c.Read(make([]byte, 1)); n != 0 || err != first {
+		if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, first) {
 			t.Errorf("another Read: %d and %v, want %v", n, err, first)
 		}
 	}
@@ -43,7 +43,7 @@ func ends(t *testing.T, c *Conn, layer *memory, p *peer, alert tls.AlertError) {
 			t.Errorf("sent %+v, want alert %d", got, alert)
 		}
 		var sent tls.AlertError
-		if op, ok := first.(*net.OpError); !ok || op.Op != "local error" || !errors.As(first, &sent) || sent != alert {
+		if op, ok := errors.AsType[*net.OpError](first); !ok || op.Op != "local error" || !errors.As(first, &sent) || sent != alert {
 			t.Errorf("error %#v, want alert %d", first, alert)
 		}
 	}
@@ -196,7 +196,7 @@ func TestTampered(t *testing.T) {
 					t.Fatalf("byte %d: received %q", i, data)
 				}
 				if want == none {
-					if err != io.ErrUnexpectedEOF {
+					if !errors.Is(err, io.ErrUnexpectedEOF) {
 						t.Errorf("byte %d: %v", i, err)
 					}
 					continue
@@ -216,7 +216,7 @@ func TestTruncated(t *testing.T) {
 		c := newConn(t, layer, state)
 		layer.toRead, layer.ended = wire[:n:n], true
 		data, err := readAll(c)
-		if whole := n == len(wire); (len(data) > 0) != whole || (err == io.EOF) != (whole || n == 0) || err != io.EOF && err != io.ErrUnexpectedEOF {
+		if whole := n == len(wire); (len(data) > 0) != whole || (errors.Is(err, io.EOF)) != (whole || n == 0) || !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
 			t.Errorf("%d bytes of %d: received %q and %v", n, len(wire), data, err)
 		}
 		// The peer may still read.
@@ -267,7 +267,7 @@ func TestRemoteAlerts(t *testing.T) {
 					t.Errorf("user_canceled: %q and %v", got, err)
 				}
 			case alertCloseNotify:
-				if string(got) != "before" || err != io.EOF {
+				if string(got) != "before" || !errors.Is(err, io.EOF) {
 					t.Errorf("close_notify: %q and %v", got, err)
 				}
 				if _, ok := c.Export(); ok {
@@ -278,7 +278,7 @@ func TestRemoteAlerts(t *testing.T) {
 				}
 			default:
 				var received tls.AlertError
-				if op, ok := err.(*net.OpError); string(got) != "before" || !ok || op.Op != "remote error" || !errors.As(err, &received) || received != alert {
+				if op, ok := errors.AsType[*net.OpError](err); string(got) != "before" || !ok || op.Op != "remote error" || !errors.As(err, &received) || received != alert {
 					t.Errorf("alert %d: %q and %v", code, got, err)
 				}
 				ends(t, c, layer, p, none)

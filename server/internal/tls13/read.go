@@ -85,7 +85,7 @@ func (c *Conn) readRecord() error {
 
 // abort ends the connection because of an error that recordLen or receive has returned.
 func (c *Conn) abort(err error) error {
-	alert, violated := err.(tls.AlertError)
+	alert, violated := err.(tls.AlertError) //nolint:errorlint // a remote error wraps one
 	if violated {
 		err = localError(alert)
 	}
@@ -93,7 +93,7 @@ func (c *Conn) abort(err error) error {
 	switch {
 	case violated:
 		c.refuse(refusal{err: err, alert: alert, send: true})
-	case err != io.EOF:
+	case !errors.Is(err, io.EOF):
 		c.refuse(refusal{err: err})
 	}
 	return err
@@ -105,7 +105,7 @@ func (in *reader) fail(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		return err
 	}
-	if err == io.EOF && in.from < in.to {
+	if errors.Is(err, io.EOF) && in.from < in.to {
 		err = io.ErrUnexpectedEOF
 	}
 	in.end(err)

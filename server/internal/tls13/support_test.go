@@ -109,7 +109,7 @@ func (p *peer) receive(t testing.TB, wire []byte) (r received) {
 		data, _, err := p.in.receive(slices.Clone(wire[:n]))
 		var alert tls.AlertError
 		switch {
-		case err == io.EOF, errors.As(err, &alert) && err != error(alert):
+		case errors.Is(err, io.EOF), errors.As(err, &alert) && err != error(alert): //nolint:errorlint // a remote error wraps one
 			r.alerts = append(r.alerts, alert)
 		case err != nil:
 			t.Fatal("received: ", err)
