@@ -94,6 +94,7 @@ func startNginxToReload(t *testing.T) *other {
 
 func startNginxToUpgrade(t *testing.T) *other {
 	n := startNginx(t, "binary upgrade (USR2, WINCH, QUIT)")
+	n.endless = "HTTP/2 over TLS" // old workers wait for clients who wait for them to close
 	n.renew = func(t *testing.T) {
 		old := n.master()
 		signalOther(t, old, syscall.SIGUSR2)

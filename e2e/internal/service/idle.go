@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -26,13 +27,14 @@ type idle struct {
 	close func()
 }
 
-// Idle are connections that were used once. The service has to have the file 100.bin, and to echo at /ws.
+// Idle are connections that were used. The service has to have the file 100.bin, and to echo at /ws.
 type Idle struct {
 	mu  sync.Mutex
 	all []idle
 }
 
-// Grow opens n connections of a kind, and uses each once.
+// Grow opens n connections of a kind, and uses each twice: the second request of HTTP/2 shows that the client obeys the
+// settings, which the first may precede.
 func (h *Idle) Grow(t *testing.T, b *Baton, over Over, kind string, n int) {
 	t.Helper()
 	t.Cleanup(h.Close)
@@ -49,7 +51,7 @@ func (h *Idle) Grow(t *testing.T, b *Baton, over Over, kind string, n int) {
 		h.mu.Lock()
 		h.all = append(h.all, c)
 		h.mu.Unlock()
-		return c.ask()
+		return errors.Join(c.ask(), c.ask())
 	})
 }
 
