@@ -147,7 +147,7 @@ func (s *stage) throughUpgrades(wantConnections int) {
 	t.Helper()
 	upgrades := *tier.Soak
 	if upgrades == 0 {
-		upgrades = tier.Times(t, "upgrades", 1, 3, 10)
+		upgrades = tier.Times(t, "upgrades", 1, 3, 5)
 	}
 	s.awaitProgress(3)
 	began := make(map[*client][]string)
@@ -195,6 +195,8 @@ func (s *stage) awaitProgress(n int64) {
 	for _, c := range s.clients {
 		before := c.answered.Load()
 		if !await.Holds(await.Hang, func() bool { return c.answered.Load() >= before+n }) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
 			s.t.Fatalf("%s: %d requests answered, then none; %q", c.name, c.answered.Load(), c.problems)
 		}
 	}

@@ -21,7 +21,7 @@ func TestH2load(t *testing.T) {
 	path := tier.Tool(t, "h2load")
 	upgrades := *tier.Soak
 	if upgrades == 0 {
-		upgrades = tier.Times(t, "upgrades", 1, 3, 10)
+		upgrades = tier.Times(t, "upgrades", 1, 3, 5)
 	}
 	for _, way := range []struct {
 		name   string
@@ -44,7 +44,7 @@ func TestH2load(t *testing.T) {
 			const clients = 10
 			var out bytes.Buffer
 			url := way.scheme + "://" + address
-			cmd := exec.Command(path, append([]string{"-m", "3", "-c", strconv.Itoa(clients), "-n", strconv.Itoa(300 * upgrades)}, append(way.args,
+			cmd := exec.Command(path, append([]string{"-m", "3", "-c", strconv.Itoa(clients), "-n", strconv.Itoa(90 * upgrades)}, append(way.args,
 				url+"/fixed/1000", url+"/drip/20000", url+"/drip/200000")...)...)
 			cmd.Stdout, cmd.Stderr = &out, &out
 			if err := cmd.Start(); err != nil {

@@ -58,7 +58,7 @@ func TestBrowserKeepsItsConnections(t *testing.T) {
 func browserKeepsItsConnections(t *testing.T, secure bool) {
 	upgrades := *tier.Soak
 	if upgrades == 0 {
-		upgrades = tier.Times(t, "upgrades", 1, 3, 10)
+		upgrades = tier.Times(t, "upgrades", 1, 3, 5)
 	}
 	way, clientsWay := service.PlainOrSecured(t, secure)
 	page := pageWith("", nil)
