@@ -68,7 +68,7 @@ func TestSuccessorsThatComeToHarm(t *testing.T) {
 	tier.Slow(t, "kills successors under load")
 	rounds := *tier.Soak
 	if rounds == 0 {
-		rounds = tier.Times(t, "kills", 2, 8, 40)
+		rounds = tier.Times(t, "kills", 2, 6, 16)
 	}
 	var sum account
 	for round := range rounds {
