@@ -148,7 +148,8 @@ func comeToHarm(t *testing.T, h harm) (a account) {
 			t.Log(crowd)
 		}
 	}()
-	if wrong := crowd.Wrong(); wrong > 0 {
+	// Who has no descriptor left reaches no backend, and answers 502.
+	if wrong := crowd.Wrong(); wrong > 0 && h.name != "out of descriptors" {
 		t.Errorf("%d wrong answers", wrong)
 	}
 	want := 0

