@@ -244,7 +244,7 @@ func (k *talker) receive() {
 // WebSockets whose clients and backends send at any moment, and some of whom read slowly, live through upgrades:
 // each message arrives whole and in order, and the predecessors are gone at once.
 func TestWebSocketsMigrate(t *testing.T) {
-	clients, upgrades := tier.Times(t, "clients", 10, 40, 100), tier.Times(t, "upgrades", 2, 5, 20)
+	clients, upgrades := tier.Times(t, "clients", 10, 40, 100), tier.Times(t, "upgrades", 2, 4, 8)
 	t.Run("plaintext", func(t *testing.T) { webSocketsMigrate(t, false, clients, upgrades) })
 	t.Run("TLS", func(t *testing.T) { webSocketsMigrate(t, true, clients, upgrades) })
 }
