@@ -246,7 +246,7 @@ func (k *talker) receive() {
 func TestWebSocketsMigrate(t *testing.T) {
 	clients, upgrades := tier.Times(t, "clients", 10, 40, 100), tier.Times(t, "upgrades", 2, 4, 8)
 	t.Run("plaintext", func(t *testing.T) { webSocketsMigrate(t, false, clients, upgrades) })
-	t.Run("TLS", func(t *testing.T) { webSocketsMigrate(t, true, clients, upgrades) })
+	t.Run("TLS", func(t *testing.T) { webSocketsMigrate(t, true, clients/2, upgrades) })
 }
 
 func webSocketsMigrate(t *testing.T, secure bool, clients, upgrades int) {
