@@ -265,10 +265,9 @@ func (c *conn) close(mayWait bool) error {
 		nudge(h.changed)
 	}
 	reason, tail, pipelined := c.reason, c.tail, c.boundary.SentAhead()
-	shared := state.Shared() || c.secure.isOffered()
 	c.mu.Unlock()
 
-	if !shared && reason != DrainTimeout && tail != truncated {
+	if !state.Shared() && reason != DrainTimeout && tail != truncated {
 		c.linger(lingerTime(c, reason, tail, pipelined))
 		c.secure.sendCloseNotify(mayWait && (reason == ConnectionClose || reason == ByClient)) // a response may be on its way
 	}

@@ -83,10 +83,6 @@ func (s *secure) settle(taken bool) {
 	}
 }
 
-// isOffered reports whether the state is exported, and nobody has answered. It is called with
-// the lock of the connection held.
-func (s *secure) isOffered() bool { return s != nil && s.offered }
-
 // withoutEKM is a state whose ExportKeyingMaterial returns an error, where that of the zero
 // one panics: crypto/tls does not let go of the secret that it takes.
 var withoutEKM = tls.Server(nil, &tls.Config{Renegotiation: tls.RenegotiateOnceAsClient}).ConnectionState()

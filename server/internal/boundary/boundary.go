@@ -65,7 +65,7 @@ func (m *Machine) Export() (e Exported, ok bool) {
 	if m.state == OfferedHijacked { // its deadline is the handler's
 		return Exported{Used: m.used}, true
 	}
-	return Exported{m.used, m.deadline}, m.isOffered()
+	return Exported{m.used, m.deadline}, m.state.isOffered()
 }
 
 // handle follows the table.
@@ -128,15 +128,7 @@ func AdoptHijacked() Machine { return Machine{used: true, state: Hijacked} }
 // of one that is Hijacked.
 func (m *Machine) Offer() bool {
 	m.handle(offers)
-	return m.isOffered()
-}
-
-func (m *Machine) isOffered() bool {
-	switch m.state {
-	case Offered, OfferedWoken, OfferedHijacked, HTTP2Offered, HTTP2OfferedWoken:
-		return true
-	}
-	return false
+	return m.state.isOffered()
 }
 
 // Pass says that net/http gets a frame of HTTP/2.

@@ -78,8 +78,15 @@ func (s State) woken() bool { return s >= WokenToOffer && s <= WokenToReclaim }
 
 // Shared reports whether the successor has the connection, or may take it: nothing may be
 // written to it, and closing the copy does not end it.
-func (s State) Shared() bool {
-	return s == Offered || s == OfferedWoken || s == OfferedHijacked || s == Migrated
+func (s State) Shared() bool { return s.isOffered() || s == Migrated }
+
+// isOffered reports whether the successor is asked to take the connection.
+func (s State) isOffered() bool {
+	switch s {
+	case Offered, OfferedWoken, OfferedHijacked, HTTP2Offered, HTTP2OfferedWoken:
+		return true
+	}
+	return false
 }
 
 // Purpose says why the reader of a connection at rest is woken.
