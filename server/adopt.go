@@ -44,7 +44,7 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	return func() {
 		s.noteArrival(t.protocol())
 		s.register(c, as)
-		go c.follower().awaitFirstByte()
+		go c.awaitFirstByte()
 	}
 }
 
@@ -82,25 +82,19 @@ func (s *Server) configOf(ln net.Listener) *tls.Config {
 // awaitFirstByte gives an adopted connection to net/http when something has arrived on it.
 // Many migrate again before: net/http takes more time and memory for each than all the rest
 // of a migration.
-func (c http1) awaitFirstByte() {
-	if c.isReadable() {
-		c.serveNow()
-	} else {
-		c.Close()
-	}
-}
-
-// serveNow gives an adopted connection to net/http.
-func (c *conn) serveNow() {
-	if !c.open() || !c.server.adopted.add(c.served()) { // the drain is over
+func (c *conn) awaitFirstByte() {
+	switch {
+	case !c.follower().awaitFirstByte():
+	case c.open() && c.server.adopted.add(c.served()):
+		return
+	default: // the drain is over
 		c.setReason(DrainTimeout)
-		c.Close()
 	}
+	c.Close()
 }
 
-// isReadable waits until the connection is readable, and returns false if it has migrated or
-// ended before.
-func (c http1) isReadable() bool {
+// awaitFirstByte waits until the connection is readable.
+func (c http1) awaitFirstByte() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for {
@@ -165,7 +159,13 @@ func (s *Server) openConn(nc net.Conn) (net.Conn, error) {
 
 // awaitReadable returns nil when a Read would return at once, and an error of the
 // kind that a Read gives when the deadline passes or the connection is closed.
-func awaitReadable(nc net.Conn) error {
+func awaitReadable(nc net.Conn) error { return awaitReady(nc, syscall.RawConn.Read, isReadable) }
+
+// awaitWritable is awaitReadable for a Write that writes something.
+func awaitWritable(nc net.Conn) error { return awaitReady(nc, syscall.RawConn.Write, isWritable) }
+
+// awaitReady waits, as an operation of the connection does, until the socket is ready.
+func awaitReady(nc net.Conn, operation func(syscall.RawConn, func(fd uintptr) bool) error, isReady func(fd uintptr) bool) error {
 	sc, ok := nc.(syscall.Conn)
 	if !ok {
 		return nil
@@ -174,7 +174,7 @@ func awaitReadable(nc net.Conn) error {
 	if err != nil {
 		return err
 	}
-	return raw.Read(isReadable)
+	return operation(raw, isReady)
 }
 
 // adoptions is the listener from which net/http gets adopted connections.

@@ -74,9 +74,9 @@ type follower interface {
 	beginResponse(rw *response, status int)
 	// abortResponse is called when a handler has panicked.
 	abortResponse()
-	// awaitFirstByte waits until something has arrived on an adopted connection, which it then
-	// gives to net/http.
-	awaitFirstByte()
+	// awaitFirstByte waits until there is something for net/http to do on an adopted connection,
+	// and returns false if that has migrated or ended before.
+	awaitFirstByte() bool
 	// drain is called when the server has begun to drain.
 	drain()
 	// wakeToOffer wakes the reader of a connection that waits at rest, so that it is offered

@@ -36,3 +36,17 @@ func FailFor(err error) (failing, recovered error) {
 // DisableTLSMigration has the server know that crypto/tls does not perform a handshake as
 // expected.
 func (s *Server) DisableTLSMigration() { s.tls13 = func() bool { return false } }
+
+// Migrated returns the sums of what MigratedBy does.
+func (s *Server) Migrated() (in, out uint64) {
+	s.migrated.mu.Lock()
+	defer s.migrated.mu.Unlock()
+	return s.migrated.in.sum(), s.migrated.out.sum()
+}
+
+func (m migrations) sum() (n uint64) {
+	for _, of := range m {
+		n += of
+	}
+	return n
+}

@@ -30,10 +30,9 @@ var errExcess = errors.New("client asks for too much")
 // The fields are grouped by the lock that guards them; the atomics are set by one side
 // and read by the other. A lock is taken before those below it, and before that of conn.
 type http2Conn struct {
-	conn     *conn
-	once     sync.Once     // the drain begins for it
-	changed  chan struct{} // cap 1: for the reader, when it waits for anything but the client
-	migrates bool          // the client and net/http may be kept from header tables
+	conn    *conn
+	once    sync.Once     // the drain begins for it
+	changed chan struct{} // cap 1: for the reader, when it waits for anything but the client
 
 	writing   sync.Mutex
 	sent      frames.Follower
@@ -89,13 +88,12 @@ func (c *conn) startProtocol(p []byte, do boundary.Action) bool {
 
 func newHTTP2Conn(c *conn) *http2Conn {
 	return &http2Conn{
-		conn:     c,
-		changed:  make(chan struct{}, 1),
-		migrates: !c.server.opts.DisableMigration,
-		in:       bufio.NewReader(c.layer),
-		streams:  streams.New(),
-		idle:     time.Now(),
-		account:  excess.NewAccount(),
+		conn:    c,
+		changed: make(chan struct{}, 1),
+		in:      bufio.NewReader(c.layer),
+		streams: streams.New(),
+		idle:    time.Now(),
+		account: excess.NewAccount(),
 	}
 }
 
@@ -240,7 +238,7 @@ func (h *http2Conn) Write(p []byte) (n int, err error) {
 // outgoing returns what is to be sent of what net/http writes, and whether that is anything
 // else.
 func (h *http2Conn) outgoing(p []byte) (out []byte, changed bool) {
-	if !h.migrates || h.isHTTP1.Load() {
+	if h.conn.server.opts.DisableMigration || h.isHTTP1.Load() { // header tables are left as they are
 		return p, false
 	}
 	h.mu.Lock()

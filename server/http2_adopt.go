@@ -37,19 +37,9 @@ func (c *conn) adoptHTTP2(s *http2State, left time.Duration) bool {
 	return true
 }
 
-// awaitFirstByte gives an adopted connection to net/http when something has arrived on it. It
-// migrates again before, if it can; if not, net/http drains it.
-func (h *http2Conn) awaitFirstByte() {
-	if h.isReadable() {
-		h.conn.serveNow()
-	} else {
-		h.conn.Close()
-	}
-}
-
-// isReadable waits until there is something for net/http to do, and returns false if the
-// connection has migrated or ended before.
-func (h *http2Conn) isReadable() bool {
+// awaitFirstByte waits until something has arrived. The connection migrates again before, if it
+// can; if not, net/http drains it.
+func (h *http2Conn) awaitFirstByte() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	defer func() {

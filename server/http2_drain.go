@@ -160,9 +160,8 @@ func (h *http2Conn) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ending = h.noticing.Swap(false) || h.ending
-	if h.ending && h.reading && !h.woken && h.received.Between() {
-		h.woken = true
-		h.conn.layer.SetReadDeadline(time.Unix(1, 0))
+	if h.ending {
+		h.wake()
 	}
 }
 

@@ -42,13 +42,6 @@ func (t transfer) protocol() (p Protocol) {
 // migrations counts connections that have migrated, in one direction.
 type migrations [len(protocolNames)]uint64
 
-func (m migrations) sum() (n uint64) {
-	for _, of := range m {
-		n += of
-	}
-	return n
-}
-
 // noteArrival counts a connection that has come from the predecessor.
 func (s *Server) noteArrival(p Protocol) {
 	s.migrated.mu.Lock()
@@ -73,13 +66,6 @@ func (s *Server) MigratedBy() (in, out map[Protocol]uint64) {
 		in[Protocol(p)], out[Protocol(p)] = s.migrated.in[p], s.migrated.out[p]
 	}
 	return in, out
-}
-
-// Migrated returns the sums of what MigratedBy does.
-func (s *Server) Migrated() (in, out uint64) {
-	s.migrated.mu.Lock()
-	defer s.migrated.mu.Unlock()
-	return s.migrated.in.sum(), s.migrated.out.sum()
 }
 
 // migratedSince returns how many have gone since there was that many, by the protocol's name.

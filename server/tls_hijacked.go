@@ -1,10 +1,8 @@
 package server
 
 import (
-	"net"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"example.com/baton/server/internal/boundary"
@@ -84,20 +82,6 @@ func (s *secure) await(begin bool) {
 		t = s.whole.deadline
 	}
 	s.layer.SetWriteDeadline(t)
-}
-
-// awaitWritable returns nil when a Write would write something at once, and an error of the kind
-// that a Write gives when the deadline passes or the connection is closed.
-func awaitWritable(nc net.Conn) error {
-	sc, ok := nc.(syscall.Conn)
-	if !ok {
-		return nil
-	}
-	raw, err := sc.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return raw.Write(isWritable)
 }
 
 // readsOn reports whether a Read whose deadline has passed waits for the rest of a record: the

@@ -53,19 +53,13 @@ func (kind Tunnels) Migrate(ctx context.Context, peer net.Conn, state []byte) (t
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.tunnel == nil || c.layer.holds() || !c.mayBeOffered() || !c.boundary.Offer() {
+	if c.tunnel == nil || c.layer.holds() {
 		return false
 	}
 	c.tunnel.kind, c.tunnel.peer, c.tunnel.state = kind, peer, state
-	c.mu.Unlock()
-	c.server.drain.Load().migrator.offer(c, false)
-	c.mu.Lock()
-	if c.boundary.State() == boundary.Migrated {
-		c.tunnel.migrated = true
-		return true
-	}
-	c.do(c.boundary.Answer(false)) // unless there is one
-	return false
+	c.offer()
+	c.tunnel.migrated = c.boundary.State() == boundary.Migrated
+	return c.tunnel.migrated
 }
 
 // Peer returns the second socket of a connection that has migrated, or nil. ctx is that of the

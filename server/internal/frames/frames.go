@@ -36,7 +36,6 @@ const (
 
 	SettingHeaderTableSize   = 0x1
 	SettingEnablePush        = 0x2
-	SettingMaxConcurrent     = 0x3
 	SettingInitialWindowSize = 0x4
 	SettingMaxFrameSize      = 0x5
 	SettingMaxHeaderListSize = 0x6
