@@ -37,14 +37,19 @@ func throughHTTP2(t *testing.T, backend http.Handler) (url string, client *http.
 	srv.Serve()
 	transport := &http.Transport{Protocols: new(http.Protocols)}
 	transport.Protocols.SetUnencryptedHTTP2(true)
+	// By itself the transport dials again if it gets a request before it has put the connection among its idle ones.
+	conn, err := transport.NewClientConn(t.Context(), "http", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
-		transport.CloseIdleConnections()
+		conn.Close()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		srv.Drain(ctx, upgrade.Handoff{Kept: func(net.Listener) bool { return false }})
 		testserver.Equal(t, "connections of the client", srv.Accepted(), 1)
 	})
-	return "http://" + ln.Addr().String(), &http.Client{Transport: transport}, logged
+	return "http://" + ln.Addr().String(), &http.Client{Transport: conn}, logged
 }
 
 // send makes a request and returns its response, of which the header has come.
