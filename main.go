@@ -183,15 +183,9 @@ func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logg
 func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Settings, handler http.Handler,
 	metrics *metrics.Metrics, logger *slog.Logger) {
 	counted := func(h http.Handler) http.Handler { return middleware.Log(metrics.Count(h), logger) }
-	resume := config.Resume(logger)
 	options := config.Connections
 	options.Handler, options.Logger = counted(middleware.Resources(handler)), logger
-	options.Resume = func(kind server.Tunnels, state []byte) http.Handler {
-		if h := resume(kind, state); h != nil {
-			return counted(h)
-		}
-		return nil
-	}
+	options.Resume = config.Resume(counted, logger)
 	pair.Public = server.New(options)
 	options.Handler = admin.Handler(admin.Options{
 		Metrics:  metrics,

@@ -2,12 +2,10 @@ package clients
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +14,7 @@ import (
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/certificate"
+	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
 	"example.com/baton/e2e/internal/tier"
 )
@@ -115,32 +114,6 @@ func (s *stage) run(name string, script bool, argv ...string) {
 	s.add(c)
 }
 
-// connections are the established TCP connections of a process, by the address at its end.
-func connections(t *testing.T, pid int) (all []string) {
-	t.Helper()
-	inodes := make(map[string]bool)
-	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
-	for _, link := range links {
-		if to, err := os.Readlink(link); err == nil {
-			inodes[strings.TrimSuffix(strings.TrimPrefix(to, "socket:["), "]")] = true
-		}
-	}
-	for _, name := range []string{"tcp", "tcp6"} {
-		table, err := os.ReadFile("/proc/net/" + name)
-		if err != nil {
-			continue
-		}
-		const established = "01"
-		for line := range bytes.Lines(table) {
-			if f := strings.Fields(string(line)); len(f) > 9 && f[3] == established && inodes[f[9]] {
-				all = append(all, f[1])
-			}
-		}
-	}
-	slices.Sort(all)
-	return slices.Compact(all) // the kernel may list one twice while it lists them
-}
-
 // throughUpgrades checks that each client keeps its connections, so many of them in all, and is answered.
 func (s *stage) throughUpgrades(wantConnections int) {
 	t := s.t
@@ -153,7 +126,7 @@ func (s *stage) throughUpgrades(wantConnections int) {
 	began := make(map[*client][]string)
 	for _, c := range s.clients {
 		if c.pid != 0 {
-			began[c] = connections(t, c.pid)
+			began[c] = process.Connections(t, c.pid)
 		}
 	}
 	deploy := s.Releases("v1", "v2")
@@ -173,7 +146,7 @@ func (s *stage) throughUpgrades(wantConnections int) {
 		if c.pid == 0 {
 			continue
 		}
-		if got := connections(t, c.pid); !slices.Equal(got, began[c]) || len(got) == 0 {
+		if got := process.Connections(t, c.pid); !slices.Equal(got, began[c]) || len(got) == 0 {
 			t.Errorf("%s: got connections from %v, want those of the beginning, %v", c.name, got, began[c])
 		}
 	}

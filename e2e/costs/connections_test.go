@@ -10,9 +10,9 @@ import (
 
 // TestMemory measures what an idle connection of each kind takes of the server's memory.
 func TestMemory(t *testing.T) {
-	turns := turns(t)
+	turns, share := turns(t)
 	g := newGround(t)
-	const n = 2000
+	n := max(40, int(2000*share))
 	var table strings.Builder
 	fmt.Fprintf(&table, "| | KiB a connection: before | now | now/before |\n|---|---|---|---|\n")
 	for _, kind := range service.Kinds {
@@ -37,8 +37,11 @@ func TestMemory(t *testing.T) {
 // TestMigration measures how long the drain of a predecessor takes that has idle connections of one kind, all of which
 // migrate and are used then.
 func TestMigration(t *testing.T) {
-	turns := turns(t)
+	turns, _ := turns(t)
 	numbers := []int{100, 1000, 2000, 4000, 8000}
+	if *rounds == 0 {
+		numbers = []int{100}
+	}
 	g := newGround(t)
 	var table strings.Builder
 	fmt.Fprintf(&table, "| ms (µs a connection) |")

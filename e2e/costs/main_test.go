@@ -23,22 +23,24 @@ import (
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 var (
 	against = flag.String("against", "", "`binary` of the other release; without it, this one that migrates no more than the release before")
-	rounds  = flag.Int("rounds", 0, "number of `turns`; 0 measures nothing")
+	rounds  = flag.Int("rounds", 0, "number of `turns`; 0 makes one that only shows that it works")
 )
 
 func TestMain(m *testing.M) { service.Main(m) }
 
-// turns returns how many turns there are.
-func turns(t *testing.T) int {
+// turns returns how many turns there are, and how much of the usual work is done in each.
+func turns(t *testing.T) (n int, share float64) {
 	t.Helper()
-	if *rounds == 0 {
-		t.Skip("measures, and fails only if requests do: go test ./e2e/costs -rounds=5 -v")
+	if *rounds > 0 {
+		return *rounds, 1
 	}
-	return *rounds
+	tier.Long(t, "go test ./e2e/costs -rounds=5 -v measures")
+	return 1, 0.02
 }
 
 // ground is what all servers serve.

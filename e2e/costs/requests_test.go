@@ -58,7 +58,7 @@ var finished = regexp.MustCompile(`finished in .*, ([0-9.]+) req/s[^\n]*\nreques
 
 // TestRequests measures the processor time of the server for a request, and how many it answers in a second.
 func TestRequests(t *testing.T) {
-	turns := turns(t)
+	turns, share := turns(t)
 	h2load := tier.Tool(t, "h2load")
 	g := newGround(t)
 	before, _ := g.baton(t, other(t))
@@ -72,7 +72,7 @@ func TestRequests(t *testing.T) {
 			name     string
 			requests int
 		}{{"1KB", 20_000}, {"100KB", 4_000}, {"10MB", 60}} {
-			n := file.requests
+			n := max(16, int(float64(file.requests)*share))
 			cpu, rate := make([][]float64, len(servers)), make([][]float64, len(servers))
 			for range turns {
 				for i, s := range servers {

@@ -86,5 +86,5 @@ func (p *proxy) resume(w http.ResponseWriter, r *http.Request, s tunnelState) {
 	t.toClient.resume(s.ToClient)
 	t.toBackend.resume(s.ToBackend)
 	defer t.end()
-	t.serve(w, r.Context())
+	t.serve(r.Context(), w)
 }

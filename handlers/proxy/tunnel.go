@@ -45,7 +45,7 @@ func (t *tunnel) pipes() [2]*pipe { return [2]*pipe{&t.toClient, &t.toBackend} }
 
 // serve copies in both directions until the tunnel ends here, and reports to w what has gone to the
 // client.
-func (t *tunnel) serve(w http.ResponseWriter, ctx context.Context) {
+func (t *tunnel) serve(ctx context.Context, w http.ResponseWriter) {
 	for patience := time.Duration(0); t.copy(ctx, patience); patience = migratePause {
 		if t.migrate(ctx) {
 			return
@@ -196,7 +196,7 @@ func (u *proposal) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 // settle is called when ReverseProxy has returned. The tunnel begins, if there is one.
 func (u *proposal) settle() {
 	if u.tunnel.client != nil {
-		u.tunnel.serve(u.ResponseWriter, u.request.Context())
+		u.tunnel.serve(u.request.Context(), u.ResponseWriter)
 	}
 }
 

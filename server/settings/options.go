@@ -53,14 +53,18 @@ func (s Settings) proxy(logger *slog.Logger) proxy.Options {
 	return options
 }
 
-// Resume returns what gives handlers for the hijacked connections of a predecessor:
-// Options.Resume of a server. They are those of its proxy, whatever this one is configured for.
-func (s Settings) Resume(logger *slog.Logger) func(server.Tunnels, []byte) http.Handler {
+// Resume returns what gives handlers, each wrapped, for the hijacked connections of a
+// predecessor: Options.Resume of a server. They are those of its proxy, whatever this one is
+// configured for.
+func (s Settings) Resume(wrap func(http.Handler) http.Handler, logger *slog.Logger) func(server.Tunnels, []byte) http.Handler {
 	resume := proxy.Resume(s.proxy(logger))
 	return func(kind server.Tunnels, state []byte) http.Handler {
 		if kind != proxied {
 			return nil
 		}
-		return resume(state)
+		if h := resume(state); h != nil {
+			return wrap(h)
+		}
+		return nil
 	}
 }
