@@ -85,7 +85,7 @@ func (n *Notifier) StateChanged(from, to upgrade.State) {
 		return
 	}
 	n.warn(n.manager.sendStatus(n.status()))
-	if from == upgrade.Starting {
+	if from < upgrade.Serving {
 		n.running.Go(n.heartbeat)
 	}
 }

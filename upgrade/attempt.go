@@ -124,6 +124,8 @@ func (r *run) handleSuccessor(a *attempt, e *link.Event) {
 			a.next, a.process = *m.Hello, process.Open(m.Sender())
 		}
 		r.enqueue(lifecycle.Event{Kind: lifecycle.Hello, PID: m.Hello.PID, Version: m.Hello.Version, Protocol: a.protocol()})
+	case m.Type == link.TypePrepared:
+		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorPrepared})
 	case m.Type == link.TypeServing:
 		a.claims, a.pipe, a.adopts = m.Claims, m.Pipe, m.Adopts
 		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorServes})

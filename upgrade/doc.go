@@ -10,12 +10,16 @@
 //     anything is wrong it just exits: its predecessor never stopped serving,
 //     keeps the last lines of its standard error, and reports them to whoever
 //     requested the upgrade.
-//  2. It becomes ready, begins to accept, writes its pid into the PID file, and
-//     notifies its predecessor, which accepts too until then.
-//  3. On SIGHUP, or when requested over the control socket, it executes its
+//  2. It takes over when its predecessor says so: it begins to accept, and so does the
+//     predecessor still. Nothing is final yet: if this process dies now, the predecessor
+//     serves on, and the next upgrade is as good as this one.
+//  3. It commits, when its predecessor says so: it reports to tableflip that it is ready, and
+//     writes its pid into the PID file. From now on it decides. If the predecessor dies before,
+//     it takes over and commits by itself.
+//  4. On SIGHUP, or when requested over the control socket, it executes its
 //     successor and hands it the sockets, together with a link: a socketpair
 //     over which the two talk from then on.
-//  4. When the successor serves, it stops accepting, drains, runs its hooks
+//  5. When the successor has committed, it stops accepting, drains, runs its hooks
 //     ([Generation.OnExit]), reports to the successor over the link, and exits. In
 //     the drain connections can migrate over the link to the successor: see [Handoff]
 //     and [Adopter].
@@ -45,11 +49,13 @@
 //
 // The end of a link is not the end of a process. A successor whose link fails before
 // it serves is killed and waited for. One that finds that its predecessor lives on
-// without a link exits as long as it is not ready; after that it waits for the
+// without a link exits as long as it has not committed; after that it waits for the
 // predecessor's end, and kills it when its drain is over. So one generation is left.
 //
 // Any two releases can upgrade into each other: internal/link/PROTOCOL.md has what
-// they send, by version. With one that speaks version 2 no connection that has a state migrates;
+// they send, by version. A release before version 4 takes over and commits as soon as it is
+// prepared: should it die between the two, the predecessor serves on but cannot be upgraded
+// again. With one that speaks version 2 no connection that has a state migrates;
 // with version 1 none does, and the next upgrade waits for the predecessor's end.
 //
 // What a generation decides, and why, is package internal/lifecycle: a pure machine, whose

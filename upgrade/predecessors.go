@@ -42,7 +42,7 @@ func (g *Generation) inheritPredecessor(from *link.Link, m *link.Message) {
 
 // member returns what the machine knows of a predecessor.
 func (m *member) member() lifecycle.Member {
-	return lifecycle.Member{ID: m.id, Generation: m.Generation, PID: m.PID, Protocol: m.Protocol, Drain: m.Drain, Due: m.due}
+	return lifecycle.Member{ID: m.id, Generation: m.Generation, PID: m.PID, Protocol: min(m.Protocol, link.Version()), Drain: m.Drain, Due: m.due}
 }
 
 // enqueueMembers notifies the machine of predecessors that have come over a link since, before
@@ -77,6 +77,10 @@ func (r *run) handlePredecessor(p *member, e *link.Event) {
 		} else {
 			r.enqueue(lifecycle.Event{Kind: lifecycle.SignalTrigger, Origin: m.Origin})
 		}
+	case m.Type == link.TypeTakeOver:
+		r.enqueue(lifecycle.Event{Kind: lifecycle.TakeOver})
+	case m.Type == link.TypeCommit:
+		r.enqueue(lifecycle.Event{Kind: lifecycle.CommitMessage})
 	case m.Type == link.TypeStop:
 		r.enqueue(lifecycle.Event{Kind: lifecycle.StopMessage, By: "the predecessor"})
 	}

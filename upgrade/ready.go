@@ -62,9 +62,8 @@ func (r *run) commit() {
 	r.gate = r.flip.PredecessorGone()
 }
 
-// announce makes known that this generation serves.
+// announce makes known that this generation serves for good.
 func (r *run) announce() {
-	adopts := r.adoption.begin(r.service)
 	r.storeListeners()
 	if r.pidFile != nil && r.flip.HasPredecessor() {
 		if err := r.pidFile.Publish(); err != nil {
@@ -89,7 +88,13 @@ func (r *run) announce() {
 	for _, o := range r.observers {
 		o.Ready(took)
 	}
-	r.sendServing(link.Message{Type: link.TypeServing, Claims: r.wireClaims(), Adopts: adopts, Pipe: r.flip.Pipe()})
+}
+
+// sendServing notifies the predecessor that this generation accepts, and that connections can
+// migrate to it.
+func (r *run) sendServing() {
+	adopts := r.adoption.begin(r.service)
+	r.sendSurely(r.link, link.Message{Type: link.TypeServing, Claims: r.wireClaims(), Adopts: adopts, Pipe: r.flip.Pipe()})
 }
 
 func (g *Generation) wireClaims() (claims []link.Claim) {
@@ -99,20 +104,20 @@ func (g *Generation) wireClaims() (claims []link.Claim) {
 	return claims
 }
 
-// sendServing notifies the predecessor that this generation serves. One that does not
-// read now should be notified later, or it would give this generation up.
-func (r *run) sendServing(m link.Message) {
-	err := r.link.Send(m)
+// sendSurely sends a message on which the upgrade depends. A neighbor that does not read now gets
+// it later, or it would give this generation up.
+func (r *run) sendSurely(l *link.Link, m link.Message) {
+	err := l.Send(m)
 	if err == nil {
 		return
 	}
-	r.log.Warn("predecessor does not read from the link", "error", err)
+	r.log.Warn("neighbor does not read from the link", "message", string(m.Type), "error", err)
 	go func() {
 		for err != nil {
 			select {
 			case <-time.After(link.SendTimeout):
-				err = r.link.Send(m)
-			case <-r.link.Ended():
+				err = l.Send(m)
+			case <-l.Ended():
 				return
 			case <-r.done:
 				return

@@ -9,7 +9,7 @@ import (
 // may also be an [Adopter], a [Counter] and a [SecretKeeper]: [Generation.Run] asks.
 type Service interface {
 	// Check fails if the service could not do its work. It is the last step before
-	// the generation is ready, and an error ends it. Check must not accept
+	// the generation could take over, and an error ends it. Check must not accept
 	// connections. A service that wants more to be checked wraps another one:
 	//
 	//	type shop struct{ *server.Server }

@@ -10,8 +10,11 @@ import (
 type State int
 
 const (
-	// Starting: it is not ready. Next: Serving.
+	// Starting: it is not ready. Next: Probation, or Serving if no predecessor decides.
 	Starting State = iota
+	// Probation: it accepts connections, and its predecessor decides whether that is for good.
+	// Next: Serving, or Draining if it is not.
+	Probation
 	// Serving: it accepts connections. Next: Upgrading, or Draining at a stop.
 	Serving
 	// Upgrading: it accepts connections, and a successor starts. Next: Draining
@@ -23,7 +26,7 @@ const (
 	Exited
 )
 
-var stateNames = [...]string{"starting", "serving", "upgrading", "draining", "exited"}
+var stateNames = [...]string{"starting", "probation", "serving", "upgrading", "draining", "exited"}
 
 // String returns the state's name as logs, metrics and reports spell it.
 func (s State) String() string { return stateNames[s] }
@@ -32,6 +35,8 @@ func (s State) String() string { return stateNames[s] }
 // it waits for.
 func stateOf(p lifecycle.Phase) State {
 	switch p {
+	case lifecycle.Probation:
+		return Probation
 	case lifecycle.Serving:
 		return Serving
 	case lifecycle.Upgrading:
@@ -39,7 +44,7 @@ func stateOf(p lifecycle.Phase) State {
 	case lifecycle.Exited:
 		return Exited
 	}
-	if slices.Contains([]lifecycle.Phase{lifecycle.Checking, lifecycle.Checked, lifecycle.Preparing, lifecycle.Aborting, lifecycle.Failed}, p) {
+	if slices.Contains([]lifecycle.Phase{lifecycle.Checking, lifecycle.Checked, lifecycle.Preparing, lifecycle.Standby, lifecycle.Aborting, lifecycle.Failed}, p) {
 		return Starting
 	}
 	return Draining

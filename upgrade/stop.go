@@ -26,6 +26,12 @@ func (r *run) drainForStop() {
 	r.drain(Handoff{Kept: func(ln net.Listener) bool { return held[ln].Held }})
 }
 
+// drainToPredecessor begins the drain of a generation that has accepted, and does not commit:
+// the predecessor accepts from all listeners.
+func (r *run) drainToPredecessor() {
+	r.drain(Handoff{Kept: func(net.Listener) bool { return true }})
+}
+
 // drain lets the service drain.
 func (r *run) drain(h Handoff) {
 	r.adoption.end()

@@ -59,6 +59,13 @@ func TestSuccessorBreaksTheLink(t *testing.T) {
 			"hello serving close hang",
 			"serving hello ready hang",
 			"impostor ready close hang",
+			"hello4 prepared exit",
+			"hello4 prepared await=takeover exit",
+			"hello4 prepared await=takeover hang",
+			"hello4 prepared await=takeover serving exit",
+			"hello4 prepared await=takeover serving await=commit exit",
+			"hello4 prepared await=takeover serving await=commit close exit",
+			"hello4 prepared await=takeover serving await=commit hang",
 		} {
 			name := strings.ReplaceAll(steps, " ", ",")
 			if refused && !strings.Contains(steps, "ready") {
@@ -85,6 +92,10 @@ func TestSuccessorBreaksTheLink(t *testing.T) {
 				// ready, it may hear before.
 				overtaken := endsAfterReady.MatchString(steps) && strings.Contains(first.Reason, "before it was ready")
 				switch u := b.TryUpgrade(); {
+				case strings.HasPrefix(steps, "hello4"): // before the commit nothing is final
+					if u.Code != 0 {
+						t.Errorf("next upgrade: got exit code %d, %s, want 0", u.Code, u.Reason)
+					}
 				case overtaken, strings.Contains(steps, "malformed ready"), strings.Contains(steps, "exit"):
 				case slices.Contains(strings.Fields(steps), "ready"):
 					if u.Code != 1 || !strings.Contains(u.Reason, "restart the service") {
@@ -130,7 +141,7 @@ func withoutPidfd(t testing.TB) service.Option {
 }
 
 // A predecessor that cannot receive from its successor for a moment tries again. One that never can gives the successor
-// up, if it has heard of it; else that one is a release without a link, which serves when it says so.
+// up, which waits for being told to take over.
 func TestPredecessorCannotReceive(t *testing.T) {
 	tier.Slow(t, "traces a process")
 	strace := tier.Tool(t, "strace")
@@ -141,7 +152,7 @@ func TestPredecessorCannotReceive(t *testing.T) {
 	}{
 		"once":                 {"recvmsg:error=ENOMEM:when=1", false, 0},
 		"once, after hello":    {"recvmsg:error=ENOMEM:when=1", true, 0},
-		"for good":             {"recvmsg:error=ENOMEM", false, 0},
+		"for good":             {"recvmsg:error=ENOMEM", false, 1},
 		"for good after hello": {"recvmsg:error=ENOMEM", true, 1},
 		"fatal after hello":    {"recvmsg:error=EIO", true, 1},
 	} {
@@ -157,6 +168,8 @@ func TestPredecessorCannotReceive(t *testing.T) {
 			successor := service.AwaitStarting(t, b)
 			if test.heard {
 				await.Until(t, "hello of the successor", func() bool { return len(b.Status().Generations) == 2 })
+			}
+			if test.heard || test.code != 0 {
 				b.ExpectBad(successor)
 			}
 			tracer := exec.Command(strace, "-f", "-o", b.Dir+"/strace", "-p", fmt.Sprint(pid), "-e", "inject="+test.inject)

@@ -95,6 +95,7 @@ func TestMetrics(t *testing.T) {
 		`baton_predecessors 1`,
 		`baton_state{state="draining"} 0`,
 		`baton_state{state="exited"} 0`,
+		`baton_state{state="probation"} 0`,
 		`baton_state{state="serving"} 0`,
 		`baton_state{state="starting"} 0`,
 		`baton_state{state="upgrading"} 1`,

@@ -35,7 +35,7 @@ type Snapshot struct {
 type snapshots func() Snapshot
 
 var (
-	states  = []upgrade.State{upgrade.Starting, upgrade.Serving, upgrade.Upgrading, upgrade.Draining, upgrade.Exited}
+	states  = []upgrade.State{upgrade.Starting, upgrade.Probation, upgrade.Serving, upgrade.Upgrading, upgrade.Draining, upgrade.Exited}
 	results = []upgrade.Result{upgrade.Succeeded, upgrade.Failed, upgrade.Refused}
 
 	generationDesc   = describe("baton_generation", "Number of the generation that answers, counted from 1.")

@@ -4,7 +4,7 @@ package impostor
 
 import (
 	"encoding/gob"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -74,7 +74,9 @@ func succeed(steps []string) {
 			fmt.Fprintln(os.Stderr, "send on the link:", err)
 		}
 	}
-	hello, _ := json.Marshal(map[string]any{"type": "hello", "hello": map[string]any{"protocol": 2, "pid": os.Getpid(), "version": "by hand"}})
+	hello := func(protocol int) string {
+		return fmt.Sprintf(`{"type":"hello","hello":{"protocol":%d,"pid":%d,"version":"by hand"}}`, protocol, os.Getpid())
+	}
 	for _, step := range steps {
 		step, detail, _ := strings.Cut(step, "=")
 		switch step {
@@ -83,9 +85,24 @@ func succeed(steps []string) {
 				time.Sleep(2 * time.Millisecond)
 			}
 		case "hello":
-			send(string(hello))
+			send(hello(2))
+		case "hello4":
+			send(hello(4))
+		case "prepared":
+			send(`{"type":"prepared"}`)
+		case "await": // until the predecessor sends a message of that type
+			for packet := make([]byte, 1<<18); ; {
+				n, err := unix.Read(link, packet)
+				if err != nil && !errors.Is(err, unix.EAGAIN) {
+					panic(err)
+				}
+				if n > 0 && strings.HasPrefix(string(packet[:n]), `{"type":"`+detail+`"`) {
+					break
+				}
+				time.Sleep(2 * time.Millisecond)
+			}
 		case "impostor": // who would be killed in its place
-			send(strings.Replace(string(hello), fmt.Sprint(os.Getpid()), fmt.Sprint(os.Getppid()), 1))
+			send(strings.Replace(hello(2), fmt.Sprint(os.Getpid()), fmt.Sprint(os.Getppid()), 1))
 		case "serving":
 			send(`{"type":"serving"}`)
 		case "malformed":

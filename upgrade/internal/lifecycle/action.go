@@ -17,23 +17,26 @@ const (
 
 	// The start and the end.
 
-	Check            // the service and the program check themselves: CheckPassed or CheckFailed
-	CancelCheck      // nothing waits for them any more
-	Prepare          // do what can fail before the takeover: Prepared or PrepareFailed
-	Commit           // report to tableflip that this generation is ready; there is no way back
-	Serve            // accept connections
-	OpenControl      // accept on the control socket
-	Announce         // publish the PID, store the listeners, notify the predecessor
-	RestoreStderr    // standard error is a pipe that nothing reads any more
-	BeginStop        // take no more requests, as a readiness probe sees it
-	DrainForStop     // stop accepting and drain: Drained
-	DrainToSuccessor // stop accepting and drain, with a successor to migrate to: Drained
-	CutDrain         // close forcibly what still drains
-	Account          // log what the drain has done
-	RunHooks         // those of the exit: HooksEnded
-	RunStopHooks     // those of the exit and of the stop: HooksEnded
-	Finish           // close what is left, after the last report
-	Exit             // Err: why it never served, or nil
+	Check              // the service and the program check themselves: CheckPassed or CheckFailed
+	CancelCheck        // nothing waits for them any more
+	Prepare            // do what can fail before the takeover: Prepared or PrepareFailed
+	SendPrepared       // notify the predecessor of that: TakeOver
+	Serve              // accept connections
+	SendServing        // notify the predecessor of that: CommitMessage
+	Commit             // report to tableflip that this generation is ready; there is no way back
+	OpenControl        // accept on the control socket
+	Announce           // publish the PID, store the listeners
+	RestoreStderr      // standard error is a pipe that nothing reads any more
+	BeginStop          // take no more requests, as a readiness probe sees it
+	DrainForStop       // stop accepting and drain: Drained
+	DrainToSuccessor   // stop accepting and drain, with a successor to migrate to: Drained
+	DrainToPredecessor // stop accepting and drain; the predecessor accepts: Drained
+	CutDrain           // close forcibly what still drains
+	Account            // log what the drain has done
+	RunHooks           // those of the exit: HooksEnded
+	RunStopHooks       // those of the exit and of the stop: HooksEnded
+	Finish             // close what is left, after the last report
+	Exit               // Err: why it never served, or nil
 
 	// Waiters and triggers.
 
@@ -47,6 +50,8 @@ const (
 	// The successor.
 
 	Execute        // Trigger: FlipAccepted or FlipFailed, and what comes over the link
+	SendTakeOver   // it shall accept: SuccessorServes
+	SendCommit     // it shall commit: FlipAccepted or FlipFailed
 	SendStop       // notify it of the stop
 	StopFlip       // tableflip kills a successor that is not ready
 	Dismiss        // Duration: kill it after this grace, if it has not exited: SuccessorExited

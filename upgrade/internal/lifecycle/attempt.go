@@ -20,7 +20,10 @@ const (
 	ExecutingUnlinked
 	// Greeted: it has said hello over the link.
 	Greeted
-	// Confirmed: it serves, and tableflip has not said so yet.
+	// TakingOver: it was told to accept. This generation accepts as well until the successor has
+	// committed, so that one that dies before costs no more than what it has accepted itself.
+	TakingOver
+	// Confirmed: it serves, was told to commit, and tableflip has not said so yet.
 	Confirmed
 	// ConfirmedUnlinked: as Confirmed, and its link has ended since.
 	ConfirmedUnlinked
@@ -81,12 +84,21 @@ var attemptRules = map[Attempt]map[Kind]attemptRule{
 		PatienceOver: {ExecutingUnlinked, emits(StopFlip)},
 	},
 	Greeted: {
+		SuccessorPrepared:   {TakingOver, (*Machine).letTakeOver},
 		SuccessorServes:     {Confirmed, (*Machine).confirm},
 		SuccessorLinkEnded:  {Dismissed, (*Machine).dismissUnlinked},
 		SuccessorLinkClosed: {Dismissed, (*Machine).dismissUnlinked},
 		FlipAccepted:        {ReadyGreeted, (*Machine).awaitServing},
 		FlipFailed:          {DismissedReturned, (*Machine).dismissFailed},
 		PatienceOver:        {Greeted, emits(StopFlip)},
+	},
+	TakingOver: {
+		SuccessorServes:     {Confirmed, (*Machine).confirmAndCommit},
+		SuccessorLinkEnded:  {Dismissed, (*Machine).dismissUnlinked},
+		SuccessorLinkClosed: {Dismissed, (*Machine).dismissUnlinked},
+		FlipAccepted:        {ReadyGreeted, (*Machine).awaitServing},
+		FlipFailed:          {DismissedReturned, (*Machine).dismissFailed},
+		PatienceOver:        {TakingOver, emits(StopFlip)},
 	},
 	Confirmed: {
 		SuccessorLinkEnded:  {ConfirmedUnlinked, nil},
@@ -163,7 +175,7 @@ func (m *Machine) handleSuccessor(e Event) {
 
 // linked reports whether the successor can be sent something.
 func (a Attempt) linked() bool {
-	return slices.Contains([]Attempt{Executing, Greeted, Confirmed, Ready, ReadyGreeted, Succeeded}, a)
+	return slices.Contains([]Attempt{Executing, Greeted, TakingOver, Confirmed, Ready, ReadyGreeted, Succeeded}, a)
 }
 
 // execute begins an upgrade.
@@ -206,6 +218,25 @@ func (m *Machine) report() {
 		m.emit(Action{Do: DrainProgress, Trigger: m.successor.trigger, Duration: m.successor.took})
 	}
 	m.arm(ReportDue, reportInterval)
+}
+
+// letTakeOver has the successor accept, unless the service stops.
+func (m *Machine) letTakeOver(Event) {
+	if m.phase != Upgrading {
+		m.attempt = Greeted
+		return
+	}
+	m.emit(Action{Do: SendTakeOver})
+}
+
+// committing reports whether the successor serves, or is about to, and will commit.
+func (m *Machine) committing() bool {
+	return m.attempt == TakingOver || m.attempt == Confirmed && m.successor.protocol >= ordersSince
+}
+
+func (m *Machine) confirmAndCommit(e Event) {
+	m.confirm(e)
+	m.emit(Action{Do: SendCommit})
 }
 
 func (m *Machine) confirm(Event) { m.successor.took = m.now.Sub(m.successor.trigger.At) }

@@ -21,6 +21,8 @@ const (
 	ControlTrigger // a caller on the control socket: Waiter
 	StopSignal     // SIGTERM or SIGINT to this process: By
 	StopMessage    // the predecessor sends that a stop was requested: By
+	TakeOver       // the predecessor sends that this generation shall accept
+	CommitMessage  // the predecessor sends that it will not take back any more
 	GateOpened     // tableflip allows an upgrade
 	Relieved       // the predecessor answers on the control socket no more
 	Drained        // this generation's drain is complete
@@ -31,6 +33,7 @@ const (
 	FlipAccepted        // tableflip: the successor is ready, there is no way back
 	FlipFailed          // tableflip: it is not; Err
 	Hello               // over the link: PID, Version, Protocol
+	SuccessorPrepared   // over the link: it could accept, and waits for being told to
 	SuccessorServes     // over the link: it accepts connections
 	SuccessorLinkEnded  // the link has ended, and nothing had announced that
 	SuccessorLinkClosed // the link has ended after the successor reported a drain, or its process is unknown

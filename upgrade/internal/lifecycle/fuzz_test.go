@@ -63,7 +63,7 @@ func FuzzMachine(f *testing.F) {
 // playLine lets a line of generations live whose messages are delayed and whose processes and
 // links are lost.
 func playLine(t *testing.T, plan []byte) {
-	w := newWorld(t)
+	w := newWorld(t, len(plan)%2 == 1)
 	for _, b := range plan {
 		switch choice := int(b) / 8; b % 8 {
 		case 5:

@@ -30,7 +30,10 @@ func (m *Machine) handOver(Event) {
 		m.disarm(timer)
 	}
 	m.control = ControlOurs // the socket is closed: nothing opens it again
-	m.enter(Passing)        // from a stop as well: the successor was ready before it heard of that, and it will
+	if m.phase != Upgrading && s.protocol >= ordersSince {
+		m.emit(Action{Do: SendStop})
+	}
+	m.enter(Passing) // from a stop as well: the successor was ready before it heard of that, and it will
 	if t := m.pending; t != nil {
 		m.pending = nil
 		m.emit(Action{Do: Forward, Trigger: *t})

@@ -15,12 +15,19 @@ const (
 	// stopPatience is how long a successor that was notified of a stop may take to exit by itself.
 	stopPatience = time.Second
 
+	// commitPatience is how long one that was told to take over may take to commit at a stop.
+	commitPatience = 5 * time.Second
+
 	// reportInterval bounds what is lost with a generation that is killed once it has a
 	// successor.
 	reportInterval = 200 * time.Millisecond
 
 	// overstay is added to the limit of a drain before a predecessor that still lives is killed.
 	overstay = 5 * time.Second
+
+	// ordersSince is the version of the link since which a predecessor decides when its successor
+	// takes over, and when it commits.
+	ordersSince = 4
 
 	// exitGrace is how long a successor whose link has ended may take to exit by itself.
 	exitGrace = time.Second
@@ -216,24 +223,76 @@ func (m *Machine) checked(Event) {
 
 // recheck goes on after the predecessor is known to have exited.
 func (m *Machine) recheck() {
-	if m.phase == Checked && !m.unknown() {
+	switch {
+	case m.unknown():
+	case m.phase == Checked:
 		m.enter(Preparing)
 		m.emit(Action{Do: Prepare})
+	case m.linked() != nil: // it decides
+	case m.phase == Standby:
+		m.takeOver()
+	case m.phase == Probation:
+		m.commit(Event{})
 	}
 }
 
-// takeOver makes this generation the one that serves. Close to its deadline it does not: the
-// predecessor might kill it in the very moment in which it hears that it is ready.
-func (m *Machine) takeOver(Event) {
+// prepared leaves it to the predecessor when this generation takes over. Close to its deadline
+// it does not: it might be killed in the very moment in which it is ready.
+func (m *Machine) prepared(Event) {
 	c := m.config
 	if !c.Deadline.IsZero() && c.Deadline.Sub(m.now) < c.Deadline.Sub(c.Begun)/20 {
 		m.abort(Event{Err: fmt.Errorf("generation %d was not ready within %s; it exits shortly before it would be killed",
 			c.Generation, m.now.Sub(c.Begun).Round(time.Millisecond))})
 		return
 	}
+	if p := m.linked(); p != nil && p.Protocol >= ordersSince {
+		m.enter(Standby)
+		m.emit(Action{Do: SendPrepared})
+		return
+	}
+	m.takeOver()
+}
+
+// linked returns the predecessor that executed this generation, if it can be heard.
+func (m *Machine) linked() *predecessor {
+	for _, p := range m.predecessors {
+		if d := m.config.Predecessor; d != nil && d.ID == p.ID && p.state == Linked {
+			return p
+		}
+	}
+	return nil
+}
+
+// accept takes over, and leaves it to the predecessor whether that is for good.
+func (m *Machine) accept(Event) {
+	m.enter(Probation)
+	m.emit(Action{Do: Serve})
+	m.emit(Action{Do: SendServing})
+}
+
+// takeOver takes over for good at once, since no predecessor decides: there is none, or it is of
+// a release that does not.
+func (m *Machine) takeOver() {
 	m.emit(Action{Do: Commit})
 	m.enter(Serving)
 	m.emit(Action{Do: Serve})
+	m.begin()
+	if m.linked() != nil {
+		m.emit(Action{Do: SendServing})
+	}
+	m.resume(Event{})
+}
+
+// commit makes the takeover one for good.
+func (m *Machine) commit(Event) {
+	m.emit(Action{Do: Commit})
+	m.enter(Serving)
+	m.begin()
+	m.resume(Event{})
+}
+
+// begin begins what only the generation does that decides.
+func (m *Machine) begin() {
 	m.control = serving[m.control]
 	switch m.control {
 	case ControlOurs:
@@ -246,7 +305,6 @@ func (m *Machine) takeOver(Event) {
 		p.setDue(m.now)
 	}
 	m.watchDue()
-	m.resume(Event{})
 }
 
 // relieve takes over the control socket.
@@ -270,21 +328,29 @@ func (m *Machine) unfit(e Event) {
 	m.abort(Event{Err: fmt.Errorf("generation %d failed: %w", m.config.Generation, e.Err)})
 }
 
-// abort ends a generation that has never served.
+// abort ends a generation that has not committed.
 func (m *Machine) abort(e Event) {
 	m.failure = e.Err
-	m.enter(Aborting)
-	m.emit(Action{Do: CancelCheck})
 	if t := m.pending; t != nil {
 		m.pending = nil
 		m.emit(Action{Do: Refuse, Trigger: *t})
 	}
+	if m.phase == Probation {
+		m.enter(Returning)
+		m.emit(Action{Do: DrainToPredecessor})
+		return
+	}
+	m.enter(Aborting)
+	m.emit(Action{Do: CancelCheck})
 	m.emit(Action{Do: RunHooks})
 }
 
-// fail ends a generation that has never served.
+// returned goes on when nothing is left here.
+func (m *Machine) returned(Event) { m.runHooks() }
+
+// fail ends a generation that has not committed.
 func (m *Machine) fail(Event) {
-	m.enter(Failed)
+	m.enter(map[Phase]Phase{Aborting: Failed, Returning: Exited}[m.phase])
 	m.emit(Action{Do: Exit, Err: m.failure})
 }
 

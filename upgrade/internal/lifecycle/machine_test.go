@@ -24,6 +24,14 @@ func second() Config {
 		Begun:       epoch, Deadline: epoch.Add(timeout)}
 }
 
+// ordered is that of a successor whose predecessor decides when it takes over: second is that of
+// one from a past release.
+func ordered() Config {
+	c := second()
+	c.Predecessor.Protocol = ordersSince
+	return c
+}
+
 // is is an event of a kind, now.
 func is(k Kind) Event {
 	return Event{Kind: k, ID: 1, By: "terminated", Protocol: 2, PID: 200, Version: "v"}
@@ -87,7 +95,8 @@ func what(actions []Action) (lines []string) {
 
 var verbNames = [verbs]string{
 	Log: "log", Enter: "enter", Arm: "arm", Disarm: "disarm", Check: "check", CancelCheck: "cancel check", Prepare: "prepare",
-	Commit: "commit", Serve: "serve", OpenControl: "open control", Announce: "announce", RestoreStderr: "restore stderr",
+	Commit: "commit", Serve: "serve", SendPrepared: "send prepared", SendServing: "send serving", SendTakeOver: "send take over", SendCommit: "send commit",
+	DrainToPredecessor: "drain to predecessor", OpenControl: "open control", Announce: "announce", RestoreStderr: "restore stderr",
 	BeginStop: "begin stop", Account: "account", AssumeServing: "assume serving", DrainForStop: "drain for stop", DrainToSuccessor: "drain to successor", CutDrain: "cut drain",
 	RunHooks: "run hooks", RunStopHooks: "run stop hooks", Finish: "finish", Exit: "exit", Progress: "progress", DrainProgress: "drain progress",
 	Refuse: "refuse", Forward: "forward", Fail: "fail", Succeed: "succeed", Execute: "execute", SendStop: "send stop",
@@ -138,7 +147,7 @@ func (r race) test(t *testing.T) {
 
 func then(setup []Event, more ...Event) []Event { return append(slices.Clone(setup), more...) }
 
-var attemptNames = [...]string{"none", "executing", "executing unlinked", "greeted", "confirmed", "confirmed unlinked",
+var attemptNames = [...]string{"none", "executing", "executing unlinked", "greeted", "taking over", "confirmed", "confirmed unlinked",
 	"confirmed stopped", "ready", "ready greeted", "dismissed", "dismissed exited", "dismissed returned",
 	"succeeded", "succeeded unlinked", "succeeded lost", "succeeded gone"}
 

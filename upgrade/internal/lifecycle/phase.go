@@ -15,6 +15,12 @@ const (
 	Checked
 	// Preparing: it does what can fail, last of all before it takes over.
 	Preparing
+	// Standby: it could accept, and waits for being told to.
+	Standby
+	// Probation: it accepts, and its predecessor can take back.
+	Probation
+	// Returning: it failed in that time, or was stopped. It drains, and the predecessor accepts.
+	Returning
 	// Aborting: it failed before it was ready, and runs its hooks.
 	Aborting
 	// Serving: it serves.
@@ -52,7 +58,10 @@ var phases = [...]struct {
 }{
 	Checking:     {"checking", []Phase{Checked, Preparing, Aborting}},
 	Checked:      {"checked", []Phase{Preparing, Aborting}},
-	Preparing:    {"preparing", []Phase{Serving, Aborting}},
+	Preparing:    {"preparing", []Phase{Standby, Serving, Aborting}},
+	Standby:      {"standby", []Phase{Probation, Serving, Aborting}},
+	Probation:    {"probation", []Phase{Serving, Returning}},
+	Returning:    {"returning", []Phase{Exited}},
 	Aborting:     {"aborting", []Phase{Failed}},
 	Serving:      {"serving", []Phase{Upgrading, Stopping}},
 	Upgrading:    {"upgrading", []Phase{Serving, Passing, Stopping}},
@@ -75,7 +84,7 @@ func (p Phase) String() string { return phases[p].name }
 // Ended reports whether nothing is left to do.
 func (p Phase) Ended() bool { return p >= Exited }
 
-// starting reports whether the generation has not accepted anything yet.
+// starting reports whether the generation does not decide yet: its predecessor does, if there is one.
 func (p Phase) starting() bool { return p < Serving }
 
 // handedOver reports whether a successor serves.
@@ -101,9 +110,12 @@ var phaseRules = map[Phase]struct {
 	}},
 	Checked: {(*Machine).enqueue, (*Machine).stopEarly, nil},
 	Preparing: {(*Machine).enqueue, (*Machine).stopEarly, map[Kind]rule{
-		Prepared:      (*Machine).takeOver,
+		Prepared:      (*Machine).prepared,
 		PrepareFailed: (*Machine).abort,
 	}},
+	Standby:      {(*Machine).enqueue, (*Machine).stopEarly, map[Kind]rule{TakeOver: (*Machine).accept}},
+	Probation:    {(*Machine).enqueue, (*Machine).stopEarly, map[Kind]rule{CommitMessage: (*Machine).commit}},
+	Returning:    {(*Machine).refuse, nil, map[Kind]rule{Drained: (*Machine).returned, HooksEnded: (*Machine).fail}},
 	Aborting:     {(*Machine).refuse, nil, map[Kind]rule{HooksEnded: (*Machine).fail}},
 	Serving:      {(*Machine).enqueue, (*Machine).stop, nil},
 	Upgrading:    {(*Machine).enqueue, (*Machine).stop, nil},

@@ -155,7 +155,7 @@ var errLost = errors.New("the link to the predecessor is lost, and the predecess
 
 func (m *Machine) losePredecessor(p *predecessor) {
 	m.leaveControl(p)
-	if m.phase == Checking || m.phase == Checked || m.phase == Preparing {
+	if m.phase.starting() && m.failure == nil {
 		m.unfit(Event{Err: errLost}) // the predecessor serves, and could not tell it to stop
 		return
 	}

@@ -15,6 +15,7 @@ type proc struct {
 	alive     bool
 	accepting bool
 	served    bool // it has accepted
+	committed bool
 	up, down  *wire
 	parent    *proc
 	flip      flip
@@ -37,6 +38,11 @@ const (
 	flipRuns
 	flipUsed
 )
+
+// hello introduces a process to one at the other end of a link.
+func (p *proc) hello(to *proc) Event {
+	return Event{Kind: Hello, PID: p.n, Protocol: p.protocol(to.n, p.n)}
+}
 
 // send sends an event over a link to its other end.
 func (p *proc) send(l *wire, e Event) bool { return p.sendWith(l, e, nil) }
@@ -77,7 +83,7 @@ func (p *proc) arrive(l *wire, toOlder bool, e Event, passed *wire) {
 		to.lastID++
 		e.Member.ID = to.lastID
 		to.members[e.Member.ID] = passed
-		to.send(passed, Event{Kind: Hello, PID: to.n, Protocol: 2})
+		to.send(passed, to.hello(passed.older))
 		if passed.broken {
 			passed.end()
 		}
@@ -188,6 +194,7 @@ func (p *proc) doOwn(a Action, answered *[]Event) bool {
 	case Prepare:
 		*answered = append(*answered, Event{Kind: Prepared})
 	case Commit:
+		p.committed = true
 		if q := p.parent; q != nil && q.alive {
 			p.later(func() {
 				if q.flip == flipRuns && q.child() == p {
@@ -199,10 +206,13 @@ func (p *proc) doOwn(a Action, answered *[]Event) bool {
 	case Serve:
 		p.accepting, p.served = true, true
 	case Announce:
+	case SendPrepared:
+		p.send(p.up, Event{Kind: SuccessorPrepared})
+	case SendServing:
 		p.send(p.up, Event{Kind: SuccessorServes})
 	case OpenControl:
 		p.control = true
-	case DrainForStop, DrainToSuccessor:
+	case DrainForStop, DrainToSuccessor, DrainToPredecessor:
 		p.accepting = false
 		p.later(func() { p.handle(Event{Kind: Drained}) })
 	case RunHooks, RunStopHooks:
@@ -234,6 +244,10 @@ func (p *proc) doSuccessor(a Action) bool {
 	switch a.Do {
 	case Execute:
 		p.execute()
+	case SendTakeOver:
+		p.send(p.down, Event{Kind: TakeOver})
+	case SendCommit:
+		p.send(p.down, Event{Kind: CommitMessage})
 	case SendStop:
 		p.send(p.down, Event{Kind: StopMessage, By: "the predecessor"})
 	case StopFlip:
@@ -297,7 +311,7 @@ func (p *proc) execute() {
 	l.toNewer.to = l
 	p.down = l
 	c := Config{Generation: p.n + 1, Gate: GateHeld, Begun: p.now, Deadline: p.limit,
-		Predecessor: &Member{Generation: p.n, PID: p.n, Protocol: 2, Drain: 30 * time.Second}}
+		Predecessor: &Member{Generation: p.n, PID: p.n, Protocol: p.protocol(p.n, p.n+1), Drain: 30 * time.Second}}
 	p.start(p, l, c)
 }
 
@@ -337,7 +351,7 @@ func (p *proc) doPredecessor(a Action, answered *[]Event) {
 		}
 	case PassLink:
 		kind := LinkKept
-		e := Event{Kind: PredecessorAdded, Member: Member{Generation: l.older.n, PID: l.older.n, Protocol: 2, Drain: 30 * time.Second, Due: a.At}}
+		e := Event{Kind: PredecessorAdded, Member: Member{Generation: l.older.n, PID: l.older.n, Protocol: p.protocol(l.older.n, p.next.n), Drain: 30 * time.Second, Due: a.At}}
 		if p.sendWith(p.down, e, l) {
 			kind = LinkPassed
 			delete(p.members, a.ID)

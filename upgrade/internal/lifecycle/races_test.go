@@ -9,7 +9,7 @@ func TestStartRaces(t *testing.T) {
 	const took = "commit; serve; open control; announce"
 	for _, r := range []race{
 		{"a first generation", first(), nil, begin, "check; prepare; " + took, Serving, None, ""},
-		{"a successor", second(), nil, begin, "check; prepare; commit; serve; announce", Serving, None, ""},
+		{"a successor of a past release", second(), nil, begin, "check; prepare; commit; serve; announce; send serving", Serving, None, ""},
 		{"it fails its check", first(), nil, []Event{is(Begun), failed(CheckFailed), is(HooksEnded)},
 			"check; cancel check; run hooks; exit: generation 1 failed: broken", Failed, None, ""},
 		{"it cannot prepare", first(), nil, []Event{is(Begun), is(CheckPassed), failed(PrepareFailed), is(HooksEnded)},
@@ -24,7 +24,7 @@ func TestStartRaces(t *testing.T) {
 		{"a trigger waits for readiness", first(), begin[:1], []Event{signal(1), is(CheckPassed), is(Prepared)},
 			"prepare; " + took + "; execute [1]", Upgrading, Executing, "upgrade waiting"},
 		{"a caller is refused when the start fails", first(), begin[:1], []Event{ask, failed(CheckFailed), control("late")},
-			"cancel check; refuse [waiter]; run hooks; refuse [late]", Aborting, None, ""},
+			"refuse [waiter]; cancel check; run hooks; refuse [late]", Aborting, None, ""},
 
 		// The link to the predecessor ends: only when that is known to have exited may a
 		// successor serve, since nobody could tell it to stop.
@@ -40,7 +40,63 @@ func TestStartRaces(t *testing.T) {
 		{"predecessor leaves the control socket", second(), begin, []Event{is(Relieved), is(ReliefOver)}, "open control", Serving, None, ""},
 		{"predecessor does not say so", second(), begin, []Event{is(ReliefOver), is(Relieved)}, "open control", Serving, None, ""},
 		{"predecessor dies", second(), begin, []Event{is(PredecessorUnlinked), is(ReliefOver)}, "open control; watch 1", Serving, None, ""},
-		{"predecessor had left it before", second(), begin[:1], []Event{is(Relieved), is(CheckPassed), is(Prepared)}, "prepare; " + took, Serving, None, ""},
+		{"predecessor had left it before", second(), begin[:1], []Event{is(Relieved), is(CheckPassed), is(Prepared)}, "prepare; " + took + "; send serving", Serving, None, ""},
+	} {
+		t.Run(r.name, r.test)
+	}
+}
+
+// The predecessor decides when its successor takes over, and when that is for good.
+func TestTakeoverRaces(t *testing.T) {
+	var (
+		hello    = Event{Kind: Hello, Protocol: ordersSince, PID: 200, Version: "v"}
+		standby  = begin
+		accepts  = then(standby, is(TakeOver))
+		greeted  = then(begin, ask, hello)
+		prepared = then(greeted, is(SuccessorPrepared))
+		serves   = then(prepared, is(SuccessorServes))
+		stop     = Event{Kind: StopMessage, By: "the predecessor"}
+	)
+	const handed = "hand over; release pipe; drain to successor"
+	const stopped = "generation 2 failed: stopped by the predecessor before it was ready"
+	const dead = "; restore stderr; forget 1; "
+	for _, r := range []race{
+		// The successor.
+		{"it waits for being told to accept", ordered(), nil, begin, "check; prepare; send prepared", Standby, None, ""},
+		{"it accepts, and commits", ordered(), standby, []Event{is(TakeOver), is(CommitMessage)},
+			"serve; send serving; commit; announce", Serving, None, ""},
+		{"a trigger waits for the commit", ordered(), accepts, []Event{is(GateOpened), signal(2), is(CommitMessage)},
+			"commit; announce; execute [2]", Upgrading, Executing, "upgrade waiting"},
+		{"the stop comes first", ordered(), standby, []Event{stop, is(HooksEnded), is(TakeOver)},
+			"cancel check; run hooks; exit: " + stopped, Failed, None, ""},
+		{"a stop when it accepts", ordered(), accepts, []Event{stop, is(CommitMessage), is(Drained), is(HooksEnded)},
+			"drain to predecessor; run hooks; exit: " + stopped, Exited, None, ""},
+		{"predecessor dies before the takeover", ordered(), standby, []Event{is(PredecessorUnlinked), is(PredecessorExited)},
+			"watch 1" + dead + "commit; serve; open control; announce", Serving, None, ""},
+		{"predecessor dies before the commit", ordered(), accepts, []Event{is(PredecessorUnlinked), is(PredecessorExited)},
+			"watch 1" + dead + "commit; open control; announce", Serving, None, ""},
+		{"predecessor lives without a link before the takeover", ordered(), standby, []Event{is(PredecessorUnlinked), is(PredecessorLost)},
+			"watch 1; cancel check; run hooks", Aborting, None, ""},
+		{"predecessor lives without a link before the commit", ordered(), accepts, []Event{is(PredecessorUnlinked), is(PredecessorLost), ask, is(Drained)},
+			"watch 1; drain to predecessor; refuse [waiter]; run hooks", Returning, None, ""},
+
+		// The predecessor.
+		{"it lets the successor accept, and commit", first(), greeted, []Event{is(SuccessorPrepared), is(SuccessorServes), is(FlipAccepted)},
+			"send take over; send commit; " + handed, Draining, Succeeded, ""},
+		{"successor dies before it accepts", first(), prepared, []Event{failed(FlipFailed), is(SuccessorLinkEnded), is(SuccessorExited), ask},
+			"dismiss; fail [waiter]: successor failed: broken; execute [waiter]", Upgrading, Executing, ""},
+		{"successor dies before it commits", first(), serves, []Event{is(SuccessorLinkEnded), failed(FlipFailed), is(SuccessorExited), ask},
+			"dismiss; fail [waiter]: successor failed: broken; execute [waiter]", Upgrading, Executing, ""},
+		{"link ends before the successor accepts", first(), prepared, []Event{is(SuccessorLinkEnded), failed(FlipFailed), is(SuccessorExited)},
+			"dismiss; fail [waiter]: link to the successor ended before it was ready; it was killed", Serving, None, ""},
+		{"a stop before the takeover", first(), greeted, []Event{is(StopSignal), is(SuccessorPrepared), failed(FlipFailed), is(SuccessorExited)},
+			"begin stop; send stop; dismiss; abandon; refuse [waiter]", Stopping, None, ""},
+		{"a stop in between", first(), prepared, []Event{is(StopSignal), is(SuccessorServes), is(FlipAccepted)},
+			"begin stop; send commit; hand over; send stop; release pipe; drain to successor", Draining, Succeeded, ""},
+		{"a stop before the commit", first(), serves, []Event{is(StopSignal), is(DelayOver), is(FlipAccepted)},
+			"begin stop; hand over; send stop; release pipe; drain to successor", Draining, Succeeded, ""},
+		{"a stop, and the successor hangs", first(), prepared, []Event{is(StopSignal), is(DelayOver), later(commitPatience, is(PatienceOver)), failed(FlipFailed), is(SuccessorExited)},
+			"begin stop; stop flip; dismiss; abandon; refuse [waiter]; drain for stop", StopDraining, None, ""},
 	} {
 		t.Run(r.name, r.test)
 	}

@@ -13,7 +13,9 @@ func (m *Machine) stop(e Event) {
 		m.emit(Action{Do: Refuse, Trigger: *t})
 	}
 	m.arm(DelayOver, m.config.ShutdownDelay)
-	if m.attempt != None {
+	if m.committing() { // it hears of the stop after that
+		m.arm(PatienceOver, commitPatience)
+	} else if m.attempt != None {
 		// It may serve already, and must not be killed then: it ends by itself, in whichever
 		// way is right for it.
 		m.emit(Action{Do: SendStop})

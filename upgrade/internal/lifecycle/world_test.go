@@ -19,6 +19,7 @@ type world struct {
 	lost    map[Waiter]bool // they went with a process that was killed
 	watches []*watch
 	harmed  bool // a process was killed that has served, or a stop was requested
+	mixed   bool // every other release leaves it to its successor when that takes over
 	trace   []string
 }
 
@@ -59,11 +60,19 @@ func (w *world) newQueue() *queue {
 	return q
 }
 
-func newWorld(t *testing.T) *world {
-	w := &world{t: t, now: epoch, answers: map[Waiter]int{}, lost: map[Waiter]bool{}}
+func newWorld(t *testing.T, mixed bool) *world {
+	w := &world{t: t, now: epoch, mixed: mixed, answers: map[Waiter]int{}, lost: map[Waiter]bool{}}
 	w.kills = w.newQueue()
 	w.start(nil, nil, Config{Generation: 1})
 	return w
+}
+
+// protocol is the version of the link that two generations speak.
+func (w *world) protocol(a, b int) int {
+	if w.mixed && (a%4 < 2 || b%4 < 2) {
+		return ordersSince - 1
+	}
+	return ordersSince
 }
 
 // start begins a process.
@@ -75,7 +84,7 @@ func (w *world) start(parent *proc, up *wire, c Config) {
 	if up != nil {
 		up.newer = p
 		p.members[0] = up
-		p.send(up, Event{Kind: Hello, PID: p.n, Protocol: 2})
+		p.send(up, p.hello(parent))
 	}
 	w.later(func() { p.handle(Event{Kind: Begun}) })
 }
@@ -213,7 +222,7 @@ func (w *world) outside(what, choice int) {
 		w.harmed = true
 		p.handle(Event{Kind: StopSignal, By: "terminated"})
 	case 3:
-		w.harmed = w.harmed || p.served || p.parent == nil
+		w.harmed = w.harmed || p.parent == nil || p.committed || p.served && !p.parent.alive
 		p.kill()
 	case 4:
 		w.cut(p.up)

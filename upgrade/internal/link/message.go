@@ -12,7 +12,7 @@ import (
 
 // Protocol is the newest version of the protocol that this release speaks. It is a
 // variable for the linker, with which the tests make a release of the past.
-var Protocol = "3"
+var Protocol = "4"
 
 // Version returns Protocol as a number.
 func Version() int {
@@ -31,7 +31,10 @@ const (
 	TypeHello       Type = "hello"       // both: the sender introduces itself
 	TypeQuestion    Type = "question"    // both: a request for a report
 	TypeReport      Type = "report"      // both: load and counts of the sender; from the predecessor also unasked
+	TypePrepared    Type = "prepared"    // successor: it could accept from its listeners
+	TypeTakeOver    Type = "takeover"    // predecessor: the successor shall accept
 	TypeServing     Type = "serving"     // successor: it accepts from its listeners
+	TypeCommit      Type = "commit"      // predecessor: the successor shall commit
 	TypeDrained     Type = "drained"     // predecessor: it is about to exit; with its last report
 	TypeUpgrade     Type = "upgrade"     // predecessor: a trigger; with the control connection that it has come by
 	TypeStop        Type = "stop"        // predecessor: a stop was requested

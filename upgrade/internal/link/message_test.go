@@ -28,7 +28,7 @@ func golden(t testing.TB) map[string][]byte {
 
 // Whatever a release has sent is understood to the last field, and sent the same.
 func TestGoldenMessages(t *testing.T) {
-	types := map[string]map[Type]bool{"v1": {}, "v2": {}, "v3": {}}
+	types := map[string]map[Type]bool{"v1": {}, "v2": {}, "v3": {}, "v4": {}}
 	for path, text := range golden(t) {
 		t.Run(path, func(t *testing.T) {
 			var m Message
@@ -46,7 +46,9 @@ func TestGoldenMessages(t *testing.T) {
 	}
 	first := []Type{TypeHello, TypeQuestion, TypeReport, TypeServing, TypeDrained, TypeUpgrade, TypeStop}
 	second := append(first, TypeOffer, TypeTaken, TypePredecessor)
-	for version, want := range map[string][]Type{"v1": first, "v2": second, "v3": append(second, TypeTransfer)} {
+	third := append(second, TypeTransfer)
+	fourth := append(third, TypePrepared, TypeTakeOver, TypeCommit)
+	for version, want := range map[string][]Type{"v1": first, "v2": second, "v3": third, "v4": fourth} {
 		for _, kind := range want {
 			if !types[version][kind] {
 				t.Errorf("%s has no message of type %s", version, kind)
