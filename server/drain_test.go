@@ -73,6 +73,7 @@ func TestDrainWithNothingToDo(t *testing.T) {
 
 // A client that sends on must get the answer that it was promised.
 func TestPipelinedClientGetsWholeAnswer(t *testing.T) {
+	t.Parallel()
 	const size = 3 << 20
 	g := newGate()
 	s := serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -51,6 +51,7 @@ func (m *movers) migrates(t *testing.T, n int) {
 }
 
 func TestIdleHTTP2ConnectionMigrates(t *testing.T) {
+	t.Parallel()
 	m := newHTTP2Movers(t)
 	c := m.first.dialHTTP2()
 	c.rests("first")
@@ -104,6 +105,7 @@ func TestHTTP2OverTLSMigrates(t *testing.T) {
 
 // Wherever the frames of a client are split by the migration, none is lost.
 func TestHTTP2MigratesBetweenAnyTwoBytes(t *testing.T) {
+	t.Parallel()
 	m := newHTTP2Movers(t)
 	var clients []*http2Client
 	var rest [][]byte
@@ -157,6 +159,7 @@ func TestHTTP2MigratesBetweenAnyTwoBytes(t *testing.T) {
 
 // What comes late for a stream that has ended in the predecessor is as without a migration.
 func TestHTTP2LateFrames(t *testing.T) {
+	t.Parallel()
 	for _, migrates := range []bool{false, true} {
 		t.Run(fmt.Sprint("migrates ", migrates), func(t *testing.T) {
 			m := newHTTP2Movers(t)

@@ -86,6 +86,7 @@ func TestHTTP2Windows(t *testing.T) {
 
 // An upload may be as long after a migration, and the window for it is as large.
 func TestHTTP2UploadWindow(t *testing.T) {
+	t.Parallel()
 	m := newHTTP2Movers(t)
 	c := m.first.dialHTTP2()
 	c.rests("first")
@@ -188,6 +189,7 @@ func TestHTTP2MigratesAgain(t *testing.T) {
 
 // An adopted connection that nobody takes is drained, and one that is idle for too long ends.
 func TestAdoptedHTTP2ConnectionEnds(t *testing.T) {
+	t.Parallel()
 	m := newHTTP2Movers(t)
 	c, silent := m.first.dialHTTP2(), m.first.dialHTTP2()
 	c.rests("first")

@@ -66,6 +66,7 @@ func TestTLSDrain(t *testing.T) {
 
 // On the same server, those without TLS migrate if the successor has that listener only.
 func TestTLSStaysWhilePlaintextMoves(t *testing.T) {
+	t.Parallel()
 	m := newMovers(t, names("first"))
 	<-m.first.drain(patience, all)
 	certificate := selfsigned.New(t, time.Now().Add(time.Hour), "example.com")

@@ -24,6 +24,7 @@ import (
 // Clients keep the connection with which they began through many generations, while they make
 // requests: downloads and uploads.
 func TestTLSThroughManyGenerations(t *testing.T) {
+	t.Parallel()
 	const generations, clients = 20, 4
 	l := newTLSLine(t)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -253,6 +254,7 @@ func TestResumptionAfterAMigration(t *testing.T) {
 // What a configuration asks for in a handshake is done, and the record layer begins with the
 // right sequence numbers.
 func TestHandshakes(t *testing.T) {
+	t.Parallel()
 	l := newTLSLine(t)
 	var lines bytes.Buffer // crypto/tls writes one at a time
 	tests := map[string]struct {

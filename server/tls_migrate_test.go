@@ -115,6 +115,7 @@ func TestTLSMigrates(t *testing.T) {
 
 // A client with a certificate keeps its connection only where it would also be admitted now.
 func TestTLSStaysWithThePredecessor(t *testing.T) {
+	t.Parallel()
 	l := newTLSLine(t)
 	client := selfsigned.New(t, time.Now().Add(time.Hour), "client")
 	trusting := func(pairs ...selfsigned.Pair) *x509.CertPool {

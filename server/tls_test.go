@@ -97,6 +97,7 @@ func TestHalfARecordHasTheTimeOfAHeader(t *testing.T) {
 }
 
 func TestPlainHTTPToTLS(t *testing.T) {
+	t.Parallel()
 	var logged bytes.Buffer
 	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(hello),
 		Logger: slog.New(slog.NewTextHandler(&logged, &slog.HandlerOptions{Level: slog.LevelDebug}))})

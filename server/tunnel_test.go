@@ -291,6 +291,7 @@ func TestHijackedIsRefused(t *testing.T) {
 
 // A stop wakes nobody: there is no successor.
 func TestHijackedInAStopDoesNotMigrate(t *testing.T) {
+	t.Parallel()
 	m, first, _, dial := newChats(t, false)
 	first.refused = make(chan struct{}, 100)
 	c := dial()

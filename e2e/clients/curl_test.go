@@ -13,6 +13,7 @@ import (
 // One curl makes many requests on one connection, and says of each whether it had to connect. By prior knowledge of
 // HTTP/2, curl 7.88 fails with its second request on a connection, whatever the server.
 func TestCurl(t *testing.T) {
+	tier.Slow(t, "starts many processes")
 	t.Parallel()
 	path := tier.Tool(t, "curl")
 	s := newStage(t)

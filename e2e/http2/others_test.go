@@ -142,6 +142,7 @@ func (o *onlyOnce) Read(p []byte) (int, error) {
 // to. With a body it gives up by itself on some of which it has sent nothing yet when a GOAWAY comes (it closes the
 // body, and cannot begin anew then): that no server can prevent, and such a request may be made again.
 func TestGoClientOfHTTP2ThroughUpgrades(t *testing.T) {
+	tier.Slow(t, "makes many upgrades")
 	t.Parallel()
 	b, over, config := startSlowly(t, "-idle-grace", "8s")
 	var asking sync.WaitGroup

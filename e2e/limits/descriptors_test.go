@@ -69,6 +69,7 @@ func TestClientsHoldAllDescriptors(t *testing.T) {
 
 // A connection that is idle makes room for a client that waits; one with a request does not.
 func TestIdleConnectionsMakeRoom(t *testing.T) {
+	tier.Slow(t, "opens many connections")
 	t.Parallel()
 	g := backend.NewGate(t)
 	b := service.Start(t, descriptorLimit(256), service.Args("-proxy", "/="+backend.Start(t, g)))

@@ -60,7 +60,7 @@ func TestPreviousRelease(t *testing.T) {
 		move int // at least so many connections
 	}{
 		{build.Previous, plain}, {build.Previous, plain}, {"v2", plain}, {"v1", most},
-		{build.Past, 0}, {build.Previous, 0}, {"v2", plain}, {"v1", most},
+		{build.Hasty, most}, {build.Hasty, most}, {"v2", most}, {build.Past, 0}, {build.Previous, 0}, {"v2", plain}, {"v1", most},
 	} {
 		before := crowd.Requests()
 		await.Until(t, "requests of each kind", func() bool { return crowd.Advanced(before, 10) })

@@ -22,6 +22,9 @@ const Past = "past"
 // Previous is the version of a release that moves connections of plain HTTP/1.1 only.
 const Previous = "previous"
 
+// Hasty is the version of a release that commits before it serves, whatever its predecessor says.
+const Hasty = "hasty"
+
 // Keyless is the version of another program, below testdata, which does not hand on the keys of its session tickets.
 const Keyless = "keyless"
 
@@ -84,6 +87,8 @@ func buildOnce(path, version string) error {
 	switch version {
 	case Past:
 		set += " -X example.com/baton/upgrade/internal/link.Protocol=1 -X example.com/baton/server/deploy.questions=0"
+	case Hasty:
+		set += " -X example.com/baton/upgrade/internal/link.Protocol=3"
 	case Previous:
 		set += " -X example.com/baton/upgrade/internal/link.Protocol=2"
 	}
