@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -180,6 +181,29 @@ func FuzzPutIn(f *testing.F) {
 		}
 		putIn(t, got, came, clientGoAway, begun)
 	})
+}
+
+// A frame that passes in a hold is not lost when that ends in this moment.
+func TestFrameAtTheEndOfAHold(t *testing.T) {
+	held := frames.Append(nil, frames.Headers, frames.FlagEndHeaders|frames.FlagEndStream, 7, []byte("fields"))
+	passes := frames.Append(nil, frames.Data, 0, 5, []byte("a body"))
+	next := frames.Append(nil, frames.Ping, 0, 0, make([]byte, 8))
+	s := New(Options{Handler: http.NotFoundHandler()})
+	h := newHTTP2Conn(s.newConn(&passing{pieces: [][]byte{passes, next}}, nil))
+	h.streams.Received(frames.Frame{Type: frames.Headers, Flags: frames.FlagEndHeaders, Stream: 5})
+	h.mu.Lock()
+	h.startHold()
+	h.hold.held = held
+	for len(h.ready) == 0 {
+		if err := h.gather(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.hold.until = time.Now()
+	h.mu.Unlock()
+	if got, _ := io.ReadAll(h); !bytes.Equal(got, slices.Concat(passes, held, next)) {
+		t.Errorf("got %q, want what passes, what was held, and what follows", got)
+	}
 }
 
 // A client that reads nothing is refused in the time for that, however long it may take
