@@ -16,7 +16,7 @@ const (
 )
 
 // hold holds the requests that a client makes when its connection would be at rest without
-// them. Other frames pass. If the streams that are open end in time, the connection migrates,
+// them. Other frames pass, but for a GOAWAY, which ends the hold. If the streams that are open end in time, the connection migrates,
 // and the successor serves what is held; if not, it is served here. A stream that stays open
 // delays others once only.
 //
@@ -66,6 +66,9 @@ func (h *http2Conn) gather() error {
 			h.release()
 			return nil
 		case have < want:
+		case f.Type == frames.GoAway: // net/http takes no request that comes after it
+			h.release()
+			return nil
 		case f.Stream > h.streams.Last():
 			h.hold.held, h.hold.frame = append(h.hold.held, h.hold.frame...), nil
 			return nil
