@@ -209,3 +209,21 @@ func TestHTTP2GoodByeInAHold(t *testing.T) {
 		m.end()
 	})
 }
+
+// What is held when the idle grace ends is answered, however short that is.
+func TestHTTP2HoldInAShortGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, c, g := busyHTTP2(t, 20*time.Millisecond)
+		drained := m.handOff(patience)
+		m.first.awaitDraining()
+		time.Sleep(10 * time.Millisecond)
+		c.request(7, "/")
+		c.gets(7, "first")
+		c.toldTwice(7)
+		close(g.open)
+		c.gets(5, "slow")
+		c.closes()
+		<-drained
+		m.end()
+	})
+}
