@@ -42,11 +42,13 @@ func TestHTTP2Floods(t *testing.T) {
 	field := append([]byte{0x40, 1, 'x', 100}, make([]byte, 100)...) // RFC 7541, section 6.2.1
 	copy(field[4:], strings.Repeat("y", 100))
 	pings := bytes.Repeat(rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8)), 100)
-	resets := func(c *http2Client) func(i int) []byte {
+	const reserved = 1 << 31 // a bit that is ignored: RFC 9113, section 4.1
+	resets := func(c *http2Client, bits uint32) func(i int) []byte {
 		return func(i int) []byte {
 			c.fields.Reset()
 			c.encode("GET", "/stuck")
-			id := uint32(2*i + 1)
+			id := uint32(2*i+1) | bits
+			bits = 0
 			return append(rawFrame(c.fields.Len(), http2.FrameHeaders, 5, id, c.fields.Bytes()), rawFrame(4, http2.FrameRSTStream, 0, id, make([]byte, 4))...)
 		}
 	}
@@ -61,7 +63,8 @@ func TestHTTP2Floods(t *testing.T) {
 		}, http2.ErrCodeProtocol},
 		"a frame of 16 MB":                {func(c *http2Client) { c.Conn.Write(rawFrame(1<<24-1, http2.FrameHeaders, 4, 1, nil)) }, http2.ErrCodeFrameSize},
 		"a frame too large":               {func(c *http2Client) { c.Conn.Write(rawFrame(16<<10+1, http2.FrameData, 0, 1, nil)) }, http2.ErrCodeFrameSize},
-		"resets":                          {func(c *http2Client) { keepSending(c, 0, resets(c)) }, http2.ErrCodeEnhanceYourCalm},
+		"resets":                          {func(c *http2Client) { keepSending(c, 0, resets(c, 0)) }, http2.ErrCodeEnhanceYourCalm},
+		"resets behind a reserved bit":    {func(c *http2Client) { keepSending(c, 0, resets(c, reserved)) }, http2.ErrCodeEnhanceYourCalm},
 		"PINGs of one that does not read": {func(c *http2Client) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeNo},
 		"mistakes of one that does not read": {func(c *http2Client) { // each is answered by a RST_STREAM
 			keepSending(c, 0, func(i int) []byte {
