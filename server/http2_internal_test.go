@@ -206,6 +206,33 @@ func TestFrameAtTheEndOfAHold(t *testing.T) {
 	}
 }
 
+// A reader that was about to offer the connection goes on when the drain's notice is sent.
+func TestNoticeMeetsAnOffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer near.Close()
+		s := New(Options{})
+		h := newHTTP2Conn(s.newConn(far, nil))
+		h.sent = frames.Resume()
+		go h.notice()
+		synctest.Wait() // it is being written
+		goesOn := false
+		go func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.offer()
+			goesOn = true
+		}()
+		synctest.Wait()
+		io.ReadFull(near, make([]byte, len(drainNotice)))
+		synctest.Wait()
+		if !goesOn {
+			t.Error("the reader still waits")
+		}
+		nudge(h.changed)
+	})
+}
+
 // A client that reads nothing is refused in the time for that, however long it may take
 // for a response.
 func TestRefusalOfAClientThatReadsNothing(t *testing.T) {
