@@ -9,11 +9,13 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/baton/server/internal/frames"
+	"example.com/baton/server/internal/streams"
 	"golang.org/x/net/http2"
 )
 
@@ -231,6 +233,29 @@ func TestNoticeMeetsAnOffer(t *testing.T) {
 		}
 		nudge(h.changed)
 	})
+}
+
+// unopenedPipe is a connection in memory as it comes over the link.
+type unopenedPipe struct{ net.Conn }
+
+func (u unopenedPipe) Open() (net.Conn, error) { return u.Conn, nil }
+
+// A drain may begin while an adopted connection is being opened.
+func TestNoticeMeetsAnOpening(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	s := New(Options{})
+	c := s.newConn(unopenedPipe{far}, nil)
+	state := &http2State{Streams: streams.State{Last: 1, Send: 1 << 16, Receive: 1 << 16}}
+	if !c.adoptHTTP2(state, 0) {
+		t.Fatal("the state is invalid")
+	}
+	var noticing sync.WaitGroup
+	noticing.Go(c.follower().(*http2Conn).notice)
+	if !c.open() { // the race detector looks at this
+		t.Error("it is not opened")
+	}
+	noticing.Wait()
 }
 
 // A client that reads nothing is refused in the time for that, however long it may take
