@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
@@ -322,5 +323,32 @@ func TestHTTP2ClientGoesInDrain(t *testing.T) {
 		if d := <-drained; d.Requests != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 1, DrainTimeout: 3}) {
 			t.Errorf("got %+v, want one gone and three cut", d)
 		}
+	})
+}
+
+// A client that reads nothing does not keep others from migrating.
+func TestHTTP2DeafClientsAreNotInTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := memoryMovers(t, server.Options{Handler: names("first"), IdleGrace: patience}, server.Options{})
+		c := m.first.dialHTTP2()
+		c.rests("first")
+		ping := rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8))
+		if _, err := c.Conn.Write(bytes.Repeat(ping, memoryBuffer/len(ping)+10)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		drained := m.handOff(2 * patience)
+		m.first.awaitDraining()
+		synctest.Wait()
+		if n := m.first.Woken(); n != 0 {
+			t.Errorf("%d are in the migrator's window", n)
+		}
+		c.request(5, "/")
+		c.gets(5, "second")
+		if d := <-drained; d.Migrated != 1 {
+			t.Errorf("got %+v, want the connection migrated when its client reads", d)
+		}
+		c.Close()
+		m.end()
 	})
 }

@@ -146,6 +146,7 @@ func (h *http2Conn) leaveWindow() {
 //   - A GOAWAY, since the connection was idle for too long: it is idle in the successor.
 func (h *http2Conn) offer() error {
 	if !h.writing.TryLock() {
+		h.leaveWindow() // a client that reads nothing would keep it
 		return h.wait()
 	}
 	state, rests := h.streams.Export()
