@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -324,6 +325,76 @@ func TestHTTP2ClientGoesInDrain(t *testing.T) {
 			t.Errorf("got %+v, want one gone and three cut", d)
 		}
 	})
+}
+
+// A flood ends a connection that has migrated as it ends any other.
+func TestHTTP2FloodsAfterAMigration(t *testing.T) {
+	always := func(p []byte) func(int) []byte {
+		p = bytes.Repeat(p, 100)
+		return func(int) []byte { return p }
+	}
+	field := append([]byte{0, 1, 'x', 100}, strings.Repeat("y", 100)...) // RFC 7541, section 6.2.2
+	tests := map[string]struct {
+		begin func(c *http2Client)
+		next  func(i int) []byte
+		code  http2.ErrCode
+	}{
+		"CONTINUATIONs": {func(c *http2Client) { c.WriteRawFrame(http2.FrameHeaders, 0, 5, nil) },
+			always(rawFrame(len(field), http2.FrameContinuation, 0, 5, field)), http2.ErrCodeProtocol},
+		"empty CONTINUATIONs": {func(c *http2Client) { c.WriteRawFrame(http2.FrameHeaders, 0, 5, nil) },
+			always(rawFrame(0, http2.FrameContinuation, 0, 5, nil)), http2.ErrCodeEnhanceYourCalm},
+		"PINGs":                 {nil, always(rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8))), http2.ErrCodeEnhanceYourCalm},
+		"SETTINGS":              {nil, always(rawFrame(0, http2.FrameSettings, 0, 0, nil)), http2.ErrCodeEnhanceYourCalm},
+		"acknowledged SETTINGS": {nil, always(rawFrame(0, http2.FrameSettings, 1, 0, nil)), http2.ErrCodeProtocol},
+		"empty DATA": {func(c *http2Client) { c.open(5, "POST", "/stuck", false) },
+			always(rawFrame(0, http2.FrameData, 0, 5, nil)), http2.ErrCodeEnhanceYourCalm},
+		"empty DATA of an old stream": {nil, always(rawFrame(0, http2.FrameData, 0, 3, nil)), http2.ErrCodeEnhanceYourCalm},
+		"PRIORITY":                    {nil, always(rawFrame(5, http2.FramePriority, 0, 7, make([]byte, 5))), http2.ErrCodeEnhanceYourCalm},
+		"WINDOW_UPDATEs":              {nil, always(rawFrame(4, http2.FrameWindowUpdate, 0, 3, []byte{0, 0, 0, 1})), http2.ErrCodeEnhanceYourCalm},
+		"resets": {nil, func(i int) []byte {
+			id := uint32(2*i + 5)
+			block := "\x82\x86\x84\x01\x01x" // GET, http, / and a host
+			return append(rawFrame(len(block), http2.FrameHeaders, 5, id, []byte(block)), rawFrame(4, http2.FrameRSTStream, 0, id, make([]byte, 4))...)
+		}, http2.ErrCodeEnhanceYourCalm},
+	}
+	for name, test := range tests {
+		for _, migrates := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", migrates ", migrates), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					opts := server.Options{Logger: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						io.Copy(io.Discard, r.Body)
+					})}
+					m := memoryMovers(t, opts, opts)
+					c := m.first.dialHTTP2()
+					c.rests("")
+					s := m.first
+					if migrates {
+						m.migrates(t, 1)
+						s = m.second
+					}
+					if test.begin != nil {
+						test.begin(c)
+					}
+					sent := make(chan struct{})
+					go func() { defer close(sent); keepSending(c, 0, test.next) }()
+					if err := c.until("the end", func() bool { return false }); c.failed != test.code {
+						t.Errorf("got a GOAWAY with %v, %v, want %v", c.failed, err, test.code)
+					}
+					synctest.Wait()
+					c.Close()
+					<-sent
+					time.Sleep(patience)
+					if n := s.Closed()[server.Failed]; n != 1 {
+						t.Errorf("%d connections have failed, want one", n)
+					}
+					if !migrates {
+						<-m.handOff(patience)
+					}
+					m.end()
+				})
+			})
+		}
+	}
 }
 
 // A client that reads nothing does not keep others from migrating.
