@@ -108,13 +108,15 @@ func (h *http2Conn) interjects() bool {
 }
 
 // tryInterject puts it in, unless somebody writes, who then does. If the client
-// does not read, it waits for the next Write.
+// does not read, it waits for the next Write. Until net/http has sent a frame, an
+// adopted connection may be about to be opened, and its socket is not looked at.
 func (h *http2Conn) tryInterject() {
 	if h.interjects() && h.writing.TryLock() {
-		if writable(&h.conn.socket) {
+		if h.sent.Seen() && writable(&h.conn.socket) {
 			h.interject()
 		}
 		h.writing.Unlock()
+		nudge(h.changed) // the reader may have been about to offer the connection
 	}
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"slices"
 	"time"
 
 	"example.com/baton/server/internal/frames"
@@ -15,7 +16,7 @@ const (
 )
 
 // hold holds the requests that a client makes when its connection would be at rest without
-// them. Other frames pass. If the streams that are open end in time, the connection migrates,
+// them. Other frames pass, but for a GOAWAY, which ends the hold. If the streams that are open end in time, the connection migrates,
 // and the successor serves what is held; if not, it is served here. A stream that stays open
 // delays others once only.
 //
@@ -49,9 +50,9 @@ func (h *http2Conn) startHold() {
 	})
 }
 
-// release ends a hold: net/http gets what is held.
+// release ends a hold: net/http gets what is held, after a frame that passes just now.
 func (h *http2Conn) release() {
-	h.ready = append(h.hold.held, h.hold.frame...)
+	h.ready = slices.Concat(h.ready, h.hold.held, h.hold.frame)
 	h.hold = hold{next: time.Now().Add(holdPause), last: h.streams.Last()}
 }
 
@@ -65,6 +66,9 @@ func (h *http2Conn) gather() error {
 			h.release()
 			return nil
 		case have < want:
+		case f.Type == frames.GoAway: // net/http takes no request that comes after it
+			h.release()
+			return nil
 		case f.Stream > h.streams.Last():
 			h.hold.held, h.hold.frame = append(h.hold.held, h.hold.frame...), nil
 			return nil

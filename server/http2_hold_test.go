@@ -10,6 +10,7 @@ import (
 
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
+	"golang.org/x/net/http2"
 )
 
 // busyHTTP2 is a connection with a stream that is open until the gate is.
@@ -183,6 +184,46 @@ func TestHTTP2RefusedAfterAHold(t *testing.T) {
 		if d := <-drained; d.Migrated != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
 			t.Errorf("got %+v, want none migrated", d)
 		}
+		m.end()
+	})
+}
+
+// A client that says good-bye behind a request has its answer.
+func TestHTTP2GoodByeInAHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, c, g := busyHTTP2(t, patience)
+		drained := m.handOff(patience)
+		m.first.awaitDraining()
+		c.request(7, "/")
+		if err := c.WriteGoAway(0, http2.ErrCodeNo, nil); err != nil {
+			t.Fatal(err)
+		}
+		c.gets(7, "first")
+		close(g.open)
+		c.gets(5, "slow")
+		c.closes()
+		if len(c.goAways) != 1 || c.goAways[0] != 7 {
+			t.Errorf("got GOAWAY for %d, want one for 7", c.goAways)
+		}
+		<-drained
+		m.end()
+	})
+}
+
+// What is held when the idle grace ends is answered, however short that is.
+func TestHTTP2HoldInAShortGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, c, g := busyHTTP2(t, 20*time.Millisecond)
+		drained := m.handOff(patience)
+		m.first.awaitDraining()
+		time.Sleep(10 * time.Millisecond)
+		c.request(7, "/")
+		c.gets(7, "first")
+		c.toldTwice(7)
+		close(g.open)
+		c.gets(5, "slow")
+		c.closes()
+		<-drained
 		m.end()
 	})
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
@@ -42,11 +44,13 @@ func TestHTTP2Floods(t *testing.T) {
 	field := append([]byte{0x40, 1, 'x', 100}, make([]byte, 100)...) // RFC 7541, section 6.2.1
 	copy(field[4:], strings.Repeat("y", 100))
 	pings := bytes.Repeat(rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8)), 100)
-	resets := func(c *http2Client) func(i int) []byte {
+	const reserved = 1 << 31 // a bit that is ignored: RFC 9113, section 4.1
+	resets := func(c *http2Client, bits uint32) func(i int) []byte {
 		return func(i int) []byte {
 			c.fields.Reset()
 			c.encode("GET", "/stuck")
-			id := uint32(2*i + 1)
+			id := uint32(2*i+1) | bits
+			bits = 0
 			return append(rawFrame(c.fields.Len(), http2.FrameHeaders, 5, id, c.fields.Bytes()), rawFrame(4, http2.FrameRSTStream, 0, id, make([]byte, 4))...)
 		}
 	}
@@ -61,7 +65,8 @@ func TestHTTP2Floods(t *testing.T) {
 		}, http2.ErrCodeProtocol},
 		"a frame of 16 MB":                {func(c *http2Client) { c.Conn.Write(rawFrame(1<<24-1, http2.FrameHeaders, 4, 1, nil)) }, http2.ErrCodeFrameSize},
 		"a frame too large":               {func(c *http2Client) { c.Conn.Write(rawFrame(16<<10+1, http2.FrameData, 0, 1, nil)) }, http2.ErrCodeFrameSize},
-		"resets":                          {func(c *http2Client) { keepSending(c, 0, resets(c)) }, http2.ErrCodeEnhanceYourCalm},
+		"resets":                          {func(c *http2Client) { keepSending(c, 0, resets(c, 0)) }, http2.ErrCodeEnhanceYourCalm},
+		"resets behind a reserved bit":    {func(c *http2Client) { keepSending(c, 0, resets(c, reserved)) }, http2.ErrCodeEnhanceYourCalm},
 		"PINGs of one that does not read": {func(c *http2Client) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeNo},
 		"mistakes of one that does not read": {func(c *http2Client) { // each is answered by a RST_STREAM
 			keepSending(c, 0, func(i int) []byte {
@@ -319,5 +324,102 @@ func TestHTTP2ClientGoesInDrain(t *testing.T) {
 		if d := <-drained; d.Requests != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 1, DrainTimeout: 3}) {
 			t.Errorf("got %+v, want one gone and three cut", d)
 		}
+	})
+}
+
+// A flood ends a connection that has migrated as it ends any other.
+func TestHTTP2FloodsAfterAMigration(t *testing.T) {
+	always := func(p []byte) func(int) []byte {
+		p = bytes.Repeat(p, 100)
+		return func(int) []byte { return p }
+	}
+	field := append([]byte{0, 1, 'x', 100}, strings.Repeat("y", 100)...) // RFC 7541, section 6.2.2
+	tests := map[string]struct {
+		begin func(c *http2Client)
+		next  func(i int) []byte
+		code  http2.ErrCode
+	}{
+		"CONTINUATIONs": {func(c *http2Client) { c.WriteRawFrame(http2.FrameHeaders, 0, 5, nil) },
+			always(rawFrame(len(field), http2.FrameContinuation, 0, 5, field)), http2.ErrCodeProtocol},
+		"empty CONTINUATIONs": {func(c *http2Client) { c.WriteRawFrame(http2.FrameHeaders, 0, 5, nil) },
+			always(rawFrame(0, http2.FrameContinuation, 0, 5, nil)), http2.ErrCodeEnhanceYourCalm},
+		"PINGs":                 {nil, always(rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8))), http2.ErrCodeEnhanceYourCalm},
+		"SETTINGS":              {nil, always(rawFrame(0, http2.FrameSettings, 0, 0, nil)), http2.ErrCodeEnhanceYourCalm},
+		"acknowledged SETTINGS": {nil, always(rawFrame(0, http2.FrameSettings, 1, 0, nil)), http2.ErrCodeProtocol},
+		"empty DATA": {func(c *http2Client) { c.open(5, "POST", "/stuck", false) },
+			always(rawFrame(0, http2.FrameData, 0, 5, nil)), http2.ErrCodeEnhanceYourCalm},
+		"empty DATA of an old stream": {nil, always(rawFrame(0, http2.FrameData, 0, 3, nil)), http2.ErrCodeEnhanceYourCalm},
+		"PRIORITY":                    {nil, always(rawFrame(5, http2.FramePriority, 0, 7, make([]byte, 5))), http2.ErrCodeEnhanceYourCalm},
+		"WINDOW_UPDATEs":              {nil, always(rawFrame(4, http2.FrameWindowUpdate, 0, 3, []byte{0, 0, 0, 1})), http2.ErrCodeEnhanceYourCalm},
+		"resets": {nil, func(i int) []byte {
+			id := uint32(2*i + 5)
+			block := "\x82\x86\x84\x01\x01x" // GET, http, / and a host
+			return append(rawFrame(len(block), http2.FrameHeaders, 5, id, []byte(block)), rawFrame(4, http2.FrameRSTStream, 0, id, make([]byte, 4))...)
+		}, http2.ErrCodeEnhanceYourCalm},
+	}
+	for name, test := range tests {
+		for _, migrates := range []bool{false, true} {
+			t.Run(fmt.Sprint(name, ", migrates ", migrates), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					opts := server.Options{Logger: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						io.Copy(io.Discard, r.Body)
+					})}
+					m := memoryMovers(t, opts, opts)
+					c := m.first.dialHTTP2()
+					c.rests("")
+					s := m.first
+					if migrates {
+						m.migrates(t, 1)
+						s = m.second
+					}
+					if test.begin != nil {
+						test.begin(c)
+					}
+					sent := make(chan struct{})
+					go func() { defer close(sent); keepSending(c, 0, test.next) }()
+					if err := c.until("the end", func() bool { return false }); c.failed != test.code {
+						t.Errorf("got a GOAWAY with %v, %v, want %v", c.failed, err, test.code)
+					}
+					synctest.Wait()
+					c.Close()
+					<-sent
+					time.Sleep(patience)
+					if n := s.Closed()[server.Failed]; n != 1 {
+						t.Errorf("%d connections have failed, want one", n)
+					}
+					if !migrates {
+						<-m.handOff(patience)
+					}
+					m.end()
+				})
+			})
+		}
+	}
+}
+
+// A client that reads nothing does not keep others from migrating.
+func TestHTTP2DeafClientsAreNotInTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := memoryMovers(t, server.Options{Handler: names("first"), IdleGrace: patience}, server.Options{})
+		c := m.first.dialHTTP2()
+		c.rests("first")
+		ping := rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8))
+		if _, err := c.Conn.Write(bytes.Repeat(ping, memoryBuffer/len(ping)+10)); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		drained := m.handOff(2 * patience)
+		m.first.awaitDraining()
+		synctest.Wait()
+		if n := m.first.Woken(); n != 0 {
+			t.Errorf("%d are in the migrator's window", n)
+		}
+		c.request(5, "/")
+		c.gets(5, "second")
+		if d := <-drained; d.Migrated != 1 {
+			t.Errorf("got %+v, want the connection migrated when its client reads", d)
+		}
+		c.Close()
+		m.end()
 	})
 }

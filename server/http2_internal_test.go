@@ -8,11 +8,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"example.com/baton/server/internal/frames"
+	"example.com/baton/server/internal/streams"
 	"golang.org/x/net/http2"
 )
 
@@ -180,6 +183,79 @@ func FuzzPutIn(f *testing.F) {
 		}
 		putIn(t, got, came, clientGoAway, begun)
 	})
+}
+
+// A frame that passes in a hold is not lost when that ends in this moment.
+func TestFrameAtTheEndOfAHold(t *testing.T) {
+	held := frames.Append(nil, frames.Headers, frames.FlagEndHeaders|frames.FlagEndStream, 7, []byte("fields"))
+	passes := frames.Append(nil, frames.Data, 0, 5, []byte("a body"))
+	next := frames.Append(nil, frames.Ping, 0, 0, make([]byte, 8))
+	s := New(Options{Handler: http.NotFoundHandler()})
+	h := newHTTP2Conn(s.newConn(&passing{pieces: [][]byte{passes, next}}, nil))
+	h.streams.Received(frames.Frame{Type: frames.Headers, Flags: frames.FlagEndHeaders, Stream: 5})
+	h.mu.Lock()
+	h.startHold()
+	h.hold.held = held
+	for len(h.ready) == 0 {
+		if err := h.gather(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.hold.until = time.Now()
+	h.mu.Unlock()
+	if got, _ := io.ReadAll(h); !bytes.Equal(got, slices.Concat(passes, held, next)) {
+		t.Errorf("got %q, want what passes, what was held, and what follows", got)
+	}
+}
+
+// A reader that was about to offer the connection goes on when the drain's notice is sent.
+func TestNoticeMeetsAnOffer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer near.Close()
+		s := New(Options{})
+		h := newHTTP2Conn(s.newConn(far, nil))
+		h.sent = frames.Resume()
+		go h.notice()
+		synctest.Wait() // it is being written
+		goesOn := false
+		go func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.offer()
+			goesOn = true
+		}()
+		synctest.Wait()
+		io.ReadFull(near, make([]byte, len(drainNotice)))
+		synctest.Wait()
+		if !goesOn {
+			t.Error("the reader still waits")
+		}
+		nudge(h.changed)
+	})
+}
+
+// unopenedPipe is a connection in memory as it comes over the link.
+type unopenedPipe struct{ net.Conn }
+
+func (u unopenedPipe) Open() (net.Conn, error) { return u.Conn, nil }
+
+// A drain may begin while an adopted connection is being opened.
+func TestNoticeMeetsAnOpening(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	s := New(Options{})
+	c := s.newConn(unopenedPipe{far}, nil)
+	state := &http2State{Streams: streams.State{Last: 1, Send: 1 << 16, Receive: 1 << 16}}
+	if !c.adoptHTTP2(state, 0) {
+		t.Fatal("the state is invalid")
+	}
+	var noticing sync.WaitGroup
+	noticing.Go(c.follower().(*http2Conn).notice)
+	if !c.open() { // the race detector looks at this
+		t.Error("it is not opened")
+	}
+	noticing.Wait()
 }
 
 // A client that reads nothing is refused in the time for that, however long it may take

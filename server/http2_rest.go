@@ -34,7 +34,10 @@ func (h *http2Conn) beforeFrame() (pass bool, err error) {
 	switch {
 	case h.streams.IsPriming():
 		return false, h.wait()
-	case h.ending && h.received.Seen():
+	case h.ending && h.hold.isActive():
+		h.release()
+		return false, nil
+	case h.ending && h.received.Seen() && len(h.ready) == 0: // what has come before is taken
 		h.ending, h.put = false, clientGoAway
 		return false, nil
 	case h.wantsToMigrate() && h.streams.AtRest() && !h.conn.layer.holds() && h.ahead() <= aheadBytes:
@@ -143,6 +146,7 @@ func (h *http2Conn) leaveWindow() {
 //   - A GOAWAY, since the connection was idle for too long: it is idle in the successor.
 func (h *http2Conn) offer() error {
 	if !h.writing.TryLock() {
+		h.leaveWindow() // a client that reads nothing would keep it
 		return h.wait()
 	}
 	state, rests := h.streams.Export()

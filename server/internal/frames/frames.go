@@ -165,7 +165,8 @@ func (f *Follower) Follow(p []byte, each func(Frame)) {
 			return
 		}
 		f.have, f.seen = 0, true
-		whole := Frame{f.header[3], f.header[4], binary.BigEndian.Uint32(f.header[5:]), f.length, f.payload[:f.held]}
+		whole := Header(f.header[:])
+		whole.Payload = f.payload[:f.held]
 		switch whole.Type {
 		case Settings:
 			whole.Payload = f.more
@@ -177,7 +178,7 @@ func (f *Follower) Follow(p []byte, each func(Frame)) {
 }
 
 // Header returns the kind, flags, stream and length of the frame that a header of HeaderLen
-// bytes begins.
+// bytes begins. The stream is without the bit that is reserved: RFC 9113, section 4.1.
 func Header(p []byte) Frame {
 	return Frame{Type: p[3], Flags: p[4], Stream: binary.BigEndian.Uint32(p[5:]) &^ (1 << 31),
 		Length: int(p[0])<<16 | int(binary.BigEndian.Uint16(p[1:]))}

@@ -85,3 +85,13 @@ func FuzzFrames(f *testing.F) {
 		}
 	})
 }
+
+// The bit before a stream's number is ignored.
+func TestReservedBit(t *testing.T) {
+	var f Follower
+	f.Follow(Append(nil, RSTStream, 0, 1<<31|5, make([]byte, 4)), func(f Frame) {
+		if f.Stream != 5 {
+			t.Errorf("got stream %d, want 5", f.Stream)
+		}
+	})
+}
