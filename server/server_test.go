@@ -3,6 +3,7 @@ package server_test
 import (
 	"bufio"
 	"context"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -17,7 +18,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Set("test.parallel", "6") // those that are wait most of the time
+	goleak.VerifyTestMain(m)
+}
 
 // hang is how long nothing takes that comes at all, however busy the machine is.
 const hang = 2 * time.Minute
