@@ -115,6 +115,7 @@ func (h *http2Conn) tryInterject() {
 			h.interject()
 		}
 		h.writing.Unlock()
+		nudge(h.changed) // the reader may have found the lock taken
 	}
 }
 
