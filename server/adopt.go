@@ -58,6 +58,9 @@ func (c *conn) rebuild(moved upgrade.Connection, t transfer) bool {
 	if t != (transfer{}) && c.server.opts.DisableMigration {
 		return false
 	}
+	if t.TLS != nil && t.TLS.Records.Suite == 0 && (t.HTTP2 != nil || t.Tunnel != nil) { // before a handshake there is none
+		return false
+	}
 	if t.TLS != nil {
 		secure, err := restoreSecure(c, config, t.TLS)
 		if err != nil {

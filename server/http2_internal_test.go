@@ -274,3 +274,44 @@ func TestRefusalOfAClientThatReadsNothing(t *testing.T) {
 		}
 	})
 }
+
+// stalled is a socket to which a Write waits.
+type stalled struct {
+	passing
+	goOn chan struct{}
+}
+
+func (s *stalled) Write(b []byte) (int, error) {
+	<-s.goOn
+	return s.passing.Write(b)
+}
+
+// A connection that is to be offered while the drain's notice is written waits for that, and for nothing else.
+func TestOfferDuringTheNotice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New(Options{Handler: http.NotFoundHandler()})
+		socket := &stalled{goOn: make(chan struct{})}
+		h := newHTTP2Conn(s.newConn(socket, nil))
+		h.sent.Follow(frames.Append(nil, frames.Settings, 0, 0, nil), func(frames.Frame) {})
+		go h.notice()
+		synctest.Wait()
+		offered := make(chan error, 1)
+		go func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			offered <- h.offer()
+		}()
+		synctest.Wait()
+		close(socket.goOn)
+		synctest.Wait()
+		select {
+		case err := <-offered:
+			if err != nil {
+				t.Errorf("got %v, want no error", err)
+			}
+		default:
+			t.Error("the reader still waits")
+			nudge(h.changed)
+		}
+	})
+}

@@ -152,7 +152,9 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err == nil {
 		w.begun, w.request = true, nil
 		w.conn.secure.hijack()
-		w.conn.tunnel = &tunnel{request: w.handed, began: w.came}
+		if w.conn.tunnel == nil { // that of a predecessor stays
+			w.conn.tunnel = &tunnel{request: w.handed, began: w.came}
+		}
 	}
 	return nc, buf, err
 }

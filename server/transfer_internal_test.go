@@ -1,7 +1,9 @@
 package server
 
 import (
+	"crypto/tls"
 	"net"
+	"net/http"
 	"testing"
 
 	"example.com/baton/upgrade"
@@ -61,5 +63,23 @@ func TestAdoptRefusesWhatItCannotServe(t *testing.T) {
 				t.Errorf("%d connections count as migrated, %d as open, want none", in, s.count())
 			}
 		})
+	}
+}
+
+// What is spoken over TLS cannot be without a handshake.
+func TestAdoptRefusesWhatHadNoHandshake(t *testing.T) {
+	ln := &net.TCPListener{}
+	s := New(Options{Resume: func(Tunnels, []byte) http.Handler { return http.NotFoundHandler() }})
+	s.AddTLS(ln, new(tls.Config))
+	for name, state := range map[string]string{
+		"a tunnel": `{"tls":{},"tunnel":{"request":"R0VUIC8gSFRUUC8xLjENCkhvc3Q6IHgNCg0K"}}`,
+		"HTTP/2":   `{"tls":{},"http2":{"streams":{"send":65535}}}`,
+	} {
+		if s.Adopt(upgrade.Connection{Conn: new(net.TCPConn), Listener: ln, State: upgrade.ConnectionState(state)}) != nil {
+			t.Errorf("%s: taken", name)
+		}
+	}
+	if s.Adopt(upgrade.Connection{Conn: new(net.TCPConn), Listener: ln, State: upgrade.ConnectionState(`{"tls":{}}`)}) == nil {
+		t.Error("nothing but TLS: refused")
 	}
 }

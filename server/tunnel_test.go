@@ -232,6 +232,40 @@ func TestHijackedMigratesWithPeer(t *testing.T) {
 	}
 }
 
+// The second socket is there for a handler that hijacks the connection first.
+func TestPeerAfterHijack(t *testing.T) {
+	ends := socketPair(t, "tcp")
+	first := &chat{name: "first", ended: make(chan string, 10), pair: func() [2]net.Conn { return ends }}
+	options := server.Options{Handler: names("second")}
+	options.Resume = func(server.Tunnels, []byte) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			if peer := chats.Peer(r.Context()); peer != nil {
+				io.WriteString(peer, "it is there\n")
+				peer.Close()
+			} else {
+				t.Error("got no peer")
+				ends[1].Close()
+			}
+		})
+	}
+	m := &movers{first: serve(t, first.options()), second: serve(t, options)}
+	c := m.first.dial()
+	peer := &client{t, ends[1], bufio.NewReader(ends[1])}
+	c.send(chatRequest + "one\n")
+	peer.expectLine("first 1 one")
+	if d := <-m.handOff(patience); d.Migrated != 1 {
+		t.Errorf("drain: got %+v, want 1 migrated", d)
+	}
+	peer.expectLine("it is there")
+	<-m.second.drain(patience, all)
+}
+
 // socketPair returns both ends of a connection.
 func socketPair(t *testing.T, network string) (ends [2]net.Conn) {
 	address := "127.0.0.1:0"

@@ -65,3 +65,21 @@ func (g *Generation) batches(conns []Connection, states bool) (all []batch) {
 	}
 	return all
 }
+
+// split returns a batch for each connection of one.
+func (b *batch) split() (all []batch) {
+	sockets := b.sockets
+	for i, o := range b.message.Offered {
+		one := batch{message: link.Message{Type: b.message.Type, Offered: []link.Offered{o}}, at: b.at[i : i+1]}
+		n := 1
+		if o.Peer {
+			n++
+		}
+		one.sockets, sockets = sockets[:n], sockets[n:]
+		if len(b.message.States) > 0 {
+			one.message.States = b.message.States[i : i+1]
+		}
+		all = append(all, one)
+	}
+	return all
+}

@@ -52,7 +52,13 @@ func (g *Generation) offer(ctx context.Context, l *link.Link, b *batch) []bool {
 	}
 	switch {
 	case err == nil:
-	case errors.Is(err, link.ErrClosed), errors.Is(err, link.ErrIgnored):
+	case errors.Is(err, link.ErrNoSocket) && len(b.at) > 1: // it was closed meanwhile: the others have nothing to do with it
+		var taken []bool
+		for _, one := range b.split() {
+			taken = append(taken, g.offer(ctx, l, &one)...)
+		}
+		return taken
+	case errors.Is(err, link.ErrClosed), errors.Is(err, link.ErrIgnored), errors.Is(err, link.ErrNoSocket):
 		return none
 	case errors.Is(err, link.ErrEnded):
 		if !l.Broken() && g.successorExits() { // and its copies are gone with it

@@ -92,6 +92,17 @@ func TestTransfer(t *testing.T) {
 	}
 }
 
+// closed returns a socket that is closed.
+func closed(t *testing.T) net.Conn {
+	t.Helper()
+	nc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
+	return nc.(*net.UDPConn)
+}
+
 // What cannot migrate with its state stays, without harm to others.
 func TestTransferRefused(t *testing.T) {
 	tooLarge, _ := json.Marshal(strings.Repeat("s", StateLimit))
@@ -105,6 +116,8 @@ func TestTransferRefused(t *testing.T) {
 		"a state that is no JSON":   {func(c *Connection) { c.State = ConnectionState(`{"a":`) }, false, 3},
 		"by the service":            {func(c *Connection) { c.State = ConnectionState(`"refused"`) }, false, 3},
 		"a peer that is no socket":  {func(c *Connection) { c.Peer, _ = net.Pipe() }, false, 3},
+		"a closed connection":       {func(c *Connection) { c.Conn.Close() }, false, 3},
+		"a closed peer":             {func(c *Connection) { c.Peer = closed(t) }, false, 3},
 		"by a release of the past":  {func(c *Connection) { c.State, c.Peer = nil, nil }, true, 1},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -306,6 +307,34 @@ func TestTunnelIsRefused(t *testing.T) {
 		}
 		conn.Write(message[50:])
 		expect(t, "echo", buffered{conn, reader}, message)
+	}
+}
+
+// interrupted is a connection whose Writes take nothing, and end while its tunnel is halted.
+type interrupted struct {
+	net.Conn
+	write func()
+}
+
+func (i interrupted) Write([]byte) (int, error) {
+	i.write()
+	return 0, os.ErrDeadlineExceeded
+}
+
+// A tunnel that was halted may go on before the pipe of which a write has ended looks. It has not failed.
+func TestTunnelGoesOnWhileAWriteEnds(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	for name, patience := range map[string]time.Duration{"client": 0, "backend": time.Minute} {
+		tun := &tunnel{client: &end{Conn: far}}
+		tun.backend = &end{patience: patience, Conn: interrupted{near, func() { tun.halt(); tun.goOn() }}}
+		var p pipe
+		p.connect(tun, tun.client, tun.backend)
+		p.Held = []byte("held")
+		if err := p.run(); !errors.Is(err, errHalted) || string(p.Held) != "held" {
+			t.Errorf("%s: got %v with %q held, want a pipe that was halted and can go on", name, err, p.Held)
+		}
 	}
 }
 

@@ -74,9 +74,7 @@ func (p *pipe) pass() error {
 		}
 		n, err := p.to.write(part)
 		p.wrote(n)
-		if errors.Is(err, os.ErrDeadlineExceeded) && p.tunnel.halting.Load() {
-			return errHalted
-		} else if err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -113,33 +111,47 @@ type end struct {
 
 	mu     sync.Mutex
 	halted bool
+	halts  int // how often it was
 }
 
-// write may take as long as the peer takes something of it.
+// write may take as long as the peer takes something of it. It returns errHalted if the end was
+// halted meanwhile, even if it is not any more.
 func (e *end) write(p []byte) (written int, err error) {
 	for {
-		if err := e.extend(); err != nil {
+		halts, err := e.extend()
+		if err != nil {
 			return written, err
 		}
 		n, err := e.Write(p[written:])
 		written += n
-		if n == 0 || e.patience == 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		late := errors.Is(err, os.ErrDeadlineExceeded)
+		if late && e.wasHalted(halts) {
+			return written, errHalted
+		}
+		if n == 0 || e.patience == 0 || !late {
 			return written, err
 		}
 	}
 }
 
-// extend sets the deadline of a write, unless the end is halted.
-func (e *end) extend() error {
+// extend sets the deadline of a write, unless the end is halted. It returns how often it was.
+func (e *end) extend() (halts int, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.halted {
-		return os.ErrDeadlineExceeded
+	switch {
+	case e.halted:
+		err = errHalted
+	case e.patience > 0:
+		err = e.SetWriteDeadline(time.Now().Add(e.patience))
 	}
-	if e.patience == 0 {
-		return nil
-	}
-	return e.SetWriteDeadline(time.Now().Add(e.patience))
+	return e.halts, err
+}
+
+// wasHalted reports whether the end is halted, or was since it had been that often.
+func (e *end) wasHalted(halts int) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.halts > halts
 }
 
 // halt lets what reads and writes return.
@@ -147,6 +159,7 @@ func (e *end) halt() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.halted = true
+	e.halts++
 	e.SetReadDeadline(past)
 	e.SetWriteDeadline(past)
 }

@@ -143,6 +143,25 @@ func TestHoldsDuringARead(t *testing.T) {
 	})
 }
 
+// TestNothingIsHeldOfAKeyUpdate has a Read blocked behind a KeyUpdate.
+func TestNothingIsHeldOfAKeyUpdate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, p, far := pipe(t)
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			c.Read(make([]byte, 1))
+		}()
+		far.Write(p.update(updateRequested))
+		synctest.Wait()
+		if c.Holds() || c.Pending() != 0 {
+			t.Errorf("%d bytes are pending, want none", c.Pending())
+		}
+		far.Close()
+		<-done
+	})
+}
+
 func TestCloseDuringAWrite(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, _, _ := pipe(t)

@@ -77,6 +77,7 @@ func (c *Conn) readRecord() error {
 	}
 	in.from += n
 	in.data = data
+	in.count() // the next Read of the layer below may block
 	if requested {
 		c.requested.Store(true)
 	}

@@ -13,6 +13,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// ErrNoSocket: a socket that was to be sent, or the link's own, is closed. Nothing was sent.
+var ErrNoSocket = errors.New("a socket is closed")
+
 // Send sends a message, with the descriptors of sockets. It gives up soon when the peer
 // does not read, but never without having tried: a deadline would pass on a busy machine
 // before the first attempt. Several goroutines may send at once.
@@ -52,7 +55,10 @@ func (l *Link) trySend(packet []byte, with []syscall.Conn) (err error) {
 		}
 		err = unix.Sendmsg(fds[0], packet, rights, nil, unix.MSG_NOSIGNAL)
 	})
-	return cmp.Or(failed, err)
+	if failed != nil {
+		return fmt.Errorf("%w: %w", ErrNoSocket, failed)
+	}
+	return err
 }
 
 // withDescriptors calls f with the descriptors of sockets, which stay open until
