@@ -167,22 +167,33 @@ func (g *Generation) takeOffer(l *link.Link, m *link.Message) {
 	}
 	// Whether it has this or not, the predecessor reads no more unless it is refused: one
 	// that does not read the link now should have it later.
-	err := error(unix.EAGAIN)
-	for patience := time.Now().Add(answerPatience); errors.Is(err, unix.EAGAIN) && time.Now().Before(patience); {
-		err = l.Send(link.Message{Type: link.TypeTaken, Batch: m.Batch, Refused: refused})
+	answer := link.Message{Type: link.TypeTaken, Batch: m.Batch, Refused: refused}
+	err := l.Send(answer)
+	for patience := time.Now().Add(answerPatience); err != nil && !hasEnded(err) && time.Now().Before(patience); {
+		time.Sleep(link.SendTimeout / 10)
+		err = l.Send(answer)
 	}
-	isAnswered := err == nil || errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) // or has gone
-	if m.Type == link.TypeTransfer && !isAnswered {
+	if m.Type == link.TypeTransfer && err != nil && !hasEnded(err) {
 		// Should this process die, the predecessor would go on with keys that were used here.
-		g.log.Error("connections from the predecessor are closed: it cannot be answered", "connections", len(taken), "error", err)
+		g.log.Warn("connections stay with the predecessor: it cannot be answered", "connections", len(taken), "error", err)
 		for _, c := range taken {
 			c.close()
 		}
+		answer.Refused = nil
+		for i := range m.Offered {
+			answer.Refused = append(answer.Refused, i)
+		}
+		g.sendSurely(l, answer)
 		return
 	}
 	for _, f := range begin {
 		f()
 	}
+}
+
+// hasEnded reports whether a message was not sent because the peer reads nothing any more.
+func hasEnded(err error) bool {
+	return errors.Is(err, unix.EPIPE) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, link.ErrNoSocket)
 }
 
 // close closes the copies of the sockets that came over the link.

@@ -106,12 +106,12 @@ func (g *Generation) wireClaims() (claims []link.Claim) {
 
 // sendSurely sends a message on which the upgrade depends. A neighbor that does not read now gets
 // it later, or it would give this generation up.
-func (r *run) sendSurely(l *link.Link, m link.Message) {
+func (g *Generation) sendSurely(l *link.Link, m link.Message) {
 	err := l.Send(m)
 	if err == nil {
 		return
 	}
-	r.log.Warn("neighbor does not read from the link", "message", string(m.Type), "error", err)
+	g.log.Warn("neighbor does not read from the link", "message", string(m.Type), "error", err)
 	go func() {
 		for err != nil {
 			select {
@@ -119,7 +119,7 @@ func (r *run) sendSurely(l *link.Link, m link.Message) {
 				err = l.Send(m)
 			case <-l.Ended():
 				return
-			case <-r.done:
+			case <-g.done:
 				return
 			}
 		}

@@ -249,7 +249,8 @@ func TestTransferThatCannotBeAnswered(t *testing.T) {
 					}
 				}
 				service := new(adopted)
-				g := &Generation{log: slog.New(slog.DiscardHandler), listeners: map[string]net.Listener{"here": new(net.TCPListener)}}
+				g := &Generation{log: slog.New(slog.DiscardHandler), done: make(chan struct{}), listeners: map[string]net.Listener{"here": new(net.TCPListener)}}
+				defer close(g.done)
 				g.adoption.begin(service)
 				g.takeOffer(back, &m)
 				if n := len(service.all()); (n == 1) != test.begins {
@@ -257,6 +258,16 @@ func TestTransferThatCannotBeAnswered(t *testing.T) {
 				}
 				for _, c := range service.all() {
 					c.Close()
+				}
+				if !test.begins { // as soon as it reads, it hears that it has them still
+					m = link.Message{}
+					for tries := 0; m.Type != link.TypeTaken && tries < 10_000; tries++ {
+						time.Sleep(link.SendTimeout / 10)
+						m, _ = ahead.Receive(time.Nanosecond)
+					}
+					if m.Batch != 1 || !slices.Equal(m.Refused, []int{0}) {
+						t.Errorf("batch %d: got refused %v, want all", m.Batch, m.Refused)
+					}
 				}
 				// Nothing is left open, so that the client sees the end.
 				far.SetReadDeadline(time.Now().Add(time.Minute))
