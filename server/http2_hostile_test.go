@@ -59,9 +59,19 @@ func TestHTTP2Floods(t *testing.T) {
 			block := bytes.Repeat(field, 100)
 			keepSending(c, 0, func(int) []byte { return rawFrame(len(block), http2.FrameContinuation, 0, 1, block) })
 		}, http2.ErrCodeProtocol},
-		"a frame of 16 MB":                {func(c *http2Client) { c.Conn.Write(rawFrame(1<<24-1, http2.FrameHeaders, 4, 1, nil)) }, http2.ErrCodeFrameSize},
-		"a frame too large":               {func(c *http2Client) { c.Conn.Write(rawFrame(16<<10+1, http2.FrameData, 0, 1, nil)) }, http2.ErrCodeFrameSize},
-		"resets":                          {func(c *http2Client) { keepSending(c, 0, resets(c)) }, http2.ErrCodeEnhanceYourCalm},
+		"a frame of 16 MB":  {func(c *http2Client) { c.Conn.Write(rawFrame(1<<24-1, http2.FrameHeaders, 4, 1, nil)) }, http2.ErrCodeFrameSize},
+		"a frame too large": {func(c *http2Client) { c.Conn.Write(rawFrame(16<<10+1, http2.FrameData, 0, 1, nil)) }, http2.ErrCodeFrameSize},
+		"resets":            {func(c *http2Client) { keepSending(c, 0, resets(c)) }, http2.ErrCodeEnhanceYourCalm},
+		"resets after a bit that is reserved": {func(c *http2Client) { // RFC 9113, section 4.1
+			next := resets(c)
+			keepSending(c, 0, func(i int) []byte {
+				p := next(i)
+				if i == 0 {
+					p[5] |= 0x80
+				}
+				return p
+			})
+		}, http2.ErrCodeEnhanceYourCalm},
 		"PINGs of one that does not read": {func(c *http2Client) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeNo},
 		"mistakes of one that does not read": {func(c *http2Client) { // each is answered by a RST_STREAM
 			keepSending(c, 0, func(i int) []byte {

@@ -30,6 +30,9 @@ const (
 	FlagPriority   = 0x20
 )
 
+// reserved is a bit beside the identifier of a stream, which a receiver ignores.
+const reserved = 1 << 31
+
 // Settings: RFC 9113, section 6.5.2.
 const (
 	SettingLen = 6
@@ -165,7 +168,7 @@ func (f *Follower) Follow(p []byte, each func(Frame)) {
 			return
 		}
 		f.have, f.seen = 0, true
-		whole := Frame{f.header[3], f.header[4], binary.BigEndian.Uint32(f.header[5:]), f.length, f.payload[:f.held]}
+		whole := Frame{f.header[3], f.header[4], binary.BigEndian.Uint32(f.header[5:]) &^ reserved, f.length, f.payload[:f.held]}
 		switch whole.Type {
 		case Settings:
 			whole.Payload = f.more
@@ -179,7 +182,7 @@ func (f *Follower) Follow(p []byte, each func(Frame)) {
 // Header returns the kind, flags, stream and length of the frame that a header of HeaderLen
 // bytes begins.
 func Header(p []byte) Frame {
-	return Frame{Type: p[3], Flags: p[4], Stream: binary.BigEndian.Uint32(p[5:]) &^ (1 << 31),
+	return Frame{Type: p[3], Flags: p[4], Stream: binary.BigEndian.Uint32(p[5:]) &^ reserved,
 		Length: int(p[0])<<16 | int(binary.BigEndian.Uint16(p[1:]))}
 }
 

@@ -85,3 +85,17 @@ func FuzzFrames(f *testing.F) {
 		}
 	})
 }
+
+// RFC 9113, section 4.1: the bit is ignored.
+func TestReservedBit(t *testing.T) {
+	p := Append(nil, RSTStream, 0, 1<<31|5, make([]byte, 4))
+	var f Follower
+	f.Follow(p, func(f Frame) {
+		if f.Stream != 5 {
+			t.Errorf("followed: got stream %d, want 5", f.Stream)
+		}
+	})
+	if got := Header(p).Stream; got != 5 {
+		t.Errorf("its header: got stream %d, want 5", got)
+	}
+}

@@ -76,19 +76,18 @@ func New() *Machine {
 // Received notes a frame that net/http has got from the client.
 func (m *Machine) Received(f frames.Frame) {
 	m.sync.overtake()
-	id := f.Stream &^ (1 << 31)
 	switch f.Type {
 	case frames.Headers:
 		m.client.follow(f)
-		if _, open := m.open[id]; !open && id > m.last {
-			m.begin(id)
+		if _, open := m.open[f.Stream]; !open && f.Stream > m.last {
+			m.begin(f.Stream)
 		}
 		m.end(f, byClient)
 	case frames.Data:
 		m.receive -= int64(f.Length)
 		m.end(f, byClient)
 	case frames.RSTStream:
-		delete(m.open, id)
+		delete(m.open, f.Stream)
 	case frames.WindowUpdate:
 		m.send += increment(f)
 	case frames.Settings:
@@ -133,21 +132,20 @@ func (m *Machine) begin(id uint32) {
 
 // end notes that a frame may have ended one side of its stream.
 func (m *Machine) end(f frames.Frame, side ended) {
-	id := f.Stream &^ (1 << 31)
-	sides, open := m.open[id]
+	sides, open := m.open[f.Stream]
 	if !open || f.Flags&frames.FlagEndStream == 0 {
 		return
 	}
 	if sides |= side; sides == byClient|byServer {
-		delete(m.open, id)
+		delete(m.open, f.Stream)
 	} else {
-		m.open[id] = sides
+		m.open[f.Stream] = sides
 	}
 }
 
 // increment returns by how much a WINDOW_UPDATE changes the window of the connection.
 func increment(f frames.Frame) int64 {
-	if f.Stream&^(1<<31) != 0 || len(f.Payload) != 4 {
+	if f.Stream != 0 || len(f.Payload) != 4 {
 		return 0
 	}
 	return int64(binary.BigEndian.Uint32(f.Payload) &^ (1 << 31))
