@@ -10,6 +10,7 @@ import (
 
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
+	"golang.org/x/net/http2"
 )
 
 // busyHTTP2 is a connection with a stream that is open until the gate is.
@@ -60,6 +61,27 @@ func TestHTTP2RequestsAreHeld(t *testing.T) {
 		if name, _ := c.ask(11); name != "second" {
 			t.Errorf("the next request: got %q", name)
 		}
+		m.end()
+	})
+}
+
+// A client that says good-bye after its last request has the answer to that.
+func TestHTTP2GoodByeAfterAHeldRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, c, g := busyHTTP2(t, patience)
+		drained := m.handOff(patience)
+		m.first.awaitDraining()
+		c.request(7, "/")
+		synctest.Wait() // it is held
+		c.WriteGoAway(0, http2.ErrCodeNo, nil)
+		c.gets(7, "first")
+		close(g.open)
+		c.gets(5, "slow")
+		c.closes()
+		if got := c.goAways; len(got) != 1 || got[0] != 7 {
+			t.Errorf("got GOAWAY for %d, want one for 7", got)
+		}
+		<-drained
 		m.end()
 	})
 }
