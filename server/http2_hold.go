@@ -1,6 +1,7 @@
 package server
 
 import (
+	"slices"
 	"time"
 
 	"example.com/baton/server/internal/frames"
@@ -51,7 +52,7 @@ func (h *http2Conn) startHold() {
 
 // release ends a hold: net/http gets what is held.
 func (h *http2Conn) release() {
-	h.ready = append(h.hold.held, h.hold.frame...)
+	h.ready = slices.Concat(h.ready, h.hold.held, h.hold.frame)
 	h.hold = hold{next: time.Now().Add(holdPause), last: h.streams.Last()}
 }
 

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -197,4 +198,22 @@ func TestRefusalOfAClientThatReadsNothing(t *testing.T) {
 			t.Errorf("took %v, want 5 s", took)
 		}
 	})
+}
+
+// A frame that passes in the last moment of a hold precedes what was held.
+func TestFramePassesAsAHoldEnds(t *testing.T) {
+	ping := frames.Append(nil, frames.Ping, 0, 0, make([]byte, 8))
+	request := frames.Append(nil, frames.Headers, frames.FlagEndHeaders|frames.FlagEndStream, 1, []byte(checkFields))
+	s := New(Options{Handler: http.NotFoundHandler()})
+	h := newHTTP2Conn(s.newConn(new(passing), nil))
+	h.hold = hold{until: time.Now(), held: request, frame: ping}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.gather(); err != nil {
+		t.Fatal(err)
+	}
+	pass, err := h.await()
+	if want := slices.Concat(ping, request); !pass || err != nil || !bytes.Equal(h.ready, want) {
+		t.Errorf("net/http gets %x, %t, %v, want %x", h.ready, pass, err, want)
+	}
 }
