@@ -217,6 +217,31 @@ func TestAdoptedHTTP2ConnectionEnds(t *testing.T) {
 	m.end()
 }
 
+// So is one that is adopted in a drain, silent as it may be.
+func TestHTTP2ConnectionAdoptedInADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate() // keeps the drain going
+		m := memoryMovers(t, server.Options{Handler: names("first"), IdleGrace: patience}, server.Options{Handler: g})
+		c, busy := m.first.dialHTTP2(), m.second.dialHTTP2()
+		c.rests("first")
+		busy.request(1, "/")
+		<-g.entered
+		drained := m.second.drain(time.Minute, all)
+		m.second.awaitDraining()
+		synctest.Wait()
+		m.migrates(t, 1)
+		c.toldOnce()
+		c.pong()
+		c.toldTwice(3)
+		c.closes()
+		close(g.open)
+		busy.closes()
+		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 2}) {
+			t.Errorf("got %+v, want 2 sent a GOAWAY", d)
+		}
+	})
+}
+
 // What a client has asked for beyond what it has taken is not forgotten.
 func TestHTTP2ExcessMigrates(t *testing.T) {
 	logger := slog.New(slog.DiscardHandler)
