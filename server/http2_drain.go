@@ -108,10 +108,11 @@ func (h *http2Conn) interjects() bool {
 }
 
 // tryInterject puts it in, unless somebody writes, who then does. If the client
-// does not read, it waits for the next Write.
+// does not read, it waits for the next Write. Before the first one the socket of an adopted
+// connection may be about to be opened.
 func (h *http2Conn) tryInterject() {
 	if h.interjects() && h.writing.TryLock() {
-		if writable(&h.conn.socket) {
+		if h.sent.Seen() && writable(&h.conn.socket) {
 			h.interject()
 		}
 		h.writing.Unlock()

@@ -3,6 +3,7 @@ package server_test
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -217,7 +218,39 @@ func TestAdoptedHTTP2ConnectionEnds(t *testing.T) {
 	m.end()
 }
 
-// So is one that is adopted in a drain, silent as it may be.
+// slow is a connection that takes a while to be opened.
+type slow struct {
+	unopened
+	opens, open chan struct{}
+}
+
+func (s slow) Open() (net.Conn, error) {
+	nc, err := s.unopened.Open()
+	close(s.opens)
+	<-s.open
+	return nc, err
+}
+
+// A request that has arrived is answered by a drain that begins in this moment.
+func TestDrainWhileAnHTTP2ConnectionIsOpened(t *testing.T) {
+	m := newHTTP2Movers(t)
+	opens, open := make(chan struct{}), make(chan struct{})
+	m.each = func(c *upgrade.Connection) { c.Conn = slow{c.Conn.(unopened), opens, open} }
+	c := m.first.dialHTTP2()
+	c.rests("first")
+	m.migrates(t, 1)
+	c.request(5, "/")
+	<-opens
+	drained := m.second.drain(patience, all)
+	m.second.awaitDraining()
+	time.Sleep(10 * time.Millisecond) // the drain tells its connections
+	close(open)
+	c.gets(5, "second")
+	c.closes()
+	<-drained
+}
+
+// One that is adopted in a drain is drained, silent as it may be.
 func TestHTTP2ConnectionAdoptedInADrain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate() // keeps the drain going
