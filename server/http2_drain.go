@@ -116,6 +116,7 @@ func (h *http2Conn) tryInterject() {
 			h.interject()
 		}
 		h.writing.Unlock()
+		nudge(h.changed)
 	}
 }
 

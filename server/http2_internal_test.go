@@ -217,3 +217,34 @@ func TestFramePassesAsAHoldEnds(t *testing.T) {
 		t.Errorf("net/http gets %x, %t, %v, want %x", h.ready, pass, err, want)
 	}
 }
+
+// The reader that would offer the connection while its client is told to go goes on after that.
+func TestNoticeIsUnderWayWhenAConnectionIsOffered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		defer near.Close()
+		h := newHTTP2Conn(New(Options{Handler: http.NotFoundHandler()}).newConn(far, nil))
+		h.sent.Follow(frames.Append(nil, frames.Settings, 0, 0, nil), func(frames.Frame) {})
+		go h.notice()
+		synctest.Wait()
+		went := make(chan error, 1)
+		go func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			went <- h.offer()
+		}()
+		synctest.Wait()
+		if _, err := io.ReadFull(near, make([]byte, len(drainNotice))); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-went:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(time.Second):
+			t.Error("the reader waits")
+			nudge(h.changed)
+		}
+	})
+}
