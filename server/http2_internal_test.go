@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"example.com/baton/server/internal/frames"
+	"example.com/baton/server/internal/streams"
+	"example.com/baton/upgrade"
 	"golang.org/x/net/http2"
 )
 
@@ -247,4 +249,29 @@ func TestNoticeIsUnderWayWhenAConnectionIsOffered(t *testing.T) {
 			nudge(h.changed)
 		}
 	})
+}
+
+// A connection that is closed forcibly before it is offered is not offered again and again.
+func TestAdoptedConnectionIsClosedBeforeItIsOffered(t *testing.T) {
+	s := New(Options{Handler: http.NotFoundHandler()})
+	s.http2 = func() http2Support { return http2Support{speaks: true, drains: true, migrates: true} }
+	s.drain.Store(&drain{server: s, migrator: &migrator{kept: map[net.Listener]bool{nil: true}, h: upgrade.Handoff{States: true}}})
+	near, far := net.Pipe()
+	defer near.Close()
+	c := s.newConn(far, nil)
+	state := &http2State{Streams: streams.State{Last: 1, Send: 1 << 16, Receive: 1 << 16}}
+	if !c.adoptHTTP2(state, 0) {
+		t.Fatal("the state is invalid")
+	}
+	c.Close()
+	ended := make(chan bool)
+	go func() { ended <- c.follower().awaitFirstByte() }()
+	select {
+	case begins := <-ended:
+		if begins {
+			t.Error("net/http gets it")
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it is offered without end")
+	}
 }
