@@ -42,28 +42,28 @@ func TestHTTP2Floods(t *testing.T) {
 	field := append([]byte{0x40, 1, 'x', 100}, make([]byte, 100)...) // RFC 7541, section 6.2.1
 	copy(field[4:], strings.Repeat("y", 100))
 	pings := bytes.Repeat(rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8)), 100)
-	resets := func(c *http2Client) func(i int) []byte {
+	resets := func(c *http2Client, first uint32) func(i int) []byte {
 		return func(i int) []byte {
 			c.fields.Reset()
 			c.encode("GET", "/stuck")
-			id := uint32(2*i + 1)
+			id := first + uint32(2*i)
 			return append(rawFrame(c.fields.Len(), http2.FrameHeaders, 5, id, c.fields.Bytes()), rawFrame(4, http2.FrameRSTStream, 0, id, make([]byte, 4))...)
 		}
 	}
 	tests := map[string]struct {
-		send func(c *http2Client)
-		code http2.ErrCode // that of the GOAWAY; ErrCodeNo: the client reads nothing
+		send func(c *http2Client, first uint32) // requests, on streams from the first one on
+		code http2.ErrCode                      // that of the GOAWAY; ErrCodeNo: the client reads nothing
 	}{
-		"CONTINUATIONs": {func(c *http2Client) {
-			c.Conn.Write(rawFrame(0, http2.FrameHeaders, 0, 1, nil))
+		"CONTINUATIONs": {func(c *http2Client, first uint32) {
+			c.Conn.Write(rawFrame(0, http2.FrameHeaders, 0, first, nil))
 			block := bytes.Repeat(field, 100)
-			keepSending(c, 0, func(int) []byte { return rawFrame(len(block), http2.FrameContinuation, 0, 1, block) })
+			keepSending(c, 0, func(int) []byte { return rawFrame(len(block), http2.FrameContinuation, 0, first, block) })
 		}, http2.ErrCodeProtocol},
-		"a frame of 16 MB":  {func(c *http2Client) { c.Conn.Write(rawFrame(1<<24-1, http2.FrameHeaders, 4, 1, nil)) }, http2.ErrCodeFrameSize},
-		"a frame too large": {func(c *http2Client) { c.Conn.Write(rawFrame(16<<10+1, http2.FrameData, 0, 1, nil)) }, http2.ErrCodeFrameSize},
-		"resets":            {func(c *http2Client) { keepSending(c, 0, resets(c)) }, http2.ErrCodeEnhanceYourCalm},
-		"resets after a bit that is reserved": {func(c *http2Client) { // RFC 9113, section 4.1
-			next := resets(c)
+		"a frame of 16 MB":  {func(c *http2Client, first uint32) { c.Conn.Write(rawFrame(1<<24-1, http2.FrameHeaders, 4, first, nil)) }, http2.ErrCodeFrameSize},
+		"a frame too large": {func(c *http2Client, first uint32) { c.Conn.Write(rawFrame(16<<10+1, http2.FrameData, 0, first, nil)) }, http2.ErrCodeFrameSize},
+		"resets":            {func(c *http2Client, first uint32) { keepSending(c, 0, resets(c, first)) }, http2.ErrCodeEnhanceYourCalm},
+		"resets after a bit that is reserved": {func(c *http2Client, first uint32) { // RFC 9113, section 4.1
+			next := resets(c, first)
 			keepSending(c, 0, func(i int) []byte {
 				p := next(i)
 				if i == 0 {
@@ -72,12 +72,22 @@ func TestHTTP2Floods(t *testing.T) {
 				return p
 			})
 		}, http2.ErrCodeEnhanceYourCalm},
-		"PINGs of one that does not read": {func(c *http2Client) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeNo},
-		"mistakes of one that does not read": {func(c *http2Client) { // each is answered by a RST_STREAM
+		"PINGs": {func(c *http2Client, _ uint32) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeEnhanceYourCalm},
+		"SETTINGS": {func(c *http2Client, _ uint32) {
+			settings := bytes.Repeat(rawFrame(0, http2.FrameSettings, 0, 0, nil), 100)
+			keepSending(c, 0, func(int) []byte { return settings })
+		}, http2.ErrCodeEnhanceYourCalm},
+		"DATA without data": {func(c *http2Client, first uint32) {
+			c.open(first, "POST", "/stuck", false)
+			empty := bytes.Repeat(rawFrame(0, http2.FrameData, 0, first, nil), 100)
+			keepSending(c, 0, func(int) []byte { return empty })
+		}, http2.ErrCodeEnhanceYourCalm},
+		"PINGs of one that does not read": {func(c *http2Client, first uint32) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeNo},
+		"mistakes of one that does not read": {func(c *http2Client, first uint32) { // each is answered by a RST_STREAM
 			keepSending(c, 0, func(i int) []byte {
 				var p []byte
-				for id := 200*i + 1; id < 200*(i+1); id += 2 {
-					p = append(p, rawFrame(0, http2.FrameHeaders, 5, uint32(id), nil)...)
+				for id := 200 * i; id < 200*(i+1); id += 2 {
+					p = append(p, rawFrame(0, http2.FrameHeaders, 5, first+uint32(id), nil)...)
 				}
 				return p
 			})
@@ -94,11 +104,11 @@ func TestHTTP2Floods(t *testing.T) {
 				time.Sleep(time.Second) // not all handlers look at their context
 				running.Add(-1)
 			})}
-			run := func(t *testing.T, s *served, dial func() *http2Client) {
+			runFrom := func(t *testing.T, s *served, dial func() *http2Client, first uint32) {
 				c := dial()
 				c.await("the server's settings", func() bool { return len(c.settings) > 0 })
 				sent := make(chan struct{})
-				go func() { defer close(sent); test.send(c) }()
+				go func() { defer close(sent); test.send(c, first) }()
 				if test.code != http2.ErrCodeNo {
 					if err := c.until("the end", func() bool { return false }); c.failed != test.code {
 						t.Errorf("got a GOAWAY with %v, %v, want %v", c.failed, err, test.code)
@@ -116,11 +126,23 @@ func TestHTTP2Floods(t *testing.T) {
 					t.Errorf("the drain took %v, want as long as a handler", took)
 				}
 			}
+			run := func(t *testing.T, s *served, dial func() *http2Client) { runFrom(t, s, dial, 1) }
+			runMigrated := func(t *testing.T, m *movers) {
+				runFrom(t, m.second, func() *http2Client {
+					c := m.first.dialHTTP2()
+					c.rests("first")
+					m.migrates(t, 1)
+					return c
+				}, 5)
+			}
+			first := server.Options{Handler: names("first"), IdleGrace: patience}
 			if test.code != http2.ErrCodeNo {
 				both(t, opts, run)
+				t.Run("migrated", inBubble(func(t *testing.T) { runMigrated(t, memoryMovers(t, first, opts)) }))
 			} else {
 				s := serveOn(t, smallListener{listen(t)}, opts)
 				run(t, s, s.dialHTTP2)
+				runMigrated(t, &movers{first: serveOn(t, smallListener{listen(t)}, first), second: serve(t, opts)})
 			}
 		})
 	}
