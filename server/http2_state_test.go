@@ -110,13 +110,22 @@ func TestHTTP2UploadWindow(t *testing.T) {
 }
 
 // A client that has changed the size of its header table gets a size update with the next
-// header block, wherever that comes from.
+// header block, wherever that comes from. If it has changed it twice, that begins with the
+// smallest: RFC 7541, section 4.2.
 func TestHTTP2SettingsThatChange(t *testing.T) {
+	t.Run("once", func(t *testing.T) { testSettingsThatChange(t, func(*http2Client) {}) })
+	t.Run("twice", func(t *testing.T) {
+		testSettingsThatChange(t, func(c *http2Client) { c.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 4096}) })
+	})
+}
+
+func testSettingsThatChange(t *testing.T, again func(c *http2Client)) {
 	m := newHTTP2Movers(t)
 	c := m.first.dialHTTP2()
 	c.rests("first")
 	c.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0}, http2.Setting{ID: http2.SettingMaxFrameSize, Val: 20_000})
 	c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}, http2.Setting{ID: 0x99, Val: 5})
+	again(c)
 	m.migrates(t, 1)
 	c.open(5, "GET", "/100000", true)
 	c.ReadMetaHeaders = nil

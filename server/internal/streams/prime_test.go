@@ -64,7 +64,8 @@ func TestAdopt(t *testing.T) {
 			if test.state.Settings[1] != nil {
 				tableSize = 100
 			}
-			last := frames.Append(test.last, frames.Settings, 0, 0, setting(1, tableSize))
+			last := frames.Append(test.last, frames.Settings, 0, 0, setting(1, 0))
+			last = frames.Append(last, frames.Settings, 0, 0, setting(1, tableSize))
 			last = frames.Append(last, frames.Ping, 0, 0, ping[:])
 			answer := frames.Append(frames.Append(nil, frames.Settings, ack, 0, nil), frames.Ping, ack, 0, ping[:])
 			for at := range written {
