@@ -174,6 +174,24 @@ func TestHTTP2ThatCannotMigrate(t *testing.T) {
 	}
 }
 
+// A request that looks like the preface of HTTP/2 is refused as any other without a path.
+func TestHTTP2RequestLikeThePreface(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := memoryMovers(t, server.Options{Handler: names("first"), IdleGrace: patience}, server.Options{})
+		c := m.first.dialHTTP2()
+		c.rests("first")
+		c.open(5, "PRI", "*", true)
+		if body, err := c.body(5); c.statuses[5] != "400" || err != nil {
+			t.Errorf("got status %q, %q, %v, want 400", c.statuses[5], body, err)
+		}
+		m.migrates(t, 1)
+		c.request(7, "/")
+		c.gets(7, "second")
+		c.Close()
+		m.end()
+	})
+}
+
 // Connections migrate again without ever having sent a byte.
 func TestHTTP2MigratesAgain(t *testing.T) {
 	m := newHTTP2Movers(t)
