@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -190,6 +191,38 @@ func TestHTTP2RequestLikeThePreface(t *testing.T) {
 		c.Close()
 		m.end()
 	})
+}
+
+// A client that has made its only request before it knew the settings goes on with the table
+// that it has, or without one.
+func TestHTTP2FirstRequestBeforeTheSettings(t *testing.T) {
+	for _, keeps := range []bool{false, true} {
+		for _, method := range []string{"GET", "HEAD", "POST"} {
+			t.Run(fmt.Sprint(method, " keeps ", keeps), func(t *testing.T) {
+				m := newHTTP2Movers(t)
+				c := m.first.dialHTTP2()
+				c.keepsTable = keeps
+				c.open(1, method, "/10", method != "POST", "cookie", "one", "content-length", "0", "x", strings.Repeat("long", 50))
+				if method == "POST" {
+					c.WriteData(1, true, nil)
+				}
+				if body, err := c.body(1); c.statuses[1] != "200" || err != nil {
+					t.Fatalf("got status %q, %q, %v", c.statuses[1], body, err)
+				}
+				for range 2 { // the second time without a request
+					m.migrates(t, 1)
+					m = &movers{first: m.second, second: serve(t, server.Options{Handler: sizes("second"), IdleGrace: patience})}
+				}
+				c.open(3, "GET", "/", true, "cookie", "one", "x", strings.Repeat("long", 50))
+				c.gets(3, "second")
+				c.request(5, "/")
+				c.gets(5, "second")
+				c.Close()
+				<-m.first.drain(patience, all)
+				m.end()
+			})
+		}
+	}
 }
 
 // Connections migrate again without ever having sent a byte.

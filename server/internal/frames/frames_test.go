@@ -70,7 +70,7 @@ func FuzzFrames(f *testing.F) {
 					}
 				}
 			}
-			followed.Follow(piece, func(f Frame) { got = append(got, fmt.Sprint(f.Type, f.Flags, f.Payload)) })
+			followed.Follow(piece, func(f Frame) { got = append(got, fmt.Sprint(f.Type, f.Flags, f.Payload[:min(len(f.Payload), 8)])) })
 			at += len(piece)
 			block, end := ends[at]
 			if followed.Between() != (end && !block) {

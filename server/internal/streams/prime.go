@@ -21,7 +21,8 @@ type prime struct {
 // begins, brought to that. preface is that of HTTP/2.
 //
 // net/http is given the client's settings, and a request on the client's latest stream, as
-// fields tells in a header block without a table: so it knows which streams have been. It
+// fields tells in a header block without a table, or as the client's only header block does: so
+// it knows which streams have been. It
 // begins with a window of 65,535 bytes. A larger one is given by a WINDOW_UPDATE, a smaller
 // one by the length of the response ([Machine.Padding]). Then follow the size of the client's
 // header table, after the least one, so that net/http's next header block, which is the first
@@ -40,6 +41,9 @@ func Adopt(s State, preface string, fields []byte, ping [8]byte) *Machine {
 		return m
 	}
 	m.client = empty
+	if len(s.Block) > 0 {
+		m.client, m.first, fields = used, s.Block, s.Block
+	}
 	m.give = frames.Append(m.give, frames.Headers, frames.FlagEndStream|frames.FlagEndHeaders, s.Last, fields)
 	if lacks := m.prime.padding - int(m.settings.get(frames.SettingInitialWindowSize, initialWindow)); lacks > 0 {
 		m.give = appendWindowUpdate(m.give, s.Last, int64(lacks))
@@ -68,7 +72,7 @@ func (m *Machine) primed(f frames.Frame, frame []byte) (out []byte) {
 		p.own = withoutTable(frame)[frames.HeaderLen:]
 	case f.Type == frames.WindowUpdate:
 		p.window += increment(f)
-	case f.EndsResponse() && f.Stream == m.last:
+	case (f.EndsResponse() || f.Type == frames.RSTStream) && f.Stream == m.last:
 		p.ended = true
 	case f.Type == frames.Ping && isAck && p.last && string(f.Payload) == string(p.ping[:]):
 		return m.begun()
