@@ -112,7 +112,7 @@ func (h *http2Conn) interjects() bool {
 // connection may be about to be opened.
 func (h *http2Conn) tryInterject() {
 	if h.interjects() && h.writing.TryLock() {
-		if h.sent.Seen() && writable(&h.conn.socket) {
+		if !h.migrated && h.sent.Seen() && writable(&h.conn.socket) {
 			h.interject()
 		}
 		h.writing.Unlock()

@@ -251,6 +251,19 @@ func TestNoticeIsUnderWayWhenAConnectionIsOffered(t *testing.T) {
 	})
 }
 
+// The client of a connection that has migrated meanwhile is told nothing.
+func TestNoticeAfterTheConnectionHasMigrated(t *testing.T) {
+	socket := new(passing)
+	h := newHTTP2Conn(New(Options{Handler: http.NotFoundHandler()}).newConn(socket, nil))
+	h.sent = frames.Resume()
+	h.migrated = true
+	h.notice()
+	h.Write(frames.Append(nil, frames.WindowUpdate, 0, 0, make([]byte, 4)))
+	if got := socket.written.Bytes(); len(got) > 0 {
+		t.Errorf("%x is written to the successor's connection", got)
+	}
+}
+
 // A connection that is closed forcibly before it is offered is not offered again and again.
 func TestAdoptedConnectionIsClosedBeforeItIsOffered(t *testing.T) {
 	s := New(Options{Handler: http.NotFoundHandler()})
