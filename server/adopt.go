@@ -44,6 +44,9 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 	return func() {
 		s.noteArrival(t.protocol())
 		s.register(c, as)
+		if s.isDraining() {
+			c.follower().drain()
+		}
 		go c.awaitFirstByte()
 	}
 }

@@ -108,15 +108,15 @@ func (h *http2Conn) interjects() bool {
 }
 
 // tryInterject puts it in, unless somebody writes, who then does. If the client
-// does not read, it waits for the next Write. Until net/http has sent a frame, an
-// adopted connection may be about to be opened, and its socket is not looked at.
+// does not read, it waits for the next Write. Before the first one the socket of an adopted
+// connection may be about to be opened.
 func (h *http2Conn) tryInterject() {
 	if h.interjects() && h.writing.TryLock() {
-		if h.sent.Seen() && writable(&h.conn.socket) {
+		if !h.migrated && h.sent.Seen() && writable(&h.conn.socket) {
 			h.interject()
 		}
 		h.writing.Unlock()
-		nudge(h.changed) // the reader may have been about to offer the connection
+		nudge(h.changed)
 	}
 }
 

@@ -22,7 +22,7 @@ const (
 //
 // Frames may pass those that were sent before because both tables of header compression are
 // empty, and a stream that has not begun depends on nothing but the settings, of which the
-// latest hold.
+// latest hold. A GOAWAY does not pass: net/http takes no request after it.
 type hold struct {
 	until time.Time // the zero time: nothing is held
 	next  time.Time // when another hold may begin
@@ -62,13 +62,10 @@ func (h *http2Conn) gather() error {
 	if have >= frames.HeaderLen {
 		f := frames.Header(h.hold.frame)
 		switch want += f.Length; {
-		case f.Length > maxFrame: // an error
+		case f.Length > maxFrame, f.Type == frames.GoAway: // an error, or the end: net/http takes no request that comes after it
 			h.release()
 			return nil
 		case have < want:
-		case f.Type == frames.GoAway: // net/http takes no request that comes after it
-			h.release()
-			return nil
 		case f.Stream > h.streams.Last():
 			h.hold.held, h.hold.frame = append(h.hold.held, h.hold.frame...), nil
 			return nil

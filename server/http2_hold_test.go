@@ -65,6 +65,27 @@ func TestHTTP2RequestsAreHeld(t *testing.T) {
 	})
 }
 
+// A client that says good-bye after its last request has the answer to that.
+func TestHTTP2GoodByeAfterAHeldRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m, c, g := busyHTTP2(t, patience)
+		drained := m.handOff(patience)
+		m.first.awaitDraining()
+		c.request(7, "/")
+		synctest.Wait() // it is held
+		c.WriteGoAway(0, http2.ErrCodeNo, nil)
+		c.gets(7, "first")
+		close(g.open)
+		c.gets(5, "slow")
+		c.closes()
+		if got := c.goAways; len(got) != 1 || got[0] != 7 {
+			t.Errorf("got GOAWAY for %d, want one for 7", got)
+		}
+		<-drained
+		m.end()
+	})
+}
+
 // A stream that stays open delays the requests of one moment, and no others.
 func TestHTTP2LongStream(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -184,28 +205,6 @@ func TestHTTP2RefusedAfterAHold(t *testing.T) {
 		if d := <-drained; d.Migrated != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
 			t.Errorf("got %+v, want none migrated", d)
 		}
-		m.end()
-	})
-}
-
-// A client that says good-bye behind a request has its answer.
-func TestHTTP2GoodByeInAHold(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m, c, g := busyHTTP2(t, patience)
-		drained := m.handOff(patience)
-		m.first.awaitDraining()
-		c.request(7, "/")
-		if err := c.WriteGoAway(0, http2.ErrCodeNo, nil); err != nil {
-			t.Fatal(err)
-		}
-		c.gets(7, "first")
-		close(g.open)
-		c.gets(5, "slow")
-		c.closes()
-		if len(c.goAways) != 1 || c.goAways[0] != 7 {
-			t.Errorf("got GOAWAY for %d, want one for 7", c.goAways)
-		}
-		<-drained
 		m.end()
 	})
 }

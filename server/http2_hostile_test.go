@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -14,7 +13,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
@@ -44,35 +42,52 @@ func TestHTTP2Floods(t *testing.T) {
 	field := append([]byte{0x40, 1, 'x', 100}, make([]byte, 100)...) // RFC 7541, section 6.2.1
 	copy(field[4:], strings.Repeat("y", 100))
 	pings := bytes.Repeat(rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8)), 100)
-	const reserved = 1 << 31 // a bit that is ignored: RFC 9113, section 4.1
-	resets := func(c *http2Client, bits uint32) func(i int) []byte {
+	resets := func(c *http2Client, first uint32) func(i int) []byte {
 		return func(i int) []byte {
 			c.fields.Reset()
 			c.encode("GET", "/stuck")
-			id := uint32(2*i+1) | bits
-			bits = 0
+			id := first + uint32(2*i)
 			return append(rawFrame(c.fields.Len(), http2.FrameHeaders, 5, id, c.fields.Bytes()), rawFrame(4, http2.FrameRSTStream, 0, id, make([]byte, 4))...)
 		}
 	}
 	tests := map[string]struct {
-		send func(c *http2Client)
-		code http2.ErrCode // that of the GOAWAY; ErrCodeNo: the client reads nothing
+		send func(c *http2Client, first uint32) // requests, on streams from the first one on
+		code http2.ErrCode                      // that of the GOAWAY; ErrCodeNo: the client reads nothing
 	}{
-		"CONTINUATIONs": {func(c *http2Client) {
-			c.Conn.Write(rawFrame(0, http2.FrameHeaders, 0, 1, nil))
+		"CONTINUATIONs": {func(c *http2Client, first uint32) {
+			c.Conn.Write(rawFrame(0, http2.FrameHeaders, 0, first, nil))
 			block := bytes.Repeat(field, 100)
-			keepSending(c, 0, func(int) []byte { return rawFrame(len(block), http2.FrameContinuation, 0, 1, block) })
+			keepSending(c, 0, func(int) []byte { return rawFrame(len(block), http2.FrameContinuation, 0, first, block) })
 		}, http2.ErrCodeProtocol},
-		"a frame of 16 MB":                {func(c *http2Client) { c.Conn.Write(rawFrame(1<<24-1, http2.FrameHeaders, 4, 1, nil)) }, http2.ErrCodeFrameSize},
-		"a frame too large":               {func(c *http2Client) { c.Conn.Write(rawFrame(16<<10+1, http2.FrameData, 0, 1, nil)) }, http2.ErrCodeFrameSize},
-		"resets":                          {func(c *http2Client) { keepSending(c, 0, resets(c, 0)) }, http2.ErrCodeEnhanceYourCalm},
-		"resets behind a reserved bit":    {func(c *http2Client) { keepSending(c, 0, resets(c, reserved)) }, http2.ErrCodeEnhanceYourCalm},
-		"PINGs of one that does not read": {func(c *http2Client) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeNo},
-		"mistakes of one that does not read": {func(c *http2Client) { // each is answered by a RST_STREAM
+		"a frame of 16 MB":  {func(c *http2Client, first uint32) { c.Conn.Write(rawFrame(1<<24-1, http2.FrameHeaders, 4, first, nil)) }, http2.ErrCodeFrameSize},
+		"a frame too large": {func(c *http2Client, first uint32) { c.Conn.Write(rawFrame(16<<10+1, http2.FrameData, 0, first, nil)) }, http2.ErrCodeFrameSize},
+		"resets":            {func(c *http2Client, first uint32) { keepSending(c, 0, resets(c, first)) }, http2.ErrCodeEnhanceYourCalm},
+		"resets after a bit that is reserved": {func(c *http2Client, first uint32) { // RFC 9113, section 4.1
+			next := resets(c, first)
+			keepSending(c, 0, func(i int) []byte {
+				p := next(i)
+				if i == 0 {
+					p[5] |= 0x80
+				}
+				return p
+			})
+		}, http2.ErrCodeEnhanceYourCalm},
+		"PINGs": {func(c *http2Client, _ uint32) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeEnhanceYourCalm},
+		"SETTINGS": {func(c *http2Client, _ uint32) {
+			settings := bytes.Repeat(rawFrame(0, http2.FrameSettings, 0, 0, nil), 100)
+			keepSending(c, 0, func(int) []byte { return settings })
+		}, http2.ErrCodeEnhanceYourCalm},
+		"DATA without data": {func(c *http2Client, first uint32) {
+			c.open(first, "POST", "/stuck", false)
+			empty := bytes.Repeat(rawFrame(0, http2.FrameData, 0, first, nil), 100)
+			keepSending(c, 0, func(int) []byte { return empty })
+		}, http2.ErrCodeEnhanceYourCalm},
+		"PINGs of one that does not read": {func(c *http2Client, first uint32) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeNo},
+		"mistakes of one that does not read": {func(c *http2Client, first uint32) { // each is answered by a RST_STREAM
 			keepSending(c, 0, func(i int) []byte {
 				var p []byte
-				for id := 200*i + 1; id < 200*(i+1); id += 2 {
-					p = append(p, rawFrame(0, http2.FrameHeaders, 5, uint32(id), nil)...)
+				for id := 200 * i; id < 200*(i+1); id += 2 {
+					p = append(p, rawFrame(0, http2.FrameHeaders, 5, first+uint32(id), nil)...)
 				}
 				return p
 			})
@@ -89,11 +104,11 @@ func TestHTTP2Floods(t *testing.T) {
 				time.Sleep(time.Second) // not all handlers look at their context
 				running.Add(-1)
 			})}
-			run := func(t *testing.T, s *served, dial func() *http2Client) {
+			runFrom := func(t *testing.T, s *served, dial func() *http2Client, first uint32) {
 				c := dial()
 				c.await("the server's settings", func() bool { return len(c.settings) > 0 })
 				sent := make(chan struct{})
-				go func() { defer close(sent); test.send(c) }()
+				go func() { defer close(sent); test.send(c, first) }()
 				if test.code != http2.ErrCodeNo {
 					if err := c.until("the end", func() bool { return false }); c.failed != test.code {
 						t.Errorf("got a GOAWAY with %v, %v, want %v", c.failed, err, test.code)
@@ -111,11 +126,23 @@ func TestHTTP2Floods(t *testing.T) {
 					t.Errorf("the drain took %v, want as long as a handler", took)
 				}
 			}
+			run := func(t *testing.T, s *served, dial func() *http2Client) { runFrom(t, s, dial, 1) }
+			runMigrated := func(t *testing.T, m *movers) {
+				runFrom(t, m.second, func() *http2Client {
+					c := m.first.dialHTTP2()
+					c.rests("first")
+					m.migrates(t, 1)
+					return c
+				}, 5)
+			}
+			first := server.Options{Handler: names("first"), IdleGrace: patience}
 			if test.code != http2.ErrCodeNo {
 				both(t, opts, run)
+				t.Run("migrated", inBubble(func(t *testing.T) { runMigrated(t, memoryMovers(t, first, opts)) }))
 			} else {
 				s := serveOn(t, smallListener{listen(t)}, opts)
 				run(t, s, s.dialHTTP2)
+				runMigrated(t, &movers{first: serveOn(t, smallListener{listen(t)}, first), second: serve(t, opts)})
 			}
 		})
 	}
@@ -324,102 +351,5 @@ func TestHTTP2ClientGoesInDrain(t *testing.T) {
 		if d := <-drained; d.Requests != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 1, DrainTimeout: 3}) {
 			t.Errorf("got %+v, want one gone and three cut", d)
 		}
-	})
-}
-
-// A flood ends a connection that has migrated as it ends any other.
-func TestHTTP2FloodsAfterAMigration(t *testing.T) {
-	always := func(p []byte) func(int) []byte {
-		p = bytes.Repeat(p, 100)
-		return func(int) []byte { return p }
-	}
-	field := append([]byte{0, 1, 'x', 100}, strings.Repeat("y", 100)...) // RFC 7541, section 6.2.2
-	tests := map[string]struct {
-		begin func(c *http2Client)
-		next  func(i int) []byte
-		code  http2.ErrCode
-	}{
-		"CONTINUATIONs": {func(c *http2Client) { c.WriteRawFrame(http2.FrameHeaders, 0, 5, nil) },
-			always(rawFrame(len(field), http2.FrameContinuation, 0, 5, field)), http2.ErrCodeProtocol},
-		"empty CONTINUATIONs": {func(c *http2Client) { c.WriteRawFrame(http2.FrameHeaders, 0, 5, nil) },
-			always(rawFrame(0, http2.FrameContinuation, 0, 5, nil)), http2.ErrCodeEnhanceYourCalm},
-		"PINGs":                 {nil, always(rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8))), http2.ErrCodeEnhanceYourCalm},
-		"SETTINGS":              {nil, always(rawFrame(0, http2.FrameSettings, 0, 0, nil)), http2.ErrCodeEnhanceYourCalm},
-		"acknowledged SETTINGS": {nil, always(rawFrame(0, http2.FrameSettings, 1, 0, nil)), http2.ErrCodeProtocol},
-		"empty DATA": {func(c *http2Client) { c.open(5, "POST", "/stuck", false) },
-			always(rawFrame(0, http2.FrameData, 0, 5, nil)), http2.ErrCodeEnhanceYourCalm},
-		"empty DATA of an old stream": {nil, always(rawFrame(0, http2.FrameData, 0, 3, nil)), http2.ErrCodeEnhanceYourCalm},
-		"PRIORITY":                    {nil, always(rawFrame(5, http2.FramePriority, 0, 7, make([]byte, 5))), http2.ErrCodeEnhanceYourCalm},
-		"WINDOW_UPDATEs":              {nil, always(rawFrame(4, http2.FrameWindowUpdate, 0, 3, []byte{0, 0, 0, 1})), http2.ErrCodeEnhanceYourCalm},
-		"resets": {nil, func(i int) []byte {
-			id := uint32(2*i + 5)
-			block := "\x82\x86\x84\x01\x01x" // GET, http, / and a host
-			return append(rawFrame(len(block), http2.FrameHeaders, 5, id, []byte(block)), rawFrame(4, http2.FrameRSTStream, 0, id, make([]byte, 4))...)
-		}, http2.ErrCodeEnhanceYourCalm},
-	}
-	for name, test := range tests {
-		for _, migrates := range []bool{false, true} {
-			t.Run(fmt.Sprint(name, ", migrates ", migrates), func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) {
-					opts := server.Options{Logger: slog.New(slog.DiscardHandler), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-						io.Copy(io.Discard, r.Body)
-					})}
-					m := memoryMovers(t, opts, opts)
-					c := m.first.dialHTTP2()
-					c.rests("")
-					s := m.first
-					if migrates {
-						m.migrates(t, 1)
-						s = m.second
-					}
-					if test.begin != nil {
-						test.begin(c)
-					}
-					sent := make(chan struct{})
-					go func() { defer close(sent); keepSending(c, 0, test.next) }()
-					if err := c.until("the end", func() bool { return false }); c.failed != test.code {
-						t.Errorf("got a GOAWAY with %v, %v, want %v", c.failed, err, test.code)
-					}
-					synctest.Wait()
-					c.Close()
-					<-sent
-					time.Sleep(patience)
-					if n := s.Closed()[server.Failed]; n != 1 {
-						t.Errorf("%d connections have failed, want one", n)
-					}
-					if !migrates {
-						<-m.handOff(patience)
-					}
-					m.end()
-				})
-			})
-		}
-	}
-}
-
-// A client that reads nothing does not keep others from migrating.
-func TestHTTP2DeafClientsAreNotInTheWindow(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m := memoryMovers(t, server.Options{Handler: names("first"), IdleGrace: patience}, server.Options{})
-		c := m.first.dialHTTP2()
-		c.rests("first")
-		ping := rawFrame(8, http2.FramePing, 0, 0, make([]byte, 8))
-		if _, err := c.Conn.Write(bytes.Repeat(ping, memoryBuffer/len(ping)+10)); err != nil {
-			t.Fatal(err)
-		}
-		synctest.Wait()
-		drained := m.handOff(2 * patience)
-		m.first.awaitDraining()
-		synctest.Wait()
-		if n := m.first.Woken(); n != 0 {
-			t.Errorf("%d are in the migrator's window", n)
-		}
-		c.request(5, "/")
-		c.gets(5, "second")
-		if d := <-drained; d.Migrated != 1 {
-			t.Errorf("got %+v, want the connection migrated when its client reads", d)
-		}
-		c.Close()
-		m.end()
 	})
 }

@@ -16,6 +16,7 @@ import (
 
 	"example.com/baton/server/internal/frames"
 	"example.com/baton/server/internal/streams"
+	"example.com/baton/upgrade"
 	"golang.org/x/net/http2"
 )
 
@@ -275,43 +276,40 @@ func TestRefusalOfAClientThatReadsNothing(t *testing.T) {
 	})
 }
 
-// stalled is a socket to which a Write waits.
-type stalled struct {
-	passing
-	goOn chan struct{}
+// The client of a connection that has migrated meanwhile is told nothing.
+func TestNoticeAfterTheConnectionHasMigrated(t *testing.T) {
+	socket := new(passing)
+	h := newHTTP2Conn(New(Options{Handler: http.NotFoundHandler()}).newConn(socket, nil))
+	h.sent = frames.Resume()
+	h.migrated = true
+	h.notice()
+	h.Write(frames.Append(nil, frames.WindowUpdate, 0, 0, make([]byte, 4)))
+	if got := socket.written.Bytes(); len(got) > 0 {
+		t.Errorf("%x is written to the successor's connection", got)
+	}
 }
 
-func (s *stalled) Write(b []byte) (int, error) {
-	<-s.goOn
-	return s.passing.Write(b)
-}
-
-// A connection that is to be offered while the drain's notice is written waits for that, and for nothing else.
-func TestOfferDuringTheNotice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := New(Options{Handler: http.NotFoundHandler()})
-		socket := &stalled{goOn: make(chan struct{})}
-		h := newHTTP2Conn(s.newConn(socket, nil))
-		h.sent.Follow(frames.Append(nil, frames.Settings, 0, 0, nil), func(frames.Frame) {})
-		go h.notice()
-		synctest.Wait()
-		offered := make(chan error, 1)
-		go func() {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			offered <- h.offer()
-		}()
-		synctest.Wait()
-		close(socket.goOn)
-		synctest.Wait()
-		select {
-		case err := <-offered:
-			if err != nil {
-				t.Errorf("got %v, want no error", err)
-			}
-		default:
-			t.Error("the reader still waits")
-			nudge(h.changed)
+// A connection that is closed forcibly before it is offered is not offered again and again.
+func TestAdoptedConnectionIsClosedBeforeItIsOffered(t *testing.T) {
+	s := New(Options{Handler: http.NotFoundHandler()})
+	s.http2 = func() http2Support { return http2Support{speaks: true, drains: true, migrates: true} }
+	s.drain.Store(&drain{server: s, migrator: &migrator{kept: map[net.Listener]bool{nil: true}, h: upgrade.Handoff{States: true}}})
+	near, far := net.Pipe()
+	defer near.Close()
+	c := s.newConn(far, nil)
+	state := &http2State{Streams: streams.State{Last: 1, Send: 1 << 16, Receive: 1 << 16}}
+	if !c.adoptHTTP2(state, 0) {
+		t.Fatal("the state is invalid")
+	}
+	c.Close()
+	ended := make(chan bool)
+	go func() { ended <- c.follower().awaitFirstByte() }()
+	select {
+	case begins := <-ended:
+		if begins {
+			t.Error("net/http gets it")
 		}
-	})
+	case <-time.After(10 * time.Second):
+		t.Fatal("it is offered without end")
+	}
 }

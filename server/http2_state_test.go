@@ -3,7 +3,9 @@ package server_test
 import (
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -110,13 +112,22 @@ func TestHTTP2UploadWindow(t *testing.T) {
 }
 
 // A client that has changed the size of its header table gets a size update with the next
-// header block, wherever that comes from.
+// header block, wherever that comes from. If it has changed it twice, that begins with the
+// smallest: RFC 7541, section 4.2.
 func TestHTTP2SettingsThatChange(t *testing.T) {
+	t.Run("once", func(t *testing.T) { testSettingsThatChange(t, func(*http2Client) {}) })
+	t.Run("twice", func(t *testing.T) {
+		testSettingsThatChange(t, func(c *http2Client) { c.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 4096}) })
+	})
+}
+
+func testSettingsThatChange(t *testing.T, again func(c *http2Client)) {
 	m := newHTTP2Movers(t)
 	c := m.first.dialHTTP2()
 	c.rests("first")
 	c.WriteSettings(http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0}, http2.Setting{ID: http2.SettingMaxFrameSize, Val: 20_000})
 	c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1 << 20}, http2.Setting{ID: 0x99, Val: 5})
+	again(c)
 	m.migrates(t, 1)
 	c.open(5, "GET", "/100000", true)
 	c.ReadMetaHeaders = nil
@@ -162,6 +173,56 @@ func TestHTTP2ThatCannotMigrate(t *testing.T) {
 				m.end()
 			})
 		})
+	}
+}
+
+// A request that looks like the preface of HTTP/2 is refused as any other without a path.
+func TestHTTP2RequestLikeThePreface(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := memoryMovers(t, server.Options{Handler: names("first"), IdleGrace: patience}, server.Options{})
+		c := m.first.dialHTTP2()
+		c.rests("first")
+		c.open(5, "PRI", "*", true)
+		if body, err := c.body(5); c.statuses[5] != "400" || err != nil {
+			t.Errorf("got status %q, %q, %v, want 400", c.statuses[5], body, err)
+		}
+		m.migrates(t, 1)
+		c.request(7, "/")
+		c.gets(7, "second")
+		c.Close()
+		m.end()
+	})
+}
+
+// A client that has made its only request before it knew the settings goes on with the table
+// that it has, or without one.
+func TestHTTP2FirstRequestBeforeTheSettings(t *testing.T) {
+	for _, keeps := range []bool{false, true} {
+		for _, method := range []string{"GET", "HEAD", "POST"} {
+			t.Run(fmt.Sprint(method, " keeps ", keeps), func(t *testing.T) {
+				m := newHTTP2Movers(t)
+				c := m.first.dialHTTP2()
+				c.keepsTable = keeps
+				c.open(1, method, "/10", method != "POST", "cookie", "one", "content-length", "0", "x", strings.Repeat("long", 50))
+				if method == "POST" {
+					c.WriteData(1, true, nil)
+				}
+				if body, err := c.body(1); c.statuses[1] != "200" || err != nil {
+					t.Fatalf("got status %q, %q, %v", c.statuses[1], body, err)
+				}
+				for range 2 { // the second time without a request
+					m.migrates(t, 1)
+					m = &movers{first: m.second, second: serve(t, server.Options{Handler: sizes("second"), IdleGrace: patience})}
+				}
+				c.open(3, "GET", "/", true, "cookie", "one", "x", strings.Repeat("long", 50))
+				c.gets(3, "second")
+				c.request(5, "/")
+				c.gets(5, "second")
+				c.Close()
+				<-m.first.drain(patience, all)
+				m.end()
+			})
+		}
 	}
 }
 
@@ -217,6 +278,63 @@ func TestAdoptedHTTP2ConnectionEnds(t *testing.T) {
 	}
 	await(t, "that it has timed out", func() bool { return m.second.Closed()[server.TimedOut] == 1 })
 	m.end()
+}
+
+// slow is a connection that takes a while to be opened.
+type slow struct {
+	unopened
+	opens, open chan struct{}
+}
+
+func (s slow) Open() (net.Conn, error) {
+	nc, err := s.unopened.Open()
+	close(s.opens)
+	<-s.open
+	return nc, err
+}
+
+// A request that has arrived is answered by a drain that begins in this moment.
+func TestDrainWhileAnHTTP2ConnectionIsOpened(t *testing.T) {
+	m := newHTTP2Movers(t)
+	opens, open := make(chan struct{}), make(chan struct{})
+	m.each = func(c *upgrade.Connection) { c.Conn = slow{c.Conn.(unopened), opens, open} }
+	c := m.first.dialHTTP2()
+	c.rests("first")
+	m.migrates(t, 1)
+	c.request(5, "/")
+	<-opens
+	drained := m.second.drain(patience, all)
+	m.second.awaitDraining()
+	time.Sleep(10 * time.Millisecond) // the drain tells its connections
+	close(open)
+	c.gets(5, "second")
+	c.closes()
+	<-drained
+}
+
+// One that is adopted in a drain is drained, silent as it may be.
+func TestHTTP2ConnectionAdoptedInADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate() // keeps the drain going
+		m := memoryMovers(t, server.Options{Handler: names("first"), IdleGrace: patience}, server.Options{Handler: g})
+		c, busy := m.first.dialHTTP2(), m.second.dialHTTP2()
+		c.rests("first")
+		busy.request(1, "/")
+		<-g.entered
+		drained := m.second.drain(time.Minute, all)
+		m.second.awaitDraining()
+		synctest.Wait()
+		m.migrates(t, 1)
+		c.toldOnce()
+		c.pong()
+		c.toldTwice(3)
+		c.closes()
+		close(g.open)
+		busy.closes()
+		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 2}) {
+			t.Errorf("got %+v, want 2 sent a GOAWAY", d)
+		}
+	})
 }
 
 // What a client has asked for beyond what it has taken is not forgotten.

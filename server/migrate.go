@@ -336,7 +336,7 @@ func (c *conn) offer() (over bool) {
 		}
 		c.do(c.boundary.Answer(false)) // unless there is one
 	}
-	return false
+	return c.boundary.IsClosed()
 }
 
 // wakeToOffer wakes the reader of a connection that waits at rest, so that it is offered. It

@@ -12,7 +12,7 @@ import (
 // serve is the handler that net/http calls.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(connKey{}).(*conn)
-	if r.Method == "PRI" && r.RequestURI == "*" { // the preface of HTTP/2, where that is turned off
+	if _, isHTTP2 := w.(http.Pusher); !isHTTP2 && r.Method == "PRI" && r.RequestURI == "*" { // the preface of HTTP/2, where that is turned off
 		if h, ok := c.follower().(*http2Conn); ok {
 			h.isHTTP1.Store(true)
 		}

@@ -30,6 +30,9 @@ const (
 	FlagPriority   = 0x20
 )
 
+// reserved is a bit beside the identifier of a stream, which a receiver ignores.
+const reserved = 1 << 31
+
 // Settings: RFC 9113, section 6.5.2.
 const (
 	SettingLen = 6
@@ -44,6 +47,9 @@ const (
 // settingsLen is how much of a SETTINGS is kept. net/http allows so many settings.
 const settingsLen = 100 * SettingLen
 
+// FirstLen is how much of the first HEADERS is kept.
+const FirstLen = 2 << 10
+
 // Error codes: RFC 9113, section 7.
 const (
 	CodeNo              = 0x0
@@ -56,8 +62,10 @@ const (
 type Frame struct {
 	Type, Flags byte
 	Stream      uint32
-	Length      int    // of the payload
-	Payload     []byte // its first 8 bytes, or 100 settings, valid until the next one passes
+	Length      int // of the payload
+	// Payload is what it begins with, valid until the next one passes: 8 bytes, or 100 settings,
+	// or FirstLen bytes of the first HEADERS.
+	Payload []byte
 }
 
 // Carried returns how many bytes of a header block or a body the frame has.
@@ -111,7 +119,8 @@ type Follower struct {
 	length  int     // of the payload, then
 	payload [8]byte // what it begins with
 	held    int
-	more    []byte // what a SETTINGS begins with
+	more    []byte // what a SETTINGS begins with, or the first HEADERS
+	headed  bool   // there was one
 	block   bool   // a header block goes on in the next frame
 	seen    bool   // a frame was whole
 }
@@ -156,8 +165,11 @@ func (f *Follower) Follow(p []byte, each func(Frame)) {
 		}
 		n := min(f.left, len(p))
 		f.held += copy(f.payload[f.held:], p[:n])
-		if f.header[3] == Settings {
+		switch kind := f.header[3]; {
+		case kind == Settings:
 			f.more = append(f.more, p[:min(n, settingsLen-len(f.more))]...)
+		case kind == Headers && !f.headed:
+			f.more = append(f.more, p[:min(n, FirstLen-len(f.more))]...)
 		}
 		f.left -= n
 		p = p[n:]
@@ -171,16 +183,20 @@ func (f *Follower) Follow(p []byte, each func(Frame)) {
 		case Settings:
 			whole.Payload = f.more
 		case Headers, PushPromise, Continuation:
+			if whole.Type == Headers && !f.headed {
+				whole.Payload, f.headed = f.more, true
+			}
 			f.block = whole.Flags&FlagEndHeaders == 0
 		}
 		each(whole)
+		f.more = nil
 	}
 }
 
 // Header returns the kind, flags, stream and length of the frame that a header of HeaderLen
 // bytes begins. The stream is without the bit that is reserved: RFC 9113, section 4.1.
 func Header(p []byte) Frame {
-	return Frame{Type: p[3], Flags: p[4], Stream: binary.BigEndian.Uint32(p[5:]) &^ (1 << 31),
+	return Frame{Type: p[3], Flags: p[4], Stream: binary.BigEndian.Uint32(p[5:]) &^ reserved,
 		Length: int(p[0])<<16 | int(binary.BigEndian.Uint16(p[1:]))}
 }
 

@@ -21,12 +21,14 @@ type prime struct {
 // begins, brought to that. preface is that of HTTP/2.
 //
 // net/http is given the client's settings, and a request on the client's latest stream, as
-// fields tells in a header block without a table: so it knows which streams have been. It
+// fields tells in a header block without a table, or as the client's only header block does: so
+// it knows which streams have been. It
 // begins with a window of 65,535 bytes. A larger one is given by a WINDOW_UPDATE, a smaller
 // one by the length of the response ([Machine.Padding]). Then follow the size of the client's
-// header table, so that net/http's next header block, which is the first one that the client
-// sees, begins with a size update, and a PING with the given payload. When it is answered,
-// the client gets the settings, if they have changed, and as much window as it lacks.
+// header table, after the least one, so that net/http's next header block, which is the first
+// one that the client sees, begins with size updates, and a PING with the given payload. When
+// it is answered, the client gets the settings, if they have changed, and as much window as it
+// lacks.
 func Adopt(s State, preface string, fields []byte, ping [8]byte) *Machine {
 	m := &Machine{last: s.Last, send: s.Send, receive: s.Receive, settings: s.Settings, own: s.Own}
 	m.announced = true
@@ -39,6 +41,9 @@ func Adopt(s State, preface string, fields []byte, ping [8]byte) *Machine {
 		return m
 	}
 	m.client = empty
+	if len(s.Block) > 0 {
+		m.client, m.first, fields = used, s.Block, s.Block
+	}
 	m.give = frames.Append(m.give, frames.Headers, frames.FlagEndStream|frames.FlagEndHeaders, s.Last, fields)
 	if lacks := m.prime.padding - int(m.settings.get(frames.SettingInitialWindowSize, initialWindow)); lacks > 0 {
 		m.give = appendWindowUpdate(m.give, s.Last, int64(lacks))
@@ -67,7 +72,7 @@ func (m *Machine) primed(f frames.Frame, frame []byte) (out []byte) {
 		p.own = withoutTable(frame)[frames.HeaderLen:]
 	case f.Type == frames.WindowUpdate:
 		p.window += increment(f)
-	case f.EndsResponse() && f.Stream == m.last:
+	case (f.EndsResponse() || f.Type == frames.RSTStream) && f.Stream == m.last:
 		p.ended = true
 	case f.Type == frames.Ping && isAck && p.last && string(f.Payload) == string(p.ping[:]):
 		return m.begun()
@@ -79,8 +84,9 @@ func (m *Machine) primed(f frames.Frame, frame []byte) (out []byte) {
 	if bytes.Equal(p.own, m.own) { // the client has acknowledged them
 		m.give = frames.Append(m.give, frames.Settings, frames.FlagAck, 0, nil)
 	}
-	table := appendSetting(nil, frames.SettingHeaderTableSize, m.settings.get(frames.SettingHeaderTableSize, initialTable))
-	m.give = frames.Append(m.give, frames.Settings, 0, 0, table)
+	for _, size := range []uint32{0, m.settings.get(frames.SettingHeaderTableSize, initialTable)} { // it may have been smaller
+		m.give = frames.Append(m.give, frames.Settings, 0, 0, appendSetting(nil, frames.SettingHeaderTableSize, size))
+	}
 	m.give = frames.Append(m.give, frames.Ping, 0, 0, p.ping[:])
 	return nil
 }

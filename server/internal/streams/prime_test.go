@@ -47,6 +47,10 @@ func TestAdopt(t *testing.T) {
 				frames.Append(nil, frames.Headers, end|endHeaders, 9, []byte(fields)),
 				frames.Append(nil, frames.WindowUpdate, 0, 9, number(64_000))), 65_000,
 			frames.Append(nil, frames.Settings, ack, 0, nil), nil},
+		{"the only header block of the client", State{Last: 1, Send: 65535, Receive: 100_000, Own: own, Block: indexed},
+			slices.Concat(frames.Append(nil, frames.Settings, 0, 0, nil),
+				frames.Append(nil, frames.Headers, end|endHeaders, 1, indexed)), 0,
+			frames.Append(nil, frames.Settings, ack, 0, nil), nil},
 		{"other settings", State{Last: 9, Send: 65535, Receive: 99_999, Own: own[:6]},
 			slices.Concat(frames.Append(nil, frames.Settings, 0, 0, nil),
 				frames.Append(nil, frames.Headers, end|endHeaders, 9, []byte(fields))), 0, nil,
@@ -64,7 +68,8 @@ func TestAdopt(t *testing.T) {
 			if test.state.Settings[1] != nil {
 				tableSize = 100
 			}
-			last := frames.Append(test.last, frames.Settings, 0, 0, setting(1, tableSize))
+			last := frames.Append(test.last, frames.Settings, 0, 0, setting(1, 0))
+			last = frames.Append(last, frames.Settings, 0, 0, setting(1, tableSize))
 			last = frames.Append(last, frames.Ping, 0, 0, ping[:])
 			answer := frames.Append(frames.Append(nil, frames.Settings, ack, 0, nil), frames.Ping, ack, 0, ping[:])
 			for at := range written {

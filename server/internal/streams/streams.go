@@ -29,6 +29,7 @@
 package streams
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"example.com/baton/server/internal/frames"
@@ -62,8 +63,9 @@ type Machine struct {
 	own      []byte // the settings that the server has sent last
 	unacked  int    // how many SETTINGS the client has not acknowledged
 
-	client, server table // what is proved of the header tables
-	pushed         bool  // the server has opened streams, too
+	client, server table  // what is proved of the header tables
+	first          []byte // the client's header block, if there was one only, and its table may be used
+	pushed         bool   // the server has opened streams, too
 
 	editor
 }
@@ -76,19 +78,18 @@ func New() *Machine {
 // Received notes a frame that net/http has got from the client.
 func (m *Machine) Received(f frames.Frame) {
 	m.sync.overtake()
-	id := f.Stream &^ (1 << 31)
 	switch f.Type {
 	case frames.Headers:
-		m.client.follow(f)
-		if _, open := m.open[id]; !open && id > m.last {
-			m.begin(id)
+		m.followBlock(f)
+		if _, open := m.open[f.Stream]; !open && f.Stream > m.last {
+			m.begin(f.Stream)
 		}
 		m.end(f, byClient)
 	case frames.Data:
 		m.receive -= int64(f.Length)
 		m.end(f, byClient)
 	case frames.RSTStream:
-		delete(m.open, id)
+		delete(m.open, f.Stream)
 	case frames.WindowUpdate:
 		m.send += increment(f)
 	case frames.Settings:
@@ -97,6 +98,17 @@ func (m *Machine) Received(f frames.Frame) {
 		} else {
 			m.settings.follow(f.Payload)
 		}
+	}
+}
+
+// followBlock notes what a header block of the client tells of its table. The first one may have
+// been made before the client knew the settings.
+func (m *Machine) followBlock(f frames.Frame) {
+	isFirst := m.client == unused
+	m.client.follow(f)
+	m.first = nil
+	if isFirst && m.client == used && f.Flags&frames.FlagEndHeaders != 0 && len(f.Payload) == f.Length {
+		m.first = bytes.Clone(f.Block())
 	}
 }
 
@@ -133,21 +145,20 @@ func (m *Machine) begin(id uint32) {
 
 // end notes that a frame may have ended one side of its stream.
 func (m *Machine) end(f frames.Frame, side ended) {
-	id := f.Stream &^ (1 << 31)
-	sides, open := m.open[id]
+	sides, open := m.open[f.Stream]
 	if !open || f.Flags&frames.FlagEndStream == 0 {
 		return
 	}
 	if sides |= side; sides == byClient|byServer {
-		delete(m.open, id)
+		delete(m.open, f.Stream)
 	} else {
-		m.open[id] = sides
+		m.open[f.Stream] = sides
 	}
 }
 
 // increment returns by how much a WINDOW_UPDATE changes the window of the connection.
 func increment(f frames.Frame) int64 {
-	if f.Stream&^(1<<31) != 0 || len(f.Payload) != 4 {
+	if f.Stream != 0 || len(f.Payload) != 4 {
 		return 0
 	}
 	return int64(binary.BigEndian.Uint32(f.Payload) &^ (1 << 31))
@@ -170,15 +181,19 @@ func (m *Machine) OpenSince(id uint32) bool {
 }
 
 // MayRest reports whether the connection is at rest as soon as no stream is open.
-func (m *Machine) MayRest() bool {
-	return m.prime == nil && m.announced && m.unacked == 0 && !m.pushed &&
-		m.client != used && m.server != used &&
+func (m *Machine) MayRest() bool { return m.client != used && m.isKnown() }
+
+// isKnown reports whether all is known but what the client's table has.
+func (m *Machine) isKnown() bool {
+	return m.prime == nil && m.announced && m.unacked == 0 && !m.pushed && m.server != used &&
 		m.send >= 0 && m.send <= maxWindow && m.receive >= 0
 }
 
 // AtRest reports whether another process could go on with the connection, once net/http owes
 // nothing.
-func (m *Machine) AtRest() bool { return len(m.open) == 0 && m.MayRest() }
+func (m *Machine) AtRest() bool {
+	return len(m.open) == 0 && (m.MayRest() || m.first != nil && m.send >= initialWindow && m.isKnown())
+}
 
 // State is that of a connection at rest.
 type State struct {
@@ -187,16 +202,20 @@ type State struct {
 	Receive  int64  `json:"receive"`  // what the client may
 	Settings values `json:"settings"` // the client's
 	Own      []byte `json:"own"`      // what the server has set, and the client acknowledged
+
+	// Block is the client's only header block. Without it the client's table is empty.
+	Block []byte `json:"block,omitempty"`
 }
 
 // Export returns the state, and whether the connection is at rest and net/http owes nothing.
 func (m *Machine) Export() (s State, ok bool) {
-	return State{m.last, m.send, m.receive, m.settings, m.own}, m.AtRest() && m.sync.state == answered && len(m.part) == 0
+	return State{m.last, m.send, m.receive, m.settings, m.own, m.first}, m.AtRest() && m.sync.state == answered && len(m.part) == 0
 }
 
 // IsValid reports whether net/http can be brought to the state, if it lets the client send as
 // much as window.
 func (s State) IsValid(window int64) bool {
 	return s.Last <= 1<<31-1 && (s.Last == 0 && s.Send >= initialWindow || s.Last%2 == 1) &&
-		s.Send >= 0 && s.Send <= maxWindow && s.Receive >= 0 && s.Receive <= window && len(s.Own)%frames.SettingLen == 0
+		s.Send >= 0 && s.Send <= maxWindow && s.Receive >= 0 && s.Receive <= window && len(s.Own)%frames.SettingLen == 0 &&
+		(len(s.Block) == 0 || s.Last > 0 && s.Send >= initialWindow && len(s.Block) <= frames.FirstLen)
 }

@@ -58,6 +58,7 @@ func TestAtRest(t *testing.T) {
 	post := client(frames.Headers, endHeaders, 1, noTable...)
 	answer := server(frames.Headers, end|endHeaders, 1, encoder...)
 	header := server(frames.Headers, endHeaders, 1, encoder...)
+	early := []step{settings, client(frames.Headers, end|endHeaders, 1, indexed...), answer, settingAck}
 	for _, test := range []struct {
 		name  string
 		from  []step
@@ -89,17 +90,25 @@ func TestAtRest(t *testing.T) {
 		{"a window at its end", served, []step{client(frames.WindowUpdate, 0, 0, number(1<<31-65536)...)}, true},
 		{"a client that sends more than it may", begun, []step{post, client(frames.Data, 0, 1, make([]byte, 65000)...), client(frames.Data, end, 1, make([]byte, 1000)...), answer}, false},
 
-		{"a request before the client knows the settings", nil, []step{settings, client(frames.Headers, end|endHeaders, 1, indexed...), answer, settingAck}, false},
+		{"a request before the client knows the settings", nil, early, true},
+		{"and less window than on a new connection", nil, append(early[:4:4], server(frames.Data, 0, 1, 1)), false},
+		{"a second one of which nothing is proved", nil, append(early[:4:4], client(frames.Headers, end|endHeaders, 3, indexed...),
+			server(frames.Headers, end|endHeaders, 3, indexed...)), false},
+		{"trailers of which nothing is proved", begun, []step{client(frames.Headers, endHeaders, 1, indexed...),
+			client(frames.Headers, end|endHeaders, 1, indexed...), answer}, false},
+		{"a header block that is too long to be kept", begun, []step{client(frames.Headers, end|endHeaders, 1, make([]byte, frames.FirstLen+1)...), answer}, false},
 		{"which has limited its table since", nil, []step{settings, client(frames.Headers, end|endHeaders, 1, indexed...), answer, settingAck,
 			client(frames.Headers, end|endHeaders, 3, noTable...), server(frames.Headers, end|endHeaders, 3, indexed...)}, true},
 		{"a client that gives itself a table again", served, []step{
 			client(frames.Headers, end|endHeaders, 3, 0x3f, 0xe1, 0x1f, 0x82), server(frames.Headers, end|endHeaders, 3, indexed...)}, false},
-		{"in the same block", begun, []step{client(frames.Headers, end|endHeaders, 1, 0x20, 0x3f, 0xe1, 0x1f, 0x82), answer}, false},
+		{"in the same block", begun, []step{client(frames.Headers, end|endHeaders, 1, 0x20, 0x3f, 0xe1, 0x1f, 0x82), answer,
+			client(frames.Headers, end|endHeaders, 3, indexed...), server(frames.Headers, end|endHeaders, 3, indexed...)}, false},
 		{"two small sizes", begun, []step{client(frames.Headers, end|endHeaders, 1, 0x20, 0x21, 0x82), answer}, true},
 		{"padding and priority before it", begun, []step{
 			client(frames.Headers, end|endHeaders|frames.FlagPadded|frames.FlagPriority, 1, 1, 0, 0, 0, 0, 16, 0x20, 0x82, 0), answer}, true},
 		{"padding that looks like it", begun, []step{
-			client(frames.Headers, end|endHeaders|frames.FlagPadded, 1, 2, 0x82, 0x20, 0x82), answer}, false},
+			client(frames.Headers, end|endHeaders|frames.FlagPadded, 1, 2, 0x82, 0x20, 0x82), answer,
+			client(frames.Headers, end|endHeaders, 3, indexed...), server(frames.Headers, end|endHeaders, 3, indexed...)}, false},
 		{"a block that begins in a CONTINUATION", begun, []step{
 			client(frames.Headers, end, 1), client(frames.Continuation, endHeaders, 1, noTable...), answer}, false},
 		{"net/http has a table", begun, []step{get, server(frames.Headers, end|endHeaders, 1, indexed...)}, false},
@@ -219,6 +228,9 @@ func TestExport(t *testing.T) {
 		"window out of range":     {Last: 1, Send: 1 << 31},
 		"small, without a stream": {Send: 65534},
 		"a part of a setting":     {Send: 65535, Own: []byte{1}},
+		"a block, and no stream":  {Send: 65535, Block: indexed},
+		"a block, and no window":  {Last: 1, Send: 65534, Block: indexed},
+		"a block too long":        {Last: 1, Send: 65535, Block: make([]byte, frames.FirstLen+1)},
 	} {
 		if s.IsValid(1 << 20) {
 			t.Errorf("%s: is valid", name)
