@@ -53,15 +53,17 @@ func TestHTTP2Floods(t *testing.T) {
 	tests := map[string]struct {
 		send func(c *http2Client, first uint32) // requests, on streams from the first one on
 		code http2.ErrCode                      // that of the GOAWAY; ErrCodeNo: the client reads nothing
+
+		queues bool // net/http has to answer each of them
 	}{
 		"CONTINUATIONs": {func(c *http2Client, first uint32) {
 			c.Conn.Write(rawFrame(0, http2.FrameHeaders, 0, first, nil))
 			block := bytes.Repeat(field, 100)
 			keepSending(c, 0, func(int) []byte { return rawFrame(len(block), http2.FrameContinuation, 0, first, block) })
-		}, http2.ErrCodeProtocol},
-		"a frame of 16 MB":  {func(c *http2Client, first uint32) { c.Conn.Write(rawFrame(1<<24-1, http2.FrameHeaders, 4, first, nil)) }, http2.ErrCodeFrameSize},
-		"a frame too large": {func(c *http2Client, first uint32) { c.Conn.Write(rawFrame(16<<10+1, http2.FrameData, 0, first, nil)) }, http2.ErrCodeFrameSize},
-		"resets":            {func(c *http2Client, first uint32) { keepSending(c, 0, resets(c, first)) }, http2.ErrCodeEnhanceYourCalm},
+		}, http2.ErrCodeProtocol, false},
+		"a frame of 16 MB":  {func(c *http2Client, first uint32) { c.Conn.Write(rawFrame(1<<24-1, http2.FrameHeaders, 4, first, nil)) }, http2.ErrCodeFrameSize, false},
+		"a frame too large": {func(c *http2Client, first uint32) { c.Conn.Write(rawFrame(16<<10+1, http2.FrameData, 0, first, nil)) }, http2.ErrCodeFrameSize, false},
+		"resets":            {func(c *http2Client, first uint32) { keepSending(c, 0, resets(c, first)) }, http2.ErrCodeEnhanceYourCalm, false},
 		"resets after a bit that is reserved": {func(c *http2Client, first uint32) { // RFC 9113, section 4.1
 			next := resets(c, first)
 			keepSending(c, 0, func(i int) []byte {
@@ -71,18 +73,18 @@ func TestHTTP2Floods(t *testing.T) {
 				}
 				return p
 			})
-		}, http2.ErrCodeEnhanceYourCalm},
-		"PINGs": {func(c *http2Client, _ uint32) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeEnhanceYourCalm},
+		}, http2.ErrCodeEnhanceYourCalm, false},
+		"PINGs": {func(c *http2Client, _ uint32) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeEnhanceYourCalm, true},
 		"SETTINGS": {func(c *http2Client, _ uint32) {
 			settings := bytes.Repeat(rawFrame(0, http2.FrameSettings, 0, 0, nil), 100)
 			keepSending(c, 0, func(int) []byte { return settings })
-		}, http2.ErrCodeEnhanceYourCalm},
+		}, http2.ErrCodeEnhanceYourCalm, true},
 		"DATA without data": {func(c *http2Client, first uint32) {
 			c.open(first, "POST", "/stuck", false)
 			empty := bytes.Repeat(rawFrame(0, http2.FrameData, 0, first, nil), 100)
 			keepSending(c, 0, func(int) []byte { return empty })
-		}, http2.ErrCodeEnhanceYourCalm},
-		"PINGs of one that does not read": {func(c *http2Client, first uint32) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeNo},
+		}, http2.ErrCodeEnhanceYourCalm, false},
+		"PINGs of one that does not read": {func(c *http2Client, first uint32) { keepSending(c, 0, func(int) []byte { return pings }) }, http2.ErrCodeNo, false},
 		"mistakes of one that does not read": {func(c *http2Client, first uint32) { // each is answered by a RST_STREAM
 			keepSending(c, 0, func(i int) []byte {
 				var p []byte
@@ -91,7 +93,7 @@ func TestHTTP2Floods(t *testing.T) {
 				}
 				return p
 			})
-		}, http2.ErrCodeNo},
+		}, http2.ErrCodeNo, false},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -110,7 +112,8 @@ func TestHTTP2Floods(t *testing.T) {
 				sent := make(chan struct{})
 				go func() { defer close(sent); test.send(c, first) }()
 				if test.code != http2.ErrCodeNo {
-					if err := c.until("the end", func() bool { return false }); c.failed != test.code {
+					// If it is slower than the client, net/http ends the connection by itself, and without a GOAWAY.
+					if err := c.until("the end", func() bool { return false }); c.failed != test.code && (c.failed != http2.ErrCodeNo || !test.queues) {
 						t.Errorf("got a GOAWAY with %v, %v, want %v", c.failed, err, test.code)
 					}
 				}

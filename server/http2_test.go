@@ -115,8 +115,8 @@ func TestBegunConnectionsDoNotMove(t *testing.T) {
 		h.isFrom("first")
 		h.Close()
 	}
-	if d := <-drained; d.Migrated != len(clients) {
-		t.Errorf("got %+v, want %d moved", d, len(clients))
+	if d := <-drained; d.MigratedBy["http/1.1"] != len(clients) {
+		t.Errorf("got %+v, want %d of HTTP/1.1 moved", d, len(clients))
 	}
 	m.end()
 }
