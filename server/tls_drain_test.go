@@ -92,7 +92,8 @@ func TestTLSStaysWhilePlaintextMoves(t *testing.T) {
 	if d := <-drained; d.Migrated != 2 || d.Connections != (upgrade.Closed{IdleGrace: 1, ConnectionClose: 1}) {
 		t.Errorf("got %+v, want 2 migrated, one closed after the grace, and one sent a GOAWAY", d)
 	}
-	known.isFrom("second")
+	known.request(3, "/")
+	known.gets(3, "second")
 	known.Close()
 	m.end()
 }
