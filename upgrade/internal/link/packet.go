@@ -13,7 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNoSocket: a socket that was to be sent, or the link's own, is closed. Nothing was sent.
+// ErrNoSocket is the error of a socket that was to be sent, or of the link's own, which is closed.
+// Nothing was sent.
 var ErrNoSocket = errors.New("a socket is closed")
 
 // Send sends a message, with the descriptors of sockets. It gives up soon when the peer
