@@ -368,6 +368,9 @@ func (c *conn) export() (exported upgrade.Connection, ok bool) {
 	var err error
 	c.protocol = t.protocol()
 	exported.State, err = t.encode()
+	if c.tunnel != nil {
+		c.tunnel.sent = err == nil
+	}
 	return exported, err == nil
 }
 
@@ -384,6 +387,9 @@ func (c *conn) settle(taken bool) {
 		c.stays = true
 	}
 	c.layer.settle(taken)
+	if c.tunnel != nil && !taken {
+		c.tunnel.sent = false
+	}
 	c.mu.Unlock()
 	close(c.answer)
 }

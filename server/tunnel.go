@@ -45,7 +45,8 @@ func (Tunnels) Migrating(ctx context.Context) <-chan struct{} {
 //
 // From the call on nothing may be read or written. If the connection was taken, the handler
 // closes it and the peer, which closes its copies only, and returns. Otherwise it goes on as
-// before. It may call Migrate again, but should wait for a moment, and ask Migrating.
+// before. It may call Migrate again, but should wait for a moment, and ask Migrating. One that
+// is closed forcibly before the successor has answered counts as taken.
 func (kind Tunnels) Migrate(ctx context.Context, peer net.Conn, state []byte) (taken bool) {
 	c, ok := ctx.Value(connKey{}).(*conn)
 	if !ok {
@@ -57,8 +58,7 @@ func (kind Tunnels) Migrate(ctx context.Context, peer net.Conn, state []byte) (t
 		return false
 	}
 	c.tunnel.kind, c.tunnel.peer, c.tunnel.state = kind, peer, state
-	c.offer()
-	c.tunnel.migrated = c.boundary.State() == boundary.Migrated
+	c.tunnel.migrated = c.offer() && c.tunnel.sent
 	return c.tunnel.migrated
 }
 
@@ -78,7 +78,8 @@ type tunnel struct {
 	kind     Tunnels
 	peer     net.Conn
 	state    json.RawMessage
-	migrated bool // the successor has it
+	sent     bool // the successor may have it
+	migrated bool // it has
 }
 
 // tunnelState is the state of a connection that a handler has taken over.

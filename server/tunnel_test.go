@@ -323,6 +323,40 @@ func TestHijackedIsRefused(t *testing.T) {
 	}
 }
 
+// At the deadline the handler lets go of a connection that the successor may have, even if the
+// answer comes later: the successor may have what else belongs to the connection.
+func TestHijackedMigratesAtTheDeadline(t *testing.T) {
+	for name, test := range map[string]struct {
+		answer []bool
+		late   bool
+		want   bool
+	}{
+		"taken":              {[]bool{true}, false, true},
+		"taken, known later": {[]bool{true}, true, true},
+		"refused":            {nil, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, first, _, dial := newChats(t, false)
+			first.refused = make(chan struct{}, 100)
+			open := make(chan struct{})
+			answer := func(ctx context.Context, _ []upgrade.Connection) []bool {
+				if <-ctx.Done(); test.late {
+					<-open
+				}
+				return test.answer
+			}
+			c := dial()
+			c.send(chatRequest + "one\n")
+			c.expectLine("first 1 one")
+			<-m.first.drainBy(200*time.Millisecond, upgrade.Handoff{Kept: all, Migrate: answer, States: true})
+			if got := <-first.ended; strings.HasSuffix(got, " true") != test.want {
+				t.Errorf("got %q, want migrated %t", got, test.want)
+			}
+			close(open)
+		})
+	}
+}
+
 // A stop wakes nobody: there is no successor.
 func TestHijackedInAStopDoesNotMigrate(t *testing.T) {
 	t.Parallel()
