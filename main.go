@@ -10,8 +10,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"sync"
-	"time"
 
 	"example.com/baton/handlers/admin"
 	"example.com/baton/handlers/metrics"
@@ -138,7 +136,7 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	secured := &tls.Config{GetCertificate: certificates.Get}
 	tickets.Use(secured)
 	addListeners(pair, config, public, admin, secured)
-	defer every(5*time.Second, certificates.Refresh, tickets.Rotate)()
+	defer tlskeys.Keep(certificates, tickets)()
 
 	// Be ready, wait, and drain.
 	notifier := manager.NewNotifier(systemd.NotifierOptions{
@@ -147,6 +145,9 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	gen.Observe(notifier)
 	gen.Observe(metrics)
 	service := service{Pair: pair, metrics: metrics, tickets: tickets}
+	if gen.Number() > 1 {
+		service.check = func(ctx context.Context) error { return config.Check(ctx, handler) }
+	}
 	if err := gen.Run(service, signals); err != nil {
 		return command.Failed, err
 	}
@@ -213,30 +214,20 @@ func addListeners(pair *server.Pair, config settings.Settings, public []net.List
 	}
 }
 
-// every makes calls at intervals until stop is called, which waits for those under way.
-func every(interval time.Duration, calls ...func()) (stop func()) {
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		for tick := time.Tick(interval); ; {
-			select {
-			case <-tick:
-				for _, call := range calls {
-					call()
-				}
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-	return func() { cancel(); running.Wait() }
-}
-
 // service is what a generation runs, hands on, and shows in its metrics.
 type service struct {
 	*server.Pair
 	metrics *metrics.Metrics
 	tickets *tlskeys.TicketKeys
+	check   func(context.Context) error // of a successor; nil: none
+}
+
+// Check checks the servers and, in a successor, what the settings name.
+func (s service) Check(ctx context.Context) error {
+	if err := s.Pair.Check(ctx); err != nil || s.check == nil {
+		return err
+	}
+	return s.check(ctx)
 }
 
 // Counts returns what this generation has counted, for its neighbors.

@@ -25,6 +25,7 @@ type Settings struct {
 	Proxy       proxy.Options  // without Rules there is none
 	Connections server.Options // of both servers
 	Lifecycle   upgrade.Options
+	Checks      []string // paths that a successor must answer before it is given anything
 	Foreground  Foreground
 	Log         Log
 }

@@ -50,6 +50,7 @@ func (r *reader) table() []setting {
 		{"proxy", each, "", "`PREFIX=URL` to pass requests on to; repeatable", s.addProxyRule},
 		{"proxy-timeout", once, "1m0s", "`time` that a backend may take to begin its response", duration(&s.Proxy.HeaderTimeout, time.Millisecond)},
 		{"max-body", once, "1073741824", "`bytes` of a proxied request's body, beyond which it is answered 413", s.setMaxBody},
+		{"check", each, "", "`path` that a successor must answer with a status below 400 before it is given anything; repeatable", s.addCheck},
 		{"upgrade-timeout", once, "1m0s", "`time` that a successor may take to be ready", duration(&s.Lifecycle.UpgradeTimeout, time.Millisecond)},
 		{"drain-timeout", once, "30s", "`time` after which a drain closes connections forcibly", duration(&s.Lifecycle.DrainTimeout, time.Millisecond)},
 		{"idle-grace", once, "1s", "`time` that an idle connection that cannot migrate stays open in a drain", s.setIdleGrace},
