@@ -65,8 +65,8 @@ func TestDrainAfterHeaderIsWrittenWaitsForNextRequest(t *testing.T) {
 
 func TestDrainWithNothingToDo(t *testing.T) {
 	inMemory(t, server.Options{Handler: http.HandlerFunc(hello)}, func(t *testing.T, s *served) {
-		if d := <-s.drain(patience, all); d.Seconds != 0 {
-			t.Errorf("a drain without connections took %v s, want none", d.Seconds)
+		if d := <-s.drain(patience, all); d.Seconds > 0.05 { // net/http looks in a moment whether its self-tests have ended
+			t.Errorf("a drain without connections took %v s, want no time", d.Seconds)
 		}
 	})
 }

@@ -283,11 +283,12 @@ func (m *Machine) takeOver() {
 	m.resume(Event{})
 }
 
-// commit makes the takeover one for good.
+// commit makes the takeover one for good. Whoever asks for the generation that serves is led here
+// before the predecessor hears that it may go.
 func (m *Machine) commit(Event) {
-	m.emit(Action{Do: Commit})
 	m.enter(Serving)
 	m.begin()
+	m.emit(Action{Do: Commit})
 	m.resume(Event{})
 }
 

@@ -16,6 +16,7 @@ type proc struct {
 	accepting bool
 	served    bool // it has accepted
 	committed bool
+	announced bool // whoever asks for the generation that serves is led here
 	up, down  *wire
 	parent    *proc
 	flip      flip
@@ -206,6 +207,7 @@ func (p *proc) doOwn(a Action, answered *[]Event) bool {
 	case Serve:
 		p.accepting, p.served = true, true
 	case Announce:
+		p.announced = true
 	case SendPrepared:
 		p.send(p.up, Event{Kind: SuccessorPrepared})
 	case SendServing:
@@ -264,6 +266,9 @@ func (p *proc) doSuccessor(a Action) bool {
 			p.handle(Event{Kind: SuccessorExited, InGrace: early && a.Duration > 0})
 		})
 	case HandOver:
+		if c := p.child(); c != nil && c.alive && !c.announced && !p.down.broken {
+			p.fatal("generation %d hands over to one that nobody is led to yet", p.n)
+		}
 		p.control = false
 	case ReleasePipe:
 		p.freed = true
