@@ -196,6 +196,9 @@ func (p *proc) doOwn(a Action, answered *[]Event) bool {
 		*answered = append(*answered, Event{Kind: Prepared})
 	case Commit:
 		p.committed = true
+		if q := p.m.linked(); q != nil && q.Protocol >= ordersSince && !p.announced {
+			p.fatal("generation %d lets its predecessor go, and nobody is led to it yet", p.n)
+		}
 		if q := p.parent; q != nil && q.alive {
 			p.later(func() {
 				if q.flip == flipRuns && q.child() == p {
@@ -266,9 +269,6 @@ func (p *proc) doSuccessor(a Action) bool {
 			p.handle(Event{Kind: SuccessorExited, InGrace: early && a.Duration > 0})
 		})
 	case HandOver:
-		if c := p.child(); c != nil && c.alive && !c.announced && !p.down.broken {
-			p.fatal("generation %d hands over to one that nobody is led to yet", p.n)
-		}
 		p.control = false
 	case ReleasePipe:
 		p.freed = true
