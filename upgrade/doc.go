@@ -13,9 +13,9 @@
 //  2. It takes over when its predecessor says so: it begins to accept, and so does the
 //     predecessor still. Nothing is final yet: if this process dies now, the predecessor
 //     serves on, and the next upgrade is as good as this one.
-//  3. It commits, when its predecessor says so: it reports to tableflip that it is ready, and
-//     writes its pid into the PID file. From now on it decides. If the predecessor dies before,
-//     it takes over and commits by itself.
+//  3. It commits, when its predecessor says so: it writes its pid into the PID file, and then
+//     reports to tableflip that it is ready. From now on it decides. If the predecessor dies
+//     before, it takes over and commits by itself.
 //  4. On SIGHUP, or when requested over the control socket, it executes its
 //     successor and hands it the sockets, together with a link: a socketpair
 //     over which the two talk from then on.
