@@ -136,7 +136,7 @@
 // logs that, and connections are closed as above.
 //
 // Why a connection was closed is one line of reason.go. What ends a drain is drain.go, and
-// migrate.go is what offers connections to the successor.
+// migrate.go offers connections to the successor, those that offer.go says may go.
 //
 // # What is not promised
 //
