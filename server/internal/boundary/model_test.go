@@ -116,7 +116,8 @@ func (mo *model) do(do Action) Action {
 	switch {
 	case do&WakeUp != 0:
 		mo.socket = past
-		if mo.m.State() == WokenToOffer {
+		switch mo.m.State() {
+		case WokenToOffer, HTTP2Woken:
 			mo.window++
 		}
 	case do&HeaderDeadline != 0:

@@ -4,7 +4,7 @@ import "example.com/baton/server/internal/frames"
 
 // editor changes what net/http and the client have from each other.
 type editor struct {
-	part      []byte // what net/http has written of a frame that may have to be changed
+	part      []byte // what net/http has written of a frame that may have to be changed; else empty
 	announced bool   // its settings have been, as they are for the client
 	sync      sync
 	prime     *prime // nil: net/http is in the state of the connection
@@ -20,24 +20,27 @@ func (m *Machine) Give() []byte {
 
 // Write returns what is to be sent of what net/http writes, and whether that is anything else.
 func (m *Machine) Write(p []byte) (out []byte, changed bool) {
-	if m.announced && m.prime == nil && !m.sync.underWay() && len(m.part) == 0 {
+	if m.passes() {
 		return p, false
 	}
 	m.part = append(m.part, p...)
-	for len(m.part) >= frames.HeaderLen {
+	for !m.passes() && len(m.part) >= frames.HeaderLen {
 		f := frames.Header(m.part)
 		length := frames.HeaderLen + f.Length
 		if len(m.part) < length {
-			break
+			return out, true
 		}
 		out = append(out, m.edit(f, m.part[:length])...)
 		m.part = m.part[length:]
 	}
-	if len(m.part) == 0 {
-		m.part = nil
+	if m.passes() {
+		out, m.part = append(out, m.part...), nil
 	}
 	return out, true
 }
+
+// passes reports whether nothing of what net/http writes has to be changed.
+func (m *Machine) passes() bool { return m.announced && m.prime == nil && !m.sync.underWay() }
 
 // edit returns what is to be sent in place of a frame.
 func (m *Machine) edit(f frames.Frame, frame []byte) []byte {
