@@ -64,6 +64,7 @@ type Generation struct {
 	counted    Counts // by the service, the most that was ever reported
 	neighbors
 	upgrades []Upgrade
+	trial    *TrialStatus // the one that runs, or the last one
 	results  map[Result]uint64
 }
 

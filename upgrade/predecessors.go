@@ -73,7 +73,7 @@ func (r *run) handlePredecessor(p *member, e *link.Event) {
 		r.predecessorDrained(p, m)
 	case m.Type == link.TypeUpgrade:
 		if conn := m.TakeConn(); conn != nil {
-			r.control.Adopt(conn)
+			r.control.Adopt(conn, m.Overrides)
 		} else {
 			r.enqueue(lifecycle.Event{Kind: lifecycle.SignalTrigger, Origin: m.Origin})
 		}

@@ -106,6 +106,8 @@ func (r *run) loop(signals <-chan os.Signal) {
 			}
 		case w := <-r.control.Requests():
 			r.enqueue(lifecycle.Event{Kind: lifecycle.ControlTrigger, Waiter: w})
+		case v := <-r.control.Verdicts():
+			v.Refuse("no trial is under way")
 		case e := <-r.events:
 			r.handleEvent(&e)
 		case e := <-r.posted:

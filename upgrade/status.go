@@ -36,6 +36,9 @@ type Status struct {
 	Generations []Member `json:"generations"` // those alive, oldest first
 	// Upgrades are the last ten, oldest first.
 	Upgrades []Upgrade `json:"upgrades"`
+	// Trial is the one that runs, or else the last one with its verdict. It is nil if there
+	// was none, and where it is not known.
+	Trial *TrialStatus `json:"trial,omitempty"`
 }
 
 // Member is one generation that is alive.
@@ -100,6 +103,10 @@ func (g *Generation) Status() Status {
 		Generation: g.number, PID: own.PID, Version: own.Version, State: own.state.String(),
 		Listen:   append([]string{}, g.addresses...),
 		Upgrades: append([]Upgrade{}, g.upgrades...),
+	}
+	if g.trial != nil {
+		trial := *g.trial
+		s.Trial = &trial
 	}
 	for _, m := range slices.Concat(g.predecessors, []*member{&own, g.successor}) {
 		if m != nil {

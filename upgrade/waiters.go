@@ -43,9 +43,10 @@ func (r *run) refuse(a lifecycle.Action) {
 func (r *run) forward(a lifecycle.Action) {
 	l := r.attempt.link
 	for _, w := range a.Trigger.Waiters {
-		w.(*control.Waiter).PassOn(func(nc net.Conn) (failure json.RawMessage) {
+		w := w.(*control.Waiter)
+		w.PassOn(func(nc net.Conn) (failure json.RawMessage) {
 			conn, ok := nc.(syscall.Conn)
-			if !ok || l.Send(link.Message{Type: link.TypeUpgrade}, conn) != nil {
+			if !ok || l.Send(link.Message{Type: link.TypeUpgrade, Overrides: w.Overrides}, conn) != nil {
 				return encode(&Outcome{Result: Failed, Reason: "the upgrade request could not be sent to the successor; try again"})
 			}
 			return nil

@@ -18,7 +18,7 @@ func (c *Call) upgrade() int {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), client.Timeout)
 	defer cancel()
-	outcome, err := upgrade.Ask(ctx, client.Control, c.progress())
+	outcome, err := upgrade.Ask(ctx, client.Control, upgrade.Overrides{}, c.progress())
 	if c.Width > 0 {
 		io.WriteString(c.Stderr, clearLine)
 	}

@@ -50,18 +50,19 @@ const (
 type Message struct {
 	Type Type `json:"type"`
 
-	Hello    *Hello          `json:"hello,omitempty"`
-	Claims   []Claim         `json:"claims,omitempty"`
-	Adopts   bool            `json:"adopts,omitempty"`   // connections can migrate to the sender
-	Pipe     uint64          `json:"pipe,omitempty"`     // inode of the pipe by whose end the sender notices that of its predecessor
-	Origin   int             `json:"origin,omitempty"`   // generation that got the signal to upgrade; 0: unknown
-	Question uint64          `json:"question,omitempty"` // number of a request for a report
-	Report   *Report         `json:"report,omitempty"`
-	Drained  json.RawMessage `json:"drained,omitempty"`
-	Batch    uint64          `json:"batch,omitempty"` // number of an offer or a transfer
-	Offered  []Offered       `json:"offered,omitempty"`
-	Refused  []int           `json:"refused,omitempty"` // which of the offered connections, from 0
-	Due      time.Time       `json:"due,omitzero"`      // when the predecessor that is passed on should be gone
+	Hello     *Hello          `json:"hello,omitempty"`
+	Claims    []Claim         `json:"claims,omitempty"`
+	Adopts    bool            `json:"adopts,omitempty"`    // connections can migrate to the sender
+	Pipe      uint64          `json:"pipe,omitempty"`      // inode of the pipe by whose end the sender notices that of its predecessor
+	Origin    int             `json:"origin,omitempty"`    // generation that got the signal to upgrade; 0: unknown
+	Overrides json.RawMessage `json:"overrides,omitempty"` // of the trial, by the client that has requested the upgrade
+	Question  uint64          `json:"question,omitempty"`  // number of a request for a report
+	Report    *Report         `json:"report,omitempty"`
+	Drained   json.RawMessage `json:"drained,omitempty"`
+	Batch     uint64          `json:"batch,omitempty"` // number of an offer or a transfer
+	Offered   []Offered       `json:"offered,omitempty"`
+	Refused   []int           `json:"refused,omitempty"` // which of the offered connections, from 0
+	Due       time.Time       `json:"due,omitzero"`      // when the predecessor that is passed on should be gone
 
 	Sent  time.Time     `json:"sent,omitzero"`   // by the wall clock, to which all other times are relative
 	Clock time.Duration `json:"clock,omitempty"` // the same moment by CLOCK_MONOTONIC; 0: the sender does not stamp
