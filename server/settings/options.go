@@ -15,9 +15,22 @@ import (
 )
 
 // StopTime returns how long a stop may take at most, but for predecessors that drain:
-// its hooks have ten seconds, and a predecessor that still drains five more.
+// its hooks have ten seconds, and a predecessor that still drains five more. A successor on trial
+// drains at the same time.
 func (s Settings) StopTime() time.Duration {
 	return s.Lifecycle.ShutdownDelay + s.Lifecycle.DrainTimeout + 20*time.Second
+}
+
+// UpgradeTime returns how long an upgrade may take at most, from a predecessor that still drains
+// to the last drain: that of the predecessor or, if it takes back, of the successor. Each has
+// five seconds more, until it is killed.
+func (s Settings) UpgradeTime() time.Duration {
+	const overstay = 5 * time.Second
+	drain, trial := s.Lifecycle.DrainTimeout+overstay, s.Lifecycle.Trial.Watch
+	if s.Lifecycle.Trial.Share > 0 {
+		trial += s.Lifecycle.Trial.Time
+	}
+	return drain + s.Lifecycle.UpgradeTimeout + trial + drain
 }
 
 // Handler returns what the public server serves on its listeners, which are in the
