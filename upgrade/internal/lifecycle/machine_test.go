@@ -83,6 +83,12 @@ func what(actions []Action) (lines []string) {
 			if a.Duration > 0 {
 				line += " " + a.Duration.String()
 			}
+		case Share:
+			line += fmt.Sprintf(" %v", a.Share)
+		case SendTakeBack, Answer:
+			if a.Text != "" {
+				line += ": " + a.Text
+			}
 		case Exit:
 			if a.Err != nil {
 				line += ": " + a.Err.Error()
@@ -104,6 +110,7 @@ var verbNames = [verbs]string{
 	Report: "report", ReportDrained: "report drained", WatchSuccessor: "watch successor", Orphaned: "orphaned",
 	ReportTo: "report to", Watch: "watch", Kill: "kill", Forget: "forget", ReleaseLink: "release link",
 	PassLink: "pass link", FollowLink: "follow link",
+	Share: "share", Reclaim: "reclaim", Judge: "judge", SendTakeBack: "send take back", SendReturning: "send returning", KillUnknown: "kill unknown", Answer: "answer",
 }
 
 // race is one row: what happens to a generation, in which order, and what it does about the
@@ -147,7 +154,7 @@ func (r race) test(t *testing.T) {
 
 func then(setup []Event, more ...Event) []Event { return append(slices.Clone(setup), more...) }
 
-var attemptNames = [...]string{"none", "executing", "executing unlinked", "greeted", "taking over", "confirmed", "confirmed unlinked",
+var attemptNames = [...]string{"none", "executing", "executing unlinked", "greeted", "trying", "taking over", "watching", "taking back", "confirmed", "confirmed unlinked",
 	"confirmed stopped", "ready", "ready greeted", "dismissed", "dismissed exited", "dismissed returned",
 	"succeeded", "succeeded unlinked", "succeeded lost", "succeeded gone"}
 
