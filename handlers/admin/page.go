@@ -58,7 +58,13 @@ func (v view) Own() *upgrade.Member {
 
 // Generations returns those alive, newest first.
 func (v view) Generations() []upgrade.Member {
-	return slices.SortedFunc(slices.Values(v.Status.Generations), func(a, b upgrade.Member) int { return b.Generation - a.Generation })
+	all := slices.SortedFunc(slices.Values(v.Status.Generations), func(a, b upgrade.Member) int { return b.Generation - a.Generation })
+	for i, m := range all {
+		if t := v.Status.Trial; t != nil && t.Running() && t.To == m.Generation && m.State == upgrade.Starting.String() {
+			all[i].State = upgrade.StageTrial
+		}
+	}
+	return all
 }
 
 // Upgrades returns the last ones, newest first.
