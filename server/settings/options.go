@@ -36,7 +36,7 @@ func (s Settings) UpgradeTime() time.Duration {
 // Handler returns what the public server serves on its listeners, which are in the
 // order of s.Listen: files, applications, or else a page that shows which generation
 // answers.
-func (s Settings) Handler(identity page.Identity, public []net.Listener, logger *slog.Logger) (handler http.Handler, err error) {
+func (s Settings) Handler(builtin page.Options, public []net.Listener, logger *slog.Logger) (handler http.Handler, err error) {
 	if s.Files.Root != "" {
 		s.Files.Logger = logger
 		if handler, err = files.New(s.Files); err != nil {
@@ -48,7 +48,8 @@ func (s Settings) Handler(identity page.Identity, public []net.Listener, logger 
 		handler = proxy.New(s.proxy(logger))
 	}
 	if handler == nil {
-		handler = page.New(identity, server.Draining)
+		builtin.Draining = server.Draining
+		handler = page.New(builtin)
 	}
 	if s.TLS.RedirectHTTPS {
 		at := slices.IndexFunc(s.Listen, Address.isHTTPS)
