@@ -21,7 +21,6 @@ type drain struct {
 	server   *Server
 	ctx      context.Context // its end is the drain's deadline
 	began    time.Time
-	migrator *migrator     // nil: no connection can migrate
 	finished atomic.Int64  // requests
 	progress chan struct{} // cap 1: a connection or request has ended
 }
@@ -34,14 +33,10 @@ func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	d := &drain{server: s, ctx: ctx, began: time.Now(), progress: make(chan struct{}, 1)}
 	before := s.Closed()
 	_, migratedBefore := s.MigratedBy()
-	d.migrator = s.newMigrator(ctx, h)
+	m := s.newMigrator(ctx, h)
 	s.http2() // its self-test is not for a server that drains
-	s.drain.Store(d)
-	close(s.draining)
-	if d.migrator != nil {
-		close(s.migrating)
-	}
-	d.run(h)
+	s.beginDrain(d, m)
+	d.run(h, m)
 	migrated, by := s.migratedSince(migratedBefore)
 	return upgrade.Drained{
 		Seconds:     time.Since(d.began).Seconds(),
@@ -52,7 +47,21 @@ func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	}
 }
 
-func (d *drain) run(h upgrade.Handoff) {
+// beginDrain begins a drain, and its session of migration: in this order, since a response is
+// the last of a connection that cannot migrate in a drain.
+func (s *Server) beginDrain(d *drain, m *migrator) {
+	if m != nil {
+		m.tunnels = true
+	}
+	s.migration.begin(m)
+	s.drain.Store(d)
+	close(s.draining)
+	if m != nil {
+		close(s.migrating)
+	}
+}
+
+func (d *drain) run(h upgrade.Handoff, m *migrator) {
 	s := d.server
 	d.scheduleHooks()
 	stopped := make(chan struct{}) // closed when nothing is accepted any more
@@ -60,7 +69,7 @@ func (d *drain) run(h upgrade.Handoff) {
 		defer close(stopped)
 		s.stopAccepting(h.Kept)
 	}()
-	d.migrator.start()
+	m.start()
 	var goAway sync.WaitGroup
 	goAway.Go(func() {
 		for _, c := range s.open() {
@@ -69,15 +78,15 @@ func (d *drain) run(h upgrade.Handoff) {
 	})
 
 	if d.awaitEnd(d.ctx, stopped) {
-		d.migrator.stop()
+		s.migration.stop()
 		// No connection is left, so that Shutdown has nothing to lose.
 		quiet, cancel := context.WithTimeout(context.Background(), afterDeadline)
 		s.http.Shutdown(quiet)
 		cancel()
 	} else {
-		d.migrator.stop()
+		s.migration.stop()
 		d.closeForcibly()
-		d.migrator.abandon()
+		s.migration.abandon()
 		last, cancel := context.WithTimeout(context.Background(), afterDeadline)
 		d.awaitEnd(last, stopped)
 		cancel()

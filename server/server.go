@@ -72,6 +72,7 @@ type Server struct {
 	incoming
 	registry
 	totals
+	migration
 
 	isSafe func() bool // whether net/http keeps what migration relies on; asks it once
 	http2  func() http2Support
