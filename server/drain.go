@@ -28,16 +28,16 @@ type drain struct {
 // Drain stops accepting, completes every request, ends every connection and returns an
 // account of it. When ctx ends first, the connections that remain are closed forcibly.
 // Connections that wait in the queue of a listener which nobody keeps are accepted and
-// answered first. Drain must be called once at most.
+// answered first. Drain must be called once at most. After [Server.Share] it goes on with what
+// that has begun, and its account includes what has migrated since.
 func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	d := &drain{server: s, ctx: ctx, began: time.Now(), progress: make(chan struct{}, 1)}
 	before := s.Closed()
-	_, migratedBefore := s.MigratedBy()
 	m := s.newMigrator(ctx, h)
 	s.http2() // its self-test is not for a server that drains
 	s.beginDrain(d, m)
 	d.run(h, m)
-	migrated, by := s.migratedSince(migratedBefore)
+	migrated, by := s.migratedSince(s.before)
 	return upgrade.Drained{
 		Seconds:     time.Since(d.began).Seconds(),
 		Requests:    int(d.finished.Load()),
@@ -53,7 +53,12 @@ func (s *Server) beginDrain(d *drain, m *migrator) {
 	if m != nil {
 		m.tunnels = true
 	}
-	s.migration.begin(m)
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if s.before == nil {
+		_, s.before = s.MigratedBy()
+	}
+	s.begin(m)
 	s.drain.Store(d)
 	close(s.draining)
 	if m != nil {

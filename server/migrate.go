@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,8 @@ type migrator struct {
 	over    chan struct{} // closed when nothing is offered any more
 	h       upgrade.Handoff
 	tunnels bool // hijacked connections may migrate, too
+	lots    sync.Mutex
+	lottery *lottery // chooses which connections migrate; nil: all of them
 	kept    map[net.Listener]bool
 	open    func() []*conn
 
@@ -78,6 +81,7 @@ func (s *Server) newMigrator(ctx context.Context, h upgrade.Handoff) *migrator {
 	if h.Migrate == nil || s.opts.DisableMigration || !s.isSafe() {
 		return nil
 	}
+	s.http2() // its self-test is not for a server whose connections migrate
 	m := &migrator{
 		over:      make(chan struct{}),
 		h:         h,
@@ -123,6 +127,16 @@ func (m *migrator) takes(ln net.Listener) bool {
 		kept = m.h.Kept(ln)
 	}
 	return kept
+}
+
+// chooses reports whether a connection is one of those that migrate. It is called once for each.
+func (m *migrator) chooses() bool {
+	if m.lottery == nil {
+		return true
+	}
+	m.lots.Lock()
+	defer m.lots.Unlock()
+	return m.lottery.draw(rand.Float64())
 }
 
 // wake lets the connections that wait at rest offer themselves. It does so again after the
@@ -274,6 +288,16 @@ func (m *migrator) isOver() bool {
 	case <-m.over:
 		return true
 	case <-m.ctx.Done(): // Migrate would take it for given
+		return true
+	default:
+		return false
+	}
+}
+
+// isDone reports whether nothing is under way any more.
+func (m *migrator) isDone() bool {
+	select {
+	case <-m.done:
 		return true
 	default:
 		return false

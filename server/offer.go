@@ -10,7 +10,7 @@ import (
 // part is the part that a connection has in a session of migration.
 type part struct {
 	session uint64 // its number
-	out     bool   // the successor has not taken the connection
+	out     bool   // the connection was not chosen, or the successor has not taken it
 }
 
 // mayMigrate returns the session in which the connection could migrate, were it at rest, now or
@@ -19,6 +19,12 @@ func (c *conn) mayMigrate() *migrator {
 	m := c.server.session.Load()
 	if m == nil || c.stays || c.part == (part{m.number, true}) || !m.takes(c.listener) || !m.h.States && c.hasState() ||
 		!m.tunnels && c.isHijacked() {
+		return nil
+	}
+	if c.part.session != m.number {
+		c.part = part{m.number, !m.chooses()}
+	}
+	if c.part.out {
 		return nil
 	}
 	return m
