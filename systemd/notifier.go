@@ -139,8 +139,8 @@ func (n *Notifier) heartbeat() {
 	if m.socket == "" {
 		return
 	}
-	status := time.NewTicker(statusInterval)
-	defer status.Stop()
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
 	var watchdog <-chan time.Time // nil without one
 	if m.watchdog > 0 {
 		ticker := time.NewTicker(m.watchdog / 3)
@@ -150,16 +150,19 @@ func (n *Notifier) heartbeat() {
 	}
 	last := ""
 	for {
-		// A successor that takes over sends a status of its own, before this process hears of
-		// it. So there is none but that of StateChanged while one is started.
-		if line := n.status(); line != last && !n.upgrading.Load() && n.serving.Err() == nil {
+		// A successor that commits sends a status of its own, before this process hears of
+		// it. So there is none but that of StateChanged while one is started, up to its trial: when
+		// that is over this process knows it.
+		status := n.opts.Generation.Status()
+		isQuiet := n.upgrading.Load() && (status.Trial == nil || !status.Trial.Running())
+		if line := status.String(); line != last && !isQuiet && n.serving.Err() == nil {
 			last = line
 			m.sendStatus(line) // if it is lost, the next one may arrive
 		}
 		select {
 		case <-n.serving.Done():
 			return
-		case <-status.C:
+		case <-tick.C:
 		case <-watchdog:
 			n.feedWatchdog()
 		}

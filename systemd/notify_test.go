@@ -124,6 +124,36 @@ func TestStatusWhileUpgrading(t *testing.T) {
 	})
 }
 
+// In the trial of a successor the status is brought up to date: before that one commits, this process knows
+// that the trial is over.
+func TestStatusInATrial(t *testing.T) {
+	s := listenNotify(t)
+	synctest.Test(t, func(t *testing.T) {
+		g := &generation{version: "v1"}
+		n := newNotifier(g)
+		n.StateChanged(upgrade.Starting, upgrade.Serving)
+		n.StateChanged(upgrade.Serving, upgrade.Upgrading)
+		synctest.Wait()
+		s.received(t)
+		g.set(func() {
+			g.trial = &upgrade.TrialStatus{Stage: upgrade.StageTrial, Share: .1, Ends: time.Now().Add(5 * time.Second)}
+		})
+		time.Sleep(2500 * time.Millisecond)
+		want := status("v1") + "; trial: 10 % of connections, 0 requests, 0 failed; here 0, 0 failed; 3 s left"
+		if got := s.received(t); len(got) != 2 || got[1] != want {
+			t.Errorf("got %q in a trial, want two, of which the last is %q", got, want)
+		}
+		g.set(func() {
+			g.trial, g.version = &upgrade.TrialStatus{Verdict: upgrade.VerdictGood}, "v1, with more requests"
+		})
+		time.Sleep(10 * time.Second)
+		if got := s.received(t); len(got) != 0 {
+			t.Errorf("got %q after the trial, want nothing", got)
+		}
+		n.StateChanged(upgrade.Upgrading, upgrade.Draining)
+	})
+}
+
 // The watchdog is notified three times in its time, by a service that answers only.
 func TestWatchdog(t *testing.T) {
 	for _, tt := range []struct {

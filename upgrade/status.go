@@ -105,8 +105,8 @@ func (g *Generation) Status() Status {
 		Upgrades: append([]Upgrade{}, g.upgrades...),
 	}
 	if g.trial != nil {
-		trial := *g.trial
-		s.Trial = &trial
+		t := *g.trial
+		s.Trial = &t
 	}
 	for _, m := range slices.Concat(g.predecessors, []*member{&own, g.successor}) {
 		if m != nil {
@@ -186,6 +186,9 @@ func (s Status) String() string {
 			parts = append(parts, fmt.Sprintf("generation %d, version %s, is %s", m.Generation, m.Version, m.State))
 		}
 	}
+	if t := s.Trial; t != nil && t.Running() {
+		parts = append(parts, t.String())
+	}
 	if n := len(s.Upgrades); n > 0 && s.Upgrades[n-1].Result == Failed {
 		last := s.Upgrades[n-1]
 		parts = append(parts, fmt.Sprintf("the upgrade of %s failed: %s", last.Time.Local().Format(time.DateTime), last.Reason))
@@ -204,6 +207,10 @@ func (s Status) WriteTo(w io.Writer) (int64, error) {
 			m.Generation, m.PID, m.Version, m.State, span(m.Age), m.Requests, c.New, c.Active, c.Idle, c.Hijacked)
 	}
 	t.Flush()
+	if s.Trial != nil {
+		fmt.Fprintln(&b)
+		s.Trial.write(&b, time.Now())
+	}
 	if len(s.Upgrades) > 0 {
 		fmt.Fprintln(t)
 		fmt.Fprintln(t, "UPGRADE\tVERSIONS\tAT\tBY\tRESULT\tAFTER\tMIGRATED\tCLOSED\tREASON")

@@ -11,7 +11,7 @@ type Verdict struct {
 }
 
 func newVerdict(r Request) *Verdict {
-	return &Verdict{Good: r.Command == Promote, Reason: r.Reason, answer: make(chan Reply, 1)}
+	return &Verdict{Good: r.Command == Promote, Reason: printable(r.Reason), answer: make(chan Reply, 1)}
 }
 
 // Accept answers that the trial ends so. It never blocks.

@@ -25,7 +25,7 @@ func TestVerdict(t *testing.T) {
 				done <- Converse(t.Context(), path, test.request, func(Reply) error { replies++; return nil })
 			}()
 			v := <-s.Verdicts()
-			if v.Good != test.good || v.Reason != test.request.Reason {
+			if v.Good != test.good || v.Reason != printable(test.request.Reason) {
 				t.Errorf("got good %t, reason %q, want %t, %q", v.Good, v.Reason, test.good, test.request.Reason)
 			}
 			if test.refusal == "" {
