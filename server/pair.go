@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	"example.com/baton/upgrade"
@@ -42,6 +43,25 @@ func (p *Pair) Adopt(c upgrade.Connection) (begin func()) {
 func (p *Pair) Serve() {
 	p.Public.Serve()
 	p.Admin.Serve()
+}
+
+// Share shares the connections of the public server. Those of the admin server stay, and it goes
+// on accepting, until the share is 1: then whoever asks the successor's listeners is answered by
+// the successor.
+func (p *Pair) Share(h upgrade.Handoff, share float64) {
+	p.Public.Share(h, share)
+	if share < 1 {
+		share = 0
+	}
+	p.Admin.Share(h, share)
+}
+
+// Reclaim ends what Share has begun, for both servers.
+func (p *Pair) Reclaim() {
+	var both sync.WaitGroup // each accepts at once, whatever the other waits for
+	both.Go(p.Admin.Reclaim)
+	p.Public.Reclaim()
+	both.Wait()
 }
 
 // Load returns that of the public server: scrapes and probes do not count as work.
