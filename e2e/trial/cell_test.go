@@ -76,15 +76,17 @@ type row struct {
 	Result, Reason string
 }
 
+// pair is a certificate and its key.
+type pair struct{ cert, key string }
+
 // perRequest is how many clients connect for each request.
 const perRequest = 2
 
 // start starts a sound release and its load.
-func (c *cell) start(t *testing.T) {
-	certFile, keyFile := certificate.Certificate(t)
-	over := service.Over{Config: certificate.Trusting(t, []string{certFile})}
+func (c *cell) start(t *testing.T, keys pair) {
+	over := service.Over{Config: certificate.Trusting(t, []string{keys.cert})}
 	c.good = backend.Start(t, http.HandlerFunc(backend.EveryKind))
-	c.Baton = service.Start(t, service.OverTLS(certFile, keyFile), service.Patient(), service.Config("proxy /="+c.good),
+	c.Baton = service.Start(t, service.OverTLS(keys.cert, keys.key), service.Patient(), service.Config("proxy /="+c.good),
 		service.Args(c.flags...), service.Args("-idle-grace", "5m", "-websocket-grace", "5m", "-drain-timeout", "15s",
 			"-proxy-timeout", "7s", "-upgrade-timeout", "10s"))
 	patience := 10 * time.Second
@@ -134,8 +136,8 @@ func (c *cell) closed() (n int64) {
 }
 
 // run upgrades to the bad release, and reports what has come of it.
-func (c *cell) run(t *testing.T) (r row) {
-	c.start(t)
+func (c *cell) run(t *testing.T, keys pair) (r row) {
+	c.start(t, keys)
 	old := c.PID()
 	c.deploy(t, c.Baton)
 	asked, before := time.Now(), c.requests()

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"text/tabwriter"
 
+	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/tier"
 )
@@ -37,11 +38,13 @@ func TestBadReleases(t *testing.T) {
 	var mu sync.Mutex
 	rows := make(map[*cell]row)
 	some := cells()
+	var keys pair
+	keys.cert, keys.key = certificate.Certificate(t)
 	t.Run("upgrade to", func(t *testing.T) {
 		for _, c := range some {
-			t.Run(fmt.Sprintf("%s, by %s with %s", c.badRelease.name, c.trigger, c.precaution.name), func(t *testing.T) {
+			t.Run(fmt.Sprintf("%s by %s with %s", c.badRelease.name, c.trigger, c.precaution.name), func(t *testing.T) {
 				t.Parallel()
-				r := c.run(t)
+				r := c.run(t, keys)
 				c.check(t, r)
 				mu.Lock()
 				defer mu.Unlock()

@@ -38,7 +38,7 @@ var badReleases = []badRelease{
 	{name: "500 to /api", answer: status(500), below: "/api"},
 	{name: "404 to all", answer: status(404), checked: true},
 	{name: "302 to all", answer: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/login", http.StatusFound) }},
-	{name: "nothing, with 200", answer: status(200)},
+	{name: "200 without a body", answer: status(200)},
 	{name: "hangs on all", answer: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, checked: true},
 	{name: "2 s slower", answer: func(w http.ResponseWriter, r *http.Request) {
 		select {
@@ -51,7 +51,7 @@ var badReleases = []badRelease{
 	{name: "dies at the hundredth", fault: "exit 100", fatal: true},
 	{name: "dies after 0.5 s", fault: "exit 500ms", fatal: true},
 	{name: "dies after 3 s", fault: "exit 3s", fatal: true},
-	{name: "panics", fault: "panic 10", fatal: true},
+	{name: "panics", fault: "panic 10"},
 	{name: "deadlocks after 1 s", fault: "deadlock 1s", fatal: true},
 }
 
@@ -59,7 +59,7 @@ func status(code int) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) }
 }
 
-// ServeHTTP is the backend of the release.
+// handler is the backend of the release.
 func (r *badRelease) handler() http.Handler {
 	var requests atomic.Int64
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
