@@ -96,7 +96,7 @@ func (e controlError) Unwrap() error      { return e.error }
 // error: if it was to be a successor, its predecessor serves on and reports the error.
 func New(opts Options) (*Generation, error) {
 	opts = opts.withDefaults()
-	proc, err := flip.New(opts.UpgradeTimeout)
+	proc, err := flip.New()
 	if err != nil {
 		return nil, err
 	}

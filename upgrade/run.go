@@ -70,7 +70,8 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 
 func newRun(g *Generation, service Service) *run {
 	c := lifecycle.Config{Generation: g.number, Started: g.started,
-		UpgradeTimeout: g.opts.UpgradeTimeout, ShutdownDelay: g.opts.ShutdownDelay, MaxDraining: g.opts.MaxDraining}
+		UpgradeTimeout: g.opts.UpgradeTimeout, ShutdownDelay: g.opts.ShutdownDelay, MaxDraining: g.opts.MaxDraining,
+		ReturnTime: g.opts.DrainTimeout + g.exitTime() + returnSlack}
 	r := &run{Generation: g, service: service, cancel: func() {},
 		posted: make(chan lifecycle.Event), timers: make(map[lifecycle.Kind]time.Time)}
 	switch {
@@ -86,6 +87,7 @@ func newRun(g *Generation, service Service) *run {
 		member := p.member()
 		c.Predecessor, r.known = &member, p.id
 	}
+	c.Trial = r.plan(g.opts.Trial)
 	r.machine = lifecycle.New(c)
 	return r
 }
@@ -105,9 +107,9 @@ func (r *run) loop(signals <-chan os.Signal) {
 				r.enqueue(lifecycle.Event{Kind: lifecycle.StopSignal, By: sig.String()})
 			}
 		case w := <-r.control.Requests():
-			r.enqueue(lifecycle.Event{Kind: lifecycle.ControlTrigger, Waiter: w})
+			r.enqueue(lifecycle.Event{Kind: lifecycle.ControlTrigger, Waiter: w, Trial: r.planOf(w)})
 		case v := <-r.control.Verdicts():
-			v.Refuse("no trial is under way")
+			r.enqueue(verdictEvent(v))
 		case e := <-r.events:
 			r.handleEvent(&e)
 		case e := <-r.posted:

@@ -65,7 +65,7 @@ func what(actions []Action) (lines []string) {
 	for _, a := range actions {
 		line := verbNames[a.Do]
 		switch a.Do {
-		case Log, Arm, Disarm, Progress, DrainProgress, Report, Enter, Account:
+		case Log, Arm, Disarm, Progress, DrainProgress, Report, Enter, Account, EndStage:
 			continue
 		case ReportTo, Watch, Kill, Forget, ReleaseLink, PassLink, FollowLink:
 			line += fmt.Sprintf(" %d", a.ID)
@@ -110,7 +110,7 @@ var verbNames = [verbs]string{
 	Report: "report", ReportDrained: "report drained", WatchSuccessor: "watch successor", Orphaned: "orphaned",
 	ReportTo: "report to", Watch: "watch", Kill: "kill", Forget: "forget", ReleaseLink: "release link",
 	PassLink: "pass link", FollowLink: "follow link",
-	Share: "share", Reclaim: "reclaim", Judge: "judge", SendTakeBack: "send take back", SendReturning: "send returning", KillUnknown: "kill unknown", Answer: "answer",
+	Share: "share", EndStage: "end stage", Reclaim: "reclaim", Judge: "judge", SendTakeBack: "send take back", SendReturning: "send returning", KillUnknown: "kill unknown", Answer: "answer",
 }
 
 // race is one row: what happens to a generation, in which order, and what it does about the

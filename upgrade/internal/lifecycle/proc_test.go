@@ -262,7 +262,9 @@ func (p *proc) doSuccessor(a Action) bool {
 	case Reclaim:
 		p.accepting, p.paused = true, false
 	case Judge:
-		p.later(func() { p.handle(Event{Kind: Judged, Verdict: Verdict(len(p.trace) % 8 / 3), Text: "numbers"}) })
+		p.later(func() {
+			p.handle(Event{Kind: Judged, PID: p.m.successor.pid, Stage: p.m.successor.stage, Verdict: Verdict(len(p.trace) % 8 / 3), Text: "numbers"})
+		})
 	case SendTakeBack:
 		p.send(p.down, Event{Kind: TakeBack, Text: a.Text})
 	case SendStop:

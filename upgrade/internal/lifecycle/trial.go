@@ -108,16 +108,23 @@ func (m *Machine) startStage(stage Stage, share float64, length time.Duration) {
 	m.arm(JudgeDue, judgeInterval)
 }
 
-// endStage ends a trial or a watch, whatever its outcome.
-func (m *Machine) endStage() {
+// endStage ends a trial or a watch, if there is one.
+func (m *Machine) endStage(v Verdict, text string) {
+	if m.successor.stage == NoStage {
+		return
+	}
+	m.successor.stage = NoStage
 	m.disarm(StageOver)
 	m.disarm(JudgeDue)
-	m.successor.stage = NoStage
+	m.emit(Action{Do: EndStage, Verdict: v, Text: text})
 }
 
 // judged takes the outcome of a comparison.
 func (m *Machine) judged(e Event) {
 	s := &m.successor
+	if e.Stage != s.stage || e.PID != s.pid { // it comes late
+		return
+	}
 	s.verdict, s.numbers = e.Verdict, e.Text
 	if s.verdict == Bad {
 		m.takeBack(fmt.Sprintf("%v: %s", s.stage, e.Text))
@@ -143,7 +150,7 @@ func (m *Machine) pass(on func()) {
 		return
 	}
 	m.log(s.stage.String()+" passed", "verdict", s.verdict.String(), "numbers", s.numbers)
-	m.endStage()
+	m.endStage(s.verdict, s.numbers)
 	on()
 }
 
@@ -154,7 +161,7 @@ func (m *Machine) promoteWatch(Event) { m.promote(m.letCommit) }
 func (m *Machine) promote(on func()) {
 	s := &m.successor
 	m.log(s.stage.String()+" ended as good on request", "verdict", s.verdict.String(), "numbers", s.numbers)
-	m.endStage()
+	m.endStage(Good, "ended as good on request")
 	on()
 }
 
@@ -189,7 +196,7 @@ func (m *Machine) noteReturn(e Event) { m.beginReturn("successor gave up: " + e.
 func (m *Machine) beginReturn(reason string) {
 	s := &m.successor
 	m.attempt, s.reason = TakingBack, reason
-	m.endStage()
+	m.endStage(Bad, reason)
 	m.disarm(StartLate)
 	m.warn("successor is taken back", "reason", reason, "successor_pid", s.pid)
 	m.reclaim()
@@ -222,7 +229,7 @@ func (m *Machine) dismissDead(Event) {
 
 // endEarly notes that the successor did not wait for being told to commit.
 func (m *Machine) endEarly(Event) {
-	m.endStage()
+	m.endStage(Undecided, "the successor did not wait for the end")
 	m.arm(StartLate, m.config.UpgradeTimeout)
 }
 

@@ -23,8 +23,9 @@ func TestTrialRaces(t *testing.T) {
 		over     = then(trying, is(StageOver))
 		watching = then(over, is(SuccessorServes))
 		passed   = then(watching, is(StageOver))
-		bad      = Event{Kind: Judged, Verdict: Bad, Text: "5 of 12 requests failed"}
-		good     = Event{Kind: Judged, Verdict: Good, Text: "12 requests, 0 failed"}
+		bad      = Event{Kind: Judged, PID: 200, Stage: StageTrial, Verdict: Bad, Text: "5 of 12 requests failed"}
+		good     = Event{Kind: Judged, PID: 200, Stage: StageTrial, Verdict: Good, Text: "12 requests, 0 failed"}
+		worse    = Event{Kind: Judged, PID: 200, Stage: StageWatch, Verdict: Bad, Text: "5 of 12 requests failed"}
 		aborted  = Event{Kind: Abort, Waiter: "a", Text: "slow"}
 		promoted = Event{Kind: Promote, Waiter: "p"}
 		returns  = Event{Kind: SuccessorReturns, Text: "terminated"}
@@ -49,7 +50,7 @@ func TestTrialRaces(t *testing.T) {
 		{"this upgrade alone is tried", first(), begin, []Event{{Kind: ControlTrigger, Waiter: "w", Trial: &Trial{Share: 0.5}}, hello, is(SuccessorPrepared)},
 			"execute [w]; share 0.5", Upgrading, Trying, ""},
 		{"a release that decides by itself", tried(), then(begin, ask, is(Hello)), []Event{is(SuccessorServes), is(FlipAccepted)}, handed, Draining, Succeeded, ""},
-		{"they are compared again and again", tried(), trying, []Event{is(JudgeDue), good, is(JudgeDue), good}, "judge; judge", Upgrading, Trying, ""},
+		{"they are compared again and again", tried(), trying, []Event{is(JudgeDue), good, {Kind: Judged, PID: 100, Stage: StageTrial, Verdict: Bad}, is(JudgeDue), good}, "judge; judge", Upgrading, Trying, ""},
 
 		// The trial.
 		{"bad in the trial", tried(), trying, []Event{bad, returns, is(SuccessorLinkClosed), failed(FlipFailed), early, ask},
@@ -58,7 +59,7 @@ func TestTrialRaces(t *testing.T) {
 			taken + "trial: " + numbers + "; dismiss 1s; fail [waiter]: trial: " + numbers, Serving, None, ""},
 		{"bad, and it does not return", tried(), trying, []Event{bad, later(40*time.Second, is(ReturnLate)), failed(FlipFailed), is(SuccessorExited)},
 			taken + "trial: " + numbers + "; dismiss; fail [waiter]: trial: " + numbers, Serving, None, ""},
-		{"undecided", abort, trying, []Event{{Kind: Judged, Text: "0 requests"}, is(StageOver)}, taken + "trial: undecided: 0 requests", Upgrading, TakingBack, ""},
+		{"undecided", abort, trying, []Event{{Kind: Judged, PID: 200, Stage: StageTrial, Text: "0 requests"}, is(StageOver)}, taken + "trial: undecided: 0 requests", Upgrading, TakingBack, ""},
 		{"undecided is good enough", tried(), trying, []Event{is(StageOver)}, "send take over", Upgrading, TakingOver, ""},
 		{"promoted", tried(), trying, []Event{promoted, is(StageOver)}, "send take over; answer", Upgrading, TakingOver, "trial ended as good on request"},
 		{"aborted", tried(), trying, []Event{aborted, promoted}, taken + "trial: aborted on request: slow; answer; answer: no trial or watch is under way", Upgrading, TakingBack, ""},
@@ -82,7 +83,7 @@ func TestTrialRaces(t *testing.T) {
 		{"a comparison comes late", tried(), over, []Event{bad}, "", Upgrading, TakingOver, ""},
 
 		// The watch.
-		{"bad in the watch", tried(), watching, []Event{bad, failed(FlipFailed), early},
+		{"bad in the watch", tried(), watching, []Event{bad, worse, failed(FlipFailed), early},
 			taken + "watch: " + numbers + "; dismiss 1s; fail [waiter]: watch: " + numbers, Serving, None, ""},
 		{"it dies in the watch", tried(), watching, []Event{failed(FlipFailed), is(SuccessorExited)},
 			"reclaim; dismiss; fail [waiter]: successor died in the watch: broken", Serving, None, ""},
