@@ -10,7 +10,7 @@ const (
 	TakebackFailed    Takeback = "failed"    // the answers of the successor were judged bad
 	TakebackSlow      Takeback = "slow"      // it was much slower
 	TakebackUndecided Takeback = "undecided" // it had too few requests, and is not promoted then
-	TakebackDied      Takeback = "died"      // it exited
+	TakebackDied      Takeback = "died"      // it exited, or did not go on
 	TakebackAborted   Takeback = "aborted"   // by [Abort]
 )
 
@@ -25,20 +25,17 @@ type TrialCounts struct {
 
 // trials has the last trial that is known, and counts those before it.
 type trials struct {
-	trial *TrialStatus // the one that runs, or the last one; nil: none
-	tried TrialCounts  // but for the last one
+	trial    *TrialStatus // the one that runs, or the last one; nil: none
+	baseline Outcomes     // what its Serving has begun with
+	tried    TrialCounts  // without it
 }
 
-// setTrial notes how a trial stands. Of the requests those count that this generation and its
-// own successors have answered.
-func (g *Generation) setTrial(t TrialStatus) {
-	t.Reason = shorten(t.Reason)
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.trial != nil && !g.trial.Began.Equal(t.Began) {
-		g.tried = g.trialCounts()
-	}
-	g.trial = &t
+// beginStage notes that a trial or watch begins. Of its Serving the baseline was counted before.
+// The caller holds g.mu.
+func (g *Generation) beginStage(t *TrialStatus, baseline Outcomes) {
+	g.tried = g.trialCounts()
+	t.Serving = baseline
+	g.trial, g.baseline = t, baseline
 }
 
 // countTakeback counts that this generation has taken back.
@@ -71,13 +68,13 @@ func (g *Generation) TrialCounts() TrialCounts {
 
 // trialCounts returns the counts of the last trial and of those before it. The caller holds g.mu.
 func (g *Generation) trialCounts() TrialCounts {
-	var last TrialStatus
+	var successor, serving Outcomes
 	if g.trial != nil && g.trial.From == g.number {
-		last = *g.trial
+		successor, serving = g.trial.Successor, g.trial.Serving.Minus(g.baseline)
 	}
 	return TrialCounts{
-		Successor: addResults(g.tried.Successor, last.Successor),
-		Serving:   addResults(g.tried.Serving, last.Serving),
+		Successor: addResults(g.tried.Successor, successor),
+		Serving:   addResults(g.tried.Serving, serving),
 		Takebacks: maps.Clone(g.tried.Takebacks),
 	}
 }

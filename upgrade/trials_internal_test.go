@@ -23,19 +23,25 @@ func TestTrialCounts(t *testing.T) {
 	}
 	check("without a trial")
 	// The last trial of the predecessor is known here, and counted there.
-	g.setTrial(trial(1, began, Outcomes{Ended: 100, Failed: 50}, Outcomes{Ended: 100}))
+	theirs := trial(1, began, Outcomes{Ended: 100, Failed: 50}, Outcomes{Ended: 100})
+	g.trial = &theirs
 	check("after the predecessor's")
-	g.setTrial(trial(2, began.Add(1), Outcomes{Ended: 10, Failed: 5}, Outcomes{Ended: 90}))
-	g.setTrial(trial(2, began.Add(1), Outcomes{Ended: 20, Failed: 10, Denied: 1, Redirected: 2, Empty: 3}, Outcomes{Ended: 180}))
+	own := trial(2, began.Add(1), Outcomes{}, Outcomes{})
+	g.beginStage(&own, Outcomes{})
+	check("at the beginning")
+	g.trial.Successor, g.trial.Serving = Outcomes{Ended: 20, Failed: 10, Denied: 1, Redirected: 2, Empty: 3}, Outcomes{Ended: 180}
 	want.Successor = map[string]uint64{"succeeded": 4, "failed": 10, "denied": 1, "redirected": 2, "empty": 3}
 	want.Serving["succeeded"] = 180
 	check("in a trial")
 	g.countTakeback(TakebackFailed)
 	want.Takebacks = map[Takeback]uint64{TakebackFailed: 1}
 	check("after a take-back")
-	g.setTrial(trial(2, began.Add(2), Outcomes{Ended: 1}, Outcomes{Ended: 2, Failed: 1}))
+	watch := trial(2, began.Add(2), Outcomes{}, Outcomes{})
+	g.beginStage(&watch, Outcomes{Ended: 180})
+	check("at the beginning of a watch")
+	g.trial.Successor, g.trial.Serving = Outcomes{Ended: 1}, Outcomes{Ended: 182, Failed: 1}
 	want.Successor["succeeded"], want.Serving["succeeded"], want.Serving["failed"] = 5, 181, 1
-	check("in the next one")
+	check("in the watch")
 	g.countTakeback(TakebackFailed)
 	g.countTakeback(TakebackDied)
 	want.Takebacks = map[Takeback]uint64{TakebackFailed: 2, TakebackDied: 1}
@@ -47,10 +53,10 @@ func TestTrialOfStatus(t *testing.T) {
 	if got := g.Trial(); got != nil {
 		t.Errorf("without a trial: got %+v", got)
 	}
-	g.setTrial(TrialStatus{Stage: StageTrial, From: 1, Reason: strings.Repeat("x", 501)})
+	g.beginStage(&TrialStatus{Stage: StageTrial, From: 1}, Outcomes{Ended: 7})
 	got := g.Trial()
-	if got == nil || !got.Running() || len(got.Reason) != 500 {
-		t.Errorf("got %+v, want a trial with a reason of 500 bytes", got)
+	if got == nil || !got.Running() || got.Serving.Ended != 7 {
+		t.Errorf("got %+v, want a trial that begins with 7 requests", got)
 	}
 	got.Stage = ""
 	if !g.Trial().Running() {

@@ -25,6 +25,7 @@ type comparison struct {
 	began       time.Time
 	own, theirs Outcomes // when it began
 	before      Outcomes // of this generation, that count too: in the watch it serves hardly any request
+	slow        bool     // nothing but the time that requests take is bad
 }
 
 // canTry reports whether a successor can be tried on the service's connections.
@@ -69,7 +70,8 @@ func (r *run) share(a lifecycle.Action) {
 			c.before = c.own
 		}
 	}
-	r.trial, r.attempt.comparison = t, c
+	r.attempt.comparison = c
+	r.beginStage(t, c.before)
 	r.mu.Unlock()
 	r.service.(Sharer).Share(r.handoff(), a.Share)
 	if a.Share == 1 {
@@ -107,7 +109,8 @@ func (r *run) compare() {
 		if t.Stage == StageTrial {
 			text = fmt.Sprintf("%g %% of connections, %s", 100*t.Share, text)
 		}
-		if slower := c.judge.Slower(); slower != "" {
+		slower := c.judge.Slower()
+		if slower != "" {
 			text += "; " + slower
 		}
 		e := lifecycle.Event{Kind: lifecycle.Judged, PID: a.next.PID, Stage: stage, Text: text}
@@ -115,7 +118,7 @@ func (r *run) compare() {
 		case judge.Good:
 			e.Verdict = lifecycle.Good
 		case judge.Bad:
-			e.Verdict, e.Text = lifecycle.Bad, v.Reason
+			e.Verdict, e.Text, c.slow = lifecycle.Bad, v.Reason, v.Reason == slower
 		}
 		r.post(e)
 	}()
@@ -130,8 +133,30 @@ func (r *run) endStage(a lifecycle.Action) {
 	r.trial = &t
 }
 
+// takebacks are the reasons for a take-back, by the event that has led to it.
+var takebacks = map[lifecycle.Kind]Takeback{
+	lifecycle.Judged:              TakebackFailed,
+	lifecycle.StageOver:           TakebackUndecided,
+	lifecycle.Abort:               TakebackAborted,
+	lifecycle.SuccessorReturns:    TakebackDied,
+	lifecycle.SuccessorLinkEnded:  TakebackDied,
+	lifecycle.SuccessorLinkClosed: TakebackDied,
+	lifecycle.FlipFailed:          TakebackDied,
+	lifecycle.StartLate:           TakebackDied,
+}
+
 // reclaim accepts again.
-func (r *run) reclaim() { r.service.(Sharer).Reclaim() }
+func (r *run) reclaim(a lifecycle.Action) {
+	r.service.(Sharer).Reclaim()
+	reason, ok := takebacks[a.Cause]
+	if !ok { // the service stops
+		return
+	}
+	if a.Cause == lifecycle.Judged && r.attempt.comparison.slow {
+		reason = TakebackSlow
+	}
+	r.countTakeback(reason)
+}
 
 func (r *run) sendTakeBack(a lifecycle.Action) {
 	if l := r.attempt.link; l != nil {

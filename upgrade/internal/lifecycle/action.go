@@ -96,6 +96,7 @@ type Action struct {
 	Waiter   Waiter
 	Stage    Stage
 	Verdict  Verdict
+	Cause    Kind          // of the event that has led to it
 	Share    float64       // of the connections; 1: nothing is accepted any more
 	Duration time.Duration // from the trigger to the takeover, or of a grace
 	Text     string        // of a log line, progress or reason

@@ -208,7 +208,7 @@ func (m *Machine) beginReturn(reason string) {
 func (m *Machine) reclaim() {
 	if s := &m.successor; s.shared {
 		s.shared = false
-		m.emit(Action{Do: Reclaim})
+		m.emit(Action{Do: Reclaim, Cause: m.cause})
 	}
 }
 
