@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"example.com/baton/upgrade/internal/descriptors"
 	"example.com/baton/upgrade/internal/flip"
 	"example.com/baton/upgrade/internal/lifecycle"
 	"example.com/baton/upgrade/internal/link"
@@ -17,6 +18,7 @@ import (
 // attempt is what this process has of an upgrade under way. The machine knows its state.
 type attempt struct {
 	link       *link.Link    // nil if it could not be made
+	theirs     uint64        // inode of its other end, as long as tableflip has a copy
 	over       chan struct{} // closed when it has failed
 	tail       *flip.Tail
 	next       link.Hello      // of the successor; zero before it has come
@@ -84,7 +86,7 @@ func (r *run) equip(a *attempt, t lifecycle.Trigger) error {
 	r.mu.Lock()
 	r.successorLink = l
 	r.mu.Unlock()
-	a.link = l
+	a.link, a.theirs = l, descriptors.Inode(descriptors.Number(theirs))
 	l.Follow(r.events, a.over, r.exchange(l, false))
 	return nil
 }
@@ -172,7 +174,7 @@ func (r *run) sendStop() {
 func (r *run) dismiss(a lifecycle.Action) {
 	successor := r.attempt.process
 	if successor.Ended() {
-		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorExited})
+		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorExited, InGrace: a.Duration > 0})
 		return
 	}
 	go func() {

@@ -84,15 +84,25 @@ func isFull(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(er
 // peerExits reports whether the process at the other end of the link has exited,
 // or does so soon, after that has ended.
 func (g *Generation) peerExits(l *link.Link) bool {
+	for end := time.Now().Add(link.PeerExit); !g.peerEnded(l); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
+}
+
+// peerEnded reports whether that process has exited. One of which nothing is known any more has.
+func (g *Generation) peerEnded(l *link.Link) bool {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	peer := g.successor
 	for _, p := range g.predecessors {
 		if p.link == l {
 			peer = p
 		}
 	}
-	g.mu.Unlock()
-	return peer == nil || peer.process.EndsWithin(link.PeerExit)
+	return peer == nil || peer.process.Ended()
 }
 
 // boundAt returns the address by which the successor knows a listener, too.

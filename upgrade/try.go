@@ -60,6 +60,12 @@ func (g *Generation) outcomes() (o Outcomes) {
 // share gives the successor a share of the connections, or all, and begins to compare.
 func (r *run) share(a lifecycle.Action) {
 	r.adoption.begin(r.service) // for what it returns
+	if inode := r.attempt.theirs; inode != 0 {
+		r.attempt.theirs = 0
+		if err := r.flip.LeaveCopies(inode); err != nil {
+			r.log.Warn("the end of the link may be noticed late", "error", err)
+		}
+	}
 	c := &comparison{judge: judge.New(judge.Options{Latency: r.opts.Trial.Latency}), began: time.Now(), own: r.outcomes()}
 	t := &TrialStatus{Stage: StageTrial, Share: a.Share, Began: c.began, Ends: a.At, From: r.number, To: r.number + 1}
 	r.mu.Lock()

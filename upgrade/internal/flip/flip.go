@@ -144,6 +144,11 @@ func (p *Process) OnlyCopy(f *os.File) error {
 	return descriptors.CloseAllBut(fd, descriptors.Inode(fd))
 }
 
+// LeaveCopies leaves a pipe or socket that was passed on, and is known by its inode, to the
+// successor alone. Otherwise its end, and what is under way in it, would stay as long as
+// tableflip's copy: until the next upgrade.
+func (p *Process) LeaveCopies(inode uint64) error { return descriptors.CloseAllBut(-1, inode) }
+
 // Ready marks the point of no return: the predecessor's Upgrade returns nil. What was
 // passed on and not claimed is closed. An error means that the predecessor has died.
 func (p *Process) Ready() error { return p.upgrader.Ready() }
