@@ -1,6 +1,9 @@
 package upgrade
 
-import "maps"
+import (
+	"maps"
+	"time"
+)
 
 // Takeback is why a predecessor has taken back, as metrics spell it.
 type Takeback string
@@ -36,6 +39,21 @@ func (g *Generation) beginStage(t *TrialStatus, baseline Outcomes) {
 	g.tried = g.trialCounts()
 	t.Serving = baseline
 	g.trial, g.baseline = t, baseline
+}
+
+// SuccessorReturn returns how long a successor that has not committed may take to return its
+// connections and to exit, 0 without one. A stop in its trial waits for that.
+func (g *Generation) SuccessorReturn() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.successor == nil {
+		return 0
+	}
+	return g.returnTime()
+}
+
+func (g *Generation) returnTime() time.Duration {
+	return g.opts.DrainTimeout + g.exitTime() + returnSlack
 }
 
 // countTakeback counts that this generation has taken back.

@@ -64,6 +64,21 @@ func TestTrialOfStatus(t *testing.T) {
 	}
 }
 
+func TestSuccessorReturn(t *testing.T) {
+	g := &Generation{opts: Options{DrainTimeout: 30 * time.Second, HookTimeout: 10 * time.Second}}
+	if got := g.SuccessorReturn(); got != 0 {
+		t.Errorf("without a successor: got %v", got)
+	}
+	g.successor = new(member)
+	if got := g.SuccessorReturn(); got != 35*time.Second {
+		t.Errorf("got %v, want that of a drain, and 5 s until it is killed", got)
+	}
+	g.hooks = append(g.hooks, hook{})
+	if got := g.SuccessorReturn(); got != 45*time.Second {
+		t.Errorf("got %v, want the hooks as well", got)
+	}
+}
+
 func TestTrialText(t *testing.T) {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.Local)
 	successor, serving := Outcomes{Ended: 312, Denied: 3}, Outcomes{Ended: 2810, Failed: 3, Redirected: 1, Empty: 2810}
