@@ -113,6 +113,9 @@ func (r *run) loop(signals <-chan os.Signal) {
 		case e := <-r.events:
 			r.handleEvent(&e)
 		case e := <-r.posted:
+			if e.Kind == lifecycle.Judged {
+				r.noteComparison()
+			}
 			r.enqueue(e)
 		case <-timer.C:
 			r.fireTimers()

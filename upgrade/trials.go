@@ -33,12 +33,16 @@ type trials struct {
 	tried    TrialCounts  // without it
 }
 
-// beginStage notes that a trial or watch begins. Of its Serving the baseline was counted before.
-// The caller holds g.mu.
-func (g *Generation) beginStage(t *TrialStatus, baseline Outcomes) {
-	g.tried = g.trialCounts()
-	t.Serving = baseline
-	g.trial, g.baseline = t, baseline
+// setTrial notes how a trial stands. Its requests count, but for the Serving of the beginning, which
+// were counted before.
+func (g *Generation) setTrial(t TrialStatus) {
+	t.Reason = shorten(t.Reason)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.trial == nil || !g.trial.Began.Equal(t.Began) {
+		g.tried, g.baseline = g.trialCounts(), t.Serving
+	}
+	g.trial = &t
 }
 
 // SuccessorReturn returns how long a successor that has not committed may take to return its
@@ -58,6 +62,9 @@ func (g *Generation) returnTime() time.Duration {
 
 // countTakeback counts that this generation has taken back.
 func (g *Generation) countTakeback(reason Takeback) {
+	if reason == "" { // the service stops
+		return
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.tried.Takebacks == nil {

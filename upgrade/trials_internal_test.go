@@ -27,23 +27,26 @@ func TestTrialCounts(t *testing.T) {
 	g.trial = &theirs
 	check("after the predecessor's")
 	own := trial(2, began.Add(1), Outcomes{}, Outcomes{})
-	g.beginStage(&own, Outcomes{})
+	g.setTrial(own)
 	check("at the beginning")
-	g.trial.Successor, g.trial.Serving = Outcomes{Ended: 20, Failed: 10, Denied: 1, Redirected: 2, Empty: 3}, Outcomes{Ended: 180}
+	own.Successor, own.Serving = Outcomes{Ended: 20, Failed: 10, Denied: 1, Redirected: 2, Empty: 3}, Outcomes{Ended: 180}
+	g.setTrial(own)
 	want.Successor = map[string]uint64{"succeeded": 4, "failed": 10, "denied": 1, "redirected": 2, "empty": 3}
 	want.Serving["succeeded"] = 180
 	check("in a trial")
 	g.countTakeback(TakebackFailed)
 	want.Takebacks = map[Takeback]uint64{TakebackFailed: 1}
 	check("after a take-back")
-	watch := trial(2, began.Add(2), Outcomes{}, Outcomes{})
-	g.beginStage(&watch, Outcomes{Ended: 180})
+	watch := trial(2, began.Add(2), Outcomes{}, Outcomes{Ended: 180})
+	g.setTrial(watch)
 	check("at the beginning of a watch")
-	g.trial.Successor, g.trial.Serving = Outcomes{Ended: 1}, Outcomes{Ended: 182, Failed: 1}
+	watch.Successor, watch.Serving = Outcomes{Ended: 1}, Outcomes{Ended: 182, Failed: 1}
+	g.setTrial(watch)
 	want.Successor["succeeded"], want.Serving["succeeded"], want.Serving["failed"] = 5, 181, 1
 	check("in the watch")
 	g.countTakeback(TakebackFailed)
 	g.countTakeback(TakebackDied)
+	g.countTakeback("")
 	want.Takebacks = map[Takeback]uint64{TakebackFailed: 2, TakebackDied: 1}
 	check("after another take-back")
 }
@@ -53,10 +56,10 @@ func TestTrialOfStatus(t *testing.T) {
 	if got := g.Trial(); got != nil {
 		t.Errorf("without a trial: got %+v", got)
 	}
-	g.beginStage(&TrialStatus{Stage: StageTrial, From: 1}, Outcomes{Ended: 7})
+	g.setTrial(TrialStatus{Stage: StageTrial, From: 1, Reason: strings.Repeat("x", 501)})
 	got := g.Trial()
-	if got == nil || !got.Running() || got.Serving.Ended != 7 {
-		t.Errorf("got %+v, want a trial that begins with 7 requests", got)
+	if got == nil || !got.Running() || len(got.Reason) != 500 {
+		t.Errorf("got %+v, want a trial with a reason of 500 bytes", got)
 	}
 	got.Stage = ""
 	if !g.Trial().Running() {

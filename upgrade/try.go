@@ -2,7 +2,6 @@ package upgrade
 
 import (
 	"context"
-	"fmt"
 	"runtime/debug"
 	"time"
 
@@ -22,10 +21,13 @@ const leastBaseline = 100
 // comparison is of the two generations in one stage.
 type comparison struct {
 	judge       *judge.Judge
+	stage       lifecycle.Stage
+	share       float64
 	began       time.Time
 	own, theirs Outcomes // when it began
 	before      Outcomes // of this generation, that count too: in the watch it serves hardly any request
-	slow        bool     // nothing but the time that requests take is bad
+
+	successor, serving Outcomes // what was compared last
 }
 
 // canTry reports whether a successor can be tried on the service's connections.
@@ -66,8 +68,8 @@ func (r *run) share(a lifecycle.Action) {
 			r.log.Warn("the end of the link may be noticed late", "error", err)
 		}
 	}
-	c := &comparison{judge: judge.New(judge.Options{Latency: r.opts.Trial.Latency}), began: time.Now(), own: r.outcomes()}
-	t := &TrialStatus{Stage: StageTrial, Share: a.Share, Began: c.began, Ends: a.At, From: r.number, To: r.number + 1}
+	c := &comparison{judge: judge.New(judge.Options{Latency: r.opts.Trial.Latency}), stage: a.Stage, share: a.Share, began: time.Now(), own: r.outcomes()}
+	t := TrialStatus{Stage: StageTrial, Share: a.Share, Began: c.began, Ends: a.At, From: r.number, To: r.number + 1}
 	r.mu.Lock()
 	c.theirs = r.successor.outcomes
 	if a.Stage == lifecycle.StageWatch {
@@ -77,8 +79,9 @@ func (r *run) share(a lifecycle.Action) {
 		}
 	}
 	r.attempt.comparison = c
-	r.beginStage(t, c.before)
 	r.mu.Unlock()
+	t.Serving = c.before
+	r.setTrial(t)
 	r.service.(Sharer).Share(r.handoff(), a.Share)
 	if a.Share == 1 {
 		go debug.FreeOSMemory() // the successor needs it now
@@ -88,81 +91,73 @@ func (r *run) share(a lifecycle.Action) {
 // compare compares the two, in a goroutine of its own: the successor is asked first.
 func (r *run) compare() {
 	a, c := r.attempt, r.attempt.comparison
-	stage := lifecycle.StageTrial
-	r.mu.Lock()
-	t := *r.trial
-	r.mu.Unlock()
-	if t.Stage == StageWatch {
-		stage = lifecycle.StageWatch
-	}
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 		defer cancel()
 		question(ctx, []*link.Link{a.link})
 		own := r.outcomes()
 		r.mu.Lock()
-		if r.attempt != a || r.successor == nil {
+		successor := r.successor
+		if successor == nil { // the attempt is over
 			r.mu.Unlock()
 			return
 		}
-		t.Successor, t.Serving = r.successor.outcomes.Minus(c.theirs), own.Minus(c.own).Plus(c.before)
-		if r.trial.Stage == t.Stage {
-			*r.trial = t
-		}
+		theirs := successor.outcomes
 		r.mu.Unlock()
-		v := c.judge.Observe(time.Since(c.began), t.Successor, t.Serving)
-		text := judge.Summary(t.Successor, t.Serving)
-		if t.Stage == StageTrial {
-			text = fmt.Sprintf("%g %% of connections, %s", 100*t.Share, text)
-		}
-		slower := c.judge.Slower()
-		if slower != "" {
-			text += "; " + slower
-		}
-		e := lifecycle.Event{Kind: lifecycle.Judged, PID: a.next.PID, Stage: stage, Text: text}
-		switch v.Decision {
-		case judge.Good:
-			e.Verdict = lifecycle.Good
-		case judge.Bad:
-			e.Verdict, e.Text, c.slow = lifecycle.Bad, v.Reason, v.Reason == slower
-		}
-		r.post(e)
+		r.post(c.observe(theirs, own, a.next.PID))
 	}()
+}
+
+// observe compares the two, and returns the outcome as an event.
+func (c *comparison) observe(theirs, own Outcomes, pid int) lifecycle.Event {
+	c.successor, c.serving = theirs.Minus(c.theirs), own.Minus(c.own).Plus(c.before)
+	v := c.judge.Observe(time.Since(c.began), c.successor, c.serving)
+	text := judge.Summary(c.successor, c.serving)
+	if c.stage == lifecycle.StageTrial {
+		text = percent(c.share, -1) + " of connections, " + text
+	}
+	if slower := c.judge.Slower(); slower != "" {
+		text += "; " + slower
+	}
+	e := lifecycle.Event{Kind: lifecycle.Judged, PID: pid, Stage: c.stage, Text: text}
+	switch v.Decision {
+	case judge.Good:
+		e.Verdict = lifecycle.Good
+	case judge.Bad:
+		e.Verdict, e.Text, e.Cause = lifecycle.Bad, v.Reason, lifecycle.Failures
+		if v.Slow {
+			e.Cause = lifecycle.Slowness
+		}
+	}
+	return e
+}
+
+// noteComparison shows what the last comparison has found, before the machine decides on it.
+func (r *run) noteComparison() {
+	if t := r.Trial(); r.attempt != nil && r.attempt.comparison != nil && t.Running() {
+		t.Successor, t.Serving = r.attempt.comparison.successor, r.attempt.comparison.serving
+		r.setTrial(*t)
+	}
+}
+
+// takebacks has what a cause is called.
+var takebacks = map[lifecycle.Cause]Takeback{
+	lifecycle.Failures: TakebackFailed, lifecycle.Slowness: TakebackSlow, lifecycle.Doubt: TakebackUndecided,
+	lifecycle.Death: TakebackDied, lifecycle.Request: TakebackAborted,
 }
 
 // endStage notes how a trial or a watch has ended.
 func (r *run) endStage(a lifecycle.Action) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	t := *r.trial
-	t.Stage, t.Ends, t.Verdict, t.Reason = "", time.Now(), a.Verdict.String(), shorten(a.Text)
-	r.trial = &t
-}
-
-// takebacks are the reasons for a take-back, by the event that has led to it.
-var takebacks = map[lifecycle.Kind]Takeback{
-	lifecycle.Judged:              TakebackFailed,
-	lifecycle.StageOver:           TakebackUndecided,
-	lifecycle.Abort:               TakebackAborted,
-	lifecycle.SuccessorReturns:    TakebackDied,
-	lifecycle.SuccessorLinkEnded:  TakebackDied,
-	lifecycle.SuccessorLinkClosed: TakebackDied,
-	lifecycle.FlipFailed:          TakebackDied,
-	lifecycle.StartLate:           TakebackDied,
+	t := r.Trial()
+	t.Stage, t.Ends, t.Verdict, t.Reason = "", time.Now(), a.Verdict.String(), a.Text
+	r.setTrial(*t)
+	if a.Verdict == lifecycle.Bad {
+		r.countTakeback(takebacks[a.Cause])
+	}
 }
 
 // reclaim accepts again.
-func (r *run) reclaim(a lifecycle.Action) {
-	r.service.(Sharer).Reclaim()
-	reason, ok := takebacks[a.Cause]
-	if !ok { // the service stops
-		return
-	}
-	if a.Cause == lifecycle.Judged && r.attempt.comparison.slow {
-		reason = TakebackSlow
-	}
-	r.countTakeback(reason)
-}
+func (r *run) reclaim() { r.service.(Sharer).Reclaim() }
 
 func (r *run) sendTakeBack(a lifecycle.Action) {
 	if l := r.attempt.link; l != nil {

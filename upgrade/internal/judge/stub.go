@@ -33,13 +33,14 @@ const (
 type Verdict struct {
 	Decision
 	Reason string
+	Slow   bool
 }
 
 func (*Judge) Observe(at time.Duration, s, p Outcomes) Verdict {
 	if s.Failed > 0 {
-		return Verdict{Bad, "x"}
+		return Verdict{Decision: Bad, Reason: "x"}
 	}
 	return Verdict{}
 }
-func (*Judge) Slower() string          { return "" }
+func (*Judge) Slower() string      { return "" }
 func Summary(s, p Outcomes) string { return "" }

@@ -53,7 +53,7 @@ const (
 
 	Execute        // Trigger: FlipAccepted or FlipFailed, and what comes over the link
 	Share          // share connections with it, and tell how long: Stage, Share, At
-	EndStage       // a trial or a watch is over: Verdict, Text
+	EndStage       // a trial or a watch is over: Verdict, Cause, Text
 	Reclaim        // accept again, and give it nothing more
 	Judge          // compare the two: Judged
 	SendTakeOver   // it shall accept: SuccessorServes
@@ -96,7 +96,7 @@ type Action struct {
 	Waiter   Waiter
 	Stage    Stage
 	Verdict  Verdict
-	Cause    Kind          // of the event that has led to it
+	Cause    Cause
 	Share    float64       // of the connections; 1: nothing is accepted any more
 	Duration time.Duration // from the trigger to the takeover, or of a grace
 	Text     string        // of a log line, progress or reason

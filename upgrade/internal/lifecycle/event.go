@@ -39,7 +39,7 @@ const (
 	SuccessorPrepared   // over the link: it could accept, and waits for being told to
 	SuccessorServes     // over the link: it accepts connections
 	SuccessorReturns    // over the link: it has failed or was stopped, and returns what it has
-	Judged              // the two were compared in this stage: PID, Stage, Verdict, Text
+	Judged              // the two were compared in this stage: PID, Stage, Verdict, Cause, Text
 	SuccessorLinkEnded  // the link has ended, and nothing had announced that
 	SuccessorLinkClosed // the link has ended after the successor reported a drain, or its process is unknown
 	SuccessorLost       // the link has ended, and the process lives on
@@ -79,6 +79,7 @@ type Event struct {
 	Text     string // a reason, or numbers
 	Stage    Stage
 	Verdict  Verdict
+	Cause    Cause
 	Trial    *Trial // of a trigger: how this upgrade is tried; nil: as usual
 	Origin   int    // the generation that got the signal; 0: unknown
 	Waiter   Waiter

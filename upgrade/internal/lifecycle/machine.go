@@ -117,7 +117,6 @@ type Machine struct {
 	pending      *Trigger // waits until an upgrade can begin
 	failure      error    // why this generation never served
 	now          time.Time
-	cause        Kind     // of the event that is being handled
 	actions      []Action // of the event that is being handled
 }
 
@@ -142,7 +141,7 @@ func (m *Machine) Phase() Phase { return m.phase }
 // Handle takes an event and returns what to do, in this order. Actions that fail or that
 // complete later are answered by other events.
 func (m *Machine) Handle(e Event) []Action {
-	m.now, m.cause, m.actions = e.Now, e.Kind, nil
+	m.now, m.actions = e.Now, nil
 	if m.phase.Ended() {
 		return nil
 	}

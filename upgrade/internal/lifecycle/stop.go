@@ -17,7 +17,7 @@ func (m *Machine) stop(e Event) {
 	case m.committing(): // it hears of the stop after that
 		m.arm(PatienceOver, commitPatience)
 	case m.attempt == Trying, m.attempt == Watching:
-		m.takeBack("the service stops")
+		m.takeBack(Request, "the service stops")
 	case m.attempt != None && m.attempt != TakingBack:
 		// It may serve already, and must not be killed then: it ends by itself, in whichever
 		// way is right for it.

@@ -43,6 +43,24 @@ const (
 // String returns the verdict's name.
 func (v Verdict) String() string { return [...]string{"undecided", "good", "bad"}[v] }
 
+// Cause is why a verdict is Bad.
+type Cause int
+
+const (
+	// NoCause: it is not.
+	NoCause Cause = iota
+	// Failures: requests of the successor fail.
+	Failures
+	// Slowness: it is slow.
+	Slowness
+	// Doubt: it is undecided at the end, and that counts as bad.
+	Doubt
+	// Death: it has died, or gave up.
+	Death
+	// Request: a caller has ended it, or the service stops.
+	Request
+)
+
 const (
 	// judgeInterval is how often the two are compared.
 	judgeInterval = 200 * time.Millisecond
@@ -109,14 +127,14 @@ func (m *Machine) startStage(stage Stage, share float64, length time.Duration) {
 }
 
 // endStage ends a trial or a watch, if there is one.
-func (m *Machine) endStage(v Verdict, text string) {
+func (m *Machine) endStage(v Verdict, c Cause, text string) {
 	if m.successor.stage == NoStage {
 		return
 	}
 	m.successor.stage = NoStage
 	m.disarm(StageOver)
 	m.disarm(JudgeDue)
-	m.emit(Action{Do: EndStage, Verdict: v, Text: text})
+	m.emit(Action{Do: EndStage, Verdict: v, Cause: c, Text: text})
 }
 
 // judged takes the outcome of a comparison.
@@ -127,7 +145,7 @@ func (m *Machine) judged(e Event) {
 	}
 	s.verdict, s.numbers = e.Verdict, e.Text
 	if s.verdict == Bad {
-		m.takeBack(fmt.Sprintf("%v: %s", s.stage, e.Text))
+		m.takeBack(e.Cause, fmt.Sprintf("%v: %s", s.stage, e.Text))
 		return
 	}
 	if m.now.Sub(s.shown) >= showInterval {
@@ -146,11 +164,11 @@ func (m *Machine) endWatch(Event) { m.pass(m.letCommit) }
 func (m *Machine) pass(on func()) {
 	s := &m.successor
 	if s.verdict != Good && m.plan().AbortUndecided {
-		m.takeBack(fmt.Sprintf("%v: undecided: %s", s.stage, s.numbers))
+		m.takeBack(Doubt, fmt.Sprintf("%v: undecided: %s", s.stage, s.numbers))
 		return
 	}
 	m.log(s.stage.String()+" passed", "verdict", s.verdict.String(), "numbers", s.numbers)
-	m.endStage(s.verdict, s.numbers)
+	m.endStage(s.verdict, NoCause, s.numbers)
 	on()
 }
 
@@ -161,7 +179,7 @@ func (m *Machine) promoteWatch(Event) { m.promote(m.letCommit) }
 func (m *Machine) promote(on func()) {
 	s := &m.successor
 	m.log(s.stage.String()+" ended as good on request", "verdict", s.verdict.String(), "numbers", s.numbers)
-	m.endStage(Good, "ended as good on request")
+	m.endStage(Good, NoCause, "ended as good on request")
 	on()
 }
 
@@ -181,22 +199,22 @@ func (m *Machine) abortStage(e Event) {
 	if e.Text != "" {
 		reason += ": " + e.Text
 	}
-	m.takeBack(reason)
+	m.takeBack(Request, reason)
 }
 
 // takeBack accepts again, and has the successor return what it has.
-func (m *Machine) takeBack(reason string) {
-	m.beginReturn(reason)
+func (m *Machine) takeBack(c Cause, reason string) {
+	m.beginReturn(c, reason)
 	m.emit(Action{Do: SendTakeBack, Text: reason})
 }
 
 // noteReturn is takeBack from a successor that returns of its own accord.
-func (m *Machine) noteReturn(e Event) { m.beginReturn("successor gave up: " + e.Text) }
+func (m *Machine) noteReturn(e Event) { m.beginReturn(Death, "successor gave up: "+e.Text) }
 
-func (m *Machine) beginReturn(reason string) {
+func (m *Machine) beginReturn(c Cause, reason string) {
 	s := &m.successor
 	m.attempt, s.reason = TakingBack, reason
-	m.endStage(Bad, reason)
+	m.endStage(Bad, c, reason)
 	m.disarm(StartLate)
 	m.warn("successor is taken back", "reason", reason, "successor_pid", s.pid)
 	m.reclaim()
@@ -208,7 +226,7 @@ func (m *Machine) beginReturn(reason string) {
 func (m *Machine) reclaim() {
 	if s := &m.successor; s.shared {
 		s.shared = false
-		m.emit(Action{Do: Reclaim, Cause: m.cause})
+		m.emit(Action{Do: Reclaim})
 	}
 }
 
@@ -229,7 +247,7 @@ func (m *Machine) dismissDead(Event) {
 
 // endEarly notes that the successor did not wait for being told to commit.
 func (m *Machine) endEarly(Event) {
-	m.endStage(Undecided, "the successor did not wait for the end")
+	m.endStage(Undecided, NoCause, "the successor did not wait for the end")
 	m.arm(StartLate, m.config.UpgradeTimeout)
 }
 
