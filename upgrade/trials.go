@@ -77,10 +77,18 @@ func (g *Generation) countTakeback(reason Takeback) {
 func (g *Generation) Trial() *TrialStatus {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.lastTrial()
+}
+
+// lastTrial is Trial for callers that hold g.mu.
+func (g *Generation) lastTrial() *TrialStatus {
 	if g.trial == nil {
 		return nil
 	}
 	t := *g.trial
+	if t.From != g.number && g.state >= Serving { // it is over, whatever the predecessor still reported of it
+		t.Stage = ""
+	}
 	return &t
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/upgrade/internal/link"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -79,6 +80,39 @@ func TestSuccessorReturn(t *testing.T) {
 	g.hooks = append(g.hooks, hook{})
 	if got := g.SuccessorReturn(); got != 45*time.Second {
 		t.Errorf("got %v, want the hooks as well", got)
+	}
+}
+
+// A generation shows the trial that it was in, from the reports of its predecessor, up to the first of its own.
+func TestTrialOfThePredecessor(t *testing.T) {
+	g := joined(t, 1, 2)[1]
+	g.link, g.state, g.predecessorDrains = g.predecessors[0].link, Probation, make(chan struct{})
+	report := func(trial TrialStatus) {
+		g.takeReport(g.link, &link.Report{State: Upgrading.String(), Trial: encode(trial)})
+	}
+	theirs := TrialStatus{Stage: StageWatch, From: 1, To: 2, Began: time.Now(), Successor: Outcomes{Ended: 3}}
+	report(theirs)
+	if got := g.Trial(); got == nil || !got.Running() || got.Successor.Ended != 3 {
+		t.Errorf("in its own watch: got %+v", got)
+	}
+	g.state = Serving
+	if got := g.Trial(); got == nil || got.Running() {
+		t.Errorf("once it has committed: got %+v, want one that is over", got)
+	}
+	theirs.Stage, theirs.Verdict = "", VerdictGood
+	report(theirs)
+	if got := g.Status().Trial; got == nil || got.Verdict != VerdictGood {
+		t.Errorf("after the last report: got %+v, want its verdict", got)
+	}
+	before := g.Trial()
+	g.setTrial(TrialStatus{Stage: StageTrial, From: 2, To: 3, Began: time.Now()})
+	report(theirs) // the predecessor still drains
+	if got := g.Trial(); !got.Running() || got.To != 3 || before.To != 2 {
+		t.Errorf("in a trial of its own: got %+v, and before %+v", got, before)
+	}
+	g.takeReport(g.link, &link.Report{Trial: []byte(`{"share":"x"}`)})
+	if got := g.Trial(); !got.Running() {
+		t.Errorf("after a malformed report: got %+v", got)
 	}
 }
 
