@@ -71,7 +71,7 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 func newRun(g *Generation, service Service) *run {
 	c := lifecycle.Config{Generation: g.number, Started: g.started,
 		UpgradeTimeout: g.opts.UpgradeTimeout, ShutdownDelay: g.opts.ShutdownDelay, MaxDraining: g.opts.MaxDraining,
-		ReturnTime: g.opts.DrainTimeout + g.exitTime() + returnSlack}
+		ReturnTime: g.returnTime()}
 	r := &run{Generation: g, service: service, cancel: func() {},
 		posted: make(chan lifecycle.Event), timers: make(map[lifecycle.Kind]time.Time)}
 	switch {

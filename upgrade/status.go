@@ -104,10 +104,7 @@ func (g *Generation) Status() Status {
 		Listen:   append([]string{}, g.addresses...),
 		Upgrades: append([]Upgrade{}, g.upgrades...),
 	}
-	if g.trial != nil {
-		t := *g.trial
-		s.Trial = &t
-	}
+	s.Trial = g.lastTrial()
 	for _, m := range slices.Concat(g.predecessors, []*member{&own, g.successor}) {
 		if m != nil {
 			s.Generations = append(s.Generations, m.report())

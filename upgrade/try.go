@@ -2,7 +2,6 @@ package upgrade
 
 import (
 	"context"
-	"fmt"
 	"runtime/debug"
 	"time"
 
@@ -81,6 +80,7 @@ func (r *run) share(a lifecycle.Action) {
 	}
 	r.attempt.comparison = c
 	r.mu.Unlock()
+	t.Serving = c.before
 	r.setTrial(t)
 	r.service.(Sharer).Share(r.handoff(), a.Share)
 	if a.Share == 1 {
@@ -114,7 +114,7 @@ func (c *comparison) observe(theirs, own Outcomes, pid int) lifecycle.Event {
 	v := c.judge.Observe(time.Since(c.began), c.successor, c.serving)
 	text := judge.Summary(c.successor, c.serving)
 	if c.stage == lifecycle.StageTrial {
-		text = fmt.Sprintf("%g %% of connections, %s", 100*c.share, text)
+		text = percent(c.share, -1) + " of connections, " + text
 	}
 	if slower := c.judge.Slower(); slower != "" {
 		text += "; " + slower
