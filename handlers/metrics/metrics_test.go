@@ -29,10 +29,11 @@ func newMetrics() *Metrics {
 	return New(Options{Version: "1.4.0", Revision: "abc", Source: func() Snapshot {
 		return Snapshot{
 			Generation: 3, State: upgrade.Upgrading, Predecessors: 1, Accepted: 70, AcceptErrors: 4, RequestsInFlight: 4, LogDropped: 7,
-			Upgrades:    map[upgrade.Result]uint64{upgrade.Succeeded: 2},
-			Connections: upgrade.Connections{Idle: 5, Hijacked: 2},
-			Closed:      closed,
-			MigratedIn:  in, MigratedOut: out,
+			CrashRollback: time.Unix(1700000001, 0),
+			Upgrades:      map[upgrade.Result]uint64{upgrade.Succeeded: 2},
+			Connections:   upgrade.Connections{Idle: 5, Hijacked: 2},
+			Closed:        closed,
+			MigratedIn:    in, MigratedOut: out,
 			LastUpgrade:  map[upgrade.Result]time.Time{upgrade.Failed: time.Unix(1700000000, 250e6)},
 			Certificates: map[string]tlskeys.Validity{"example.com": {NotBefore: time.Unix(1700000000, 0), NotAfter: time.Unix(1800000000, 0)}},
 		}
@@ -83,6 +84,7 @@ func TestMetrics(t *testing.T) {
 		`baton_connections_migrated_total{direction="out",protocol="http/2+tls"} 0`,
 		`baton_connections_migrated_total{direction="out",protocol="tunnel"} 0`,
 		`baton_connections_migrated_total{direction="out",protocol="tunnel+tls"} 2`,
+		`baton_crash_rollback_timestamp_seconds 1.700000001e+09`,
 		`baton_drain_duration_seconds_count 1`,
 		`baton_generation 3`,
 		`baton_http_request_duration_seconds_count 0`,

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"regexp"
 	"strings"
@@ -14,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"example.com/baton/systemd"
 )
 
 // questions is the version of the questions that are understood: the script asks no release that has
@@ -26,7 +29,7 @@ func Asks(args []string) bool {
 		return false
 	}
 	switch args[0] + " " + args[1] {
-	case "status -shell", "check -binary", "check -health", "upgrade -serves":
+	case "status -shell", "check -binary", "check -health", "upgrade -serves", "upgrade -crashed":
 		return true
 	}
 	return false
@@ -40,6 +43,7 @@ type question struct {
 	force   bool
 	restore bool
 	health  string
+	rest    []string // of the arguments
 }
 
 // parse reads the flags, of which each question uses its own.
@@ -59,13 +63,12 @@ func parse(args []string) (*question, error) {
 	flags.BoolVar(&q.restore, "restore", false, "the file was put back")
 	flags.StringVar(&q.Name, "name", "", "`name` of what is to serve")
 	flags.StringVar(&q.Version, "version", "", "`version` that is to serve")
+	flags.Bool("crashed", true, "the main process has died; the arguments of the service follow")
 	flags.IntVar(&q.WasPID, "was", 0, "`pid` of what served before")
 	if err := flags.Parse(args[1:]); err != nil {
 		return nil, err
 	}
-	if flags.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	}
+	q.rest = flags.Args()
 	return q, nil
 }
 
@@ -77,6 +80,17 @@ func Answer(w io.Writer, args []string) (code int) {
 	q, err := parse(args)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "baton: "+err.Error())
+		return 2
+	}
+	if args[1] == "-crashed" {
+		if err := afterCrash(os.Stderr, q.Unit, q.rest); err != nil {
+			fmt.Fprintf(os.Stderr, "%sbaton: %s\n", systemd.Priority(slog.LevelError), strings.ReplaceAll(err.Error(), "\n", "; "))
+			return 1
+		}
+		return 0
+	}
+	if len(q.rest) > 0 {
+		fmt.Fprintf(os.Stderr, "baton: unexpected argument %q\n", q.rest[0])
 		return 2
 	}
 	var a answer

@@ -22,12 +22,16 @@ type unit struct {
 	CanReload bool
 	Program   string // that ExecStart= names
 	Arguments string // all of the words of ExecStart=
+
+	// On the monotonic clock; 0 if it never was.
+	Started time.Duration // at the last start
+	Ready   time.Duration // when it was last ready
 }
 
 // showUnit asks systemd for a unit.
 func showUnit(name string) (unit, error) {
 	out, err := exec.Command("systemctl", "show", "-p", "LoadState", "-p", "ActiveState", "-p", "SubState",
-		"-p", "MainPID", "-p", "CanReload", "-p", "ExecStart", name).CombinedOutput()
+		"-p", "MainPID", "-p", "CanReload", "-p", "ExecStart", "-p", "InactiveExitTimestampMonotonic", "-p", "ActiveEnterTimestampMonotonic", name).CombinedOutput()
 	if err != nil {
 		return unit{}, fmt.Errorf("query systemd for %s: %s", name, cmp.Or(strings.TrimSpace(string(out)), err.Error()))
 	}
@@ -50,6 +54,10 @@ func parseUnit(name, shown string) unit {
 			u.PID, _ = strconv.Atoi(value)
 		case "CanReload":
 			u.CanReload = value == "yes"
+		case "InactiveExitTimestampMonotonic":
+			u.Started = microseconds(value)
+		case "ActiveEnterTimestampMonotonic":
+			u.Ready = microseconds(value)
 		case "ExecStart":
 			_, rest, _ := strings.Cut(value, "path=")
 			u.Program, rest, _ = strings.Cut(rest, " ; argv[]=")
@@ -57,6 +65,11 @@ func parseUnit(name, shown string) unit {
 		}
 	}
 	return u
+}
+
+func microseconds(text string) time.Duration {
+	n, _ := strconv.ParseInt(text, 10, 64)
+	return time.Duration(n) * time.Microsecond
 }
 
 // isAlive reports whether the service runs, rather than being stopped, failed or in a
