@@ -9,7 +9,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -135,10 +134,7 @@ func replaceBy(previous, target, kept string) error {
 	if err := os.Rename(previous, target); err != nil {
 		return err
 	}
-	if dir, err := os.Open(filepath.Dir(target)); err == nil {
-		dir.Sync()
-		dir.Close()
-	}
+	syncDirectory(target)
 	return nil
 }
 
