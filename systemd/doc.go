@@ -30,6 +30,9 @@
 // still drains, the predecessor reports that, and systemd restarts the service at once, ending
 // that drain; the journal has "Failed with result 'watchdog'".
 //
+// If a new release crashes three times within a minute, ExecStopPost= of baton.service puts the
+// previous binary back (package [example.com/baton/server/deploy]).
+//
 // The watchdog restarts a service whose process gets no processor time, whose generation no
 // longer reacts, or whose servers do not answer a request made within the process, for
 // WatchdogSec=. Handlers, files and backends are not part of that: one that hangs looks the same

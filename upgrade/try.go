@@ -82,6 +82,7 @@ func (r *run) share(a lifecycle.Action) {
 	r.mu.Unlock()
 	t.Serving = c.before
 	r.setTrial(t)
+	r.reclaiming.Wait()
 	r.service.(Sharer).Share(r.handoff(), a.Share)
 	if a.Share == 1 {
 		go debug.FreeOSMemory() // the successor needs it now
@@ -156,8 +157,12 @@ func (r *run) endStage(a lifecycle.Action) {
 	}
 }
 
-// reclaim accepts again.
-func (r *run) reclaim() { r.service.(Sharer).Reclaim() }
+// reclaim accepts again. A successor that hangs may not answer what it was offered: that must not
+// stop this generation from ending it.
+func (r *run) reclaim() {
+	sharer := r.service.(Sharer)
+	r.reclaiming.Go(sharer.Reclaim)
+}
 
 func (r *run) sendTakeBack(a lifecycle.Action) {
 	if l := r.attempt.link; l != nil {
