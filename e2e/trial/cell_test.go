@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -167,7 +168,7 @@ func (c *cell) upgrade(t *testing.T, r *row) {
 	r.Code = "-"
 	if c.trigger == "baton upgrade" {
 		u := c.TryUpgrade()
-		r.Code, r.Result, r.Reason = fmt.Sprint(u.Code), u.Result, u.Reason
+		r.Code, r.Result, r.Reason = fmt.Sprint(u.Code), u.Result, strings.Join(append([]string{u.Reason}, u.Stderr[max(0, len(u.Stderr)-1):]...), "; ")
 		return
 	}
 	c.Signal(syscall.SIGHUP)

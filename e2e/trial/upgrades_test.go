@@ -43,6 +43,7 @@ func TestGoodReleases(t *testing.T) {
 		deploy([]string{"v2", "v1"}[i%2])
 		predecessor := b.Follow(b.PID())
 		u := b.Upgrade()
+		t.Logf("upgrade %d: %.1f s until it was ready, drained in %v s, %d connections migrated then", i+1, u.ReadySeconds, u.Predecessor.DrainSeconds, u.Predecessor.Moved)
 		if c := u.Predecessor.Connections; !u.Predecessor.Drained || c != (service.Connections{}) {
 			t.Errorf("upgrade %d: got %+v, want no connection closed", i+1, u.Predecessor)
 		}
