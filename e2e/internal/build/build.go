@@ -7,12 +7,15 @@ package build
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Past is the version of a release that knows nothing of connections that move, of several predecessors, nor
@@ -30,6 +33,9 @@ const Keyless = "keyless"
 
 // Embedded is the version of the program below testdata that embeds Baton's packages.
 const Embedded = "embedded"
+
+// Dies is the version of a release whose process is killed some time after it is ready.
+func Dies(after time.Duration) string { return "dies-after-" + after.String() }
 
 var builds struct {
 	sync.Mutex
@@ -96,6 +102,13 @@ func buildOnce(path, version string) error {
 	if Race {
 		args = append(args, "-race")
 	}
+	if strings.HasPrefix(version, "dies-") {
+		overlay, err := faults(path + ".overlay")
+		if err != nil {
+			return err
+		}
+		args = append(args, "-overlay", overlay)
+	}
 	program := "example.com/baton"
 	switch version {
 	case Keyless:
@@ -110,4 +123,15 @@ func buildOnce(path, version string) error {
 		return err
 	}
 	return os.Rename(path+".new", path)
+}
+
+// faults writes a file for go build -overlay, which adds that of testdata/faults to Baton's main package.
+func faults(path string) (overlay string, err error) {
+	text, err := json.Marshal(map[string]map[string]string{"Replace": {
+		filepath.Join(sources.root, "faults.go"): filepath.Join(sources.root, "e2e/testdata/faults/faults.go"),
+	}})
+	if err != nil {
+		return "", err
+	}
+	return path, os.WriteFile(path, text, 0o600)
 }
