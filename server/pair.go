@@ -11,12 +11,15 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// Pair is two servers as one [upgrade.Adopter]: one for clients and one for operators,
+// Pair is two servers as one [upgrade.Sharer]: one for clients and one for operators,
 // which is drained last so that a stop can be watched. Both must be set before the
 // methods are called.
 type Pair struct{ Public, Admin *Server }
 
-var _ upgrade.Adopter = (*Pair)(nil)
+var (
+	_ upgrade.Sharer = (*Pair)(nil)
+	_ upgrade.Judged = (*Pair)(nil)
+)
 
 // Check checks both servers.
 func (p *Pair) Check(ctx context.Context) error {
@@ -66,6 +69,9 @@ func (p *Pair) Reclaim() {
 
 // Load returns that of the public server: scrapes and probes do not count as work.
 func (p *Pair) Load() upgrade.Load { return p.Public.Load() }
+
+// Outcomes returns those of the public server, for the same reason.
+func (p *Pair) Outcomes() upgrade.Outcomes { return p.Public.Outcomes() }
 
 // adminDrain bounds the drain of an admin server that nothing is left to be watched on.
 const adminDrain = 100 * time.Millisecond

@@ -63,7 +63,7 @@ type Options struct {
 }
 
 // Server serves HTTP/1.1 and HTTP/2 on listeners that a generation has claimed, and
-// accounts for every connection. It is an [upgrade.Adopter] whose connections can be shared.
+// accounts for every connection. It is an [upgrade.Sharer] and [upgrade.Judged].
 type Server struct {
 	opts    Options
 	http    *http.Server
@@ -106,13 +106,17 @@ type totals struct {
 	accepted     atomic.Uint64
 	closed       []atomic.Uint64 // by Reason
 	requests     atomic.Int64    // handlers that run now
+	outcomes     outcomes
 	migrated     struct {
 		mu      sync.Mutex
 		in, out migrations
 	}
 }
 
-var _ upgrade.Adopter = (*Server)(nil)
+var (
+	_ upgrade.Sharer = (*Server)(nil)
+	_ upgrade.Judged = (*Server)(nil)
+)
 
 // How much a client of HTTP/2 may send before it is read: of one request's body, and
 // of all those of a connection. One that nobody reads must leave room for others,

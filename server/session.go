@@ -45,10 +45,11 @@ func (s *Server) Share(h upgrade.Handoff, share float64) {
 	next.start()
 }
 
-// Reclaim ends what Share has begun. The server accepts again at once; when Reclaim has returned,
-// no connection migrates. It waits until Migrate of the [upgrade.Handoff] has returned: a
-// successor that hangs must be ended. Connections go on as if nothing had been, and Share may be
-// called again. Reclaim has no effect once Drain has been called.
+// Reclaim ends what Share has begun. The server accepts again at once, and offers nothing any
+// more. Reclaim returns when the successor has responded to what was offered before, or after two
+// seconds if it hangs: then that migrates yet, or stays when the successor is gone. Connections
+// go on as if nothing had been, and Share may be called again. Reclaim has no effect once Drain
+// has been called.
 func (s *Server) Reclaim() {
 	s.changing.Lock()
 	if s.isDraining() {
@@ -62,9 +63,7 @@ func (s *Server) Reclaim() {
 	}
 	underway := slices.Clone(s.sessions)
 	s.changing.Unlock()
-	for _, m := range underway {
-		<-m.done
-	}
+	awaitAnswers(underway, migrateStall)
 }
 
 // migration is the sessions of a Server in which connections migrate. A session begins with
@@ -96,16 +95,22 @@ func (m *migration) begin(next *migrator) {
 // stop ends the migration at the end of a drain. What is under way counts as taken, unless
 // Migrate knows better.
 func (m *migration) stop() {
-	patience := time.NewTimer(afterDeadline)
-	defer patience.Stop()
 	for _, session := range m.sessions {
 		session.end()
 		session.cancel()
 	}
-	for _, session := range m.sessions {
+	awaitAnswers(m.sessions, afterDeadline)
+}
+
+// awaitAnswers waits until the successor has answered in sessions that have ended, for as long as
+// patience.
+func awaitAnswers(sessions []*migrator, patience time.Duration) {
+	longest := time.NewTimer(patience)
+	defer longest.Stop()
+	for _, m := range sessions {
 		select {
-		case <-session.done:
-		case <-patience.C:
+		case <-m.done:
+		case <-longest.C:
 			return
 		}
 	}

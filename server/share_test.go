@@ -23,8 +23,8 @@ import (
 type sharers struct {
 	t         *testing.T
 	first     *served
-	config    *tls.Config     // nil: plaintext
-	transport *http.Transport // a copy of it makes the connection of each client
+	config    *tls.Config            // nil: plaintext
+	transport func() *http.Transport // makes the connection of a client
 }
 
 // eachProtocol runs a test with each protocol whose connections can be shared.
@@ -38,13 +38,17 @@ func eachProtocol(t *testing.T, test func(t *testing.T, x *sharers)) {
 }
 
 func newSharers(t *testing.T, secure, http2 bool) *sharers {
-	x := &sharers{t: t, transport: &http.Transport{Protocols: new(http.Protocols)}}
-	x.transport.Protocols.SetHTTP1(!http2)
-	x.transport.Protocols.SetHTTP2(http2)
-	x.transport.Protocols.SetUnencryptedHTTP2(http2)
+	x := &sharers{t: t}
+	certificate := selfsigned.New(t, time.Now().Add(time.Hour), "example.com")
 	if secure {
-		certificate := selfsigned.New(t, time.Now().Add(time.Hour), "example.com")
-		x.config, x.transport.TLSClientConfig = &tls.Config{Certificates: []tls.Certificate{certificate.TLS(t)}}, certificate.Client()
+		x.config = &tls.Config{Certificates: []tls.Certificate{certificate.TLS(t)}}
+	}
+	x.transport = func() *http.Transport {
+		protocols := new(http.Protocols)
+		protocols.SetHTTP1(!http2)
+		protocols.SetHTTP2(http2)
+		protocols.SetUnencryptedHTTP2(http2)
+		return &http.Transport{Protocols: protocols, TLSClientConfig: certificate.Client()}
 	}
 	x.first = x.generation("first")
 	x.first.Serve()
@@ -92,7 +96,7 @@ func (x *sharers) start(n int) *traffic {
 	url += x.first.addr.String()
 	for range n {
 		var dials atomic.Int64
-		transport := x.transport.Clone()
+		transport := x.transport()
 		transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			dials.Add(1)
 			return new(net.Dialer).DialContext(ctx, network, addr)
