@@ -174,6 +174,7 @@ func (c *cell) upgrade(t *testing.T, r *row) {
 	c.Signal(syscall.SIGHUP)
 	// Whoever answers knows of the upgrade when it is over.
 	await.Until(t, "the end of the upgrade", func() bool {
+		time.Sleep(50 * time.Millisecond) // a question takes of what the load is to have
 		c.expectFailure()
 		s, err := c.TryStatus()
 		if err == nil && len(s.Upgrades) > 0 {

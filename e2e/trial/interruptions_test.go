@@ -23,8 +23,10 @@ import (
 // Upgrades during which processes are killed and stopped, and triggers come, in every phase. Exactly one generation
 // decides in the end, nobody's connect is refused, and the next upgrade works.
 
-// stages are those of the upgrades here.
-const stageTime = 300 * time.Millisecond
+const (
+	stageTime = 300 * time.Millisecond // of a trial and of a watch
+	pace      = 20 * time.Millisecond  // between two looks at the processes, which cost the machine something
+)
 
 // phases are the moments from which an upgrade is interrupted, by the message that begins them.
 var phases = []string{`"msg":"upgrade started"`, `"msg":"successor started"`, `"msg":"trial started"`, `"msg":"trial passed"`,
@@ -193,13 +195,14 @@ func (r *round) awaitPhase(t *testing.T) {
 	phase := phases[rand.IntN(len(phases))]
 	log := ""
 	await.Until(t, phase, func() bool {
+		time.Sleep(pace)
 		r.find()
 		log = r.logSince()
 		return strings.Contains(log, phase) || strings.Contains(log, succeeded) || strings.Contains(log, failed)
 	})
 	within := rand.N(stageTime)
 	r.done = append(r.done, fmt.Sprintf("%s +%v", strings.Trim(strings.TrimPrefix(phase, `"msg":`), `"`), within.Round(time.Millisecond)))
-	for until := time.Now().Add(within); time.Now().Before(until); time.Sleep(2 * time.Millisecond) {
+	for until := time.Now().Add(within); time.Now().Before(until); time.Sleep(pace) {
 		r.find()
 	}
 }
@@ -233,6 +236,7 @@ func (r *round) find() {
 
 // decider returns the pid of the generation that serves alone, 0 if there is no process left, and -1 else.
 func (r *round) decider() (pid int) {
+	time.Sleep(pace)
 	r.find()
 	alive := generations(r.Baton)
 	if len(alive) == 0 {
