@@ -53,6 +53,7 @@ var badReleases = []badRelease{
 	{name: "dies after 3 s", fault: "exit 3s", fatal: true},
 	{name: "panics", fault: "panic 10"},
 	{name: "deadlocks after 1 s", fault: "deadlock 1s", fatal: true},
+	{name: "freezes after 1 s", fault: "freeze 1s", fatal: true},
 }
 
 func status(code int) http.HandlerFunc {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -16,6 +17,7 @@ import (
 //	exit D      that long after the first request
 //	panic N     in the handler, at the Nth request and at all that follow
 //	deadlock D  that long after the first request: no handler returns any more
+//	freeze D    that long after the first request: the process does nothing any more
 func faulty(h http.Handler, err error) (http.Handler, error) {
 	if err != nil {
 		return nil, err
@@ -32,6 +34,7 @@ func faulty(h http.Handler, err error) (http.Handler, error) {
 		"exit":     func() { os.Exit(3) },
 		"panic":    func() { panic("a panic of the handler") },
 		"deadlock": func() { select {} },
+		"freeze":   func() { syscall.Kill(os.Getpid(), syscall.SIGSTOP) },
 	}[kind]
 	due, err := after(when)
 	if happen == nil || err != nil {
