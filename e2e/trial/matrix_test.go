@@ -101,7 +101,10 @@ func table(some []*cell, rows map[*cell]row) string {
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "release\tby\twith\tserves\texit\trequests\twrong\tlost\trefused\tclosed\tafter\treason")
 	for _, c := range some {
-		r := rows[c]
+		r, ran := rows[c]
+		if !ran {
+			continue
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%v\t%s\n", c.badRelease.name, c.trigger, c.precaution.name,
 			r.Serves, r.Code, r.Requests, r.Wrong, r.Lost, r.Refused, r.Closed, r.Took, cmp.Or(r.Reason, r.Result))
 	}
