@@ -73,7 +73,7 @@ const (
 	HoldListeners    // keep duplicates of the listeners that it has
 	ReleaseListeners // close those
 	Rescue           // it died: execute this program again, with those: RescueFailed, if at all
-	Revoke           // Trigger, Text: final; it died after all
+	Revoke           // Trigger: final; it died after all
 	Orphaned         // it died, and nobody accepts connections
 
 	// A predecessor: ID.

@@ -1,9 +1,6 @@
 package lifecycle
 
-import (
-	"fmt"
-	"log/slog"
-)
+import "log/slog"
 
 // Reserve says whether a generation that drains still has the listeners from which its
 // successor accepts. Should that one die, they go to another process of this generation's own
@@ -71,8 +68,7 @@ func (m *Machine) replace(e Event) {
 		s.reserve = Released
 		m.emit(Action{Do: Log, Level: slog.LevelError, Text: "successor died after the takeover; executing this program again", Attrs: []any{"successor_pid", s.pid}})
 		m.emit(Action{Do: Rescue})
-		m.emit(Action{Do: Revoke, Trigger: s.trigger, Text: fmt.Sprintf("successor died after the takeover; generation %d takes over, with the program of generation %d",
-			m.config.Generation+2, m.config.Generation)})
+		m.emit(Action{Do: Revoke, Trigger: s.trigger})
 		s.trigger.Waiters = nil
 	}
 }
