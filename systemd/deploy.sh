@@ -237,8 +237,8 @@ deploy() {
 	ask check -health "$health" -within "$within" -before "$before" -unit "$unit" || restore "$new_name is not healthy: $problem"
 	did healthy "$answers"
 	phase=served
-	ask upgrade -drained "$target" -unit "$unit" -generation "$generation" || { phase=replaced; restore "$new_name has crashed: $problem"; }
-	did drained "$drained"
+	[ -n "$rollback" ] || ask upgrade -drained "$target" -unit "$unit" -generation "$generation" || { phase=replaced; restore "$new_name has crashed: $problem"; }
+	[ -z "$drained" ] || did drained "$drained"
 	finish
 	did "$step" "$new_name serves in place of $was_name: generation $generation, pid $pid" "$first"
 }
