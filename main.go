@@ -132,7 +132,8 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	if err != nil {
 		return command.Failed, err
 	}
-	handler, err := config.Handler(page.Identity{Generation: gen.Number(), PID: os.Getpid(), Version: build.Version}, public, logger)
+	builtin := page.Options{Identity: page.Identity{Generation: gen.Number(), PID: os.Getpid(), Version: build.Version}, Trial: gen.Trial}
+	handler, err := config.Handler(builtin, public, logger)
 	if err != nil {
 		return command.Failed, err
 	}

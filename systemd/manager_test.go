@@ -92,6 +92,7 @@ type generation struct {
 	hangs     bool
 	held      chan struct{} // if not nil, closed when the generation answers, however late
 	failure   error         // of the service
+	trial     *upgrade.TrialStatus
 }
 
 // set changes a generation.
@@ -104,7 +105,7 @@ func (g *generation) set(change func()) {
 func (g *generation) Status() upgrade.Status {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return upgrade.Status{Generation: 1, Generations: []upgrade.Member{{Generation: 1, Version: g.version, State: "serving"}}}
+	return upgrade.Status{Generation: 1, Generations: []upgrade.Member{{Generation: 1, Version: g.version, State: "serving"}}, Trial: g.trial}
 }
 
 func (g *generation) Alive(ctx context.Context) error {
@@ -128,6 +129,8 @@ func (g *generation) TakesRequests() bool {
 }
 
 func (g *generation) PredecessorDrain() time.Duration { return 2 * time.Second }
+
+func (g *generation) SuccessorReturn() time.Duration { return time.Second }
 
 func (g *generation) Check(context.Context) error {
 	g.mu.Lock()

@@ -18,6 +18,7 @@ type Generation interface {
 	Alive(context.Context) error
 	TakesRequests() bool
 	PredecessorDrain() time.Duration
+	SuccessorReturn() time.Duration
 }
 
 // NotifierOptions configure a [Notifier]. Generation and Service must be set.
@@ -28,7 +29,8 @@ type NotifierOptions struct {
 	// whatever else is slow, as that of [example.com/baton/server.Server] does, and
 	// for nothing that depends on a database or another service.
 	Service interface{ Check(context.Context) error }
-	// StopTime is how long a stop may take at most, but for predecessors that drain.
+	// StopTime is how long a stop may take at most, but for predecessors that drain, and for a
+	// successor on trial.
 	// 0 means one minute.
 	StopTime time.Duration
 	// Logger gets what could not be sent. Nil means slog.Default().
@@ -80,7 +82,8 @@ func (n *Notifier) StateChanged(from, to upgrade.State) {
 			n.end()
 			return
 		}
-		n.warn(n.manager.sendStopping(n.opts.StopTime + n.opts.Generation.PredecessorDrain()))
+		g := n.opts.Generation
+		n.warn(n.manager.sendStopping(n.opts.StopTime + g.PredecessorDrain() + g.SuccessorReturn()))
 	default:
 		return
 	}
@@ -139,8 +142,8 @@ func (n *Notifier) heartbeat() {
 	if m.socket == "" {
 		return
 	}
-	status := time.NewTicker(statusInterval)
-	defer status.Stop()
+	tick := time.NewTicker(statusInterval)
+	defer tick.Stop()
 	var watchdog <-chan time.Time // nil without one
 	if m.watchdog > 0 {
 		ticker := time.NewTicker(m.watchdog / 3)
@@ -150,16 +153,19 @@ func (n *Notifier) heartbeat() {
 	}
 	last := ""
 	for {
-		// A successor that takes over sends a status of its own, before this process hears of
-		// it. So there is none but that of StateChanged while one is started.
-		if line := n.status(); line != last && !n.upgrading.Load() && n.serving.Err() == nil {
+		// A successor that commits sends a status of its own, before this process hears of
+		// it. So there is none but that of StateChanged while one is started, up to its trial: when
+		// that is over this process knows it.
+		status := n.opts.Generation.Status()
+		isQuiet := n.upgrading.Load() && (status.Trial == nil || !status.Trial.Running())
+		if line := status.String(); line != last && !isQuiet && n.serving.Err() == nil {
 			last = line
 			m.sendStatus(line) // if it is lost, the next one may arrive
 		}
 		select {
 		case <-n.serving.Done():
 			return
-		case <-status.C:
+		case <-tick.C:
 		case <-watchdog:
 			n.feedWatchdog()
 		}

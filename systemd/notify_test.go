@@ -26,7 +26,7 @@ func TestStateChanged(t *testing.T) {
 	}{
 		{"ready", upgrade.Starting, upgrade.Serving, false, []string{ready, status("v1"), status("v1")}}, // the second is of the heartbeat
 		{"upgrade failed", upgrade.Upgrading, upgrade.Serving, false, []string{ready, status("v1")}},
-		{"stop", upgrade.Serving, upgrade.Draining, true, []string{"STOPPING=1\nEXTEND_TIMEOUT_USEC=3500000", status("v1")}},
+		{"stop", upgrade.Serving, upgrade.Draining, true, []string{"STOPPING=1\nEXTEND_TIMEOUT_USEC=4500000", status("v1")}},
 		{"a successor takes over", upgrade.Upgrading, upgrade.Draining, false, nil},
 		{"exit", upgrade.Draining, upgrade.Exited, true, nil},
 	} {
@@ -119,6 +119,36 @@ func TestStatusWhileUpgrading(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if got, want := s.received(t), status(g.version); count(got, want) == 0 {
 			t.Errorf("got %q after the upgrade has failed, want %q among it", got, want)
+		}
+		n.StateChanged(upgrade.Upgrading, upgrade.Draining)
+	})
+}
+
+// In the trial of a successor the status is brought up to date: before that one commits, this process knows
+// that the trial is over.
+func TestStatusInATrial(t *testing.T) {
+	s := listenNotify(t)
+	synctest.Test(t, func(t *testing.T) {
+		g := &generation{version: "v1"}
+		n := newNotifier(g)
+		n.StateChanged(upgrade.Starting, upgrade.Serving)
+		n.StateChanged(upgrade.Serving, upgrade.Upgrading)
+		synctest.Wait()
+		s.received(t)
+		g.set(func() {
+			g.trial = &upgrade.TrialStatus{Stage: upgrade.StageTrial, Share: .1, Ends: time.Now().Add(5 * time.Second)}
+		})
+		time.Sleep(2500 * time.Millisecond)
+		want := status("v1") + "; trial: 10 % of connections, 0 requests, 0 failed; here 0, 0 failed; 3 s left"
+		if got := s.received(t); len(got) != 2 || got[1] != want {
+			t.Errorf("got %q in a trial, want two, of which the last is %q", got, want)
+		}
+		g.set(func() {
+			g.trial, g.version = &upgrade.TrialStatus{Verdict: upgrade.VerdictGood}, "v1, with more requests"
+		})
+		time.Sleep(10 * time.Second)
+		if got := s.received(t); len(got) != 0 {
+			t.Errorf("got %q after the trial, want nothing", got)
 		}
 		n.StateChanged(upgrade.Upgrading, upgrade.Draining)
 	})

@@ -24,16 +24,20 @@ var (
 	ErrUnderway = errors.New("the upgrade continues")
 )
 
-// Ask asks the generation that serves for an upgrade and waits until its
-// successor serves and it has drained. progress, if not nil, is called with
+// Ask asks the generation that serves for an upgrade, with overrides of its trial, and waits
+// until its successor serves and it has drained. progress, if not nil, is called with
 // what goes on meanwhile. When ctx ends, or the server, after the successor has
 // begun to serve, the outcome is returned as far as it is known, without an
 // error. Errors wrap [ErrNoServer], [ErrRefused], [ErrUntrusted], [ErrLost] or the
 // context's error; that together with [ErrUnderway] if an upgrade has begun.
-func Ask(ctx context.Context, path string, progress func(string)) (Outcome, error) {
+func Ask(ctx context.Context, path string, overrides Overrides, progress func(string)) (Outcome, error) {
+	request := control.Request{Command: control.Upgrade}
+	if overrides != (Overrides{}) {
+		request = control.Request{Command: control.UpgradeWith, Overrides: encode(overrides)}
+	}
 	var known *Outcome
 	last := ""
-	err := control.Converse(ctx, path, control.Upgrade, func(r control.Reply) error {
+	err := control.Converse(ctx, path, request, func(r control.Reply) error {
 		if r.Outcome != nil {
 			o := new(Outcome)
 			if err := json.Unmarshal(r.Outcome, o); err != nil {
@@ -62,7 +66,7 @@ func Ask(ctx context.Context, path string, progress func(string)) (Outcome, erro
 // of [Ask].
 func AskStatus(ctx context.Context, path string) (Status, error) {
 	var status *Status
-	err := control.Converse(ctx, path, control.Status, func(r control.Reply) error {
+	err := control.Converse(ctx, path, control.Request{Command: control.Status}, func(r control.Reply) error {
 		if r.Status == nil {
 			return nil
 		}

@@ -51,11 +51,17 @@ func TestAskFails(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
-			if _, err := upgrade.Ask(ctx, test.path, nil); !errors.Is(err, test.want) {
+			if _, err := upgrade.Ask(ctx, test.path, upgrade.Overrides{}, nil); !errors.Is(err, test.want) {
 				t.Errorf("Ask: got %v, want %v", err, test.want)
 			}
 			if _, err := upgrade.AskStatus(ctx, test.path); !errors.Is(err, test.want) {
 				t.Errorf("AskStatus: got %v, want %v", err, test.want)
+			}
+			if err := upgrade.Promote(ctx, test.path); !errors.Is(err, test.want) {
+				t.Errorf("Promote: got %v, want %v", err, test.want)
+			}
+			if err := upgrade.Abort(ctx, test.path, "bad"); !errors.Is(err, test.want) {
+				t.Errorf("Abort: got %v, want %v", err, test.want)
 			}
 		})
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"example.com/baton/upgrade/internal/descriptors"
 	"example.com/baton/upgrade/internal/flip"
 	"example.com/baton/upgrade/internal/lifecycle"
 	"example.com/baton/upgrade/internal/link"
@@ -16,15 +17,18 @@ import (
 
 // attempt is what this process has of an upgrade under way. The machine knows its state.
 type attempt struct {
-	link    *link.Link    // nil if it could not be made
-	over    chan struct{} // closed when it has failed
-	tail    *flip.Tail
-	next    link.Hello      // of the successor; zero before it has come
-	process process.Process // the successor, since its hello
-	claims  []link.Claim    // of the successor, once it serves
-	pipe    uint64          // see flip.Process.ReleasePipe
-	adopts  bool            // connections can migrate there
-	assumed bool            // it cannot report its claims, and is taken to have all
+	link       *link.Link    // nil if it could not be made
+	theirs     uint64        // inode of its other end, as long as tableflip has a copy
+	over       chan struct{} // closed when it has failed
+	tail       *flip.Tail
+	next       link.Hello      // of the successor; zero before it has come
+	process    process.Process // the successor, since its hello
+	claims     []link.Claim    // of the successor, once it serves
+	pipe       uint64          // see flip.Process.ReleasePipe
+	began      Outcomes        // of this generation, when it was executed
+	comparison *comparison     // in the present stage, or the last one
+	adopts     bool            // connections can migrate there
+	assumed    bool            // it cannot report its claims, and is taken to have all
 }
 
 // protocol returns the version of the link that both sides speak; 0: unknown.
@@ -37,7 +41,7 @@ func (a *attempt) has(c claim) bool {
 
 // execute executes the successor.
 func (r *run) execute(a lifecycle.Action) {
-	r.attempt = &attempt{over: make(chan struct{})}
+	r.attempt = &attempt{over: make(chan struct{}), began: r.outcomes()}
 	if err := r.equip(r.attempt, a.Trigger); err != nil {
 		r.enqueue(lifecycle.Event{Kind: lifecycle.FlipFailed, Err: err})
 		return
@@ -82,14 +86,14 @@ func (r *run) equip(a *attempt, t lifecycle.Trigger) error {
 	r.mu.Lock()
 	r.successorLink = l
 	r.mu.Unlock()
-	a.link = l
+	a.link, a.theirs = l, descriptors.Inode(descriptors.Number(theirs))
 	l.Follow(r.events, a.over, r.exchange(l, false))
 	return nil
 }
 
 // hello returns what the successor must know from the beginning.
 func (r *run) hello(l *link.Link, t lifecycle.Trigger) link.Hello {
-	load, counts := r.own()
+	now := r.own()
 	h := r.introduction()
 	begun := time.Now()
 	h.Trigger, h.Origins, h.Asked, h.Begun, h.Deadline = t.By, t.Origins, t.At, begun, begun.Add(r.opts.UpgradeTimeout)
@@ -98,7 +102,7 @@ func (r *run) hello(l *link.Link, t lifecycle.Trigger) link.Hello {
 	if r.pidFile != nil {
 		h.PIDFile = r.pidFile.Path()
 	}
-	h.Counts = r.currentReport(l, load, counts).Counts
+	h.Counts = r.currentReport(l, now).Counts
 	if k, ok := r.service.(SecretKeeper); ok {
 		h.Secret = k.Secret()
 	}
@@ -125,10 +129,13 @@ func (r *run) handleSuccessor(a *attempt, e *link.Event) {
 		}
 		r.enqueue(lifecycle.Event{Kind: lifecycle.Hello, PID: m.Hello.PID, Version: m.Hello.Version, Protocol: a.protocol()})
 	case m.Type == link.TypePrepared:
+		a.claims, a.pipe, a.adopts = m.Claims, m.Pipe, m.Adopts
 		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorPrepared})
 	case m.Type == link.TypeServing:
 		a.claims, a.pipe, a.adopts = m.Claims, m.Pipe, m.Adopts
 		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorServes})
+	case m.Type == link.TypeReturning:
+		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorReturns, Text: m.Reason})
 	}
 }
 
@@ -167,7 +174,7 @@ func (r *run) sendStop() {
 func (r *run) dismiss(a lifecycle.Action) {
 	successor := r.attempt.process
 	if successor.Ended() {
-		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorExited})
+		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorExited, InGrace: a.Duration > 0})
 		return
 	}
 	go func() {
@@ -226,7 +233,7 @@ func withLastWords(reason string, lines []string) string {
 		}
 		words = cmp.Or(strings.TrimSpace(line), words)
 	}
-	if words == "" {
+	if words == "" || strings.Contains(words, reason) {
 		return reason
 	}
 	return reason + "; its last output: " + words

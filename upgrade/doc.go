@@ -10,19 +10,30 @@
 //     anything is wrong it just exits: its predecessor never stopped serving,
 //     keeps the last lines of its standard error, and reports them to whoever
 //     requested the upgrade.
-//  2. It takes over when its predecessor says so: it begins to accept, and so does the
+//  2. It is tried, if [Options.Trial] has a share for that: the predecessor goes on accepting,
+//     and that share of its connections migrates here.
+//  3. It takes over when its predecessor says so: it begins to accept, and so does the
 //     predecessor still. Nothing is final yet: if this process dies now, the predecessor
-//     serves on, and the next upgrade is as good as this one.
-//  3. It commits, when its predecessor says so: it writes its pid into the PID file, and then
+//     serves on, and the next upgrade is as good as this one. If [Options.Trial] has a time to
+//     watch, the predecessor leaves all connections to this process for so long, but keeps the
+//     listeners.
+//  4. It commits, when its predecessor says so: it writes its pid into the PID file, and then
 //     reports to tableflip that it is ready. From now on it decides. If the predecessor dies
 //     before, it takes over and commits by itself.
-//  4. On SIGHUP, or when requested over the control socket, it executes its
+//  5. On SIGHUP, or when requested over the control socket, it executes its
 //     successor and hands it the sockets, together with a link: a socketpair
 //     over which the two talk from then on.
-//  5. When the successor has committed, it stops accepting, drains, runs its hooks
+//  6. When the successor has committed, it stops accepting, drains, runs its hooks
 //     ([Generation.OnExit]), reports to the successor over the link, and exits. In
 //     the drain connections can migrate over the link to the successor: see [Handoff]
 //     and [Adopter].
+//
+// Up to the commit the predecessor can take back: because the requests that the successor
+// serves fail more often than its own (package internal/judge has the test), because it was
+// told to ([Abort]), or because the successor has died. It accepts again at once, from the same
+// queues, so that no client is refused. The successor stops accepting, and its connections
+// migrate back; requests in progress there complete first. A stop in that time takes back, too,
+// and the predecessor stops the service.
 //
 // A connection may have a [ConnectionState], which may hold keys. That travels over the link
 // only, in a message of its own; it is never logged, and both sides overwrite their buffers

@@ -13,7 +13,7 @@ import (
 // Asking a service for an upgrade, as a deploy script in Go would. Package
 // server shows the other side.
 func ExampleAsk() {
-	outcome, err := upgrade.Ask(context.Background(), "/run/no-such-service/control.sock", nil)
+	outcome, err := upgrade.Ask(context.Background(), "/run/no-such-service/control.sock", upgrade.Overrides{}, nil)
 	switch {
 	case errors.Is(err, upgrade.ErrNoServer):
 		fmt.Println("nothing to upgrade")

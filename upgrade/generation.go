@@ -64,7 +64,8 @@ type Generation struct {
 	counted    Counts // by the service, the most that was ever reported
 	neighbors
 	upgrades []Upgrade
-	results  map[Result]uint64
+	trials
+	results map[Result]uint64
 }
 
 // neighbors are the generations that are linked to this one, and what is known of others.
@@ -95,7 +96,7 @@ func (e controlError) Unwrap() error      { return e.error }
 // error: if it was to be a successor, its predecessor serves on and reports the error.
 func New(opts Options) (*Generation, error) {
 	opts = opts.withDefaults()
-	proc, err := flip.New(opts.UpgradeTimeout)
+	proc, err := flip.New()
 	if err != nil {
 		return nil, err
 	}

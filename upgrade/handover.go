@@ -44,6 +44,11 @@ func (r *run) releasePipe() {
 
 // drainToSuccessor begins the drain of a generation that has a successor.
 func (r *run) drainToSuccessor() {
+	r.drain(r.handoff())
+}
+
+// handoff returns what the successor takes over.
+func (r *run) handoff() Handoff {
 	a := r.attempt
 	kept := make(map[net.Listener]bool)
 	for ln, c := range r.claims {
@@ -54,7 +59,7 @@ func (r *run) drainToSuccessor() {
 		h.States = a.protocol() >= 3
 		h.Migrate = func(ctx context.Context, conns []Connection) []bool { return r.migrate(ctx, a.link, h.States, conns) }
 	}
-	r.drain(h)
+	return h
 }
 
 // reportToSuccessor sends a report to the successor.

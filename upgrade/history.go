@@ -1,7 +1,5 @@
 package upgrade
 
-import "strings"
-
 const (
 	pastUpgrades = 10  // kept for the status
 	reasonLength = 500 // bytes kept of a reason
@@ -9,9 +7,7 @@ const (
 
 // record keeps an upgrade for the status.
 func (r *run) record(u Upgrade) {
-	if len(u.Reason) > reasonLength {
-		u.Reason = strings.ToValidUTF8(u.Reason[:reasonLength], "")
-	}
+	u.Reason = shorten(u.Reason)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.upgrades = append(r.upgrades, u)

@@ -196,7 +196,7 @@ func (l *line) upgrade() upgrade.Outcome {
 func (l *line) ask(progress func(string)) (upgrade.Outcome, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
-	return upgrade.Ask(ctx, l.plan.Control, progress)
+	return upgrade.Ask(ctx, l.plan.Control, upgrade.Overrides{}, progress)
 }
 
 func (l *line) status() (upgrade.Status, error) {

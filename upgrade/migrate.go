@@ -61,7 +61,7 @@ func (g *Generation) offer(ctx context.Context, l *link.Link, b *batch) []bool {
 	case errors.Is(err, link.ErrClosed), errors.Is(err, link.ErrIgnored), errors.Is(err, link.ErrNoSocket):
 		return none
 	case errors.Is(err, link.ErrEnded):
-		if !l.Broken() && g.successorExits() { // and its copies are gone with it
+		if !l.Broken() && g.peerExits(l) { // and its copies are gone with it
 			return none
 		}
 	case ctx.Err() != nil && errors.Is(err, ctx.Err()): // the successor may have them by now
@@ -81,13 +81,28 @@ func (g *Generation) offer(ctx context.Context, l *link.Link, b *batch) []bool {
 // isFull reports whether a message was not sent because too much is under way.
 func isFull(err error) bool { return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ETOOMANYREFS) }
 
-// successorExits reports whether the process at the other end of the link has exited,
+// peerExits reports whether the process at the other end of the link has exited,
 // or does so soon, after that has ended.
-func (g *Generation) successorExits() bool {
+func (g *Generation) peerExits(l *link.Link) bool {
+	for end := time.Now().Add(link.PeerExit); !g.peerEnded(l); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
+}
+
+// peerEnded reports whether that process has exited. One of which nothing is known any more has.
+func (g *Generation) peerEnded(l *link.Link) bool {
 	g.mu.Lock()
-	successor := g.successor
-	g.mu.Unlock()
-	return successor == nil || successor.process.EndsWithin(link.PeerExit)
+	defer g.mu.Unlock()
+	peer := g.successor
+	for _, p := range g.predecessors {
+		if p.link == l {
+			peer = p
+		}
+	}
+	return peer == nil || peer.process.Ended()
 }
 
 // boundAt returns the address by which the successor knows a listener, too.

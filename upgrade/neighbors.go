@@ -18,6 +18,7 @@ type member struct {
 	id       lifecycle.ID // of a predecessor
 	state    State
 	load     Load
+	outcomes Outcomes  // zero if it does not report them
 	counts   Counts    // as it has reported them: its own and those of all beyond it
 	reported bool      // that it is drained
 	due      time.Time // of a predecessor that came over a link: when it should be gone; zero: unknown
@@ -60,7 +61,7 @@ func (g *Generation) exchange(l *link.Link, fromPredecessor bool) func(*link.Mes
 			g.meetSuccessor(l, m)
 		case m.Type == link.TypeQuestion:
 			g.answer(l, m.Question)
-		case (m.Type == link.TypeOffer || m.Type == link.TypeTransfer) && fromPredecessor:
+		case m.Type == link.TypeOffer || m.Type == link.TypeTransfer:
 			g.takeOffer(l, m)
 		case m.Type == link.TypePredecessor && fromPredecessor:
 			g.inheritPredecessor(l, m)
@@ -79,9 +80,9 @@ func (g *Generation) exchange(l *link.Link, fromPredecessor bool) func(*link.Mes
 // report sends a message with a report over a link, as the response to a question if
 // that has a number. A report that is lost is followed by another.
 func (g *Generation) report(l *link.Link, m link.Message, answers uint64) error {
-	load, counts := g.own()
+	now := g.own()
 	return l.SendOrdered(func() link.Message {
-		m.Report = g.currentReport(l, load, counts)
+		m.Report = g.currentReport(l, now)
 		m.Report.Answers = answers
 		return m
 	})
@@ -99,27 +100,38 @@ func (g *Generation) load() Load {
 	return service.Load()
 }
 
-// own returns what the service has in hand and, once it serves, has counted. It calls the
-// service, too.
-func (g *Generation) own() (Load, Counts) {
+// snapshot is what the service of this generation reports of itself.
+type snapshot struct {
+	load     Load
+	counts   Counts // once it serves
+	outcomes Outcomes
+}
+
+// own returns that. It calls the service, too.
+func (g *Generation) own() snapshot {
 	g.mu.Lock()
 	c, ok := g.service.(Counter)
 	ok = ok && g.state != Starting
 	g.mu.Unlock()
-	if !ok {
-		return g.load(), nil
+	now := snapshot{load: g.load(), outcomes: g.outcomes()}
+	if ok {
+		now.counts = c.Counts()
 	}
-	return g.load(), c.Counts()
+	return now
 }
 
 // currentReport returns a report for the peer of a link, without the peer's own counts
-// and those of generations that it reports itself. load and counts are those of own; as
-// others may have been reported since, none of the counts goes down.
-func (g *Generation) currentReport(to *link.Link, load Load, counts Counts) *link.Report {
+// and those of generations that it reports itself. As others may have been reported since, none
+// of the counts goes down.
+func (g *Generation) currentReport(to *link.Link, now snapshot) *link.Report {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.counted = g.counted.atLeast(counts)
-	return &link.Report{State: g.state.String(), Load: encode(load), Counts: g.beyond(to).plus(g.counted)}
+	g.counted = g.counted.atLeast(now.counts)
+	r := &link.Report{State: g.state.String(), Load: encode(now.load), Counts: g.beyond(to).plus(g.counted), Outcomes: encode(now.outcomes)}
+	if g.trial != nil && to == g.successorLink { // while the two are tried, operators may ask either
+		r.Trial = encode(g.trial)
+	}
+	return r
 }
 
 // meetSuccessor notes who is at the other end of the link, if that is still
@@ -176,6 +188,16 @@ func (g *Generation) note(l *link.Link, r *link.Report) {
 	}
 	if err := decode(r.Load, &m.load); err != nil {
 		m.load = Load{}
+	}
+	if err := decode(r.Outcomes, &m.outcomes); err != nil {
+		m.outcomes = Outcomes{}
+	}
+	if r.Trial != nil && l == g.link && (g.trial == nil || g.trial.From != g.number) { // else this generation has had one since
+		t := new(TrialStatus)
+		if err := decode(r.Trial, t); err != nil {
+			t = nil
+		}
+		g.trial = t
 	}
 	for state, name := range stateNames {
 		if name == r.State {

@@ -38,6 +38,8 @@ type Options struct {
 	// ShutdownDelay is how long a stop goes on serving after State has become
 	// Draining, so that load balancers notice.
 	ShutdownDelay time.Duration
+	// Trial is how a successor is tried. The zero value: not at all.
+	Trial Trial
 	// Store holds the listeners open when the process dies. Nil means none.
 	Store ListenerStore
 	// Logger gets a line for each transition. Nil means slog.Default().
@@ -55,6 +57,7 @@ func (o Options) withDefaults() Options {
 	o.UpgradeTimeout = cmp.Or(max(o.UpgradeTimeout, 0), flip.DefaultUpgradeTimeout)
 	o.DrainTimeout = cmp.Or(max(o.DrainTimeout, 0), 30*time.Second)
 	o.HookTimeout = cmp.Or(max(o.HookTimeout, 0), 10*time.Second)
+	o.Trial = o.Trial.withDefaults()
 	o.MaxDraining = cmp.Or(o.MaxDraining, 4)
 	o.Logger = cmp.Or(o.Logger, slog.Default())
 	if o.Output == nil {

@@ -73,7 +73,7 @@ func (r *run) handlePredecessor(p *member, e *link.Event) {
 		r.predecessorDrained(p, m)
 	case m.Type == link.TypeUpgrade:
 		if conn := m.TakeConn(); conn != nil {
-			r.control.Adopt(conn)
+			r.control.Adopt(conn, m.Overrides)
 		} else {
 			r.enqueue(lifecycle.Event{Kind: lifecycle.SignalTrigger, Origin: m.Origin})
 		}
@@ -81,6 +81,8 @@ func (r *run) handlePredecessor(p *member, e *link.Event) {
 		r.enqueue(lifecycle.Event{Kind: lifecycle.TakeOver})
 	case m.Type == link.TypeCommit:
 		r.enqueue(lifecycle.Event{Kind: lifecycle.CommitMessage})
+	case m.Type == link.TypeTakeBack:
+		r.enqueue(lifecycle.Event{Kind: lifecycle.TakeBack, Text: m.Reason})
 	case m.Type == link.TypeStop:
 		r.enqueue(lifecycle.Event{Kind: lifecycle.StopMessage, By: "the predecessor"})
 	}
@@ -132,7 +134,7 @@ func (r *run) passLink(p *member, a lifecycle.Action) {
 func (r *run) pass(p *member, due time.Time) error {
 	l := r.attempt.link
 	introduction := link.Hello{Protocol: p.Protocol, PID: p.PID, Version: p.Version, Started: p.Started, Generation: p.Generation, Drain: p.Drain}
-	load, counts := r.own()
+	now := r.own()
 	var before Counts
 	err := l.SendOrdered(func() link.Message {
 		r.mu.Lock()
@@ -141,7 +143,7 @@ func (r *run) pass(p *member, due time.Time) error {
 		before = r.future
 		r.future = r.future.plus(p.counts)
 		r.mu.Unlock()
-		return link.Message{Type: link.TypePredecessor, Hello: &introduction, Report: r.currentReport(l, load, counts), Due: due}
+		return link.Message{Type: link.TypePredecessor, Hello: &introduction, Report: r.currentReport(l, now), Due: due}
 	}, p.link)
 	if err != nil {
 		r.mu.Lock()

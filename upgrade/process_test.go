@@ -62,9 +62,11 @@ type plan struct {
 	Hooks       bool          // some are registered, of which some fail
 	Exit        string        // what the last hook of its end does
 	HookTimeout time.Duration
-	Draining    int    // predecessors that may drain when it is upgraded; 0: as many as usual
-	Protocol    string // version of the link; empty: that of this release
-	Store       bool   // there is one, which has descriptor 3 for the first generation
+	Draining    int           // predecessors that may drain when it is upgraded; 0: as many as usual
+	Protocol    string        // version of the link; empty: that of this release
+	Store       bool          // there is one, which has descriptor 3 for the first generation
+	Trial       upgrade.Trial // of its successors; zero: its service cannot be shared
+	Fails       bool          // all its answers are failures
 }
 
 func generation(path string, signals <-chan os.Signal) error {
@@ -85,7 +87,7 @@ func generation(path string, signals <-chan os.Signal) error {
 		Store:   store,
 		Version: "v", Control: p.Control, PIDFile: p.PIDFile, Logger: log,
 		UpgradeTimeout: p.Timeout, DrainTimeout: cmp.Or(p.Cut, patience), ShutdownDelay: p.Delay, MaxDraining: p.Draining,
-		HookTimeout: p.HookTimeout,
+		HookTimeout: p.HookTimeout, Trial: p.Trial,
 	})
 	if err != nil {
 		return err
@@ -101,6 +103,9 @@ func generation(path string, signals <-chan os.Signal) error {
 	if p.Hooks {
 		log.Info("began", "predecessor_drain", gen.PredecessorDrain().String())
 		registerHooks(gen, log, p)
+	}
+	if p.Trial != (upgrade.Trial{}) {
+		return gen.Run(&sharer{whoami: s, fails: p.Fails}, signals)
 	}
 	return gen.Run(s, signals)
 }
@@ -230,28 +235,33 @@ func (s *whoami) Serve() {
 				if err != nil {
 					return
 				}
-				a := answer{Generation: s.number, PID: os.Getpid(), Inheritable: s.inherited}
-				a.Secret = string(s.gen.Secret())
-				a.Leaked = strings.Contains(strings.Join(os.Environ(), ""), "confidence")
-				_, a.Variable = os.LookupEnv("TABLEFLIP_HAS_PARENT_7DIU3")
-				if raw, err := ln.(syscall.Conn).SyscallConn(); err == nil {
-					raw.Control(func(fd uintptr) {
-						flags, _ := unix.FcntlInt(fd, unix.F_GETFL, 0)
-						a.Blocking = flags&unix.O_NONBLOCK == 0
-					})
-				}
-				s.answers.Go(func() {
-					time.Sleep(s.answer)
-					misbehave(context.Background(), s.hold)
-					own := s.answered.Add(1)
-					a.Answers = int(s.gen.Others(context.Background())["answers"]) + int(own)
-					a.Load = s.gen.Status().Load().Requests
-					json.NewEncoder(nc).Encode(a)
-					nc.Close()
-				})
+				s.serve(ln, nc)
 			}
 		})
 	}
+}
+
+// serve answers on a connection.
+func (s *whoami) serve(ln net.Listener, nc net.Conn) {
+	a := answer{Generation: s.number, PID: os.Getpid(), Inheritable: s.inherited}
+	a.Secret = string(s.gen.Secret())
+	a.Leaked = strings.Contains(strings.Join(os.Environ(), ""), "confidence")
+	_, a.Variable = os.LookupEnv("TABLEFLIP_HAS_PARENT_7DIU3")
+	if raw, err := ln.(syscall.Conn).SyscallConn(); err == nil {
+		raw.Control(func(fd uintptr) {
+			flags, _ := unix.FcntlInt(fd, unix.F_GETFL, 0)
+			a.Blocking = flags&unix.O_NONBLOCK == 0
+		})
+	}
+	s.answers.Go(func() {
+		time.Sleep(s.answer)
+		misbehave(context.Background(), s.hold)
+		own := s.answered.Add(1)
+		a.Answers = int(s.gen.Others(context.Background())["answers"]) + int(own)
+		a.Load = s.gen.Status().Load().Requests
+		json.NewEncoder(nc).Encode(a)
+		nc.Close()
+	})
 }
 
 func (s *whoami) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {

@@ -90,11 +90,16 @@ func (r *run) announce() {
 	}
 }
 
-// sendServing notifies the predecessor that this generation accepts, and that connections can
-// migrate to it.
-func (r *run) sendServing() {
+// sendPrepared notifies the predecessor that this generation could accept, and that connections
+// can migrate to it.
+func (r *run) sendPrepared() { r.sendStanding(link.TypePrepared) }
+
+// sendServing notifies it that this generation accepts.
+func (r *run) sendServing() { r.sendStanding(link.TypeServing) }
+
+func (r *run) sendStanding(kind link.Type) {
 	adopts := r.adoption.begin(r.service)
-	r.sendSurely(r.link, link.Message{Type: link.TypeServing, Claims: r.wireClaims(), Adopts: adopts, Pipe: r.flip.Pipe()})
+	r.sendSurely(r.link, link.Message{Type: kind, Claims: r.wireClaims(), Adopts: adopts, Pipe: r.flip.Pipe()})
 }
 
 func (g *Generation) wireClaims() (claims []link.Claim) {

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,10 +28,11 @@ type run struct {
 	gate    <-chan struct{}              // closed when tableflip allows an upgrade, nil since then
 	known   lifecycle.ID                 // the last predecessor that the machine knows of
 
-	attempt *attempt           // the upgrade under way, or the one that succeeded
-	cancel  context.CancelFunc // of the checks, later of the drain
-	account Drained            // once it is complete
-	failure error              // why this generation has never served
+	attempt    *attempt           // the upgrade under way, or the one that succeeded
+	reclaiming sync.WaitGroup     // while connections that the last one was offered are not answered
+	cancel     context.CancelFunc // of the checks, later of the drain
+	account    Drained            // once it is complete
+	failure    error              // why this generation has never served
 }
 
 // Run makes the generation ready, serves until its time is over, and returns
@@ -70,7 +72,8 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 
 func newRun(g *Generation, service Service) *run {
 	c := lifecycle.Config{Generation: g.number, Started: g.started,
-		UpgradeTimeout: g.opts.UpgradeTimeout, ShutdownDelay: g.opts.ShutdownDelay, MaxDraining: g.opts.MaxDraining}
+		UpgradeTimeout: g.opts.UpgradeTimeout, ShutdownDelay: g.opts.ShutdownDelay, MaxDraining: g.opts.MaxDraining,
+		ReturnTime: g.returnTime()}
 	r := &run{Generation: g, service: service, cancel: func() {},
 		posted: make(chan lifecycle.Event), timers: make(map[lifecycle.Kind]time.Time)}
 	switch {
@@ -86,6 +89,7 @@ func newRun(g *Generation, service Service) *run {
 		member := p.member()
 		c.Predecessor, r.known = &member, p.id
 	}
+	c.Trial = r.plan(g.opts.Trial)
 	r.machine = lifecycle.New(c)
 	return r
 }
@@ -105,10 +109,15 @@ func (r *run) loop(signals <-chan os.Signal) {
 				r.enqueue(lifecycle.Event{Kind: lifecycle.StopSignal, By: sig.String()})
 			}
 		case w := <-r.control.Requests():
-			r.enqueue(lifecycle.Event{Kind: lifecycle.ControlTrigger, Waiter: w})
+			r.enqueue(lifecycle.Event{Kind: lifecycle.ControlTrigger, Waiter: w, Trial: r.planOf(w)})
+		case v := <-r.control.Verdicts():
+			r.enqueue(verdictEvent(v))
 		case e := <-r.events:
 			r.handleEvent(&e)
 		case e := <-r.posted:
+			if e.Kind == lifecycle.Judged {
+				r.noteComparison()
+			}
 			r.enqueue(e)
 		case <-timer.C:
 			r.fireTimers()

@@ -36,9 +36,31 @@ type Adopter interface {
 	//
 	// Adopt itself neither reads from the connection nor writes to it, and keeps nothing of
 	// its State, which is cleared after. begin is called when the predecessor has been
-	// answered, and uses the connection no more. Both are called after Serve and never once
+	// answered, and uses the connection no more. Both may be called before Serve, and never once
 	// Drain has been, by several goroutines at once, and must not block.
 	Adopt(Connection) (begin func())
+}
+
+// Sharer is an Adopter whose connections can be shared with a successor that may yet be taken
+// back. [Options.Trial] needs one.
+type Sharer interface {
+	Adopter
+	// Share migrates a share of the connections, from 0 to 1, those that are open and those that
+	// will be accepted, as they come to rest. With 1 nothing is accepted any more from listeners
+	// that the successor has, but they stay open. Share returns at once. It may be called again
+	// with another share; what was given is not returned by that. Connections may be adopted at
+	// the same time.
+	Share(h Handoff, share float64)
+	// Reclaim ends that: connections are accepted again, and none migrates when it has returned.
+	Reclaim()
+}
+
+// Judged is a Service whose requests are compared with those of another generation.
+type Judged interface {
+	Service
+	// Outcomes returns what has become of the requests of this generation. It is called by
+	// several goroutines at once, some times a second.
+	Outcomes() Outcomes
 }
 
 // Counter is a Service that counts.

@@ -12,7 +12,8 @@ type State int
 const (
 	// Starting: it is not ready. Next: Probation, or Serving if no predecessor decides.
 	Starting State = iota
-	// Probation: it accepts connections, and its predecessor decides whether that is for good.
+	// Probation: it could serve, or does so on trial. Its predecessor decides whether it accepts
+	// connections, and whether that is for good.
 	// Next: Serving, or Draining if it is not.
 	Probation
 	// Serving: it accepts connections. Next: Upgrading, or Draining at a stop.
@@ -35,7 +36,7 @@ func (s State) String() string { return stateNames[s] }
 // it waits for.
 func stateOf(p lifecycle.Phase) State {
 	switch p {
-	case lifecycle.Probation:
+	case lifecycle.Standby, lifecycle.Probation:
 		return Probation
 	case lifecycle.Serving:
 		return Serving
@@ -44,7 +45,7 @@ func stateOf(p lifecycle.Phase) State {
 	case lifecycle.Exited:
 		return Exited
 	}
-	if slices.Contains([]lifecycle.Phase{lifecycle.Checking, lifecycle.Checked, lifecycle.Preparing, lifecycle.Standby, lifecycle.Aborting, lifecycle.Failed}, p) {
+	if slices.Contains([]lifecycle.Phase{lifecycle.Checking, lifecycle.Checked, lifecycle.Preparing, lifecycle.Aborting, lifecycle.Failed}, p) {
 		return Starting
 	}
 	return Draining

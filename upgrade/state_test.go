@@ -20,8 +20,8 @@ func (r recorder) StateChanged(from, to State) { *r.told = append(*r.told, from,
 // gets from one to the next are its own.
 func TestTransitions(t *testing.T) {
 	phases := map[State][]lifecycle.Phase{
-		Starting:  {lifecycle.Checking, lifecycle.Checked, lifecycle.Preparing, lifecycle.Standby, lifecycle.Aborting, lifecycle.Failed},
-		Probation: {lifecycle.Probation},
+		Starting:  {lifecycle.Checking, lifecycle.Checked, lifecycle.Preparing, lifecycle.Aborting, lifecycle.Failed},
+		Probation: {lifecycle.Standby, lifecycle.Probation},
 		Serving:   {lifecycle.Serving},
 		Upgrading: {lifecycle.Upgrading},
 		Draining: {lifecycle.Stopping, lifecycle.StopDue, lifecycle.StopDraining, lifecycle.StopWaiting, lifecycle.StopClosing,

@@ -37,6 +37,9 @@ type Status struct {
 	Generations []Member `json:"generations"`      // those alive, oldest first
 	// Upgrades are the last ten, oldest first.
 	Upgrades []Upgrade `json:"upgrades"`
+	// Trial is the one that runs, or else the last one with its verdict. It is nil if there
+	// was none, and where it is not known.
+	Trial *TrialStatus `json:"trial,omitempty"`
 }
 
 // Member is one generation that is alive.
@@ -102,6 +105,7 @@ func (g *Generation) Status() Status {
 		Listen:   append([]string{}, g.addresses...),
 		Upgrades: append([]Upgrade{}, g.upgrades...), Notice: g.opts.Notice,
 	}
+	s.Trial = g.lastTrial()
 	for _, m := range slices.Concat(g.predecessors, []*member{&own, g.successor}) {
 		if m != nil {
 			s.Generations = append(s.Generations, m.report())
@@ -180,6 +184,9 @@ func (s Status) String() string {
 			parts = append(parts, fmt.Sprintf("generation %d, version %s, is %s", m.Generation, m.Version, m.State))
 		}
 	}
+	if t := s.Trial; t != nil && t.Running() {
+		parts = append(parts, t.String())
+	}
 	if n := len(s.Upgrades); n > 0 && s.Upgrades[n-1].Result == Failed {
 		last := s.Upgrades[n-1]
 		parts = append(parts, fmt.Sprintf("the upgrade of %s failed: %s", last.Time.Local().Format(time.DateTime), last.Reason))
@@ -201,6 +208,10 @@ func (s Status) WriteTo(w io.Writer) (int64, error) {
 			m.Generation, m.PID, m.Version, m.State, span(m.Age), m.Requests, c.New, c.Active, c.Idle, c.Hijacked)
 	}
 	t.Flush()
+	if s.Trial != nil {
+		fmt.Fprintln(&b)
+		s.Trial.write(&b, time.Now())
+	}
 	if s.Notice != "" {
 		fmt.Fprintf(&b, "\n%s\n", s.Notice)
 	}

@@ -34,13 +34,18 @@ func TestStatusString(t *testing.T) {
 	serving := Member{Generation: 3, Version: "1.4.0", State: "serving", Load: Load{Requests: 12, Connections: Connections{New: 1, Active: 12, Idle: 320, Hijacked: 7}}}
 	draining := Member{Generation: 2, State: "draining", Load: Load{Requests: 1, Connections: Connections{Active: 1}}}
 	starting := Member{Generation: 4, Version: "1.5.0", State: "starting"}
+	tried := Member{Generation: 4, Version: "1.5.0", State: "probation"}
+	trial := &TrialStatus{Stage: StageTrial, Share: .5, From: 3, To: 4, Successor: Outcomes{Ended: 2, Failed: 1}}
+	over := &TrialStatus{Verdict: VerdictGood, From: 2, To: 3}
 	failed := Upgrade{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Result: Failed, Reason: "exit status 1"}
 	for want, s := range map[string]Status{
 		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections": {Generation: 3, Generations: []Member{serving}},
 		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections; generation 2 still drains: 1 request in flight, 1 connection": {
 			Generation: 3, Generations: []Member{draining, serving}},
 		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections; generation 4, version 1.5.0, is starting": {
-			Generation: 3, Generations: []Member{serving, starting}},
+			Generation: 3, Generations: []Member{serving, starting}, Trial: over},
+		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections; generation 4, version 1.5.0, is probation; trial: 50 % of connections, 2 requests, 1 failed (50.0 %); here 0, 0 failed; 0 s left": {
+			Generation: 3, Generations: []Member{serving, tried}, Trial: trial},
 		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections; the upgrade of 2026-01-02 03:04:05 failed: exit status 1": {
 			Generation: 3, Generations: []Member{serving}, Upgrades: []Upgrade{{Result: Succeeded}, failed}},
 		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections ": {
@@ -63,10 +68,17 @@ func TestStatusTable(t *testing.T) {
 			Drained: &Drained{Migrated: 34, MigratedBy: map[string]int{"tunnel": 4, "http/1.1+tls": 30}, Connections: Closed{Client: 1, ConnectionClose: 2, DrainTimeout: 3}}},
 			{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.Local), Trigger: "signal", From: 1, To: 2, Result: Succeeded, Drained: new(Drained)},
 			{Time: time.Date(2026, 1, 2, 3, 4, 6, 0, time.Local), Trigger: "signal", From: 2, To: 3, Result: Failed, Seconds: 0.005, FromVersion: "1.1", Reason: "exit status 1"}},
+		Trial: &TrialStatus{Verdict: VerdictBad, From: 2, To: 3, Ends: time.Date(2026, 1, 2, 3, 4, 6, 0, time.Local), Reason: "7 of 7 requests failed",
+			Successor: Outcomes{Ended: 7, Failed: 7}, Serving: Outcomes{Ended: 10}},
 	}.WriteTo(&b)
 	want := `GENERATION  PID  VERSION  STATE     AGE     REQUESTS  NEW  ACTIVE  IDLE  HIJACKED
 1           10   1.0      draining  1h2m3s  2         0    2       5     3
 2           20   1.1      serving   250 ms  0         0    0       0     0
+
+TRIAL        GENERATION  REQUESTS  FAILED       DENIED  REDIRECTED  EMPTY
+successor    3           7         7 (100.0 %)  0       0           0
+predecessor  2           10        0            0       0           0
+Verdict of 2026-01-02 03:04:06: bad; 7 of 7 requests failed
 
 UPGRADE  VERSIONS    AT                   BY       RESULT     AFTER  MIGRATED                   CLOSED                                                 REASON
 1 to 2   1.0 to 1.1  2026-01-02 03:04:05  control  succeeded  41 ms  30 http/1.1+tls, 4 tunnel  1 by the client, 2 sent Connection: close, 3 forcibly  

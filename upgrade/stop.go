@@ -26,10 +26,15 @@ func (r *run) drainForStop() {
 	r.drain(Handoff{Kept: func(ln net.Listener) bool { return held[ln].Held }})
 }
 
-// drainToPredecessor begins the drain of a generation that has accepted, and does not commit:
-// the predecessor accepts from all listeners.
+// drainToPredecessor begins the drain of a generation that does not commit: the predecessor
+// accepts from all listeners, and what has migrated here migrates back.
 func (r *run) drainToPredecessor() {
-	r.drain(Handoff{Kept: func(net.Listener) bool { return true }})
+	h := Handoff{Kept: func(net.Listener) bool { return true }}
+	if r.link != nil {
+		h.States = true
+		h.Migrate = func(ctx context.Context, conns []Connection) []bool { return r.migrate(ctx, r.link, true, conns) }
+	}
+	r.drain(h)
 }
 
 // drain lets the service drain.

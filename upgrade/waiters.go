@@ -19,6 +19,37 @@ func reply(waiters []lifecycle.Waiter, reply control.Reply) {
 	}
 }
 
+// planOf returns how the upgrade is tried that a client asks for; nil: as usual.
+func (r *run) planOf(w *control.Waiter) *lifecycle.Trial {
+	if w.Overrides == nil {
+		return nil
+	}
+	overrides, err := decodeOverrides(w.Overrides)
+	if err != nil { // by way of a predecessor of another release
+		r.log.Warn("upgrade is tried as usual: what was requested is not understood", "error", err)
+		return nil
+	}
+	t := r.plan(overrides.apply(r.opts.Trial))
+	return &t
+}
+
+// verdictEvent returns the event of a client that ends a trial.
+func verdictEvent(v *control.Verdict) lifecycle.Event {
+	if v.Good {
+		return lifecycle.Event{Kind: lifecycle.Promote, Waiter: v}
+	}
+	return lifecycle.Event{Kind: lifecycle.Abort, Waiter: v, Text: v.Reason}
+}
+
+func (r *run) answerVerdict(a lifecycle.Action) {
+	v := a.Waiter.(*control.Verdict)
+	if a.Text == "" {
+		v.Accept()
+	} else {
+		v.Refuse(a.Text)
+	}
+}
+
 func (r *run) progress(a lifecycle.Action) { reply(a.Trigger.Waiters, control.Reply{Progress: a.Text}) }
 
 // drainProgress sends clients what the drain waits for.
@@ -43,9 +74,10 @@ func (r *run) refuse(a lifecycle.Action) {
 func (r *run) forward(a lifecycle.Action) {
 	l := r.attempt.link
 	for _, w := range a.Trigger.Waiters {
-		w.(*control.Waiter).PassOn(func(nc net.Conn) (failure json.RawMessage) {
+		w := w.(*control.Waiter)
+		w.PassOn(func(nc net.Conn) (failure json.RawMessage) {
 			conn, ok := nc.(syscall.Conn)
-			if !ok || l.Send(link.Message{Type: link.TypeUpgrade}, conn) != nil {
+			if !ok || l.Send(link.Message{Type: link.TypeUpgrade, Overrides: w.Overrides}, conn) != nil {
 				return encode(&Outcome{Result: Failed, Reason: "the upgrade request could not be sent to the successor; try again"})
 			}
 			return nil

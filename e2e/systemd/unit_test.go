@@ -57,7 +57,7 @@ func settings(t *testing.T, path string) map[string]string {
 	return all
 }
 
-// The timeouts of the unit follow from the defaults of the flags, so that neither is changed alone.
+// The timeouts of the unit follow from the defaults of the flags and from baton.conf, so that neither is changed alone.
 func TestSystemdTimeoutsFollowFromTheFlags(t *testing.T) {
 	t.Parallel()
 	_, help, _ := process.Run(t, build.Version(t, "v1"), os.Environ(), "-h")
@@ -90,13 +90,22 @@ func TestSystemdTimeoutsFollowFromTheFlags(t *testing.T) {
 		t.Fatalf("ExecReload=%s: no -timeout", unit["ExecReload"])
 	}
 
+	conf, err := os.ReadFile("../../systemd/baton.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	watch := regexp.MustCompile(`(?m)^watch (\S+)$`).FindSubmatch(conf)
+	if watch == nil {
+		t.Fatal("baton.conf: no watch")
+	}
+
 	const (
 		overstay = 5 * time.Second  // until a drain that hangs is ended
 		hooks    = 10 * time.Second // of a stop
 		spare    = 5 * time.Second
 	)
 	drain := flag("drain-timeout") + overstay
-	if got, want := duration(m[1]), drain+flag("upgrade-timeout")+drain; got != want {
+	if got, want := duration(m[1]), drain+flag("upgrade-timeout")+flag("canary-time")+duration(string(watch[1]))+drain; got != want {
 		t.Errorf("-timeout of ExecReload: got %v, want %v", got, want)
 	}
 	if got, want := duration(unit["TimeoutStartSec"]), duration(m[1])+spare; got != want {

@@ -68,18 +68,3 @@ func TestPageOfANewService(t *testing.T) {
 	testserver.Equal(t, "has no upgrades", strings.Contains(page, `<ol id="upgrades"></ol>`), true)
 	testserver.Equal(t, "says so", strings.Contains(page, `id="none">None yet.`), true)
 }
-
-// The script has functions of the same names, with the same results.
-func TestNumbersOfThePage(t *testing.T) {
-	for n, want := range map[int]string{0: "0", 999: "999", 1000: "1,000", 1234567: "1,234,567"} {
-		testserver.Equal(t, "number", number(n), want)
-	}
-	testserver.Equal(t, "one", plural(1, "request"), "1 request")
-	testserver.Equal(t, "none", plural(0, "request"), "0 requests")
-	for seconds, want := range map[float64]string{0: "0.0 ms", .0094: "9.4 ms", .0096: "10 ms", .25: "250 ms", 1: "1.0 s", 9.9: "9.9 s", 12.7: "12 s"} {
-		testserver.Equal(t, "duration", duration(seconds), want)
-	}
-	for seconds, want := range map[float64]string{59.9: "59 s", 60: "1 min", 61: "1 min 1 s", 601: "10 min", 3600: "1 h", 3660: "1 h 1 min", 172799: "47 h 59 min", 172800: "2 days"} {
-		testserver.Equal(t, "span", span(seconds), want)
-	}
-}

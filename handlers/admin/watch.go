@@ -64,11 +64,19 @@ func (w *watch) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 // sameShape reports whether two statuses differ in nothing but figures that change all
 // the time.
 func sameShape(a, b upgrade.Status) bool {
-	return a.PID == b.PID && a.State == b.State &&
+	return a.PID == b.PID && a.State == b.State && sameStage(a.Trial, b.Trial) &&
 		slices.EqualFunc(a.Generations, b.Generations, func(a, b upgrade.Member) bool { return a.PID == b.PID && a.State == b.State }) &&
 		slices.EqualFunc(a.Upgrades, b.Upgrades, func(a, b upgrade.Upgrade) bool {
 			return a.Time.Equal(b.Time) && a.Result == b.Result && (a.Drained == nil) == (b.Drained == nil)
 		})
+}
+
+// sameStage reports whether two trials are the same one, as far as it has come.
+func sameStage(a, b *upgrade.TrialStatus) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Began.Equal(b.Began) && a.Stage == b.Stage && a.Verdict == b.Verdict && a.Reason == b.Reason
 }
 
 // look returns the status as it is, or was a moment ago for another client.

@@ -148,8 +148,13 @@ func TestWatchSendsEachSecondAndAtOnce(t *testing.T) {
 		})
 		check("at an upgrade", checkInterval+time.Millisecond, 9)
 		s.change(func(status *upgrade.Status) { status.Generations[0].Age, status.Generations[0].Requests = 7, 9 })
-		check("when only figures change", 5*checkInterval, 9)
-		check("a second after the last change", 6*checkInterval, 10)
+		s.change(func(status *upgrade.Status) { status.Trial = &upgrade.TrialStatus{Stage: upgrade.StageTrial} })
+		check("at a trial", checkInterval+time.Millisecond, 10)
+		s.change(func(status *upgrade.Status) {
+			status.Trial = &upgrade.TrialStatus{Stage: upgrade.StageTrial, Successor: upgrade.Outcomes{Ended: 1}}
+		})
+		check("when only figures change", 5*checkInterval, 10)
+		check("a second after the last change", 6*checkInterval, 11)
 
 		recorder := httptest.NewRecorder()
 		admin.ServeHTTP(recorder, httptest.NewRequestWithContext(ctx, "GET", "/events", nil))
@@ -157,7 +162,7 @@ func TestWatchSendsEachSecondAndAtOnce(t *testing.T) {
 		testserver.Equal(t, "Retry-After", recorder.Header().Get("Retry-After"), "5")
 
 		s.mu.Lock()
-		reads, seconds := s.reads, 7.4
+		reads, seconds := s.reads, 7.5
 		s.mu.Unlock()
 		if most := int(seconds/checkInterval.Seconds()) + 5; reads > most {
 			t.Errorf("status was read %d times in %v s, want %d at most for all watchers together", reads, seconds, most)

@@ -19,6 +19,7 @@ type Snapshot struct {
 	Predecessors     int                          // that still drain
 	Upgrades         map[upgrade.Result]uint64    // that this generation has tried
 	LastUpgrade      map[upgrade.Result]time.Time // the last one of all generations that ended so
+	Trials           upgrade.TrialCounts          // with this generation as the predecessor
 	Connections      upgrade.Connections          // of all living generations
 	Accepted         uint64                       // connections, by this generation
 	AcceptErrors     uint64                       // failed attempts to accept one, by this generation
@@ -39,11 +40,16 @@ var (
 	states  = []upgrade.State{upgrade.Starting, upgrade.Probation, upgrade.Serving, upgrade.Upgrading, upgrade.Draining, upgrade.Exited}
 	results = []upgrade.Result{upgrade.Succeeded, upgrade.Failed, upgrade.Refused}
 
+	trialResults = []string{"succeeded", "failed", "denied", "redirected", "empty"}
+	takebacks    = []upgrade.Takeback{upgrade.TakebackFailed, upgrade.TakebackSlow, upgrade.TakebackUndecided, upgrade.TakebackDied, upgrade.TakebackAborted}
+
 	generationDesc    = describe("baton_generation", "Number of the generation that answers, counted from 1.")
 	stateDesc         = describe("baton_state", "State of the generation that answers: 1 for that state, 0 for all others.", "state")
 	predecessorsDesc  = describe("baton_predecessors", "Predecessors that are still draining.")
 	resultsDesc       = describe("baton_upgrades_total", "Upgrades tried by all generations so far, by result.", "result")
 	lastUpgradeDesc   = describe("baton_last_upgrade_timestamp_seconds", "Time at which the last upgrade with that result began, among the last ten; 0 if there is none.", "result")
+	trialDesc         = describe("baton_trial_requests_total", "Requests judged in the trials and watches of all upgrades so far, by generation (that on trial, or the predecessor that serves) and result.", "generation", "result")
+	takebacksDesc     = describe("baton_takebacks_total", "Successors from which their predecessors have taken back, of all generations so far, by reason.", "reason")
 	connectionsDesc   = describe("baton_connections", "Connections open now in all living generations, by state.", "state")
 	acceptedDesc      = describe("baton_connections_accepted_total", "Connections accepted by all generations so far.")
 	acceptErrorsDesc  = describe("baton_accept_errors_total", "Attempts to accept a connection that failed, of all generations so far.")
@@ -61,7 +67,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 }
 
 func (source snapshots) Describe(descs chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc, lastUpgradeDesc,
+	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc, lastUpgradeDesc, trialDesc, takebacksDesc,
 		connectionsDesc, acceptedDesc, acceptErrorsDesc, closedDesc, migratedDesc, inFlightDesc, logDroppedDesc, crashRollbackDesc, notAfterDesc, notBeforeDesc} {
 		descs <- d
 	}
@@ -93,6 +99,13 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	for _, result := range results {
 		counter(resultsDesc, now.Upgrades[result], string(result))
 		precise(lastUpgradeDesc, timestamp(now.LastUpgrade[result]), string(result))
+	}
+	for _, result := range trialResults {
+		counter(trialDesc, now.Trials.Successor[result], "trial", result)
+		counter(trialDesc, now.Trials.Serving[result], "serving", result)
+	}
+	for _, reason := range takebacks {
+		counter(takebacksDesc, now.Trials.Takebacks[reason], string(reason))
 	}
 	gauge(connectionsDesc, now.Connections.New, "new")
 	gauge(connectionsDesc, now.Connections.Active, "active")

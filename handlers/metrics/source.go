@@ -29,6 +29,7 @@ func (s Source) Snapshot() Snapshot {
 		State:            s.Generation.State(),
 		Predecessors:     s.Generation.Predecessors(),
 		Upgrades:         s.Generation.Results(),
+		Trials:           s.Generation.TrialCounts(),
 		Connections:      load.Connections,
 		Accepted:         s.Servers.Public.Accepted(),
 		AcceptErrors:     s.Servers.AcceptErrors(),

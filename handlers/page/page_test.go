@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,12 +15,13 @@ import (
 	"example.com/baton/handlers/internal/testserver"
 	"example.com/baton/handlers/metrics"
 	"example.com/baton/handlers/middleware"
+	"example.com/baton/upgrade"
 )
 
 var identity = Identity{Generation: 3, PID: 4242, Version: "1.4.0"}
 
 func TestPageShowsTheGenerationWithoutScripts(t *testing.T) {
-	_, page := testserver.Do(t, testserver.Serve(t, New(Identity{Generation: 3, PID: 4242, Version: "<1.4.0>"}, nil)), "GET", "/")
+	_, page := testserver.Do(t, testserver.Serve(t, New(Options{Identity: Identity{Generation: 3, PID: 4242, Version: "<1.4.0>"}})), "GET", "/")
 	for _, want := range []string{`<p id="generation">3</p>`, `<dd id="version">&lt;1.4.0&gt;</dd>`, `<dd id="pid">4242</dd>`,
 		`<title>Generation 3 · Baton</title>`, `<code id="hint">kill -HUP 4242</code>`, `<li><span>3</span></li>`, `role="status">loaded<`} {
 		if !strings.Contains(page, want) {
@@ -29,7 +31,7 @@ func TestPageShowsTheGenerationWithoutScripts(t *testing.T) {
 }
 
 func TestPage(t *testing.T) {
-	server := testserver.Serve(t, New(identity, nil))
+	server := testserver.Serve(t, New(Options{Identity: identity}))
 	for _, test := range []struct {
 		name, method, path string
 		status             int
@@ -56,7 +58,7 @@ func TestPage(t *testing.T) {
 
 func TestPageEvents(t *testing.T) {
 	logged, logger := testserver.Capture()
-	handler := middleware.Log(metrics.New(metrics.Options{}).Count(New(identity, nil)), logger)
+	handler := middleware.Log(metrics.New(metrics.Options{}).Count(New(Options{Identity: identity})), logger)
 	ctx, cancel := context.WithCancel(t.Context())
 	response, _, fields := testserver.Events(t, testserver.Serve(t, handler), ctx)
 	for name, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"} {
@@ -85,7 +87,7 @@ func TestPageEventsAgain(t *testing.T) {
 		request := httptest.NewRequestWithContext(ctx, "GET", "/events", nil)
 		request.Header.Set("Last-Event-ID", id)
 		cancel() // after the first event
-		New(identity, nil).ServeHTTP(recorder, request)
+		New(Options{Identity: identity}).ServeHTTP(recorder, request)
 		if got := recorder.Body.String(); strings.Count(got, "event: ") != 1 || !strings.Contains(got, want) {
 			t.Errorf("after %s: got %q, want one %s", id, got, want)
 		}
@@ -94,7 +96,7 @@ func TestPageEventsAgain(t *testing.T) {
 
 func TestPageEventsEndWithTheDrain(t *testing.T) {
 	drain := make(chan struct{})
-	server := testserver.Serve(t, New(identity, func(context.Context) <-chan struct{} { return drain }))
+	server := testserver.Serve(t, New(Options{Identity: identity, Draining: func(context.Context) <-chan struct{} { return drain }}))
 	_, reader, _ := testserver.Events(t, server, t.Context())
 	close(drain)
 	rest, err := io.ReadAll(reader)
@@ -106,9 +108,74 @@ func TestPageEventsEndWithTheDrain(t *testing.T) {
 	testserver.Equal(t, "stream of a draining generation", body, "retry: 200\n\n")
 }
 
+func trials(t *upgrade.TrialStatus) func() *upgrade.TrialStatus {
+	return func() *upgrade.TrialStatus { return t }
+}
+
+func TestPageShowsATrialWithoutScripts(t *testing.T) {
+	running := &upgrade.TrialStatus{Stage: upgrade.StageTrial, Share: .1, From: 3, To: 4, Successor: upgrade.Outcomes{Ended: 1312, Failed: 7}}
+	for _, test := range []struct {
+		name  string
+		trial func() *upgrade.TrialStatus
+		want  []string
+	}{
+		{"none", nil, []string{`<div id="trial" aria-live="off" hidden>`}},
+		{"none so far", trials(nil), []string{`<div id="trial" aria-live="off" hidden>`}},
+		{"one", trials(running), []string{`<div id="trial" aria-live="off">`, `>10 % of the connections<`, `>0 s left<`, `>Generation 4, the successor<`, `>0.5 %<`,
+			`>1,312 requests · 7 failed · 0 denied · 0 redirected · 0 empty<`, `>Generation 3, the predecessor<`}},
+		// The reason is for the operators.
+		{"the verdict", trials(&upgrade.TrialStatus{Verdict: upgrade.VerdictBad, Reason: "secret"}), []string{`<span id="trialWord" class="bad">bad</span>`}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			response, page := testserver.Do(t, testserver.Serve(t, New(Options{Identity: identity, Trial: test.trial})), "GET", "/")
+			testserver.CheckPolicy(t, response, page)
+			for _, want := range test.want {
+				if !strings.Contains(page, want) {
+					t.Errorf("got %s, want %s in it", page, want)
+				}
+			}
+			testserver.Equal(t, "has the reason", strings.Contains(page, "secret"), false)
+		})
+	}
+}
+
+func TestPageEventsOfATrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var now atomic.Pointer[upgrade.TrialStatus]
+		ctx, cancel := context.WithCancel(t.Context())
+		w := &testserver.Written{ResponseRecorder: httptest.NewRecorder()}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			New(Options{Identity: identity, Trial: now.Load}).ServeHTTP(w, httptest.NewRequestWithContext(ctx, "GET", "/events", nil))
+		}()
+		time.Sleep(3*time.Second + time.Millisecond) // of the bubble's clock
+		now.Store(&upgrade.TrialStatus{Stage: upgrade.StageTrial, Ends: time.Now().Add(2500 * time.Millisecond)})
+		time.Sleep(4 * time.Second)
+		now.Store(&upgrade.TrialStatus{Verdict: upgrade.VerdictGood})
+		time.Sleep(6 * time.Second)
+		now.Store(nil)
+		time.Sleep(time.Second)
+		cancel()
+		<-done
+		var got []string
+		for event := range strings.SplitSeq(strings.TrimSpace(w.Body.String()), "\n\n") {
+			kind, data, _ := strings.Cut(event[strings.Index(event, "event: ")+7:], "\n")
+			for _, word := range []string{"null", "2 s left", "1 s left", "0 s left", `"good"`} {
+				if strings.Contains(data, word) {
+					kind += " " + word
+				}
+			}
+			got = append(got, kind)
+		}
+		want := []string{"identity", "trial null", "trial 2 s left", "trial 1 s left", "trial 0 s left", `trial "good"`, "ping", "trial null"}
+		testserver.Equal(t, "events", strings.Join(got, ", "), strings.Join(want, ", "))
+	})
+}
+
 // Whoever opens more streams than there are places takes nothing but those.
 func TestPageEventsAreForSoMany(t *testing.T) {
-	server := testserver.Serve(t, New(identity, nil))
+	server := testserver.Serve(t, New(Options{Identity: identity}))
 	var leave []context.CancelFunc
 	for range pageClients {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -142,7 +209,7 @@ func TestPageEventsPing(t *testing.T) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			New(identity, nil).ServeHTTP(recorder, httptest.NewRequestWithContext(ctx, "GET", "/events", nil))
+			New(Options{Identity: identity}).ServeHTTP(recorder, httptest.NewRequestWithContext(ctx, "GET", "/events", nil))
 		}()
 		time.Sleep(2*pingEvery + time.Second) // of the bubble's clock
 		cancel()

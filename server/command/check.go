@@ -30,6 +30,9 @@ func (c *Call) check() int {
 	for _, invalid := range certificates.Invalid(time.Now()) {
 		c.warn(invalid)
 	}
+	for _, warning := range s.TrialWarnings() {
+		c.warn(warning)
+	}
 	if s.Lifecycle.Control != c.Input.DefaultControl() {
 		control = s.Lifecycle.Control
 	}

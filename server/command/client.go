@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"time"
 
 	"example.com/baton/server/settings"
 	"example.com/baton/upgrade"
@@ -12,13 +11,13 @@ import (
 
 // upgrade asks the serving generation for an upgrade, and waits until it is over.
 func (c *Call) upgrade() int {
-	client, err := settings.ReadClient(c.Input, 3*time.Minute)
+	client, err := settings.ReadUpgrade(c.Input)
 	if err != nil {
 		return c.Fail(BadUsage, err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), client.Timeout)
 	defer cancel()
-	outcome, err := upgrade.Ask(ctx, client.Control, c.progress())
+	outcome, err := upgrade.Ask(ctx, client.Control, client.Overrides, c.progress())
 	if c.Width > 0 {
 		io.WriteString(c.Stderr, clearLine)
 	}
@@ -68,7 +67,7 @@ func (c *Call) printOutcome(outcome upgrade.Outcome) {
 
 // status prints the status of the service.
 func (c *Call) status() int {
-	client, err := settings.ReadClient(c.Input, 5*time.Second)
+	client, err := settings.ReadStatus(c.Input)
 	if err != nil {
 		return c.Fail(BadUsage, err)
 	}
@@ -83,5 +82,36 @@ func (c *Call) status() int {
 	} else {
 		status.WriteTo(c.Stdout)
 	}
+	return Done
+}
+
+// promote ends a trial or watch as good.
+func (c *Call) promote() int {
+	client, err := settings.ReadPromote(c.Input)
+	if err != nil {
+		return c.Fail(BadUsage, err)
+	}
+	return c.decide(client, "promoted; baton status shows what comes of it", upgrade.Promote)
+}
+
+// abort ends a trial or watch as bad.
+func (c *Call) abort() int {
+	client, err := settings.ReadAbort(c.Input)
+	if err != nil {
+		return c.Fail(BadUsage, err)
+	}
+	return c.decide(client, "aborted: the predecessor takes back", func(ctx context.Context, path string) error {
+		return upgrade.Abort(ctx, path, client.Reason)
+	})
+}
+
+// decide ends a trial or watch, and prints done.
+func (c *Call) decide(client settings.Client, done string, end func(ctx context.Context, path string) error) int {
+	ctx, cancel := context.WithTimeout(context.Background(), client.Timeout)
+	defer cancel()
+	if err := end(ctx, client.Control); err != nil {
+		return c.Fail(codeOf(err), err)
+	}
+	fmt.Fprintln(c.Stdout, done)
 	return Done
 }

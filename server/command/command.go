@@ -1,5 +1,5 @@
 // Package command has what the program does besides serving: commands that ask a
-// running server through its control socket (upgrade, status), and those that look at
+// running server through its control socket (upgrade, promote, abort, status), and those that look at
 // the program itself (check, version).
 //
 // A [Call] has all that a command reads and writes, so that commands can be tested
@@ -41,6 +41,8 @@ type Call struct {
 
 var commands = map[string]func(*Call) int{
 	"upgrade":   (*Call).upgrade,
+	"promote":   (*Call).promote,
+	"abort":     (*Call).abort,
 	"status":    (*Call).status,
 	"check":     (*Call).check,
 	"version":   (*Call).version,
@@ -63,7 +65,7 @@ func (c *Call) Run(name string) (exitCode int) {
 	if run := commands[name]; run != nil {
 		return run(c)
 	}
-	return c.Fail(BadUsage, fmt.Errorf("unknown command %q; want upgrade, status, check, version, or flags to serve", name))
+	return c.Fail(BadUsage, fmt.Errorf("unknown command %q; want upgrade, promote, abort, status, check, version, or flags to serve", name))
 }
 
 // help prints the help of the program itself.
@@ -75,6 +77,8 @@ func (c *Call) help() int {
 
 const usage = `baton [flags]     serves until SIGTERM or SIGINT; SIGHUP upgrades
 baton upgrade     upgrades to the program that is in place now, and waits
+baton promote     ends a trial or watch as good, now
+baton abort       ends a trial or watch as bad: the predecessor takes back
 baton status      shows the living generations and the last upgrades
 baton check       validates flags, environment and configuration file
 baton version     prints version, commit and Go version; so does -version

@@ -15,9 +15,15 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// fakeServer answers on a control socket with fixed lines that are not empty, and
+// fakeServer answers a command on a control socket with fixed lines that are not empty, and
 // returns its path.
 func fakeServer(t *testing.T, wantCommand string, lines ...string) (control string) {
+	t.Helper()
+	return fakeServerOf(t, fmt.Sprintf(`{"command":%q}`, wantCommand), lines...)
+}
+
+// fakeServerOf is fakeServer for a request.
+func fakeServerOf(t *testing.T, wantRequest string, lines ...string) (control string) {
 	t.Helper()
 	control = filepath.Join(t.TempDir(), "control.sock")
 	ln, err := net.Listen("unix", control)
@@ -34,7 +40,7 @@ func fakeServer(t *testing.T, wantCommand string, lines ...string) (control stri
 				return
 			}
 			request, _ := bufio.NewReader(nc).ReadString('\n')
-			if want := fmt.Sprintf(`{"command":%q}`+"\n", wantCommand); request != want {
+			if want := wantRequest + "\n"; request != want {
 				t.Errorf("request: got %q, want %q", request, want)
 			}
 			for _, line := range lines {
@@ -156,7 +162,7 @@ func TestClientsWithoutAnAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer hangs.Close()
-	for _, name := range []string{"upgrade", "status"} {
+	for _, name := range []string{"upgrade", "promote", "abort", "status"} {
 		t.Run(name, func(t *testing.T) {
 			call(t, nil, name, "-control", "/nosuch/control.sock").check(t, command.NoServer, "",
 				"baton: no server answers on the control socket /nosuch/control.sock; is it running, and is this its -control path?\n")
@@ -174,6 +180,10 @@ func TestCheck(t *testing.T) {
 	running := `{"final":true,"status":{"listen":["127.0.0.1:81"]}}`
 	t.Run("good", func(t *testing.T) {
 		call(t, nil, "check", "-listen", ":81,unix:/x", "-admin", "").check(t, command.Done, "the configuration is valid: it listens on :81, unix:/x\n", "")
+	})
+	t.Run("a trial that makes no sense", func(t *testing.T) {
+		call(t, nil, "check", "-canary", "10%", "-migrate=false").check(t, command.Done, "the configuration is valid: it listens on :8080\n",
+			"baton: warning: -canary: with -migrate=false no connection can be given to a successor on trial\n")
 	})
 	t.Run("problems", func(t *testing.T) {
 		call(t, nil, "check", "-max-body", "x", "-log-level", "y").check(t, command.BadUsage, "",
@@ -226,7 +236,7 @@ func TestVersion(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	for _, tt := range []struct{ args, flag string }{
-		{"help", "-listen address"}, {"check -h", "-user name"}, {"status --help", "-timeout duration"}, {"upgrade -h", "-json"},
+		{"help", "-listen address"}, {"check -h", "-user name"}, {"status --help", "-timeout duration"}, {"upgrade -h", "-canary share"}, {"upgrade -h", "-json"}, {"promote -h", "-timeout duration"}, {"abort -h", "-reason text"},
 	} {
 		r := call(t, nil, strings.Fields(tt.args)...)
 		if r.code != command.Done || r.stderr != "" || !strings.HasPrefix(r.stdout, "baton [flags] ") || !strings.Contains(r.stdout, "  "+tt.flag) {
@@ -238,7 +248,7 @@ func TestHelp(t *testing.T) {
 func TestFail(t *testing.T) {
 	journal := func(c *command.Call) { c.Destination = settings.Journal }
 	call(t, journal, "nosuch").check(t, command.BadUsage, "",
-		"<3>baton: unknown command \"nosuch\"; want upgrade, status, check, version, or flags to serve\n")
+		"<3>baton: unknown command \"nosuch\"; want upgrade, promote, abort, status, check, version, or flags to serve\n")
 	for _, tt := range []struct {
 		err  error
 		want string

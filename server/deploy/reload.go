@@ -183,7 +183,7 @@ func requestUpgrade(ctx context.Context, pid int) chan error {
 			return
 		}
 		done <- p.control(func(path string) error {
-			_, err := upgrade.Ask(ctx, path, nil)
+			_, err := upgrade.Ask(ctx, path, upgrade.Overrides{}, nil)
 			return err
 		})
 	}()

@@ -14,16 +14,29 @@ import (
 	"example.com/baton/server"
 )
 
-// StopTime returns how long a stop may take at most, but for predecessors that drain:
+// StopTime returns how long a stop may take at most, but for predecessors that drain, and for a
+// successor on trial, which returns its connections first:
 // its hooks have ten seconds, and a predecessor that still drains five more.
 func (s Settings) StopTime() time.Duration {
 	return s.Lifecycle.ShutdownDelay + s.Lifecycle.DrainTimeout + 20*time.Second
 }
 
+// UpgradeTime returns how long an upgrade may take at most, from a predecessor that still drains
+// to the last drain: that of the predecessor or, if it takes back, of the successor. Each has
+// five seconds more, until it is killed.
+func (s Settings) UpgradeTime() time.Duration {
+	const overstay = 5 * time.Second
+	drain, trial := s.Lifecycle.DrainTimeout+overstay, s.Lifecycle.Trial.Watch
+	if s.Lifecycle.Trial.Share > 0 {
+		trial += s.Lifecycle.Trial.Time
+	}
+	return drain + s.Lifecycle.UpgradeTimeout + trial + drain
+}
+
 // Handler returns what the public server serves on its listeners, which are in the
 // order of s.Listen: files, applications, or else a page that shows which generation
 // answers.
-func (s Settings) Handler(identity page.Identity, public []net.Listener, logger *slog.Logger) (handler http.Handler, err error) {
+func (s Settings) Handler(builtin page.Options, public []net.Listener, logger *slog.Logger) (handler http.Handler, err error) {
 	if s.Files.Root != "" {
 		s.Files.Logger = logger
 		if handler, err = files.New(s.Files); err != nil {
@@ -35,7 +48,8 @@ func (s Settings) Handler(identity page.Identity, public []net.Listener, logger 
 		handler = proxy.New(s.proxy(logger))
 	}
 	if handler == nil {
-		handler = page.New(identity, server.Draining)
+		builtin.Draining = server.Draining
+		handler = page.New(builtin)
 	}
 	if s.TLS.RedirectHTTPS {
 		at := slices.IndexFunc(s.Listen, Address.isHTTPS)

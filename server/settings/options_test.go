@@ -68,7 +68,7 @@ func TestHandler(t *testing.T) {
 		{"redirected", settings.Settings{Listen: secured, TLS: settings.TLS{RedirectHTTPS: true}}, "/a", "308 https://x:" + port(ln)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			handler, err := tt.Handler(page.Identity{}, []net.Listener{nil, ln}, slog.New(slog.DiscardHandler))
+			handler, err := tt.Handler(page.Options{}, []net.Listener{nil, ln}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,7 +84,7 @@ func TestHandler(t *testing.T) {
 			}
 		})
 	}
-	if _, err := (settings.Settings{Files: files.Options{Root: "/nosuch"}}).Handler(page.Identity{}, nil, nil); err == nil {
+	if _, err := (settings.Settings{Files: files.Options{Root: "/nosuch"}}).Handler(page.Options{}, nil, nil); err == nil {
 		t.Error("got no error for a directory that is gone")
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
 )
 
 // Input is what settings are read from.
@@ -92,33 +91,6 @@ func Read(in Input) (Settings, error) {
 	return r.settings, errors.Join(r.problems...)
 }
 
-// Client is the configuration of a command that asks a running server.
-type Client struct {
-	Control string // path of the control socket
-	Timeout time.Duration
-	JSON    bool
-}
-
-// ReadClient reads the settings of a command that waits as long as timeout by default.
-// The error joins one for each problem, or is a [Help].
-func ReadClient(in Input, timeout time.Duration) (Client, error) {
-	var c Client
-	flags := newFlags()
-	flags.StringVar(&c.Control, "control", in.ServerControl(), "`path` of the server's control socket")
-	flags.DurationVar(&c.Timeout, "timeout", timeout, "how long to wait")
-	flags.BoolVar(&c.JSON, "json", false, "print JSON")
-	flags.String("config", "", "`file` to read the control path from")
-	switch err := in.readInto(flags, false); { // the server's file has other settings
-	case err != nil:
-		return c, err
-	case c.Timeout <= 0:
-		return c, fmt.Errorf("-timeout %v: want more than 0", c.Timeout)
-	case c.Control == "":
-		return c, errors.New("-control is empty; want the path of the server's control socket")
-	}
-	return c, nil
-}
-
 func newFlags() *flag.FlagSet {
 	flags := flag.NewFlagSet("baton", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -163,6 +135,9 @@ func (in Input) readInto(flags *flag.FlagSet, strict bool) error {
 func (in Input) readEnviron(flags *flag.FlagSet) (err error) {
 	isSet := provided(flags)
 	flags.VisitAll(func(f *flag.Flag) {
+		if isArgument(f) {
+			return
+		}
 		name := "BATON_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
 		value, found := in.lookup(name)
 		if err != nil || isSet[f.Name] || !found || value == "" && f.DefValue == "" {
@@ -195,7 +170,7 @@ func readFile(flags *flag.FlagSet, strict bool) error {
 			value = "true" // as on the command line
 		}
 		switch {
-		case f == nil || name == "config" || name == "user":
+		case f == nil || isArgument(f) || name == "config" || name == "user":
 			if strict {
 				return fmt.Errorf("unknown setting %q; baton -h lists them", withoutValue(name))
 			}

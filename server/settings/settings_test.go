@@ -41,7 +41,7 @@ func defaults(tmp string) settings.Settings {
 		},
 		Lifecycle: upgrade.Options{
 			Control: filepath.Join(tmp, "baton-7", "control.sock"), UpgradeTimeout: time.Minute, DrainTimeout: 30 * time.Second,
-			MaxDraining: 4,
+			MaxDraining: 4, Trial: upgrade.Trial{Time: 30 * time.Second},
 		},
 		Foreground: settings.Automatic,
 		Log:        settings.Log{Format: "auto"},
@@ -73,7 +73,8 @@ func TestRead(t *testing.T) {
 		{
 			name: "all of the rest", args: []string{
 				"-admin", "", "-control", "/c", "-pid-file", dir + "/pid", "-root", dir, "-listing", "-proxy", rule,
-				"-proxy-timeout", "1ms", "-max-body", "1", "-upgrade-timeout", "2s", "-drain-timeout", "3s", "-idle-grace", "0",
+				"-proxy-timeout", "1ms", "-max-body", "1",
+				"-canary", "2.5%", "-canary-time", "1m", "-canary-latency", "-canary-undecided", "abort", "-watch", "9s", "-upgrade-timeout", "2s", "-drain-timeout", "3s", "-idle-grace", "0",
 				"-websocket-grace", "4s", "-stream-grace", "5s", "-migrate=false", "-max-draining", "0", "-shutdown-delay", "6s",
 				"-idle-timeout", "7s", "-read-header-timeout", "8s", "-foreground", "-log-format", "json", "-log-level", "warn",
 			},
@@ -84,18 +85,20 @@ func TestRead(t *testing.T) {
 					WebSocketGrace: 4 * time.Second, StreamGrace: 5 * time.Second}
 				s.Connections = server.Options{IdleGrace: -1, DisableMigration: true, IdleTimeout: 7 * time.Second, ReadHeaderTimeout: 8 * time.Second}
 				s.Lifecycle = upgrade.Options{Control: "/c", PIDFile: dir + "/pid", UpgradeTimeout: 2 * time.Second,
-					DrainTimeout: 3 * time.Second, ShutdownDelay: 6 * time.Second, MaxDraining: -1}
+					DrainTimeout: 3 * time.Second, ShutdownDelay: 6 * time.Second, MaxDraining: -1,
+					Trial: upgrade.Trial{Share: .025, Time: time.Minute, Latency: true, AbortUndecided: true, Watch: 9 * time.Second}}
 				s.Foreground = settings.Always
 				s.Log = settings.Log{Format: "json", Level: slog.LevelWarn}
 			},
 		},
 		{
 			name: "the first source counts", args: []string{"-max-draining", "1"},
-			environ: []string{"BATON_MAX_DRAINING=2", "BATON_IDLE_GRACE=2s", "BATON_LISTEN=:82"},
-			file:    "max-draining 3\nidle-grace 3s\nlisten :83\nlisten :84\ndrain-timeout 9s\n",
+			environ: []string{"BATON_MAX_DRAINING=2", "BATON_IDLE_GRACE=2s", "BATON_LISTEN=:82", "BATON_CANARY=0.2", "BATON_CANARY_LATENCY=true"},
+			file:    "max-draining 3\nidle-grace 3s\nlisten :83\nlisten :84\ndrain-timeout 9s\ncanary 3%\nwatch 10s\n",
 			want: func(s *settings.Settings) {
 				s.Listen = settings.Addresses{{Address: ":82"}}
 				s.Lifecycle.MaxDraining, s.Connections.IdleGrace, s.Lifecycle.DrainTimeout = 1, 2*time.Second, 9*time.Second
+				s.Lifecycle.Trial = upgrade.Trial{Share: .2, Time: 30 * time.Second, Latency: true, Watch: 10 * time.Second}
 			},
 		},
 		{
@@ -161,6 +164,10 @@ func TestReadProblems(t *testing.T) {
 		{"no address to redirect to", "-redirect-https -listen unix:/x", "", []string{"-redirect-https: want -listen tls:HOST:PORT"}},
 		{"one address twice", "-listen :1 -admin :1", "", []string{":1"}},
 		{"no such directories", "-root /nosuch -pid-file /nosuch/pid", "", []string{"-pid-file: ", "-root: "}},
+		{"no shares and times of a trial", "-canary 101% -canary-time 0 -canary-undecided maybe -watch 10", "", []string{
+			`-canary: "101%" is not a share such as 10% or 0.1, of 100% at most`, `-canary-time: 0s is too short; want 1ms or more`,
+			`-canary-undecided: "maybe" is not one of promote, abort`, `-watch: "10" is not a duration such as 1.5s or 2m`,
+		}},
 		{"not one of a few", "-log-format x -log-level y -max-draining -1 -foreground=z", "", []string{
 			`-foreground: "z" is not one of true, false`, `-max-draining: "-1" is not a number of 0 or more`,
 			`-log-format: "x" is not one of auto, text, json`, `-log-level: "y" is not one of debug, info, warn, error`,
@@ -210,33 +217,5 @@ func TestHelp(t *testing.T) {
 		if !ok || !strings.Contains(help.Flags, "  -admin address\n    \taddress for metrics, health and status; empty: none (default \"127.0.0.1:9180\")\n") {
 			t.Errorf("%v: got %v %q, want help", args, err, help.Flags)
 		}
-	}
-}
-
-func TestReadClient(t *testing.T) {
-	file := write(t, "control /from-file\nlisten :1\nnosuch x\n")
-	for _, tt := range []struct {
-		name string
-		args []string
-		want settings.Client
-		err  string
-	}{
-		{"defaults", nil, settings.Client{Control: "/default/control.sock", Timeout: time.Minute}, ""},
-		{"flags", []string{"-control", "/c", "-timeout", "2s", "-json"}, settings.Client{Control: "/c", Timeout: 2 * time.Second, JSON: true}, ""},
-		{"the server's file", []string{"-config", file}, settings.Client{Control: "/from-file", Timeout: time.Minute}, ""},
-		{"no time", []string{"-timeout", "0"}, settings.Client{}, "-timeout 0s: want more than 0"},
-		{"no path", []string{"-control", ""}, settings.Client{}, "-control is empty"},
-		{"no such flag", []string{"-listen", ":1"}, settings.Client{}, "unknown flag -listen"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			got, err := settings.ReadClient(settings.Input{Args: tt.args, Environ: []string{"RUNTIME_DIRECTORY=/default:/x"}, Root: "/nosuch"}, time.Minute)
-			if tt.err != "" {
-				if err == nil || !strings.Contains(err.Error(), tt.err) {
-					t.Errorf("got %v, want %s", err, tt.err)
-				}
-			} else if err != nil || got != tt.want {
-				t.Errorf("got %+v, %v, want %+v", got, err, tt.want)
-			}
-		})
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"example.com/baton/handlers/proxy"
@@ -51,6 +52,11 @@ func (r *reader) table() []setting {
 		{"proxy-timeout", once, "1m0s", "`time` that a backend may take to begin its response", duration(&s.Proxy.HeaderTimeout, time.Millisecond)},
 		{"max-body", once, "1073741824", "`bytes` of a proxied request's body, beyond which it is answered 413", s.setMaxBody},
 		{"check", each, "", "`path` that a successor must answer with a status below 400 before it is given anything; repeatable", s.addCheck},
+		{"canary", once, "0%", "`share` of the connections that a successor is tried on before it takes over", share(&s.Lifecycle.Trial.Share)},
+		{"canary-time", once, defaultTrialTime.String(), "`time` that such a trial takes", duration(&s.Lifecycle.Trial.Time, time.Millisecond)},
+		{"canary-latency", toggle, "", "a successor that is much slower fails its trial or watch, too", boolean(&s.Lifecycle.Trial.Latency)},
+		{"canary-undecided", once, "promote", "what becomes of a successor that has had too few requests to be judged: `promote` or abort", s.setUndecided},
+		{"watch", once, "0s", "`time` after the takeover in which the predecessor can take back", duration(&s.Lifecycle.Trial.Watch, 0)},
 		{"upgrade-timeout", once, "1m0s", "`time` that a successor may take to be ready", duration(&s.Lifecycle.UpgradeTimeout, time.Millisecond)},
 		{"drain-timeout", once, "30s", "`time` after which a drain closes connections forcibly", duration(&s.Lifecycle.DrainTimeout, time.Millisecond)},
 		{"idle-grace", once, "1s", "`time` that an idle connection that cannot migrate stays open in a drain", s.setIdleGrace},
@@ -120,6 +126,29 @@ func duration(into *time.Duration, least time.Duration) func(string) error {
 		*into = d
 		return nil
 	}
+}
+
+// share returns a parser of shares, which are from 0 to 1.
+func share(into *float64) func(string) error {
+	return func(s string) error {
+		number, isPercent := strings.CutSuffix(s, "%")
+		n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+		if isPercent {
+			n /= 100
+		}
+		if err != nil || !(n >= 0 && n <= 1) {
+			return fmt.Errorf("%q is not a share such as 10%% or 0.1, of 100%% at most", s)
+		}
+		*into = n
+		return nil
+	}
+}
+
+func (s *Settings) setUndecided(verdict string) error {
+	if s.Lifecycle.Trial.AbortUndecided = verdict == "abort"; !slices.Contains([]string{"promote", "abort"}, verdict) {
+		return fmt.Errorf("%q is not one of promote, abort", verdict)
+	}
+	return nil
 }
 
 func (s *Settings) addAddress(text string) error {

@@ -23,10 +23,10 @@ var (
 	ErrUntrusted = fmt.Errorf("%w: control socket", ErrRefused)
 )
 
-// Converse sends a command to the server at a path and calls on for each reply until the
+// Converse sends a request to the server at a path and calls on for each reply until the
 // final one. Nothing in a reply that is not printable is left as it is. Errors wrap
 // [ErrNoServer], [ErrRefused], [ErrUntrusted], [ErrLost] or the context's error.
-func Converse(ctx context.Context, path, command string, on func(Reply) error) error {
+func Converse(ctx context.Context, path string, request Request, on func(Reply) error) error {
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "unix", path)
 	if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist) {
@@ -43,7 +43,7 @@ func Converse(ctx context.Context, path, command string, on func(Reply) error) e
 		return err
 	}
 
-	line, err := json.Marshal(request{Command: command})
+	line, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,5 @@
 // Package control is the control socket: a unix socket on which the generation that
-// serves is asked for its status, or for an upgrade. A connection carries one request and
+// serves is asked for its status or for an upgrade, or given the verdict on one. A connection carries one request and
 // its replies, each a line of JSON. What a status and an outcome are is no concern of this
 // package: it carries them as JSON.
 //
@@ -29,12 +29,18 @@ const (
 
 // Commands.
 const (
-	Upgrade = "upgrade"
-	Status  = "status"
+	Upgrade     = "upgrade"
+	UpgradeWith = "upgrade-with" // overrides; a server that does not know any refuses it
+	Promote     = "promote"
+	Abort       = "abort"
+	Status      = "status"
 )
 
-type request struct {
-	Command string `json:"command"`
+// Request is what a client sends.
+type Request struct {
+	Command   string          `json:"command"`
+	Overrides json.RawMessage `json:"overrides,omitempty"` // of an upgrade
+	Reason    string          `json:"reason,omitempty"`    // of an abort
 }
 
 // Reply is one line of the answer. The last one has Final set.
@@ -53,6 +59,8 @@ type Handler interface {
 	// Refusal returns the outcome of an upgrade that is requested when Close has been
 	// called, as JSON.
 	Refusal() json.RawMessage
+	// CheckOverrides fails if an upgrade cannot be overridden so.
+	CheckOverrides(json.RawMessage) error
 }
 
 // Server answers on a control socket.
@@ -61,6 +69,7 @@ type Server struct {
 	listener net.Listener // nil: none
 	handler  Handler
 	requests chan *Waiter
+	verdicts chan *Verdict
 	closing  chan struct{} // closed when nobody takes from requests any more
 
 	conns sync.WaitGroup
@@ -75,6 +84,7 @@ func NewServer(ln net.Listener, handler Handler, log *slog.Logger) *Server {
 		listener: ln,
 		handler:  handler,
 		requests: make(chan *Waiter),
+		verdicts: make(chan *Verdict),
 		closing:  make(chan struct{}),
 		slots:    make(chan struct{}, maxConns),
 	}
@@ -82,6 +92,9 @@ func NewServer(ln net.Listener, handler Handler, log *slog.Logger) *Server {
 
 // Requests returns the channel of the clients that wait for an upgrade.
 func (s *Server) Requests() <-chan *Waiter { return s.requests }
+
+// Verdicts returns the channel of the clients that end a trial. Each has to be answered.
+func (s *Server) Verdicts() <-chan *Verdict { return s.verdicts }
 
 // Serve begins to accept, and returns at once.
 func (s *Server) Serve() {
@@ -156,7 +169,7 @@ func (s *Server) answer(nc net.Conn) {
 		return
 	}
 	nc.SetReadDeadline(time.Time{})
-	var req request
+	var req Request
 	if err := json.Unmarshal(line, &req); err != nil {
 		write(nc, Reply{Final: true, Error: "request is not JSON: " + err.Error()})
 		return
@@ -165,24 +178,33 @@ func (s *Server) answer(nc net.Conn) {
 	case Status:
 		write(nc, Reply{Final: true, Status: s.handler.Status()})
 	case Upgrade:
-		s.await(nc)
+		s.await(nc, nil)
+	case UpgradeWith:
+		if err := s.handler.CheckOverrides(req.Overrides); err != nil {
+			write(nc, Reply{Final: true, Error: err.Error()})
+			return
+		}
+		s.await(nc, req.Overrides)
+	case Promote, Abort:
+		s.awaitAnswer(nc, newVerdict(req))
 	default:
-		write(nc, Reply{Final: true, Error: fmt.Sprintf("unknown command %q; want upgrade or status", req.Command)})
+		write(nc, Reply{Final: true, Error: fmt.Sprintf("unknown command %q; want upgrade, promote, abort or status", req.Command)})
 	}
 }
 
 // Adopt goes on with a connection on which an upgrade was requested, and which the
-// predecessor has passed on.
-func (s *Server) Adopt(nc net.Conn) {
+// predecessor has passed on, with what it overrides.
+func (s *Server) Adopt(nc net.Conn, overrides json.RawMessage) {
 	s.conns.Go(func() {
 		defer nc.Close()
-		s.await(nc)
+		s.await(nc, overrides)
 	})
 }
 
 // await requests an upgrade and writes what becomes of it.
-func (s *Server) await(nc net.Conn) {
+func (s *Server) await(nc net.Conn, overrides json.RawMessage) {
 	w := newWaiter()
+	w.Overrides = overrides
 	select {
 	case s.requests <- w:
 	case <-s.closing:
@@ -203,31 +225,6 @@ func (s *Server) await(nc net.Conn) {
 		}
 	}
 }
-
-// Waiter is a client that waits for an upgrade.
-type Waiter struct {
-	replies chan Reply
-	passed  chan func(net.Conn) (failure json.RawMessage) // cap 1
-}
-
-func newWaiter() *Waiter {
-	return &Waiter{make(chan Reply, 64), make(chan func(net.Conn) json.RawMessage, 1)}
-}
-
-// Reply sends a reply, and never blocks. Progress is dropped while the client is slow.
-func (w *Waiter) Reply(r Reply) {
-	if r.Final || len(w.replies) < cap(w.replies)/2 {
-		select {
-		case w.replies <- r:
-		default:
-		}
-	}
-}
-
-// PassOn lets pass give the connection to another process, and closes it here. It is
-// called once at most, and pass from another goroutine. What pass returns is the outcome
-// if it has failed.
-func (w *Waiter) PassOn(pass func(net.Conn) (failure json.RawMessage)) { w.passed <- pass }
 
 func write(nc net.Conn, r Reply) error {
 	line, err := json.Marshal(r)

@@ -3,6 +3,7 @@ package control
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -42,6 +43,13 @@ func (handler) Status() json.RawMessage { return json.RawMessage(`{"version":"v"
 
 func (handler) Refusal() json.RawMessage { return json.RawMessage(`{"result":"refused"}`) }
 
+func (handler) CheckOverrides(text json.RawMessage) error {
+	if string(text) == `{"share":2}` {
+		return errors.New("the share is 2")
+	}
+	return nil
+}
+
 // say writes to the control socket and returns all that it answers.
 func say(t *testing.T, path, text string) string {
 	t.Helper()
@@ -60,7 +68,7 @@ func TestControlAnswers(t *testing.T) {
 	_, path := serve(t)
 	for name, test := range map[string]struct{ text, want string }{
 		"status":          {`{"command":"status"}` + "\n", `"version":"v"`},
-		"unknown command": {`{"command":"dance"}` + "\n", `unknown command \"dance\"; want upgrade or status`},
+		"unknown command": {`{"command":"dance"}` + "\n", `unknown command \"dance\"; want upgrade, promote, abort or status`},
 		"no JSON":         {"GET / HTTP/1.1\r\n\r\n", "request is not JSON"},
 		"empty":           {"\n", "request is not JSON"},
 		"too long":        {strings.Repeat("x", 10<<10) + "\n", "want one line of JSON"},

@@ -27,12 +27,14 @@
 package flip
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
 	"runtime"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -56,6 +58,10 @@ const (
 	settling = 50 * time.Millisecond
 )
 
+// unbounded is how long tableflip waits for a successor: the caller knows better how long it may
+// take, and kills it.
+const unbounded = 365 * 24 * time.Hour
+
 // DefaultUpgradeTimeout is how long a successor may take by default.
 const DefaultUpgradeTimeout = tableflip.DefaultUpgradeTimeout
 
@@ -74,15 +80,15 @@ type Process struct {
 }
 
 // New prepares the process as the package's documentation describes. A program calls it once,
-// before it starts goroutines. A successor that takes longer than timeout is killed.
-func New(timeout time.Duration) (*Process, error) {
+// before it starts goroutines.
+func New() (*Process, error) {
 	if err := AbsoluteProgram(); err != nil {
 		return nil, err
 	}
 	if directory == "" {
 		directory = "/" // tableflip must have one; each upgrade looks for itself
 	}
-	upgrader, err := tableflip.New(tableflip.Options{UpgradeTimeout: timeout})
+	upgrader, err := tableflip.New(tableflip.Options{UpgradeTimeout: unbounded})
 	if err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
@@ -138,6 +144,11 @@ func (p *Process) OnlyCopy(f *os.File) error {
 	return descriptors.CloseAllBut(fd, descriptors.Inode(fd))
 }
 
+// LeaveCopies leaves a pipe or socket that was passed on, and is known by its inode, to the
+// successor alone. Otherwise its end, and what is under way in it, would stay as long as
+// tableflip's copy: until the next upgrade.
+func (p *Process) LeaveCopies(inode uint64) error { return descriptors.CloseAllBut(-1, inode) }
+
 // Ready marks the point of no return: the predecessor's Upgrade returns nil. What was
 // passed on and not claimed is closed. An error means that the predecessor has died.
 func (p *Process) Ready() error { return p.upgrader.Ready() }
@@ -178,6 +189,35 @@ func (p *Process) Upgrade() error {
 		runtime.GC()
 	}
 	return err
+}
+
+// KillUnready kills a successor that is not ready. Upgrade then returns an error.
+func (p *Process) KillUnready() error {
+	entries, err := os.ReadDir("/proc")
+	for _, e := range entries {
+		pid, notProcess := strconv.Atoi(e.Name())
+		if notProcess == nil && isChild(pid) {
+			err = errors.Join(err, syscall.Kill(pid, syscall.SIGKILL))
+		}
+	}
+	return err
+}
+
+// isChild reports whether tableflip has started a process here. Another program that was started
+// here does not have its variable.
+func isChild(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	var state string
+	var parent int
+	fmt.Sscan(string(stat[bytes.LastIndexByte(stat, ')')+1:]), &state, &parent)
+	if parent != os.Getpid() {
+		return false
+	}
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	return err == nil && bytes.Contains(append([]byte{0}, environ...), []byte("\x00"+variable+"="))
 }
 
 // Stop kills a successor that is not ready, and prevents further ones.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -18,7 +19,7 @@ func TestUpgradeRightAfterReady(t *testing.T) {
 	}
 	const variable = "FLIP_TEST_RIGHT_AFTER_READY"
 	if os.Getenv(variable) != "" {
-		p, err := New(time.Minute)
+		p, err := New()
 		if err == nil {
 			os.Args[0] = "/bin/false"
 			err = errors.Join(p.Ready(), p.Upgrade())
@@ -42,7 +43,7 @@ func TestNew(t *testing.T) {
 	const unset = "FLIP_TEST_NEW"
 	if os.Getenv(unset) != "" {
 		before := os.Stderr
-		p, err := New(time.Minute)
+		p, err := New()
 		if err != nil {
 			fmt.Println(err)
 			os.Exit(1)
@@ -70,5 +71,42 @@ func TestNew(t *testing.T) {
 	}
 	if want := "passed by\nreleased\n"; stderr.String() != want {
 		t.Errorf("standard error: got %q, want %q", stderr.String(), want)
+	}
+}
+
+// A successor that hangs before anything is heard of it can be killed, and nothing else is.
+func TestKillUnready(t *testing.T) {
+	const variable = "FLIP_TEST_KILL_UNREADY"
+	if os.Getenv(variable) != "" {
+		p, err := New()
+		if err == nil {
+			err = p.Ready()
+		}
+		other := exec.Command("/bin/sleep", "1000")
+		if err == nil {
+			err = other.Start()
+		}
+		defer other.Process.Kill()
+		os.Args = []string{"/bin/sleep", "1000"}
+		ended := make(chan error)
+		go func() { ended <- p.Upgrade() }()
+		for tick := time.NewTicker(10 * time.Millisecond); err == nil; {
+			select {
+			case err = <-ended:
+			case <-tick.C:
+				if err := p.KillUnready(); err != nil {
+					fmt.Println(err)
+				}
+			}
+		}
+		fmt.Println(err, other.Process.Signal(syscall.Signal(0)))
+		other.Process.Kill()
+		os.Exit(0)
+	}
+	cmd := exec.Command(os.Args[0], "-test.run", "^TestKillUnready$")
+	cmd.Env = append(os.Environ(), variable+"=1", "GORACE=atexit_sleep_ms=0")
+	out, err := cmd.Output()
+	if err != nil || !strings.Contains(string(out), "signal: killed <nil>") {
+		t.Fatalf("got %s, %v, want a successor that was killed, and another program that lives", out, err)
 	}
 }

@@ -22,7 +22,8 @@ const (
 	Prepare            // do what can fail before the takeover: Prepared or PrepareFailed
 	SendPrepared       // notify the predecessor of that: TakeOver
 	Serve              // accept connections
-	SendServing        // notify the predecessor of that: CommitMessage
+	SendServing        // notify the predecessor of that: CommitMessage or TakeBack
+	SendReturning      // notify it that this generation returns what it has: Text
 	Commit             // report to tableflip that this generation is ready; there is no way back
 	OpenControl        // accept on the control socket
 	Announce           // publish the PID, store the listeners
@@ -46,14 +47,21 @@ const (
 	Forward       // Trigger: final here; the successor decides on it
 	Fail          // Trigger, Text: final; forget the successor, this generation serves on
 	Succeed       // Trigger, Duration: final; with the account of the drain
+	Answer        // Waiter, Text: why what it asked for is not done; empty: it is
 
 	// The successor.
 
 	Execute        // Trigger: FlipAccepted or FlipFailed, and what comes over the link
+	Share          // share connections with it, and tell how long: Stage, Share, At
+	EndStage       // a trial or a watch is over: Verdict, Cause, Text
+	Reclaim        // accept again, and give it nothing more
+	Judge          // compare the two: Judged
 	SendTakeOver   // it shall accept: SuccessorServes
+	SendTakeBack   // it shall return what it has: Text; SuccessorExited
 	SendCommit     // it shall commit: FlipAccepted or FlipFailed
 	SendStop       // notify it of the stop
-	StopFlip       // tableflip kills a successor that is not ready
+	StopFlip       // tableflip kills a successor that is not ready, and allows no other
+	KillUnknown    // kill a successor of which nothing was heard: FlipFailed
 	Dismiss        // Duration: kill it after this grace, if it has not exited: SuccessorExited
 	Abandon        // forget it
 	AssumeServing  // it cannot report its claims: it is taken to have all listeners
@@ -85,6 +93,11 @@ type Action struct {
 	At       time.Time
 	ID       ID
 	Trigger  Trigger
+	Waiter   Waiter
+	Stage    Stage
+	Verdict  Verdict
+	Cause    Cause
+	Share    float64       // of the connections; 1: nothing is accepted any more
 	Duration time.Duration // from the trigger to the takeover, or of a grace
 	Text     string        // of a log line, progress or reason
 	Level    slog.Level

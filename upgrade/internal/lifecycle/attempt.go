@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -20,9 +21,15 @@ const (
 	ExecutingUnlinked
 	// Greeted: it has said hello over the link.
 	Greeted
+	// Trying: it serves a share of the connections, and accepts none.
+	Trying
 	// TakingOver: it was told to accept. This generation accepts as well until the successor has
 	// committed, so that one that dies before costs no more than what it has accepted itself.
 	TakingOver
+	// Watching: it accepts in place of this generation, which can take back.
+	Watching
+	// TakingBack: it returns what it has, and is to exit. This generation accepts.
+	TakingBack
 	// Confirmed: it serves, was told to commit, and tableflip has not said so yet.
 	Confirmed
 	// ConfirmedUnlinked: as Confirmed, and its link has ended since.
@@ -56,7 +63,14 @@ type successor struct {
 	trigger  Trigger
 	begun    time.Time
 	took     time.Duration // from the trigger until it served
-	reason   string        // why it was dismissed
+	stage    Stage
+	shared   bool      // connections are, or were, shared with it
+	ends     time.Time // the stage
+	verdict  Verdict
+	numbers  string // of the last comparison
+	shown    time.Time
+	reason   string // why it was dismissed
+	early    string // why it was, if it has exited before it was killed; empty: the same
 	version  string
 	pid      int
 	protocol int // of the link; 0: unknown
@@ -74,47 +88,90 @@ var attemptRules = map[Attempt]map[Kind]attemptRule{
 		Hello:               {Greeted, (*Machine).noteHello},
 		SuccessorLinkEnded:  {ExecutingUnlinked, nil},
 		SuccessorLinkClosed: {ExecutingUnlinked, nil},
-		FlipAccepted:        {Ready, (*Machine).awaitServing},
+		FlipAccepted:        {Ready, nil},
 		FlipFailed:          {DismissedReturned, (*Machine).dismissFailed},
+		StartLate:           {Executing, (*Machine).killUnknown},
 		PatienceOver:        {Executing, emits(StopFlip)},
 	},
 	ExecutingUnlinked: {
 		FlipAccepted: {SucceededGone, (*Machine).handOverUnlinked},
 		FlipFailed:   {DismissedReturned, (*Machine).dismissFailed},
+		StartLate:    {ExecutingUnlinked, (*Machine).killUnknown},
 		PatienceOver: {ExecutingUnlinked, emits(StopFlip)},
 	},
 	Greeted: {
-		SuccessorPrepared:   {TakingOver, (*Machine).letTakeOver},
+		SuccessorPrepared:   {Trying, (*Machine).try},
 		SuccessorServes:     {Confirmed, (*Machine).confirm},
 		SuccessorLinkEnded:  {Dismissed, (*Machine).dismissUnlinked},
 		SuccessorLinkClosed: {Dismissed, (*Machine).dismissUnlinked},
-		FlipAccepted:        {ReadyGreeted, (*Machine).awaitServing},
+		FlipAccepted:        {ReadyGreeted, nil},
 		FlipFailed:          {DismissedReturned, (*Machine).dismissFailed},
+		StartLate:           {Dismissed, (*Machine).dismissLate},
 		PatienceOver:        {Greeted, emits(StopFlip)},
 	},
+	Trying: {
+		Judged:              {Trying, (*Machine).judged},
+		JudgeDue:            {Trying, emits(Judge)},
+		StageOver:           {TakingOver, (*Machine).endTrial},
+		Promote:             {TakingOver, (*Machine).promoteTrial},
+		Abort:               {TakingBack, (*Machine).abortStage},
+		SuccessorReturns:    {TakingBack, (*Machine).noteReturn},
+		SuccessorLinkEnded:  {Dismissed, (*Machine).dismissDead},
+		SuccessorLinkClosed: {Dismissed, (*Machine).dismissDead},
+		FlipAccepted:        {ReadyGreeted, (*Machine).endEarly},
+		FlipFailed:          {DismissedReturned, (*Machine).dismissFailed},
+		PatienceOver:        {Trying, emits(StopFlip)},
+	},
 	TakingOver: {
-		SuccessorServes:     {Confirmed, (*Machine).confirmAndCommit},
+		SuccessorServes:     {Watching, (*Machine).watchIt},
+		SuccessorReturns:    {TakingBack, (*Machine).noteReturn},
 		SuccessorLinkEnded:  {Dismissed, (*Machine).dismissUnlinked},
 		SuccessorLinkClosed: {Dismissed, (*Machine).dismissUnlinked},
-		FlipAccepted:        {ReadyGreeted, (*Machine).awaitServing},
+		FlipAccepted:        {ReadyGreeted, nil},
 		FlipFailed:          {DismissedReturned, (*Machine).dismissFailed},
+		StartLate:           {Dismissed, (*Machine).dismissLate},
 		PatienceOver:        {TakingOver, emits(StopFlip)},
 	},
+	Watching: {
+		Judged:              {Watching, (*Machine).judged},
+		JudgeDue:            {Watching, emits(Judge)},
+		StageOver:           {Confirmed, (*Machine).endWatch},
+		Promote:             {Confirmed, (*Machine).promoteWatch},
+		Abort:               {TakingBack, (*Machine).abortStage},
+		SuccessorReturns:    {TakingBack, (*Machine).noteReturn},
+		SuccessorLinkEnded:  {Dismissed, (*Machine).dismissDead},
+		SuccessorLinkClosed: {Dismissed, (*Machine).dismissDead},
+		FlipAccepted:        {Succeeded, (*Machine).handOver},
+		FlipFailed:          {DismissedReturned, (*Machine).dismissFailed},
+		PatienceOver:        {Watching, emits(StopFlip)},
+	},
+	TakingBack: {
+		SuccessorLinkEnded:  {Dismissed, (*Machine).dismissReturned},
+		SuccessorLinkClosed: {Dismissed, (*Machine).dismissReturned},
+		FlipAccepted:        {DismissedReturned, (*Machine).dismissReturned},
+		FlipFailed:          {DismissedReturned, (*Machine).dismissReturned},
+		ReturnLate:          {Dismissed, (*Machine).dismissUnreturned},
+		PatienceOver:        {TakingBack, emits(StopFlip)},
+	},
 	Confirmed: {
+		SuccessorReturns:    {TakingBack, (*Machine).noteReturn},
 		SuccessorLinkEnded:  {ConfirmedUnlinked, nil},
 		SuccessorLinkClosed: {ConfirmedStopped, nil},
 		FlipAccepted:        {Succeeded, (*Machine).handOver},
 		FlipFailed:          {DismissedReturned, (*Machine).dismissFailed},
+		StartLate:           {Dismissed, (*Machine).dismissLate},
 		PatienceOver:        {Confirmed, emits(StopFlip)},
 	},
 	ConfirmedUnlinked: {
 		FlipAccepted: {SucceededUnlinked, (*Machine).handOver},
 		FlipFailed:   {DismissedReturned, (*Machine).dismissFailed},
+		StartLate:    {Dismissed, (*Machine).dismissLate},
 		PatienceOver: {ConfirmedUnlinked, emits(StopFlip)},
 	},
 	ConfirmedStopped: {
 		FlipAccepted: {SucceededGone, (*Machine).handOver},
 		FlipFailed:   {DismissedReturned, (*Machine).dismissFailed},
+		StartLate:    {Dismissed, (*Machine).dismissLate},
 		PatienceOver: {ConfirmedStopped, emits(StopFlip)},
 	},
 	Ready: {
@@ -122,14 +179,14 @@ var attemptRules = map[Attempt]map[Kind]attemptRule{
 		SuccessorLinkEnded:  {SucceededGone, (*Machine).handOverUnlinked},
 		SuccessorLinkClosed: {SucceededGone, (*Machine).handOverUnlinked},
 		// It cannot be killed, since its pid is not known: tableflip's word has to do.
-		ReadyLate:    {Succeeded, (*Machine).handOverUnheard},
+		StartLate:    {Succeeded, (*Machine).handOverUnheard},
 		PatienceOver: {Succeeded, (*Machine).handOverUnheard},
 	},
 	ReadyGreeted: {
 		SuccessorServes:     {Succeeded, (*Machine).confirmAndHandOver},
 		SuccessorLinkEnded:  {DismissedReturned, (*Machine).dismissVanished},
 		SuccessorLinkClosed: {DismissedReturned, (*Machine).dismissVanished},
-		ReadyLate:           {DismissedReturned, (*Machine).dismissLate},
+		StartLate:           {DismissedReturned, (*Machine).dismissUnserved},
 		PatienceOver:        {DismissedReturned, (*Machine).dismissForStop},
 	},
 	Dismissed: {
@@ -175,7 +232,7 @@ func (m *Machine) handleSuccessor(e Event) {
 
 // linked reports whether the successor can be sent something.
 func (a Attempt) linked() bool {
-	return slices.Contains([]Attempt{Executing, Greeted, TakingOver, Confirmed, Ready, ReadyGreeted, Succeeded}, a)
+	return slices.Contains([]Attempt{Executing, Greeted, Trying, TakingOver, Watching, TakingBack, Confirmed, Ready, ReadyGreeted, Succeeded}, a)
 }
 
 // execute begins an upgrade.
@@ -186,6 +243,7 @@ func (m *Machine) execute(t Trigger) {
 		t.Origins = slices.Clone(m.hangup.origins)
 	}
 	m.successor = successor{trigger: t, begun: m.now}
+	m.arm(StartLate, m.config.UpgradeTimeout)
 	m.log("upgrade started", "by", t.By)
 	m.emit(Action{Do: Progress, Trigger: t, Text: fmt.Sprintf("generation %d starts", m.config.Generation+1)})
 	m.emit(Action{Do: Execute, Trigger: t})
@@ -220,44 +278,25 @@ func (m *Machine) report() {
 	m.arm(ReportDue, reportInterval)
 }
 
-// letTakeOver has the successor accept, unless the service stops.
-func (m *Machine) letTakeOver(Event) {
-	if m.phase != Upgrading {
-		m.attempt = Greeted
-		return
-	}
-	m.emit(Action{Do: SendTakeOver})
-}
-
 // committing reports whether the successor serves, or is about to, and will commit.
 func (m *Machine) committing() bool {
 	return m.attempt == TakingOver || m.attempt == Confirmed && m.successor.protocol >= ordersSince
 }
 
-func (m *Machine) confirmAndCommit(e Event) {
-	m.confirm(e)
-	m.emit(Action{Do: SendCommit})
-}
-
 func (m *Machine) confirm(Event) { m.successor.took = m.now.Sub(m.successor.trigger.At) }
 
-// awaitServing gives a successor that is ready the rest of its time to serve; tableflip does
-// so only before that.
-func (m *Machine) awaitServing(Event) {
-	m.arm(ReadyLate, m.config.UpgradeTimeout-m.now.Sub(m.successor.begun))
-}
-
-// dismiss gives a successor up. After the grace it is killed.
+// dismiss gives a successor up, if it was not for another reason. After the grace it is killed.
 func (m *Machine) dismiss(reason string, grace time.Duration) {
-	m.successor.reason = reason
-	m.disarm(ReadyLate)
+	m.successor.reason = cmp.Or(m.successor.reason, reason)
+	m.endStage(Bad, Death, m.successor.reason)
+	m.disarm(StartLate)
+	m.reclaim()
 	m.emit(Action{Do: Dismiss, Duration: grace})
 }
 
 func (m *Machine) dismissFailed(e Event) {
-	limit := m.config.UpgradeTimeout
-	if m.now.Sub(m.successor.begun) >= limit {
-		m.dismiss(fmt.Sprintf("successor was not ready within %s and was killed", limit), 0)
+	if s := m.successor.stage; s != NoStage {
+		m.dismiss(fmt.Sprintf("successor died in the %v: %v", s, e.Err), 0)
 		return
 	}
 	m.dismiss(fmt.Sprintf("successor failed: %v", e.Err), 0)
@@ -268,11 +307,24 @@ func (m *Machine) dismissUnlinked(Event) {
 }
 
 func (m *Machine) dismissVanished(Event) {
+	m.successor.early = "successor died as it became ready"
 	m.dismiss("link to the successor broke as it became ready; it was killed", exitGrace)
 }
 
-func (m *Machine) dismissLate(Event) {
+func (m *Machine) dismissLate(Event) { m.dismiss(m.lateness(), 0) }
+
+func (m *Machine) dismissUnserved(Event) {
 	m.dismiss(fmt.Sprintf("successor was ready but did not serve within %s and was killed", m.config.UpgradeTimeout), 0)
+}
+
+// killUnknown kills a successor of which nothing was heard in all its time.
+func (m *Machine) killUnknown(Event) {
+	m.successor.reason = m.lateness()
+	m.emit(Action{Do: KillUnknown})
+}
+
+func (m *Machine) lateness() string {
+	return fmt.Sprintf("successor was not ready within %s and was killed", m.config.UpgradeTimeout)
 }
 
 func (m *Machine) dismissForStop(Event) {
@@ -281,8 +333,8 @@ func (m *Machine) dismissForStop(Event) {
 }
 
 func (m *Machine) noteExit(e Event) {
-	if e.InGrace {
-		m.successor.reason = "successor died as it became ready"
+	if s := &m.successor; e.InGrace {
+		s.reason = cmp.Or(s.early, s.reason)
 	}
 }
 
@@ -293,6 +345,7 @@ func (m *Machine) concludeDismissal(e Event) {
 	s := m.successor
 	m.successor = successor{}
 	m.disarm(ReportDue)
+	m.disarm(ReturnLate)
 	switch m.phase {
 	case Stopping, StopDue:
 		m.disarm(PatienceOver)

@@ -17,11 +17,11 @@
 //
 //   - [Phase]: where the generation stands, from the checks to its exit.
 //   - [Attempt]: what is known of the successor, from two sources that can race: tableflip,
-//     and the link. Whatever lies between the hello of a successor and the point of no
-//     return, such as a trial, is a state between Greeted and Confirmed, and its verdict an
-//     event. The successor's half are the phases between Preparing and Serving, which are
-//     entered by messages that older releases do not send: one of those takes over, and
-//     commits, when it is prepared.
+//     and the link. Between the hello of a successor and the point of no return, from Greeted
+//     to Confirmed, it is tried, takes over and is watched, and can be taken back; the
+//     verdict on it is an event. The successor's half are the phases between Preparing and
+//     Serving, which are entered by messages that older releases do not send: one of those
+//     takes over, and commits, when it is prepared.
 //   - [Predecessor]: one for each predecessor that still drains.
 //   - [Urgency], [Gate] and [Control]: how often a stop was requested, whether tableflip
 //     allows an upgrade, and who answers on the control socket.

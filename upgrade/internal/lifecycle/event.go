@@ -22,9 +22,12 @@ const (
 	StopSignal     // SIGTERM or SIGINT to this process: By
 	StopMessage    // the predecessor sends that a stop was requested: By
 	TakeOver       // the predecessor sends that this generation shall accept
+	TakeBack       // the predecessor sends that it shall return what it has: Text
 	CommitMessage  // the predecessor sends that it will not take back any more
 	GateOpened     // tableflip allows an upgrade
 	Relieved       // the predecessor answers on the control socket no more
+	Promote        // a caller ends a trial or a watch as good: Waiter
+	Abort          // a caller ends it as bad: Waiter, Text
 	Drained        // this generation's drain is complete
 	HooksEnded     // so are its hooks
 
@@ -35,6 +38,8 @@ const (
 	Hello               // over the link: PID, Version, Protocol
 	SuccessorPrepared   // over the link: it could accept, and waits for being told to
 	SuccessorServes     // over the link: it accepts connections
+	SuccessorReturns    // over the link: it has failed or was stopped, and returns what it has
+	Judged              // the two were compared in this stage: PID, Stage, Verdict, Cause, Text
 	SuccessorLinkEnded  // the link has ended, and nothing had announced that
 	SuccessorLinkClosed // the link has ended after the successor reported a drain, or its process is unknown
 	SuccessorLost       // the link has ended, and the process lives on
@@ -55,7 +60,10 @@ const (
 
 	DelayOver      // of a stop: clients and load balancers have had time to notice it
 	PatienceOver   // of a stop: the successor has had time to end by itself
-	ReadyLate      // the successor is ready and does not serve
+	StartLate      // the successor should be a step further
+	StageOver      // the trial, or the watch, is over
+	JudgeDue       // the two should be compared
+	ReturnLate     // a successor that was taken back should have exited
 	PredecessorDue // a predecessor should have exited
 	ReliefOver     // the predecessor has had time to leave the control socket
 	ReportDue      // the successor and the waiters should hear of this generation
@@ -68,6 +76,11 @@ type Event struct {
 	Kind     Kind
 	Now      time.Time
 	By       string // what requested a stop
+	Text     string // a reason, or numbers
+	Stage    Stage
+	Verdict  Verdict
+	Cause    Cause
+	Trial    *Trial // of a trigger: how this upgrade is tried; nil: as usual
 	Origin   int    // the generation that got the signal; 0: unknown
 	Waiter   Waiter
 	Err      error
@@ -102,4 +115,5 @@ type Trigger struct {
 	At      time.Time
 	Origins []int // generations that got the signal; nil: no signal was among the requests
 	Waiters []Waiter
+	Trial   *Trial // how this upgrade is tried; nil: as usual
 }

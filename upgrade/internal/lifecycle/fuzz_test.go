@@ -63,7 +63,7 @@ func FuzzMachine(f *testing.F) {
 // playLine lets a line of generations live whose messages are delayed and whose processes and
 // links are lost.
 func playLine(t *testing.T, plan []byte) {
-	w := newWorld(t, len(plan)%2 == 1)
+	w := newWorld(t, len(plan)%2 == 1, len(plan)%4 >= 2)
 	for _, b := range plan {
 		switch choice := int(b) / 8; b % 8 {
 		case 5:
@@ -72,6 +72,8 @@ func playLine(t *testing.T, plan []byte) {
 			w.outside(choice%3, choice/3)
 		case 7:
 			w.outside(3+choice%3, choice/3)
+		case 4:
+			w.outside(6+choice%2, choice/2)
 		default:
 			w.deliver(choice)
 		}

@@ -25,8 +25,9 @@ func (m *Machine) handOverUnheard(e Event) {
 // belongs to the generation that serves: triggers, and the links to predecessors.
 func (m *Machine) handOver(Event) {
 	s := &m.successor
+	m.endStage(Undecided, NoCause, "the successor did not wait for the end")
 	m.emit(Action{Do: HandOver, Trigger: s.trigger, Duration: s.took})
-	for _, timer := range []Kind{ReadyLate, DelayOver, PatienceOver, ReliefOver} {
+	for _, timer := range []Kind{StartLate, DelayOver, PatienceOver, ReliefOver} {
 		m.disarm(timer)
 	}
 	m.control = ControlOurs // the socket is closed: nothing opens it again

@@ -40,6 +40,8 @@ type Config struct {
 	UpgradeTimeout time.Duration // how long a successor may take to serve
 	ShutdownDelay  time.Duration // how long a stop goes on serving
 	MaxDraining    int           // how many predecessors may drain when an upgrade begins
+	ReturnTime     time.Duration // how long a successor that is taken back may take to exit
+	Trial          Trial         // how a successor is tried
 	Gate           Gate
 	// Predecessor is the generation that executed this one, if they have a link.
 	Predecessor *Member
@@ -146,8 +148,10 @@ func (m *Machine) Handle(e Event) []Action {
 	switch {
 	case e.Kind >= PredecessorAdded && e.Kind <= LinkKept:
 		m.handlePredecessor(e)
-	case e.Kind >= FlipAccepted && e.Kind <= SuccessorExited, e.Kind == ReadyLate, e.Kind == PatienceOver:
+	case e.Kind >= FlipAccepted && e.Kind <= SuccessorExited, e.Kind >= StartLate && e.Kind <= ReturnLate, e.Kind == PatienceOver:
 		m.handleSuccessor(e)
+	case e.Kind == Promote, e.Kind == Abort:
+		m.decide(e)
 	case e.Kind == PredecessorDue:
 		m.killOverdue()
 	case e.Kind == ReportDue:
@@ -336,8 +340,9 @@ func (m *Machine) abort(e Event) {
 		m.pending = nil
 		m.emit(Action{Do: Refuse, Trigger: *t})
 	}
-	if m.phase == Probation {
+	if m.phase == Standby || m.phase == Probation {
 		m.enter(Returning)
+		m.emit(Action{Do: SendReturning, Text: e.Err.Error()})
 		m.emit(Action{Do: DrainToPredecessor})
 		return
 	}

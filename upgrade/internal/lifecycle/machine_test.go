@@ -65,7 +65,7 @@ func what(actions []Action) (lines []string) {
 	for _, a := range actions {
 		line := verbNames[a.Do]
 		switch a.Do {
-		case Log, Arm, Disarm, Progress, DrainProgress, Report, Enter, Account:
+		case Log, Arm, Disarm, Progress, DrainProgress, Report, Enter, Account, EndStage:
 			continue
 		case ReportTo, Watch, Kill, Forget, ReleaseLink, PassLink, FollowLink:
 			line += fmt.Sprintf(" %d", a.ID)
@@ -82,6 +82,12 @@ func what(actions []Action) (lines []string) {
 		case Dismiss:
 			if a.Duration > 0 {
 				line += " " + a.Duration.String()
+			}
+		case Share:
+			line += fmt.Sprintf(" %v", a.Share)
+		case SendTakeBack, Answer:
+			if a.Text != "" {
+				line += ": " + a.Text
 			}
 		case Exit:
 			if a.Err != nil {
@@ -104,6 +110,7 @@ var verbNames = [verbs]string{
 	Report: "report", ReportDrained: "report drained", WatchSuccessor: "watch successor", Orphaned: "orphaned",
 	ReportTo: "report to", Watch: "watch", Kill: "kill", Forget: "forget", ReleaseLink: "release link",
 	PassLink: "pass link", FollowLink: "follow link",
+	Share: "share", EndStage: "end stage", Reclaim: "reclaim", Judge: "judge", SendTakeBack: "send take back", SendReturning: "send returning", KillUnknown: "kill unknown", Answer: "answer",
 }
 
 // race is one row: what happens to a generation, in which order, and what it does about the
@@ -147,7 +154,7 @@ func (r race) test(t *testing.T) {
 
 func then(setup []Event, more ...Event) []Event { return append(slices.Clone(setup), more...) }
 
-var attemptNames = [...]string{"none", "executing", "executing unlinked", "greeted", "taking over", "confirmed", "confirmed unlinked",
+var attemptNames = [...]string{"none", "executing", "executing unlinked", "greeted", "trying", "taking over", "watching", "taking back", "confirmed", "confirmed unlinked",
 	"confirmed stopped", "ready", "ready greeted", "dismissed", "dismissed exited", "dismissed returned",
 	"succeeded", "succeeded unlinked", "succeeded lost", "succeeded gone"}
 

@@ -15,7 +15,8 @@ const (
 	Checked
 	// Preparing: it does what can fail, last of all before it takes over.
 	Preparing
-	// Standby: it could accept, and waits for being told to.
+	// Standby: it could accept, and waits for being told to. It may be tried on connections of its
+	// predecessor.
 	Standby
 	// Probation: it accepts, and its predecessor can take back.
 	Probation
@@ -59,7 +60,7 @@ var phases = [...]struct {
 	Checking:     {"checking", []Phase{Checked, Preparing, Aborting}},
 	Checked:      {"checked", []Phase{Preparing, Aborting}},
 	Preparing:    {"preparing", []Phase{Standby, Serving, Aborting}},
-	Standby:      {"standby", []Phase{Probation, Serving, Aborting}},
+	Standby:      {"standby", []Phase{Probation, Serving, Returning}},
 	Probation:    {"probation", []Phase{Serving, Returning}},
 	Returning:    {"returning", []Phase{Exited}},
 	Aborting:     {"aborting", []Phase{Failed}},
@@ -113,8 +114,8 @@ var phaseRules = map[Phase]struct {
 		Prepared:      (*Machine).prepared,
 		PrepareFailed: (*Machine).abort,
 	}},
-	Standby:      {(*Machine).enqueue, (*Machine).stopEarly, map[Kind]rule{TakeOver: (*Machine).accept}},
-	Probation:    {(*Machine).enqueue, (*Machine).stopEarly, map[Kind]rule{CommitMessage: (*Machine).commit}},
+	Standby:      {(*Machine).enqueue, (*Machine).stopEarly, map[Kind]rule{TakeOver: (*Machine).accept, TakeBack: (*Machine).giveBack}},
+	Probation:    {(*Machine).enqueue, (*Machine).stopEarly, map[Kind]rule{CommitMessage: (*Machine).commit, TakeBack: (*Machine).giveBack}},
 	Returning:    {(*Machine).refuse, nil, map[Kind]rule{Drained: (*Machine).returned, HooksEnded: (*Machine).fail}},
 	Aborting:     {(*Machine).refuse, nil, map[Kind]rule{HooksEnded: (*Machine).fail}},
 	Serving:      {(*Machine).enqueue, (*Machine).stop, nil},

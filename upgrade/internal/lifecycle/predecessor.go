@@ -155,8 +155,10 @@ var errLost = errors.New("the link to the predecessor is lost, and the predecess
 
 func (m *Machine) losePredecessor(p *predecessor) {
 	m.leaveControl(p)
-	if m.phase.starting() && m.failure == nil {
-		m.unfit(Event{Err: errLost}) // the predecessor serves, and could not tell it to stop
+	if m.phase.starting() {
+		if m.failure == nil {
+			m.unfit(Event{Err: errLost}) // the predecessor serves, and could not tell it to stop
+		}
 		return
 	}
 	m.warn("link to the predecessor is lost; waiting for it to exit", "predecessor", p.Generation, "predecessor_pid", p.PID)

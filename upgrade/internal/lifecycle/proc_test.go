@@ -14,13 +14,13 @@ type proc struct {
 	m         *Machine
 	alive     bool
 	accepting bool
+	paused    bool // it has the listeners, and does not accept: its successor does
 	served    bool // it has accepted
 	committed bool
 	announced bool // whoever asks for the generation that serves is led here
 	up, down  *wire
 	parent    *proc
 	flip      flip
-	limit     time.Time // of tableflip's patience
 	timers    map[Kind]time.Time
 	members   map[ID]*wire
 	lastID    ID
@@ -116,7 +116,7 @@ func (p *proc) end() {
 		return
 	}
 	p.trace = append(p.trace, fmt.Sprintf("%d ends", p.n))
-	p.alive, p.accepting = false, false
+	p.alive, p.accepting, p.paused = false, false, false
 	p.cut(p.up)
 	p.cut(p.down)
 	for _, l := range p.members {
@@ -149,7 +149,7 @@ func (p *proc) kill() {
 
 func (p *proc) flipFails(c *proc) {
 	if p.flip == flipRuns && p.child() == c {
-		p.flip, p.limit = flipIdle, time.Time{}
+		p.flip = flipIdle
 		p.handle(Event{Kind: FlipFailed, Err: errors.New("exited")})
 	}
 }
@@ -202,7 +202,7 @@ func (p *proc) doOwn(a Action, answered *[]Event) bool {
 		if q := p.parent; q != nil && q.alive {
 			p.later(func() {
 				if q.flip == flipRuns && q.child() == p {
-					q.flip, q.limit = flipUsed, time.Time{}
+					q.flip = flipUsed
 					q.handle(Event{Kind: FlipAccepted})
 				}
 			})
@@ -215,15 +215,19 @@ func (p *proc) doOwn(a Action, answered *[]Event) bool {
 		p.send(p.up, Event{Kind: SuccessorPrepared})
 	case SendServing:
 		p.send(p.up, Event{Kind: SuccessorServes})
+	case SendReturning:
+		p.send(p.up, Event{Kind: SuccessorReturns, Text: a.Text})
 	case OpenControl:
 		p.control = true
 	case DrainForStop, DrainToSuccessor, DrainToPredecessor:
-		p.accepting = false
+		p.accepting, p.paused = false, false
 		p.later(func() { p.handle(Event{Kind: Drained}) })
 	case RunHooks, RunStopHooks:
 		p.later(func() { p.handle(Event{Kind: HooksEnded}) })
 	case Exit:
 		p.end()
+	case Answer:
+		p.answers[a.Waiter]++
 	case Refuse, Fail, Succeed:
 		p.answer(a.Trigger)
 		if a.Do == Fail {
@@ -253,9 +257,19 @@ func (p *proc) doSuccessor(a Action) bool {
 		p.send(p.down, Event{Kind: TakeOver})
 	case SendCommit:
 		p.send(p.down, Event{Kind: CommitMessage})
+	case Share:
+		p.accepting, p.paused = a.Share < 1, a.Share == 1
+	case Reclaim:
+		p.accepting, p.paused = true, false
+	case Judge:
+		p.later(func() {
+			p.handle(Event{Kind: Judged, PID: p.m.successor.pid, Stage: p.m.successor.stage, Verdict: Verdict(len(p.trace) % 8 / 3), Text: "numbers"})
+		})
+	case SendTakeBack:
+		p.send(p.down, Event{Kind: TakeBack, Text: a.Text})
 	case SendStop:
 		p.send(p.down, Event{Kind: StopMessage, By: "the predecessor"})
-	case StopFlip:
+	case StopFlip, KillUnknown:
 		if c := p.child(); c != nil && p.flip == flipRuns {
 			c.kill()
 		}
@@ -311,11 +325,11 @@ func (p *proc) execute() {
 		p.later(func() { p.handle(Event{Kind: FlipFailed, Err: errors.New("handed over once")}) })
 		return
 	}
-	p.flip, p.limit = flipRuns, p.now.Add(timeout)
+	p.flip = flipRuns
 	l := &wire{older: p, toOlder: p.newQueue(), toNewer: p.newQueue()}
 	l.toNewer.to = l
 	p.down = l
-	c := Config{Generation: p.n + 1, Gate: GateHeld, Begun: p.now, Deadline: p.limit,
+	c := Config{Generation: p.n + 1, Gate: GateHeld, Begun: p.now, Deadline: p.now.Add(timeout),
 		Predecessor: &Member{Generation: p.n, PID: p.n, Protocol: p.protocol(p.n, p.n+1), Drain: 30 * time.Second}}
 	p.start(p, l, c)
 }
@@ -372,7 +386,7 @@ func (p *proc) check() {
 		return
 	}
 	for _, q := range p.procs {
-		if q.alive && q.accepting {
+		if q.alive && (q.accepting || q.paused) {
 			return
 		}
 	}

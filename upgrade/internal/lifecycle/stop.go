@@ -13,9 +13,12 @@ func (m *Machine) stop(e Event) {
 		m.emit(Action{Do: Refuse, Trigger: *t})
 	}
 	m.arm(DelayOver, m.config.ShutdownDelay)
-	if m.committing() { // it hears of the stop after that
+	switch {
+	case m.committing(): // it hears of the stop after that
 		m.arm(PatienceOver, commitPatience)
-	} else if m.attempt != None {
+	case m.attempt == Trying, m.attempt == Watching:
+		m.takeBack(Request, "the service stops")
+	case m.attempt != None && m.attempt != TakingBack:
 		// It may serve already, and must not be killed then: it ends by itself, in whichever
 		// way is right for it.
 		m.emit(Action{Do: SendStop})

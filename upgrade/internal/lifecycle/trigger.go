@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -36,7 +37,7 @@ func triggerOf(e Event) Trigger {
 	if e.Kind == SignalTrigger {
 		return Trigger{By: BySignal, At: e.Now, Origins: []int{e.Origin}}
 	}
-	return Trigger{By: ByControl, At: e.Now, Waiters: []Waiter{e.Waiter}}
+	return Trigger{By: ByControl, At: e.Now, Waiters: []Waiter{e.Waiter}, Trial: e.Trial}
 }
 
 // enqueue keeps a trigger until an upgrade can begin, together with all others of that time.
@@ -45,6 +46,7 @@ func (m *Machine) enqueue(e Event) {
 	if p := m.pending; p != nil {
 		p.Waiters = append(p.Waiters, t.Waiters...)
 		p.Origins = append(p.Origins, t.Origins...)
+		p.Trial = cmp.Or(t.Trial, p.Trial)
 		m.log("upgrade requested again; joining the one that waits", "by", t.By)
 		return
 	}

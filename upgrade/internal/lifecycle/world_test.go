@@ -20,6 +20,7 @@ type world struct {
 	watches []*watch
 	harmed  bool // a process was killed that has served, or a stop was requested
 	mixed   bool // every other release leaves it to its successor when that takes over
+	tried   bool // successors are
 	trace   []string
 }
 
@@ -60,8 +61,8 @@ func (w *world) newQueue() *queue {
 	return q
 }
 
-func newWorld(t *testing.T, mixed bool) *world {
-	w := &world{t: t, now: epoch, mixed: mixed, answers: map[Waiter]int{}, lost: map[Waiter]bool{}}
+func newWorld(t *testing.T, mixed, tried bool) *world {
+	w := &world{t: t, now: epoch, mixed: mixed, tried: tried, answers: map[Waiter]int{}, lost: map[Waiter]bool{}}
 	w.kills = w.newQueue()
 	w.start(nil, nil, Config{Generation: 1})
 	return w
@@ -78,7 +79,10 @@ func (w *world) protocol(a, b int) int {
 // start begins a process.
 func (w *world) start(parent *proc, up *wire, c Config) {
 	p := &proc{world: w, n: c.Generation, alive: true, up: up, parent: parent, timers: map[Kind]time.Time{}, members: map[ID]*wire{}}
-	c.Started, c.UpgradeTimeout, c.ShutdownDelay, c.MaxDraining = w.now, timeout, 3*time.Second, 2
+	c.Started, c.UpgradeTimeout, c.ShutdownDelay, c.MaxDraining, c.ReturnTime = w.now, timeout, 3*time.Second, 2, 40*time.Second
+	if w.tried {
+		c.Trial = Trial{Share: float64(c.Generation%2) / 10, Time: 3 * time.Second, Watch: time.Duration(c.Generation%3) * time.Second}
+	}
 	p.m = New(c)
 	w.procs = append(w.procs, p)
 	if up != nil {
@@ -169,14 +173,6 @@ func (w *world) tick() bool {
 				at, fire = t, func() { delete(p.timers, kind); p.handle(Event{Kind: kind}) }
 			}
 		}
-		if t := p.limit; !t.IsZero() && (fire == nil || t.Before(at)) {
-			at, fire = t, func() {
-				if c := p.child(); c != nil {
-					c.kill()
-				}
-				p.flipFails(p.child())
-			}
-		}
 	}
 	if fire == nil {
 		return false
@@ -226,6 +222,10 @@ func (w *world) outside(what, choice int) {
 		p.kill()
 	case 4:
 		w.cut(p.up)
+	case 6, 7:
+		waiter := len(w.answers)
+		w.answers[waiter] = 0
+		p.handle(Event{Kind: Promote + Kind(what-6), Waiter: waiter})
 	case 5:
 		if p.down != nil {
 			w.cut(p.down)

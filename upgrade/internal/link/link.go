@@ -146,7 +146,7 @@ func (l *Link) Follow(to chan<- Event, stop <-chan struct{}, handle func(*Messag
 		default:
 		}
 		if err != nil && !isReleased {
-			l.broken.Store(!errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET))
+			l.broken.Store(!errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, net.ErrClosed))
 			l.Close() // or the peer would believe that this side still reads
 		}
 		l.calls.end()

@@ -35,12 +35,14 @@ const (
 	TypeTakeOver    Type = "takeover"    // predecessor: the successor shall accept
 	TypeServing     Type = "serving"     // successor: it accepts from its listeners
 	TypeCommit      Type = "commit"      // predecessor: the successor shall commit
+	TypeTakeBack    Type = "takeback"    // predecessor: the successor shall return its connections, and exit
+	TypeReturning   Type = "returning"   // successor: it does so
 	TypeDrained     Type = "drained"     // predecessor: it is about to exit; with its last report
 	TypeUpgrade     Type = "upgrade"     // predecessor: a trigger; with the control connection that it has come by
 	TypeStop        Type = "stop"        // predecessor: a stop was requested
-	TypeOffer       Type = "offer"       // predecessor: connections that may migrate
-	TypeTransfer    Type = "transfer"    // predecessor: the same for connections that have a state
-	TypeTaken       Type = "taken"       // successor: it has them, but for the refused ones
+	TypeOffer       Type = "offer"       // predecessor, or a successor that returns: connections that may migrate
+	TypeTransfer    Type = "transfer"    // the same for connections that have a state
+	TypeTaken       Type = "taken"       // the other: it has them, but for the refused ones
 	TypePredecessor Type = "predecessor" // predecessor: the link to one before it, which still drains
 )
 
@@ -50,18 +52,20 @@ const (
 type Message struct {
 	Type Type `json:"type"`
 
-	Hello    *Hello          `json:"hello,omitempty"`
-	Claims   []Claim         `json:"claims,omitempty"`
-	Adopts   bool            `json:"adopts,omitempty"`   // connections can migrate to the sender
-	Pipe     uint64          `json:"pipe,omitempty"`     // inode of the pipe by whose end the sender notices that of its predecessor
-	Origin   int             `json:"origin,omitempty"`   // generation that got the signal to upgrade; 0: unknown
-	Question uint64          `json:"question,omitempty"` // number of a request for a report
-	Report   *Report         `json:"report,omitempty"`
-	Drained  json.RawMessage `json:"drained,omitempty"`
-	Batch    uint64          `json:"batch,omitempty"` // number of an offer or a transfer
-	Offered  []Offered       `json:"offered,omitempty"`
-	Refused  []int           `json:"refused,omitempty"` // which of the offered connections, from 0
-	Due      time.Time       `json:"due,omitzero"`      // when the predecessor that is passed on should be gone
+	Hello     *Hello          `json:"hello,omitempty"`
+	Claims    []Claim         `json:"claims,omitempty"`
+	Adopts    bool            `json:"adopts,omitempty"`    // connections can migrate to the sender
+	Pipe      uint64          `json:"pipe,omitempty"`      // inode of the pipe by whose end the sender notices that of its predecessor
+	Reason    string          `json:"reason,omitempty"`    // of a take-back
+	Origin    int             `json:"origin,omitempty"`    // generation that got the signal to upgrade; 0: unknown
+	Overrides json.RawMessage `json:"overrides,omitempty"` // of the trial, by the client that has requested the upgrade
+	Question  uint64          `json:"question,omitempty"`  // number of a request for a report
+	Report    *Report         `json:"report,omitempty"`
+	Drained   json.RawMessage `json:"drained,omitempty"`
+	Batch     uint64          `json:"batch,omitempty"` // number of an offer or a transfer
+	Offered   []Offered       `json:"offered,omitempty"`
+	Refused   []int           `json:"refused,omitempty"` // which of the offered connections, from 0
+	Due       time.Time       `json:"due,omitzero"`      // when the predecessor that is passed on should be gone
 
 	Sent  time.Time     `json:"sent,omitzero"`   // by the wall clock, to which all other times are relative
 	Clock time.Duration `json:"clock,omitempty"` // the same moment by CLOCK_MONOTONIC; 0: the sender does not stamp
@@ -120,6 +124,9 @@ type Report struct {
 	// Counts are those of the sender and of all generations beyond it, as seen from
 	// the receiver.
 	Counts map[string]float64 `json:"counts,omitempty"`
+	// Outcomes are those of the sender's requests, and Trial is the trial that it runs.
+	Outcomes json.RawMessage `json:"outcomes,omitempty"`
+	Trial    json.RawMessage `json:"trial,omitempty"`
 	// Answers is the number of the question that the report answers; 0: none.
 	Answers uint64 `json:"answers,omitempty"`
 }

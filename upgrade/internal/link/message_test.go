@@ -47,7 +47,7 @@ func TestGoldenMessages(t *testing.T) {
 	first := []Type{TypeHello, TypeQuestion, TypeReport, TypeServing, TypeDrained, TypeUpgrade, TypeStop}
 	second := append(first, TypeOffer, TypeTaken, TypePredecessor)
 	third := append(second, TypeTransfer)
-	fourth := append(third, TypePrepared, TypeTakeOver, TypeCommit)
+	fourth := append(third, TypePrepared, TypeTakeOver, TypeCommit, TypeTakeBack, TypeReturning)
 	for version, want := range map[string][]Type{"v1": first, "v2": second, "v3": third, "v4": fourth} {
 		for _, kind := range want {
 			if !types[version][kind] {

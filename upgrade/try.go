@@ -1,0 +1,178 @@
+package upgrade
+
+import (
+	"context"
+	"runtime/debug"
+	"time"
+
+	"example.com/baton/upgrade/internal/judge"
+	"example.com/baton/upgrade/internal/lifecycle"
+	"example.com/baton/upgrade/internal/link"
+)
+
+// returnSlack is added to the time that a successor's drain and hooks may take, before one that
+// was taken back is killed.
+const returnSlack = 5 * time.Second
+
+// leastBaseline is how many requests of an upgrade's time make a baseline for the watch. With
+// fewer it is all that the generation has served.
+const leastBaseline = 100
+
+// comparison is of the two generations in one stage.
+type comparison struct {
+	judge       *judge.Judge
+	stage       lifecycle.Stage
+	share       float64
+	began       time.Time
+	own, theirs Outcomes // when it began
+	before      Outcomes // of this generation, that count too: in the watch it serves hardly any request
+
+	successor, serving Outcomes // what was compared last
+}
+
+// canTry reports whether a successor can be tried on the service's connections.
+func (r *run) canTry() bool {
+	_, shares := r.service.(Sharer)
+	_, judged := r.service.(Judged)
+	return shares && judged
+}
+
+// plan returns how successors are tried.
+func (r *run) plan(t Trial) lifecycle.Trial {
+	if !r.canTry() {
+		if t.Share > 0 || t.Watch > 0 {
+			r.log.Warn("successors are not tried: the service is no upgrade.Sharer, or not upgrade.Judged")
+		}
+		return lifecycle.Trial{}
+	}
+	return lifecycle.Trial{Share: t.Share, Time: t.Time, Watch: t.Watch, AbortUndecided: t.AbortUndecided}
+}
+
+// outcomes returns what has become of the requests of this generation.
+func (g *Generation) outcomes() (o Outcomes) {
+	g.mu.Lock()
+	service, ok := g.service.(Judged)
+	g.mu.Unlock()
+	if ok {
+		o = service.Outcomes()
+	}
+	return o
+}
+
+// share gives the successor a share of the connections, or all, and begins to compare.
+func (r *run) share(a lifecycle.Action) {
+	r.adoption.begin(r.service) // for what it returns
+	if inode := r.attempt.theirs; inode != 0 {
+		r.attempt.theirs = 0
+		if err := r.flip.LeaveCopies(inode); err != nil {
+			r.log.Warn("the end of the link may be noticed late", "error", err)
+		}
+	}
+	c := &comparison{judge: judge.New(judge.Options{Latency: r.opts.Trial.Latency}), stage: a.Stage, share: a.Share, began: time.Now(), own: r.outcomes()}
+	t := TrialStatus{Stage: StageTrial, Share: a.Share, Began: c.began, Ends: a.At, From: r.number, To: r.number + 1}
+	r.mu.Lock()
+	c.theirs = r.successor.outcomes
+	if a.Stage == lifecycle.StageWatch {
+		t.Stage = StageWatch
+		if c.before = c.own.Minus(r.attempt.began); c.before.Ended < leastBaseline {
+			c.before = c.own
+		}
+	}
+	r.attempt.comparison = c
+	r.mu.Unlock()
+	t.Serving = c.before
+	r.setTrial(t)
+	r.reclaiming.Wait()
+	r.service.(Sharer).Share(r.handoff(), a.Share)
+	if a.Share == 1 {
+		go debug.FreeOSMemory() // the successor needs it now
+	}
+}
+
+// compare compares the two, in a goroutine of its own: the successor is asked first.
+func (r *run) compare() {
+	a, c := r.attempt, r.attempt.comparison
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+		defer cancel()
+		question(ctx, []*link.Link{a.link})
+		own := r.outcomes()
+		r.mu.Lock()
+		successor := r.successor
+		if successor == nil { // the attempt is over
+			r.mu.Unlock()
+			return
+		}
+		theirs := successor.outcomes
+		r.mu.Unlock()
+		r.post(c.observe(theirs, own, a.next.PID))
+	}()
+}
+
+// observe compares the two, and returns the outcome as an event.
+func (c *comparison) observe(theirs, own Outcomes, pid int) lifecycle.Event {
+	c.successor, c.serving = theirs.Minus(c.theirs), own.Minus(c.own).Plus(c.before)
+	v := c.judge.Observe(time.Since(c.began), c.successor, c.serving)
+	text := judge.Summary(c.successor, c.serving)
+	if c.stage == lifecycle.StageTrial {
+		text = percent(c.share, -1) + " of connections, " + text
+	}
+	if slower := c.judge.Slower(); slower != "" {
+		text += "; " + slower
+	}
+	e := lifecycle.Event{Kind: lifecycle.Judged, PID: pid, Stage: c.stage, Text: text}
+	switch v.Decision {
+	case judge.Good:
+		e.Verdict = lifecycle.Good
+	case judge.Bad:
+		e.Verdict, e.Text, e.Cause = lifecycle.Bad, v.Reason, lifecycle.Failures
+		if v.Slow {
+			e.Cause = lifecycle.Slowness
+		}
+	}
+	return e
+}
+
+// noteComparison shows what the last comparison has found, before the machine decides on it.
+func (r *run) noteComparison() {
+	if t := r.Trial(); r.attempt != nil && r.attempt.comparison != nil && t.Running() {
+		t.Successor, t.Serving = r.attempt.comparison.successor, r.attempt.comparison.serving
+		r.setTrial(*t)
+	}
+}
+
+// takebacks has what a cause is called.
+var takebacks = map[lifecycle.Cause]Takeback{
+	lifecycle.Failures: TakebackFailed, lifecycle.Slowness: TakebackSlow, lifecycle.Doubt: TakebackUndecided,
+	lifecycle.Death: TakebackDied, lifecycle.Request: TakebackAborted,
+}
+
+// endStage notes how a trial or a watch has ended.
+func (r *run) endStage(a lifecycle.Action) {
+	t := r.Trial()
+	t.Stage, t.Ends, t.Verdict, t.Reason = "", time.Now(), a.Verdict.String(), a.Text
+	r.setTrial(*t)
+	if a.Verdict == lifecycle.Bad {
+		r.countTakeback(takebacks[a.Cause])
+	}
+}
+
+// reclaim accepts again. A successor that hangs may not answer what it was offered: that must not
+// stop this generation from ending it.
+func (r *run) reclaim() {
+	sharer := r.service.(Sharer)
+	r.reclaiming.Go(sharer.Reclaim)
+}
+
+func (r *run) sendTakeBack(a lifecycle.Action) {
+	if l := r.attempt.link; l != nil {
+		r.sendSurely(l, link.Message{Type: link.TypeTakeBack, Reason: shorten(a.Text)})
+	}
+}
+
+// sendReturning notifies the predecessor that this generation returns what it has.
+func (r *run) sendReturning(a lifecycle.Action) {
+	if r.link != nil {
+		r.sendSurely(r.link, link.Message{Type: link.TypeReturning, Reason: shorten(a.Text)})
+	}
+}
