@@ -144,7 +144,7 @@ func FuzzObserve(f *testing.F) {
 		}
 		j := New(Options{Latency: next()&1 == 1})
 		var last Verdict
-		for len(data) > 0 {
+		for len(data) >= 8 {
 			v := j.Observe(time.Duration(next()), outcomes(), outcomes())
 			if (v.Reason != "") != (v.Decision == Bad) || last.Decision == Bad && v != last {
 				t.Fatalf("%+v after %+v", v, last)
