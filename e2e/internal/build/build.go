@@ -3,6 +3,13 @@
 // The packages of e2e share what they build: a binary is in a directory that is named after a hash of the
 // sources, below the user's cache, and is built by the first test that asks for it. A process holds a lock on
 // its directory; who builds for other sources removes the directories that nobody holds.
+//
+// Baton is built with the race detector where the tests are. In .ci/run that is so for the packages in which generations
+// meet: upgrade and migrate, streams, http2, tls, proxy, stop, metrics and embed. It is not for those that look at Baton
+// from the outside only. What they test is not Go (deploy, systemd), does not run beside anything else (cli), needs the
+// memory and speed of the binary that is deployed (limits, log, compare, costs), or repeats, for the sake of other
+// programs as clients, what migrate does (clients). Some of them check more so: limits how much memory clients take, and
+// deploy twice as many interruptions.
 package build
 
 import (

@@ -110,8 +110,8 @@ func (c *client) countLost() {
 
 // exchange makes one request, checks its answer, and says whether it was as it should be.
 func (c *client) exchange(conn *http1.Conn, end bool) bool {
-	c.broken = !c.tryExchange(conn, end)
-	return !c.broken
+	c.broken = true
+	return c.tryExchange(conn, end)
 }
 
 func (c *client) tryExchange(conn *http1.Conn, end bool) bool {
@@ -150,6 +150,7 @@ func (c *client) tryExchange(conn *http1.Conn, end bool) bool {
 		c.counts.fail(kind, c.habit, nth, err)
 		return false
 	}
+	c.broken = false // whatever the answer is
 	if c.resp.Status != x.Status {
 		c.counts.fail(exchange.WrongStatus, c.habit, nth, fmt.Errorf("got %d, want %d: %.100q", c.resp.Status, x.Status, c.resp.Body))
 		return false

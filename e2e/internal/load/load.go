@@ -20,7 +20,7 @@ type Load struct {
 	Exchanges        []exchange.Exchange // made in turn
 	Clients          [Habits]int
 	Pause            time.Duration // mean of the pausing ones; 0 means 20 ms
-	Rest             time.Duration // of the others over HTTP/1 after each request, where they shall not take all of the machine
+	Rest             time.Duration // of busy ones after each request, where they shall not take all of the machine
 	Patience         time.Duration // how long an answer may take; 0 means a minute
 	Grace            time.Duration // for which the server keeps a silent connection in a drain; 0 means any time
 	LastWords        bool          // a silent client makes one request when the load ends, if its connection is still there
