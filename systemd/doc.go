@@ -26,8 +26,10 @@
 // If the process dies, no connection is refused: systemd holds the listeners in its file
 // descriptor store, new connections wait in their queues, and the restarted service answers.
 // What the dead process had accepted is lost. If a new generation dies while its predecessor
-// still drains, the predecessor reports that, and systemd restarts the service at once, ending
-// that drain; the journal has "Failed with result 'watchdog'".
+// still drains, the predecessor executes its own program again with the listeners; that process is
+// the main one then, and the drain goes on. Only if that one dies as well the predecessor reports
+// a failure, and systemd restarts the service at once, ending the drain; the journal has "Failed
+// with result 'watchdog'".
 //
 // The watchdog restarts a service whose process gets no processor time, whose generation no
 // longer reacts, or whose servers do not answer a request made within the process, for
