@@ -81,6 +81,9 @@ func (c *cell) check(t *testing.T, r row) {
 	if limit := r.Closed; r.Lost > limit {
 		t.Errorf("%d requests lost, on %d connections", r.Lost, limit)
 	}
+	if log := c.Log(); !c.fatal && strings.Contains(log, "has not exited in the time for returning") {
+		t.Errorf("the bad release had to be killed")
+	}
 	c.checkShare(t, r)
 	if n := c.count(exchange.NoConnection); n != 0 {
 		t.Errorf("%d connects refused", n)
