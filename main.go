@@ -150,7 +150,7 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	gen.Observe(notifier)
 	gen.Observe(metrics)
 	service := service{Pair: pair, metrics: metrics, tickets: tickets}
-	if gen.Number() > 1 {
+	if gen.Predecessors() > 0 {
 		service.check = func(ctx context.Context) error { return config.Check(ctx, handler) }
 	}
 	if err := gen.Run(service, signals); err != nil {

@@ -118,7 +118,7 @@ func (r *run) hello(l *link.Link, t lifecycle.Trigger) link.Hello {
 func (r *run) handleSuccessor(a *attempt, e *link.Event) {
 	switch m := &e.Message; {
 	case e.Kind == link.Exited:
-		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorExited})
+		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorExited, Younger: r.isYoungerAlive()})
 	case e.Kind == link.Lost:
 		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorLost})
 	case e.Kind == link.Ended:
@@ -128,6 +128,10 @@ func (r *run) handleSuccessor(a *attempt, e *link.Event) {
 			a.next, a.process = *m.Hello, process.Open(m.Sender())
 		}
 		r.enqueue(lifecycle.Event{Kind: lifecycle.Hello, PID: m.Hello.PID, Version: m.Hello.Version, Protocol: a.protocol()})
+	case m.Type == link.TypeReport && m.Report != nil:
+		if kind, ok := reportEvents[m.Report.State]; ok {
+			r.enqueue(lifecycle.Event{Kind: kind})
+		}
 	case m.Type == link.TypePrepared:
 		a.claims, a.pipe, a.adopts = m.Claims, m.Pipe, m.Adopts
 		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorPrepared})
@@ -137,6 +141,22 @@ func (r *run) handleSuccessor(a *attempt, e *link.Event) {
 	case m.Type == link.TypeReturning:
 		r.enqueue(lifecycle.Event{Kind: lifecycle.SuccessorReturns, Text: m.Reason})
 	}
+}
+
+// reportEvents has what a change of the successor's state means.
+var reportEvents = map[string]lifecycle.Kind{
+	Serving.String():   lifecycle.SuccessorSettles,
+	Upgrading.String(): lifecycle.SuccessorUpgrades,
+	Draining.String():  lifecycle.SuccessorDrains,
+}
+
+// isYoungerAlive reports whether the generation that was executed here lives, and has handed over to
+// another one.
+func (r *run) isYoungerAlive() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.successor
+	return s != nil && s.process.PID() != r.attempt.process.PID() && !r.attempt.process.Ended()
 }
 
 // linkEnd returns what the end of the link to the successor means.
@@ -241,7 +261,7 @@ func withLastWords(reason string, lines []string) string {
 			words = cmp.Or(strings.TrimSpace(line), words)
 		}
 	}
-	if words == "" || strings.Contains(words, reason) {
+	if words == "" {
 		return reason
 	}
 	return reason + "; its last output: " + words

@@ -119,6 +119,9 @@ func New(opts Options) (*Generation, error) {
 	if err := g.meetPredecessor(); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
+	if err := g.takeInherited(); err != nil {
+		return nil, fmt.Errorf("begin a generation: %w", err)
+	}
 	if err := g.takeStored(); err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}

@@ -66,7 +66,9 @@ func (g *Generation) exchange(l *link.Link, fromPredecessor bool) func(*link.Mes
 		case m.Type == link.TypePredecessor && fromPredecessor:
 			g.inheritPredecessor(l, m)
 		case m.Report != nil:
-			g.takeReport(l, m.Report)
+			if changed := g.takeReport(l, m.Report); changed && m.Type == link.TypeReport {
+				return false
+			}
 		}
 		switch m.Type {
 		case link.TypeQuestion, link.TypeReport, link.TypeOffer, link.TypeTransfer, link.TypeTaken:
@@ -161,11 +163,19 @@ func (g *Generation) meetSuccessor(l *link.Link, m *link.Message) {
 	}
 }
 
-// takeReport takes note of a neighbor's report.
-func (g *Generation) takeReport(l *link.Link, r *link.Report) {
+// takeReport takes note of a neighbor's report. It returns whether the state of the successor
+// has changed.
+func (g *Generation) takeReport(l *link.Link, r *link.Report) (changed bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	s := g.successor
+	if s == nil || l != g.successorLink {
+		g.note(l, r)
+		return false
+	}
+	before := s.state
 	g.note(l, r)
+	return s.state != before
 }
 
 // note is takeReport for callers that hold g.mu.

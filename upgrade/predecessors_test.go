@@ -148,7 +148,8 @@ func TestMiddleGenerationIsKilled(t *testing.T) {
 	}
 }
 
-// The death of the one that serves is noticed by all that drain.
+// The death of the one that serves is noticed by all that drain, and one of them takes over again: the
+// one that has executed it.
 func TestServingGenerationIsKilled(t *testing.T) {
 	t.Parallel()
 	l, latch := latched(t, func(*plan) {})
@@ -156,10 +157,30 @@ func TestServingGenerationIsKilled(t *testing.T) {
 	l.upgradeOn(2)
 	s := l.upgradeOn(3)
 	syscall.Kill(s.PID, syscall.SIGKILL)
-	l.await("both have noticed", func() bool { return strings.Count(l.printed(), "no process accepts connections now") == 2 })
+	l.awaitLine(4, 1)
+	l.await("the other has noticed", func() bool { return strings.Contains(l.printed(), "the one that has executed it decides") })
 	os.Remove(latch)
 	l.awaitEnd(first)
 	l.awaitEnd(s.Generations[1].PID)
+	if strings.Contains(l.printed(), "no process accepts") {
+		t.Error("a generation says that no process accepts connections")
+	}
+}
+
+// If that one has died before, none takes over: systemd, of which the dead one is a child by then,
+// has noticed by itself.
+func TestServingGenerationIsKilledWithItsPredecessor(t *testing.T) {
+	t.Parallel()
+	l, latch := latched(t, func(*plan) {})
+	first := l.first.Process.Pid
+	l.upgradeOn(2)
+	s := l.upgradeOn(3)
+	syscall.Kill(s.Generations[1].PID, syscall.SIGKILL)
+	s = l.awaitLine(3, 2)
+	syscall.Kill(s.PID, syscall.SIGKILL)
+	l.await("it is noticed", func() bool { return strings.Contains(l.printed(), "no process accepts connections now") })
+	os.Remove(latch)
+	l.awaitEnd(first)
 }
 
 // A stop waits for all that drain.

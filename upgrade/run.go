@@ -31,6 +31,8 @@ type run struct {
 	attempt    *attempt           // the upgrade under way, or the one that succeeded
 	reclaiming sync.WaitGroup     // while connections that the last one was offered are not answered
 	cancel     context.CancelFunc // of the checks, later of the drain
+	reserve    []held             // what the successor accepts from, should it die
+	rescuer    int                // the pid of what has taken over in its place; 0: nothing
 	account    Drained            // once it is complete
 	failure    error              // why this generation has never served
 }

@@ -26,7 +26,7 @@ type ListenerStore interface {
 // takeStored makes the listeners that the store has for the first generation like
 // those which a successor is offered.
 func (g *Generation) takeStored() error {
-	if g.opts.Store == nil || g.flip.HasPredecessor() {
+	if g.opts.Store == nil || g.flip.HasPredecessor() || g.flip.Inherited() != "" {
 		return nil
 	}
 	stored, err := g.opts.Store.Listeners()

@@ -67,6 +67,11 @@ var verbs = map[lifecycle.Verb]func(*run, lifecycle.Action){
 	lifecycle.WatchSuccessor: plain((*run).watchSuccessor),
 	lifecycle.Orphaned:       plain((*run).orphaned),
 
+	lifecycle.HoldListeners:    plain((*run).holdListeners),
+	lifecycle.ReleaseListeners: plain((*run).releaseListeners),
+	lifecycle.Rescue:           plain((*run).rescue),
+	lifecycle.Revoke:           (*run).revoke,
+
 	lifecycle.ReportTo: about(func(r *run, p *member, _ lifecycle.Action) {
 		r.report(p.link, link.Message{Type: link.TypeReport}, 0)
 	}),

@@ -122,6 +122,12 @@ func buildOnce(path, version string) error {
 		program += "/e2e/testdata/keyless"
 	case Embedded:
 		program += "/e2e/testdata/embed"
+	case Faulty:
+		overlay, err := overlayFaulty(path)
+		if err != nil {
+			return fmt.Errorf("version %s: %w", version, err)
+		}
+		args = append(args, overlay)
 	}
 	if out, err := exec.Command("go", append(args, program)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("go build of version %s: %w\n%s", version, err, out)

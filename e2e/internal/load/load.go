@@ -25,6 +25,7 @@ type Load struct {
 	Grace            time.Duration // for which the server keeps a silent connection in a drain; 0 means any time
 	LastWords        bool          // a silent client makes one request when the load ends, if its connection is still there
 	Once             bool          // a client does not connect again
+	Lenient          bool          // a client goes on after a wrong answer, on the same connection
 }
 
 // Start runs the clients until stop is called or the test ends. stop waits for all of them;

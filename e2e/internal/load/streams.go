@@ -125,7 +125,10 @@ func (c *client) exchangeOn(conn *http2.Conn, x *exchange.Exchange) bool {
 		c.counts.Took.add(time.Since(begun))
 		return true
 	}
-	return s.Lost != nil && s.Lost.Refused // as long as there is no GOAWAY
+	if s.Lost == nil {
+		return c.load.Lenient
+	}
+	return s.Lost.Refused // as long as there is no GOAWAY
 }
 
 // account counts how a connection that is over has ended.

@@ -7,6 +7,7 @@ import (
 	"math"
 	"os"
 	"strings"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -93,6 +94,22 @@ func descriptorTable() (size int, err error) {
 		return 0, fmt.Errorf("read the size of the descriptor table: %w", err)
 	}
 	return size, nil
+}
+
+// Duplicate returns another descriptor for what c leads to, close-on-exec.
+func Duplicate(c any) (fd int, err error) {
+	sc, ok := c.(syscall.Conn)
+	if !ok {
+		return 0, fmt.Errorf("a %T has no descriptor", c)
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	if ctlErr := raw.Control(func(n uintptr) { fd, err = unix.FcntlInt(n, unix.F_DUPFD_CLOEXEC, 3) }); ctlErr != nil {
+		return 0, ctlErr
+	}
+	return fd, os.NewSyscallError("fcntl", err)
 }
 
 // Number returns the descriptor of a file. os.File.Fd would switch the open file

@@ -21,6 +21,7 @@
 //   - It unlinks the paths of unix sockets before the successor has taken over. So it does
 //     not know that a socket is one: the key under which it passes a listener is of a kind
 //     of its own.
+//   - A process can be upgraded once: [Process.Again] makes another of it.
 //   - os.Stderr goes to the successor as it is: see [Stderr].
 //   - After Ready there is no way back, and a process can have only one upgrader. Errors of
 //     Upgrade have no types: what they mean follows from the caller's own state.
@@ -65,18 +66,19 @@ const unbounded = 365 * 24 * time.Hour
 // DefaultUpgradeTimeout is how long a successor may take by default.
 const DefaultUpgradeTimeout = tableflip.DefaultUpgradeTimeout
 
-// IsSuccessor reports whether tableflip has started this process. It is for use before
-// New, which removes the variable.
-func IsSuccessor() bool { return os.Getenv(variable) != "" }
+// IsSuccessor reports whether another generation has started this process. It is for use before
+// New, which removes the variables.
+func IsSuccessor() bool { return os.Getenv(variable) != "" || os.Getenv(againVariable) != "" }
 
 // Process is the running process as tableflip sees it.
 type Process struct {
 	// Stderr is the standard error of this process and of its successors.
 	Stderr *Stderr
 
-	upgrader *tableflip.Upgrader
-	pipe     uint64
-	settled  time.Time // when Upgrade may be called, since the channel of PredecessorGone is closed
+	upgrader  *tableflip.Upgrader
+	pipe      uint64
+	inherited string    // see Again
+	settled   time.Time // when Upgrade may be called, since the channel of PredecessorGone is closed
 }
 
 // New prepares the process as the package's documentation describes. A program calls it once,
@@ -92,8 +94,9 @@ func New() (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("begin a generation: %w", err)
 	}
+	p := &Process{upgrader: upgrader, inherited: os.Getenv(againVariable)}
 	os.Unsetenv(variable)
-	p := &Process{upgrader: upgrader}
+	os.Unsetenv(againVariable)
 	if p.HasPredecessor() {
 		syscall.CloseOnExec(3)
 		syscall.CloseOnExec(4)

@@ -17,8 +17,7 @@ import (
 // change where they lead. What argv[0] names need not be this program, though: it is
 // whatever the caller of execve likes.
 func AbsoluteProgram() error {
-	_, isSuccessor := os.LookupEnv(variable)
-	if isSuccessor && filepath.IsAbs(os.Args[0]) {
+	if IsSuccessor() && filepath.IsAbs(os.Args[0]) {
 		return nil // executed from there, and another version may be there by now
 	}
 	path, err := exec.LookPath(os.Args[0])

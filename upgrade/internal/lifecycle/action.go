@@ -51,26 +51,30 @@ const (
 
 	// The successor.
 
-	Execute        // Trigger: FlipAccepted or FlipFailed, and what comes over the link
-	Share          // share connections with it, and tell how long: Stage, Share, At
-	EndStage       // a trial or a watch is over: Verdict, Cause, Text
-	Reclaim        // accept again, and give it nothing more
-	Judge          // compare the two: Judged
-	SendTakeOver   // it shall accept: SuccessorServes
-	SendTakeBack   // it shall return what it has: Text; SuccessorExited
-	SendCommit     // it shall commit: FlipAccepted or FlipFailed
-	SendStop       // notify it of the stop
-	StopFlip       // tableflip kills a successor that is not ready, and allows no other
-	KillUnknown    // kill a successor of which nothing was heard: FlipFailed
-	Dismiss        // Duration: kill it after this grace, if it has not exited: SuccessorExited
-	Abandon        // forget it
-	AssumeServing  // it cannot report its claims: it is taken to have all listeners
-	HandOver       // Trigger, Duration: it serves
-	ReleasePipe    // let tableflip upgrade it before this process has exited
-	Report         // send it a report
-	ReportDrained  // send it the last one
-	WatchSuccessor // SuccessorExited, or SuccessorLost and later SuccessorExited
-	Orphaned       // it died, and nobody accepts connections
+	Execute          // Trigger: FlipAccepted or FlipFailed, and what comes over the link
+	Share            // share connections with it, and tell how long: Stage, Share, At
+	EndStage         // a trial or a watch is over: Verdict, Cause, Text
+	Reclaim          // accept again, and give it nothing more
+	Judge            // compare the two: Judged
+	SendTakeOver     // it shall accept: SuccessorServes
+	SendTakeBack     // it shall return what it has: Text; SuccessorExited
+	SendCommit       // it shall commit: FlipAccepted or FlipFailed
+	SendStop         // notify it of the stop
+	StopFlip         // tableflip kills a successor that is not ready, and allows no other
+	KillUnknown      // kill a successor of which nothing was heard: FlipFailed
+	Dismiss          // Duration: kill it after this grace, if it has not exited: SuccessorExited
+	Abandon          // forget it
+	AssumeServing    // it cannot report its claims: it is taken to have all listeners
+	HandOver         // Trigger, Duration: it serves
+	ReleasePipe      // let tableflip upgrade it before this process has exited
+	Report           // send it a report
+	ReportDrained    // send it the last one
+	WatchSuccessor   // SuccessorExited, or SuccessorLost and later SuccessorExited
+	HoldListeners    // keep duplicates of the listeners that it has
+	ReleaseListeners // close those
+	Rescue           // it died: execute this program again, with those: RescueFailed, if at all
+	Revoke           // Trigger: final; it died after all
+	Orphaned         // it died, and nobody accepts connections
 
 	// A predecessor: ID.
 

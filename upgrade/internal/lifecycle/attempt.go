@@ -3,7 +3,6 @@ package lifecycle
 import (
 	"cmp"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 )
@@ -54,6 +53,8 @@ const (
 	SucceededUnlinked
 	// SucceededLost: as Succeeded, and its link is lost. It lives.
 	SucceededLost
+	// Replaced: it has died, and another process takes over. This generation drains.
+	Replaced
 	// SucceededGone: as Succeeded, and no more will be heard of it.
 	SucceededGone
 )
@@ -69,6 +70,7 @@ type successor struct {
 	verdict  Verdict
 	numbers  string // of the last comparison
 	shown    time.Time
+	reserve  Reserve
 	reason   string // why it was dismissed
 	early    string // why it was, if it has exited before it was killed; empty: the same
 	version  string
@@ -155,6 +157,7 @@ var attemptRules = map[Attempt]map[Kind]attemptRule{
 	},
 	Confirmed: {
 		SuccessorReturns:    {TakingBack, (*Machine).noteReturn},
+		SuccessorDrains:     {Confirmed, (*Machine).release},
 		SuccessorLinkEnded:  {ConfirmedUnlinked, nil},
 		SuccessorLinkClosed: {ConfirmedStopped, nil},
 		FlipAccepted:        {Succeeded, (*Machine).handOver},
@@ -205,15 +208,21 @@ var attemptRules = map[Attempt]map[Kind]attemptRule{
 	},
 	Succeeded: {
 		Hello:               {Succeeded, (*Machine).noteAnother},
+		SuccessorUpgrades:   {Succeeded, (*Machine).doubt},
+		SuccessorSettles:    {Succeeded, (*Machine).settle},
+		SuccessorDrains:     {Succeeded, (*Machine).release},
 		SuccessorLinkEnded:  {SucceededUnlinked, emits(WatchSuccessor)},
-		SuccessorLinkClosed: {SucceededGone, nil},
+		SuccessorLinkClosed: {SucceededGone, (*Machine).release},
 	},
 	SucceededUnlinked: {
 		SuccessorLost:   {SucceededLost, (*Machine).lose},
-		SuccessorExited: {SucceededGone, (*Machine).orphan},
+		SuccessorExited: {Replaced, (*Machine).replace},
 	},
 	SucceededLost: {
 		SuccessorExited: {SucceededGone, nil}, // it may have stopped, or handed over
+	},
+	Replaced: {
+		RescueFailed: {SucceededGone, (*Machine).orphan},
 	},
 	SucceededGone: {},
 }
@@ -246,7 +255,15 @@ func (m *Machine) execute(t Trigger) {
 	m.arm(StartLate, m.config.UpgradeTimeout)
 	m.log("upgrade started", "by", t.By)
 	m.emit(Action{Do: Progress, Trigger: t, Text: fmt.Sprintf("generation %d starts", m.config.Generation+1)})
+	m.reportToAll()
 	m.emit(Action{Do: Execute, Trigger: t})
+}
+
+// reportToAll has all predecessors know in which state this generation is, whatever becomes of it.
+func (m *Machine) reportToAll() {
+	for _, p := range m.predecessors {
+		m.emit(Action{Do: ReportTo, ID: p.ID})
+	}
 }
 
 func (m *Machine) noteHello(e Event) {
@@ -260,6 +277,7 @@ func (m *Machine) noteHello(e Event) {
 }
 
 func (m *Machine) noteAnother(e Event) {
+	m.release(e)
 	m.log("another generation serves already", "successor_pid", e.PID, "successor_version", e.Version)
 }
 
@@ -376,13 +394,12 @@ func (m *Machine) concludeDismissal(e Event) {
 	default:
 		m.emit(Action{Do: Fail, Trigger: s.trigger, Text: s.reason})
 		m.enter(Serving)
+		m.reportToAll()
 		m.startPending(e)
 	}
 }
 
-func (m *Machine) lose(Event) { m.warn("link to the serving generation is lost") }
-
-func (m *Machine) orphan(Event) {
-	m.emit(Action{Do: Log, Level: slog.LevelError, Text: "successor died after the takeover; no process accepts connections now"})
-	m.emit(Action{Do: Orphaned})
+func (m *Machine) lose(e Event) {
+	m.warn("link to the serving generation is lost")
+	m.release(e)
 }

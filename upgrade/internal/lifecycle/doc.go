@@ -22,6 +22,8 @@
 //     verdict on it is an event. The successor's half are the phases between Preparing and
 //     Serving, which are entered by messages that older releases do not send: one of those
 //     takes over, and commits, when it is prepared.
+//   - [Reserve]: whether the listeners are kept for another process, should a successor die
+//     that has committed.
 //   - [Predecessor]: one for each predecessor that still drains.
 //   - [Urgency], [Gate] and [Control]: how often a stop was requested, whether tableflip
 //     allows an upgrade, and who answers on the control socket.

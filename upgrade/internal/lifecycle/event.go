@@ -38,12 +38,16 @@ const (
 	Hello               // over the link: PID, Version, Protocol
 	SuccessorPrepared   // over the link: it could accept, and waits for being told to
 	SuccessorServes     // over the link: it accepts connections
+	SuccessorUpgrades   // over the link: it has executed a successor of its own
+	SuccessorSettles    // over the link: it serves, and has none
+	SuccessorDrains     // over the link: it drains: it stops, or has handed over
 	SuccessorReturns    // over the link: it has failed or was stopped, and returns what it has
 	Judged              // the two were compared in this stage: PID, Stage, Verdict, Cause, Text
 	SuccessorLinkEnded  // the link has ended, and nothing had announced that
 	SuccessorLinkClosed // the link has ended after the successor reported a drain, or its process is unknown
 	SuccessorLost       // the link has ended, and the process lives on
-	SuccessorExited     // the process has exited; InGrace
+	RescueFailed        // the process that was to take over in its place could not be executed, or has died; Err
+	SuccessorExited     // the process has exited; InGrace, Younger
 
 	// Of a predecessor: ID.
 
@@ -88,12 +92,14 @@ type Event struct {
 	Version  string
 	Protocol int  // of the link, which both sides speak
 	InGrace  bool // the successor exited by itself, before it was killed
+	Younger  bool // a generation lives that drains and was executed after this one: it has executed the successor, or knows who has
 	ID       ID
 	Member   Member
 }
 
 // Waiter is a caller who waits for the outcome of an upgrade. The machine does not look into
-// it; each one gets exactly one final answer: [Refuse], [Forward], [Fail] or [Succeed].
+// it; each one gets exactly one final answer: [Refuse], [Forward], [Fail],
+// [Succeed] or [Revoke].
 type Waiter any
 
 // ID names a predecessor.

@@ -42,7 +42,7 @@ func FuzzMachine(f *testing.F) {
 				switch a.Do {
 				case Exit:
 					exits++
-				case Refuse, Forward, Fail, Succeed:
+				case Refuse, Forward, Fail, Succeed, Revoke:
 					for _, w := range a.Trigger.Waiters {
 						answers[w]++
 					}

@@ -27,6 +27,7 @@ func (m *Machine) handOver(Event) {
 	s := &m.successor
 	m.endStage(Undecided, NoCause, "the successor did not wait for the end")
 	m.emit(Action{Do: HandOver, Trigger: s.trigger, Duration: s.took})
+	m.hold()
 	for _, timer := range []Kind{StartLate, DelayOver, PatienceOver, ReliefOver} {
 		m.disarm(timer)
 	}

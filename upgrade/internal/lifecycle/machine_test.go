@@ -69,7 +69,7 @@ func what(actions []Action) (lines []string) {
 			continue
 		case ReportTo, Watch, Kill, Forget, ReleaseLink, PassLink, FollowLink:
 			line += fmt.Sprintf(" %d", a.ID)
-		case Refuse, Forward, Fail, Succeed, Execute:
+		case Refuse, Forward, Fail, Succeed, Revoke, Execute:
 			if len(a.Trigger.Waiters) > 0 {
 				line += fmt.Sprint(" ", a.Trigger.Waiters)
 			}
@@ -108,6 +108,7 @@ var verbNames = [verbs]string{
 	Refuse: "refuse", Forward: "forward", Fail: "fail", Succeed: "succeed", Execute: "execute", SendStop: "send stop",
 	StopFlip: "stop flip", Dismiss: "dismiss", Abandon: "abandon", HandOver: "hand over", ReleasePipe: "release pipe",
 	Report: "report", ReportDrained: "report drained", WatchSuccessor: "watch successor", Orphaned: "orphaned",
+	HoldListeners: "hold listeners", ReleaseListeners: "release listeners", Rescue: "rescue", Revoke: "revoke",
 	ReportTo: "report to", Watch: "watch", Kill: "kill", Forget: "forget", ReleaseLink: "release link",
 	PassLink: "pass link", FollowLink: "follow link",
 	Share: "share", EndStage: "end stage", Reclaim: "reclaim", Judge: "judge", SendTakeBack: "send take back", SendReturning: "send returning", KillUnknown: "kill unknown", Answer: "answer",
@@ -156,7 +157,7 @@ func then(setup []Event, more ...Event) []Event { return append(slices.Clone(set
 
 var attemptNames = [...]string{"none", "executing", "executing unlinked", "greeted", "trying", "taking over", "watching", "taking back", "confirmed", "confirmed unlinked",
 	"confirmed stopped", "ready", "ready greeted", "dismissed", "dismissed exited", "dismissed returned",
-	"succeeded", "succeeded unlinked", "succeeded lost", "succeeded gone"}
+	"succeeded", "succeeded unlinked", "succeeded lost", "replaced", "succeeded gone"}
 
 // String returns the attempt's name.
 func (a Attempt) String() string { return attemptNames[a] }

@@ -28,7 +28,10 @@ type proc struct {
 	farewell  bool  // that one reported a stop
 	control   bool  // it accepts on the control socket
 	waiters   []Waiter
-	freed     bool // tableflip's pipe, for the successor
+	freed     bool  // tableflip's pipe, for the successor
+	holding   bool  // the listeners, should the successor die
+	rescuer   bool  // it was executed in place of a successor that has died
+	saved     *proc // by which this one was executed then
 }
 
 // flip is the state of tableflip in a process.
@@ -116,7 +119,10 @@ func (p *proc) end() {
 		return
 	}
 	p.trace = append(p.trace, fmt.Sprintf("%d ends", p.n))
-	p.alive, p.accepting, p.paused = false, false, false
+	if p.holding && !p.next.alive { // of which it has not heard
+		p.harmed = true
+	}
+	p.alive, p.accepting, p.paused, p.holding = false, false, false, false
 	p.cut(p.up)
 	p.cut(p.down)
 	for _, l := range p.members {
@@ -144,6 +150,9 @@ func (p *proc) kill() {
 			p.lost[w] = true
 		}
 	}
+	if q := p.saved; p.alive && q != nil {
+		p.later(func() { q.handle(Event{Kind: RescueFailed, Err: errors.New("killed")}) })
+	}
 	p.end()
 }
 
@@ -168,6 +177,9 @@ func (p *proc) child() *proc {
 func (p *proc) handle(e Event) {
 	if !p.alive {
 		return
+	}
+	if c := p.child(); e.Kind == SuccessorExited && c != p.next {
+		e.Younger = c.alive
 	}
 	e.Now = p.now
 	actions := p.m.Handle(e)
@@ -228,7 +240,7 @@ func (p *proc) doOwn(a Action, answered *[]Event) bool {
 		p.end()
 	case Answer:
 		p.answers[a.Waiter]++
-	case Refuse, Fail, Succeed:
+	case Refuse, Fail, Succeed, Revoke:
 		p.answer(a.Trigger)
 		if a.Do == Fail {
 			p.cut(p.down)
@@ -303,6 +315,12 @@ func (p *proc) doSuccessor(a Action) bool {
 		p.send(p.down, Event{Kind: PredecessorDrained})
 	case WatchSuccessor:
 		p.watch(p.next, Event{Kind: SuccessorExited}, Event{Kind: SuccessorLost})
+	case HoldListeners:
+		p.holding = true
+	case ReleaseListeners:
+		p.holding = false
+	case Rescue:
+		p.rescue()
 	case Orphaned:
 		if p.next.alive {
 			p.fatal("generation %d takes its successor for dead", p.n)
@@ -313,47 +331,18 @@ func (p *proc) doSuccessor(a Action) bool {
 	return true
 }
 
-func (p *proc) execute() {
-	for _, q := range p.procs {
-		if q != p && q.alive && q.n > p.n {
-			p.fatal("generation %d executes a successor although %d lives", p.n, q.n)
-		}
-	}
-	p.next, p.farewell = nil, false
-	if p.flip == flipUsed {
-		p.down = &wire{broken: true}
-		p.later(func() { p.handle(Event{Kind: FlipFailed, Err: errors.New("handed over once")}) })
-		return
-	}
-	p.flip = flipRuns
-	l := &wire{older: p, toOlder: p.newQueue(), toNewer: p.newQueue()}
-	l.toNewer.to = l
-	p.down = l
-	c := Config{Generation: p.n + 1, Gate: GateHeld, Begun: p.now, Deadline: p.now.Add(timeout),
-		Predecessor: &Member{Generation: p.n, PID: p.n, Protocol: p.protocol(p.n, p.n+1), Drain: 30 * time.Second}}
-	p.start(p, l, c)
-}
-
-// watch reports the end of a process, or that it lives on without a link and then its end.
-func (p *proc) watch(of *proc, exited, lost Event) {
-	if of == nil || !of.alive {
-		p.later(func() { p.handle(exited) })
-		return
-	}
-	p.later(func() {
-		if of.alive {
-			p.handle(lost)
-		}
-	})
-	p.watches = append(p.watches, &watch{p, of, exited})
-}
-
 func (p *proc) doPredecessor(a Action, answered *[]Event) {
 	l := p.members[a.ID]
 	switch a.Do {
 	case ReportTo:
-		if p.m.Phase() == Stopping {
+		switch p.m.Phase() {
+		case Stopping:
 			p.send(l, Event{Kind: kinds})
+			p.send(l, Event{Kind: SuccessorDrains})
+		case Upgrading:
+			p.send(l, Event{Kind: SuccessorUpgrades})
+		case Serving:
+			p.send(l, Event{Kind: SuccessorSettles})
 		}
 	case Watch:
 		p.watch(l.older, Event{Kind: PredecessorExited, ID: a.ID}, Event{Kind: PredecessorLost, ID: a.ID})
@@ -386,7 +375,7 @@ func (p *proc) check() {
 		return
 	}
 	for _, q := range p.procs {
-		if q.alive && (q.accepting || q.paused) {
+		if q.alive && (q.accepting || q.paused || q.holding || q.rescuer && !q.served) {
 			return
 		}
 	}

@@ -57,7 +57,7 @@ func TestTakeoverRaces(t *testing.T) {
 		serves   = then(prepared, is(SuccessorServes))
 		stop     = Event{Kind: StopMessage, By: "the predecessor"}
 	)
-	const handed = "hand over; release pipe; drain to successor"
+	const handed = "hand over; hold listeners; release pipe; drain to successor"
 	const stopped = "generation 2 failed: stopped by the predecessor before it was ready"
 	const dead = "; restore stderr; forget 1; "
 	for _, r := range []race{
@@ -66,7 +66,7 @@ func TestTakeoverRaces(t *testing.T) {
 		{"it accepts, and commits", ordered(), standby, []Event{is(TakeOver), is(CommitMessage)},
 			"serve; send serving; announce; commit", Serving, None, ""},
 		{"a trigger waits for the commit", ordered(), accepts, []Event{is(GateOpened), signal(2), is(CommitMessage)},
-			"announce; commit; execute [2]", Upgrading, Executing, "upgrade waiting"},
+			"announce; commit; report to 1; execute [2]", Upgrading, Executing, "upgrade waiting"},
 		{"the stop comes first", ordered(), standby, []Event{stop, is(TakeOver), is(Drained), is(HooksEnded)},
 			"send returning; drain to predecessor; run hooks; exit: " + stopped, Exited, None, ""},
 		{"a stop when it accepts", ordered(), accepts, []Event{stop, is(CommitMessage), is(Drained), is(HooksEnded)},
@@ -110,7 +110,8 @@ func TestUpgradeRaces(t *testing.T) {
 		ready     = then(greeted, is(FlipAccepted))
 		succeeded = then(confirmed, is(FlipAccepted))
 	)
-	const handed = "hand over; release pipe; drain to successor"
+	const handed = "hand over; hold listeners; release pipe; drain to successor"
+	const handedUnlinked = "hand over; release pipe; drain to successor"
 	const noGood = "; fail [waiter]: successor failed: broken"
 	for _, r := range []race{
 		{"link before tableflip", first(), greeted, []Event{is(SuccessorServes), is(FlipAccepted)}, handed, Draining, Succeeded, ""},
@@ -124,7 +125,7 @@ func TestUpgradeRaces(t *testing.T) {
 		{"ready, and does not serve", first(), ready, []Event{later(timeout, is(StartLate)), is(SuccessorExited)},
 			"dismiss; fail [waiter]: successor was ready but did not serve within 1m0s and was killed", Serving, None, ""},
 		{"ready, and never a message", first(), executing, []Event{is(FlipAccepted), later(timeout, is(StartLate))},
-			"assume serving; " + handed, Draining, Succeeded, "successor is ready but has sent nothing over the link; assuming that it serves"},
+			"assume serving; " + handedUnlinked, Draining, Succeeded, "successor is ready but has sent nothing over the link; assuming that it serves"},
 
 		// The end of the link races with what tableflip says.
 		{"link's end before tableflip's", first(), executing, []Event{is(SuccessorLinkEnded), failed(FlipFailed), is(SuccessorExited)},
@@ -145,16 +146,38 @@ func TestUpgradeRaces(t *testing.T) {
 		{"serves, and its link breaks before tableflip says so", first(), confirmed, []Event{is(SuccessorLinkEnded), is(FlipAccepted)},
 			handed + "; watch successor", Draining, SucceededUnlinked, ""},
 		{"serves, and stops before tableflip says so", first(), confirmed, []Event{is(SuccessorLinkClosed), is(FlipAccepted)},
-			handed, Draining, SucceededGone, ""},
-		{"a release without a link", first(), executing, []Event{is(SuccessorLinkEnded), is(FlipAccepted)}, "assume serving; " + handed, Draining, SucceededGone, ""},
-		{"the same, and tableflip is first", first(), executing, []Event{is(FlipAccepted), is(SuccessorLinkEnded)}, "assume serving; " + handed, Draining, SucceededGone, ""},
+			handedUnlinked, Draining, SucceededGone, ""},
+		{"a release without a link", first(), executing, []Event{is(SuccessorLinkEnded), is(FlipAccepted)}, "assume serving; " + handedUnlinked, Draining, SucceededGone, ""},
+		{"the same, and tableflip is first", first(), executing, []Event{is(FlipAccepted), is(SuccessorLinkEnded)}, "assume serving; " + handedUnlinked, Draining, SucceededGone, ""},
 
 		// After the takeover.
-		{"it dies", first(), succeeded, []Event{is(SuccessorLinkEnded), is(SuccessorExited)}, "watch successor; orphaned", Draining, SucceededGone, ""},
+		{"it dies", first(), succeeded, []Event{is(SuccessorLinkEnded), is(SuccessorExited)}, "watch successor; rescue; revoke [waiter]",
+			Draining, Replaced, "successor died after the takeover; executing this program again"},
+		{"it dies, and the drain ends", first(), succeeded, []Event{is(SuccessorLinkEnded), is(SuccessorExited), is(Drained), is(HooksEnded)},
+			"watch successor; rescue; revoke [waiter]; run hooks; report drained; succeed; finish; exit",
+			Exited, Replaced, ""},
+		{"it dies during the hooks", first(), then(succeeded, is(Drained)), []Event{is(SuccessorLinkEnded), is(SuccessorExited)},
+			"watch successor; rescue; revoke [waiter]", Closing, Replaced, ""},
+		{"whoever takes over dies too", first(), then(succeeded, is(SuccessorLinkEnded), is(SuccessorExited)), []Event{failed(RescueFailed), failed(RescueFailed)},
+			"orphaned", Draining, SucceededGone, "successor died after the takeover; no process accepts connections now"},
+		{"it dies, and a stop was requested here", first(), then(succeeded, is(StopSignal)), []Event{is(SuccessorLinkEnded), is(SuccessorExited)},
+			"watch successor; orphaned", Draining, SucceededGone, "successor died after the takeover; no process accepts connections now"},
+		{"it stops, and is killed then", first(), succeeded, []Event{is(SuccessorDrains), is(SuccessorLinkEnded), is(SuccessorExited)},
+			"release listeners; watch successor; orphaned", Draining, SucceededGone, ""},
+		{"it has stopped before tableflip says that it is ready", first(), confirmed, []Event{is(SuccessorDrains), is(FlipAccepted)},
+			handedUnlinked, Draining, Succeeded, ""},
+		{"it dies during an upgrade of its own", first(), succeeded, []Event{is(SuccessorUpgrades), is(SuccessorLinkEnded), is(SuccessorExited)},
+			"watch successor; release listeners; orphaned", Draining, SucceededGone, ""},
+		{"it dies after one that failed", first(), succeeded, []Event{is(SuccessorUpgrades), is(SuccessorSettles), is(SuccessorLinkEnded), is(SuccessorExited)},
+			"watch successor; rescue; revoke [waiter]", Draining, Replaced, ""},
+		{"its successor dies, and it drains", first(), then(succeeded, is(Hello)), []Event{is(SuccessorLinkEnded), {Kind: SuccessorExited, Younger: true}},
+			"watch successor", Draining, SucceededGone, "serving generation died; the one that has executed it decides"},
+		{"its successor dies, and it has exited", first(), then(succeeded, is(Hello)), []Event{is(SuccessorLinkEnded), is(SuccessorExited)},
+			"watch successor; orphaned", Draining, SucceededGone, ""},
 		{"its link is lost, and later it exits", first(), succeeded, []Event{is(SuccessorLinkEnded), is(SuccessorLost), is(SuccessorExited)},
-			"watch successor", Draining, SucceededGone, "link to the serving generation is lost"},
-		{"it stops", first(), succeeded, []Event{is(SuccessorLinkClosed)}, "", Draining, SucceededGone, ""},
-		{"it has a successor", first(), succeeded, []Event{is(Hello)}, "", Draining, Succeeded, "another generation serves already"},
+			"watch successor; release listeners", Draining, SucceededGone, "link to the serving generation is lost"},
+		{"it stops", first(), succeeded, []Event{is(SuccessorLinkClosed)}, "release listeners", Draining, SucceededGone, ""},
+		{"it has a successor", first(), succeeded, []Event{is(Hello)}, "release listeners", Draining, Succeeded, "another generation serves already"},
 		{"the drain ends", first(), succeeded, []Event{is(Drained), is(HooksEnded), ask, signal(1)},
 			"run hooks; report drained; succeed [waiter]; finish; exit", Exited, Succeeded, ""},
 		{"a trigger during the drain", first(), succeeded, []Event{control("next"), signal(1)}, "forward [next]; forward [1]", Draining, Succeeded, ""},
@@ -173,16 +196,16 @@ func TestTriggerRaces(t *testing.T) {
 		{"two at once become one more", first(), upgrading, []Event{control("b"), control("c"), failed(FlipFailed), is(SuccessorExited)},
 			"dismiss; fail [waiter]: successor failed: broken; execute [b c]", Upgrading, Executing, "upgrade requested again; joining the one that waits"},
 		{"they go to the successor", first(), upgrading, then([]Event{control("b"), signal(1)}, taken...),
-			"hand over; forward [b] [1]; release pipe; drain to successor", Draining, Succeeded, ""},
+			"hand over; hold listeners; forward [b] [1]; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"one SIGHUP to each generation", first(), begin, []Event{signal(1), signal(2), signal(3)}, "execute [1]", Upgrading, Executing, "upgrade already requested"},
 		{"two SIGHUPs to one generation", first(), begin, []Event{signal(1), signal(1)}, "execute [1]", Upgrading, Executing, "upgrade waiting"},
 		{"from a release that names no origin", first(), begin, []Event{signal(1), signal(0)}, "execute [1]", Upgrading, Executing, "upgrade waiting"},
 		{"two SIGHUPs a second apart", first(), begin, []Event{signal(1), later(SameIntent, signal(2))}, "execute [1]", Upgrading, Executing, "upgrade waiting"},
 		{"the signal that led here, passed on late", signaled, begin, []Event{is(GateOpened), signal(3)}, "", Serving, None, "upgrade already requested"},
-		{"one that this process got itself", signaled, begin, []Event{is(GateOpened), signal(2)}, "execute [2]", Upgrading, Executing, ""},
-		{"tableflip's predecessor still drains", second(), begin, []Event{ask, is(GateOpened)}, "execute [waiter]", Upgrading, Executing, "upgrade waiting"},
+		{"one that this process got itself", signaled, begin, []Event{is(GateOpened), signal(2)}, "report to 1; execute [2]", Upgrading, Executing, ""},
+		{"tableflip's predecessor still drains", second(), begin, []Event{ask, is(GateOpened)}, "report to 1; execute [waiter]", Upgrading, Executing, "upgrade waiting"},
 		{"too many drain", second(), then(begin, is(GateOpened), added(2, 0)), []Event{ask, of(2, PredecessorDrained), of(2, PredecessorUnlinked)},
-			"forget 2; execute [waiter]", Upgrading, Executing, "upgrade waiting"},
+			"forget 2; report to 1; execute [waiter]", Upgrading, Executing, "upgrade waiting"},
 	} {
 		t.Run(r.name, r.test)
 	}
@@ -234,7 +257,7 @@ func TestStopRaces(t *testing.T) {
 
 		// With a successor.
 		{"after the takeover", first(), then(upgrading, is(SuccessorServes), is(FlipAccepted)), []Event{is(StopSignal), message, is(StopSignal)},
-			"cut drain", Draining, Succeeded, "stop requested; draining continues, since a successor serves"},
+			"release listeners; cut drain", Draining, Succeeded, "stop requested; draining continues, since a successor serves"},
 
 		// The last generation waits for all that drain.
 		{"waits for a predecessor", second(), then(begin, is(GateOpened)), []Event{is(StopSignal), is(DelayOver), is(Drained), is(PredecessorDrained), is(PredecessorUnlinked)},
@@ -270,22 +293,22 @@ func TestPredecessorRaces(t *testing.T) {
 		{"it is killed once", second(), open, []Event{later(35*time.Second, is(PredecessorDue)), later(time.Minute, is(PredecessorDue))}, "kill 1", Serving, None, ""},
 
 		{"all are passed on", several, known, []Event{is(FlipAccepted), of(2, LinkReleased), of(2, LinkPassed), is(LinkReleased), is(LinkPassed)},
-			"hand over; release link 2; release link 1; pass link 2; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
+			"hand over; hold listeners; release link 2; release link 1; pass link 2; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"the last report was on its way", several, known, []Event{is(FlipAccepted), of(2, PredecessorDrained), of(2, LinkReleased), is(LinkReleased), is(LinkPassed)},
-			"hand over; release link 2; release link 1; follow link 2; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
+			"hand over; hold listeners; release link 2; release link 1; follow link 2; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"a link cannot be passed on", several, waiting[:len(waiting)-1], []Event{is(Drained), of(2, PredecessorDrained), of(2, PredecessorUnlinked)},
 			"forget 2; run hooks", Closing, Succeeded, "drained; waiting for predecessors that are still draining"},
-		{"a second signal ends the wait", several, waiting, []Event{is(StopSignal), is(StopSignal)}, "run hooks", Closing, Succeeded, ""},
-		{"a signal was passed on, and not heard yet", several, known, []Event{is(FlipAccepted), signal(1)}, "hand over; release link 2; release link 1; forward [1]", Passing, Succeeded, ""},
+		{"a second signal ends the wait", several, waiting, []Event{is(StopSignal), is(StopSignal)}, "release listeners; run hooks", Closing, Succeeded, ""},
+		{"a signal was passed on, and not heard yet", several, known, []Event{is(FlipAccepted), signal(1)}, "hand over; hold listeners; release link 2; release link 1; forward [1]", Passing, Succeeded, ""},
 		{"one that has reported", several, then(known, of(2, PredecessorDrained)), []Event{is(FlipAccepted), is(LinkReleased), is(LinkPassed)},
-			"hand over; report to 2; release link 1; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
+			"hand over; hold listeners; report to 2; release link 1; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"one whose link has ended", several, then(known, of(2, PredecessorUnlinked)), []Event{is(FlipAccepted), is(LinkReleased), is(LinkPassed)},
-			"hand over; release link 1; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
+			"hand over; hold listeners; release link 1; pass link 1; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"a successor of the past", several, old, []Event{is(FlipAccepted)}, "hand over; report to 2; report to 1; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"a predecessor of the past", past, known, []Event{is(FlipAccepted), of(2, LinkReleased), of(2, LinkPassed)},
-			"hand over; release link 2; report to 1; pass link 2; release pipe; drain to successor", Draining, Succeeded, ""},
+			"hand over; hold listeners; release link 2; report to 1; pass link 2; release pipe; drain to successor", Draining, Succeeded, ""},
 		{"a successor that has no link any more", several, then(known, is(SuccessorLinkEnded)), []Event{is(FlipAccepted)},
-			"hand over; report to 2; report to 1; release pipe; drain to successor; watch successor", Draining, SucceededUnlinked, ""},
+			"hand over; hold listeners; report to 2; report to 1; release pipe; drain to successor; watch successor", Draining, SucceededUnlinked, ""},
 		{"one that comes after the takeover", several, then(known, is(FlipAccepted), of(2, LinkReleased), of(2, LinkPassed), is(LinkReleased), is(LinkPassed)),
 			[]Event{added(3, -1), is(Drained), of(3, PredecessorDrained), of(3, PredecessorUnlinked)}, "forget 3; run hooks", Closing, Succeeded, ""},
 	} {

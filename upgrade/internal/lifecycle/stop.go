@@ -5,9 +5,7 @@ func (m *Machine) stop(e Event) {
 	m.log("stop requested", "by", e.By, "delay", m.config.ShutdownDelay.String())
 	m.emit(Action{Do: BeginStop})
 	m.enter(Stopping)
-	for _, p := range m.predecessors {
-		m.emit(Action{Do: ReportTo, ID: p.ID})
-	}
+	m.reportToAll()
 	if t := m.pending; t != nil {
 		m.pending = nil
 		m.emit(Action{Do: Refuse, Trigger: *t})
@@ -50,6 +48,7 @@ func (m *Machine) stopAgain(e Event) {
 
 // stopElsewhere takes a request to stop when a successor serves.
 func (m *Machine) stopElsewhere(e Event) {
+	m.release(e)
 	if m.urgency < Urgent {
 		m.log("stop requested; draining continues, since a successor serves", "by", e.By)
 		return

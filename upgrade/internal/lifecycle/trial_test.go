@@ -37,7 +37,7 @@ func TestTrialRaces(t *testing.T) {
 	abort.Trial.AbortUndecided = true
 	watchOnly := tried()
 	watchOnly.Trial.Share = 0
-	const handed = "hand over; release pipe; drain to successor"
+	const handed = "hand over; hold listeners; release pipe; drain to successor"
 	const taken = "reclaim; send take back: "
 	const numbers = "5 of 12 requests failed"
 	for _, r := range []race{

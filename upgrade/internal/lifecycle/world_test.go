@@ -218,7 +218,7 @@ func (w *world) outside(what, choice int) {
 		w.harmed = true
 		p.handle(Event{Kind: StopSignal, By: "terminated"})
 	case 3:
-		w.harmed = w.harmed || p.parent == nil || p.committed || p.served && !p.parent.alive
+		w.harmed = w.harmed || !p.isReplaceable() && (p.parent == nil || p.committed || p.served && !p.parent.alive)
 		p.kill()
 	case 4:
 		w.cut(p.up)
