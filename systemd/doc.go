@@ -27,8 +27,10 @@
 // If the process dies, no connection is refused: systemd holds the listeners in its file
 // descriptor store, new connections wait in their queues, and the restarted service answers.
 // What the dead process had accepted is lost. If a new generation dies while its predecessor
-// still drains, the predecessor reports that, and systemd restarts the service at once, ending
-// that drain; the journal has "Failed with result 'watchdog'".
+// still drains, the predecessor executes its own program again with the listeners; that process is
+// the main one then, and the drain goes on. Only if that one dies as well the predecessor reports
+// a failure, and systemd restarts the service at once, ending the drain; the journal has "Failed
+// with result 'watchdog'".
 //
 // If a new release crashes three times within a minute, ExecStopPost= of baton.service puts the
 // previous binary back (package [example.com/baton/server/deploy]).

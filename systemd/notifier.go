@@ -107,8 +107,8 @@ func (n *Notifier) ready() {
 	}
 }
 
-// Orphaned notifies systemd of a successor that died after it had taken over. It did
-// not notice, because the successor was not its child yet.
+// Orphaned notifies systemd of a successor that died after it had taken over, in whose place no
+// other process serves. It did not notice, because the successor was not its child yet.
 func (n *Notifier) Orphaned() { n.warn(n.manager.sendFailed()) }
 
 // Close returns when this process may exit: when systemd has read all that was sent, by

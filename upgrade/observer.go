@@ -15,7 +15,8 @@ type Observer interface {
 	// PredecessorDrained is called with the final report of a predecessor.
 	PredecessorDrained(Drained)
 	// Orphaned is called in a generation that drains if its successor dies after it
-	// has taken over: no process accepts connections any more.
+	// has taken over, and no other process could be executed in its place, or that one has
+	// died as well: no process accepts connections any more.
 	Orphaned()
 }
 

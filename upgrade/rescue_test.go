@@ -207,3 +207,29 @@ func TestWhateverTakesOverDies(t *testing.T) {
 	os.Remove(l.path("latch"))
 	l.awaitEnd(l.first.Process.Pid)
 }
+
+// The process in the foreground waits for the one that takes over as for any other generation.
+func TestForegroundOutlivesADeath(t *testing.T) {
+	l := newAttendedLine(t)
+	l.plan.Drained = "wait " + l.latch("latch")
+	l.launch()
+	predecessor := l.who().PID
+	foreground := parent(t, predecessor)
+	s := l.upgradeOn(2)
+	syscall.Kill(s.PID, syscall.SIGKILL)
+	s = l.awaitLine(3, 1)
+	os.Remove(l.path("latch"))
+	l.await("the predecessor is gone", func() bool { return syscall.Kill(predecessor, 0) != nil })
+	if got := parent(t, s.PID); got != foreground {
+		t.Errorf("generation 3 is a child of %d, want the process in the foreground, %d", got, foreground)
+	}
+	syscall.Kill(foreground, syscall.SIGHUP)
+	l.awaitLine(4, 1)
+	syscall.Kill(foreground, syscall.SIGINT)
+	if err := l.first.Wait(); err != nil {
+		t.Errorf("process in the foreground: got %v, want exit 0", err)
+	}
+	if _, err := l.try(); err == nil {
+		t.Error("somebody still serves when the process in the foreground is gone")
+	}
+}

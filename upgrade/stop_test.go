@@ -152,12 +152,9 @@ func TestStop(t *testing.T) {
 	l.checkHooks(l.first.Process.Pid, "third", "stop", "second", "first")
 }
 
-// Whoever has started the first process may wait for the whole service: the
-// process stays, and passes signals on.
-func TestForeground(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for generations that hang; go test without -short includes it")
-	}
+// newAttendedLine makes a line whose first process waits in the foreground.
+func newAttendedLine(t *testing.T) *line {
+	t.Helper()
 	l := newLine(t)
 	l.below = l.path("go") // a shell under this name, which runs a script called run
 	sh, err := exec.LookPath("sh")
@@ -168,6 +165,16 @@ func TestForeground(t *testing.T) {
 	if err := errors.Join(os.Symlink(sh, l.below), os.WriteFile(l.path("run"), []byte(script), 0o600)); err != nil {
 		t.Fatal(err)
 	}
+	return l
+}
+
+// Whoever has started the first process may wait for the whole service: the
+// process stays, and passes signals on.
+func TestForeground(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for generations that hang; go test without -short includes it")
+	}
+	l := newAttendedLine(t)
 	l.plan.Drain = 300 * time.Millisecond
 	l.launch()
 	foreground := parent(t, l.who().PID)

@@ -204,15 +204,16 @@ func TestListenersOutliveTheProcess(t *testing.T) {
 	m.AwaitKept(t, 0)
 }
 
-// A successor that dies while its predecessor drains is the end of the service, of which the manager would not know;
-// one that is asked to stop is not.
+// If a successor dies while its predecessor drains, that one has another process take over, which is the main one
+// then. If that fails it is the end of the service, of which the manager would not know. One that is asked to stop is
+// another matter.
 func TestManagerIsToldOfAnOrphan(t *testing.T) {
-	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
-		t.Run(sig.String(), func(t *testing.T) {
+	for name, sig := range map[string]syscall.Signal{"another takes over": syscall.SIGKILL, "nobody takes over": syscall.SIGKILL, "stop": syscall.SIGTERM} {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m, with := service.Managed(t, 0)
 			g := backend.NewGate(t)
-			b := service.Start(t, with, service.Args("-proxy", "/="+backend.Start(t, g), "-idle-grace", "50ms"))
+			b := service.Start(t, with, service.Config("drain-timeout 30s"), service.Args("-proxy", "/="+backend.Start(t, g), "-idle-grace", "50ms"))
 			slow := b.Dial()
 			slow.Send(t, string(http1.Request("GET", "/hold", nil)))
 			g.Await(t, 1)
@@ -223,13 +224,24 @@ func TestManagerIsToldOfAnOrphan(t *testing.T) {
 				return err == nil && s.Generation == 2 && s.Generations[0].State == "draining"
 			})
 			successor := b.PID()
+			if name == "nobody takes over" {
+				b.Configure("drain-timeout never\n")
+			}
 			b.Kill(successor, sig)
-			if sig == syscall.SIGKILL {
+			switch name {
+			case "another takes over":
+				third := b.AwaitGeneration(3)
+				ready := m.Await(t, "READY=1", 3)
+				if got := ready[2]; got.Pid != third || got.Value("MAINPID") != strconv.Itoa(third) {
+					t.Errorf("got %v, want the process %d as the main one", got, third)
+				}
+				m.AwaitKept(t, 2)
+			case "nobody takes over":
 				trigger := m.Await(t, "WATCHDOG=trigger", 1)
 				if trigger[0].Pid != predecessor {
 					t.Errorf("told by %d, want the predecessor %d", trigger[0].Pid, predecessor)
 				}
-			} else {
+			case "stop":
 				m.Await(t, "STOPPING=1", 1)
 				time.Sleep(time.Second) // or it would be the same signal
 				b.Kill(successor, sig)  // it does not wait any longer
@@ -239,8 +251,8 @@ func TestManagerIsToldOfAnOrphan(t *testing.T) {
 			slow.Expect(t, "GET", 200)
 			b.AwaitExit(predecessor)
 			result()
-			if sig == syscall.SIGTERM && len(m.Heard("WATCHDOG=trigger")) > 0 {
-				t.Error("a stop was taken for a failure")
+			if name != "nobody takes over" && len(m.Heard("WATCHDOG=trigger")) > 0 {
+				t.Error("the service is taken for one that has failed")
 			}
 		})
 	}

@@ -154,12 +154,16 @@ func TestSuccessorKilledAnywhere(t *testing.T) {
 				<-ended
 				outcomes[cmp.Or(u.Result, "no answer")]++
 				switch {
+				case strings.Contains(u.Reason, "died after it had taken over"):
+					b.AwaitExit(predecessor)
+					b.Follow(b.PID())
 				case u.Result == "failed":
 					if got := b.ReadPID(); got != predecessor {
 						t.Errorf("PID file after a failed upgrade: got %d, want the predecessor, %d (the successor was %d); %s", got, predecessor, successor, u.Reason)
 					}
 				case sig == syscall.SIGKILL:
-					// It had taken over: what was killed is the service. A fresh start is what is left.
+					// It had taken over, and its predecessor had drained: what was killed is the service. A fresh
+					// start is what is left.
 					b.AwaitExit(predecessor)
 					b.AwaitExit(successor)
 					b.Launch()
@@ -188,6 +192,55 @@ func TestSuccessorKilledAnywhere(t *testing.T) {
 			service.CheckServes(t, b, b.Status().Generation, b.PID())
 		})
 	}
+}
+
+// A release that dies after it has taken over, while its predecessor drains: the predecessor's program takes over, and
+// no client is refused. Who waits to be accepted is served.
+func TestSuccessorKilledWhileItsPredecessorDrains(t *testing.T) {
+	t.Parallel()
+	g := backend.NewGate(t)
+	b := service.Start(t, service.Args("-proxy", "/="+backend.Start(t, g), "-idle-grace", "100ms"))
+	predecessor := b.PID()
+	held := b.Dial()
+	held.Send(t, string(http1.Request("GET", "/hold", nil)))
+	g.Await(t, 1)
+	b.Deploy("v2")
+	result := b.UpgradeMeanwhile()
+	await.Until(t, "generation 2", func() bool { s, err := b.TryStatus(); return err == nil && s.Generation == 2 && s.State == "serving" })
+	successor := b.PID()
+	b.Kill(successor, syscall.SIGSTOP)
+	await.Until(t, "the successor to be stopped", func() bool { return process.Stopped(t, successor) })
+	var queued []*http1.Conn
+	for range 20 {
+		c := b.Dial()
+		c.Send(t, string(http1.Request("GET", "/", nil)))
+		queued = append(queued, c)
+	}
+	b.Kill(successor, syscall.SIGKILL)
+	b.AwaitExit(successor)
+	for range 20 { // nobody accepts yet
+		c := b.Dial()
+		c.Send(t, string(http1.Request("GET", "/", nil)))
+		queued = append(queued, c)
+	}
+	for _, c := range queued {
+		c.Expect(t, "GET", 200)
+	}
+	third := b.AwaitGeneration(3)
+	if s := b.Status(); s.Version != "v1" || b.PID() != third {
+		t.Errorf("got version %s of process %d, and PID file %d, want v1 and the same process", s.Version, third, b.PID())
+	}
+	if u := result(); u.Code != 1 || u.PID != third || !strings.Contains(u.Reason, "generation 3 takes over") {
+		t.Errorf("upgrade: got exit code %d, %s %s, want 1 and what has become of it", u.Code, u.Stdout, u.Errors)
+	}
+	g.Open()
+	held.Expect(t, "GET", 200)
+	b.AwaitExit(predecessor)
+	b.Deploy("v3")
+	if u := b.Upgrade(); u.Generation != 4 || u.Version != "v3" {
+		t.Errorf("next upgrade: got generation %d, version %s, want 4, v3", u.Generation, u.Version)
+	}
+	service.CheckServes(t, b, 4, b.PID())
 }
 
 func TestPredecessorKilledBeforeReady(t *testing.T) {

@@ -140,6 +140,10 @@ func (b *Baton) AwaitAllGone() {
 func (b *Baton) end() {
 	t := b.T
 	t.Helper()
+	// One that a predecessor has executed in place of its successor.
+	if pid := b.ReadPID(); slices.Contains(process.Descendants(b.Mark), pid) {
+		b.TryFollow(pid)
+	}
 	// One that is about to exit by itself needs nobody to stop it.
 	if !await.Holds(b.ending(), func() bool { return len(b.Alive()) == 0 }) {
 		pid := b.ReadPID()
