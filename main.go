@@ -101,6 +101,10 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	manager := systemd.New()
 	options := config.Lifecycle
 	options.Version, options.Store, options.Logger, options.Output = build.Version, manager, logger, output
+	replacement, replaced := deploy.Replaced()
+	if replaced {
+		options.Notice = replacement.String()
+	}
 	gen, err := upgrade.New(options)
 	if err != nil {
 		return command.Failed, err
@@ -121,7 +125,7 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	pair := new(server.Pair)
 	metrics := metrics.New(metrics.Options{
 		Version: build.Version, Revision: build.Revision,
-		Source: metrics.Source{Generation: gen, Servers: pair, Certificates: certificates, Output: output}.Snapshot,
+		Source: metrics.Source{Generation: gen, Servers: pair, Certificates: certificates, Output: output, CrashRollback: replacement.Time}.Snapshot,
 		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
 	})
 	public, admin, err := listen(gen, config, logger)

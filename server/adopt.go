@@ -14,8 +14,10 @@ import (
 
 // Adopt returns what serves a connection that a predecessor has accepted, or nil if that is
 // impossible. It may be idle for as long as it had left; from its first byte on all timeouts
-// hold as for any other. In a drain it migrates again, or is drained.
+// hold as for any other. It may be called before Serve. While the server shares its connections,
+// an adopted one, which the successor may have returned, is not among them.
 func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
+	s.completeTLS()
 	t, err := decodeTransfer(moved.State)
 	defer t.clear()
 	if err != nil {
@@ -42,7 +44,11 @@ func (s *Server) Adopt(moved upgrade.Connection) (begin func()) {
 		c.boundary = boundary.Adopt(state)
 	}
 	return func() {
+		s.serveAdopted()
 		s.noteArrival(t.protocol())
+		if m := s.session.Load(); m != nil && !s.isDraining() {
+			c.refuse(m)
+		}
 		s.register(c, as)
 		if s.isDraining() {
 			c.follower().drain()

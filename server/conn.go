@@ -30,8 +30,10 @@ type conn struct {
 	mu       sync.Mutex
 	boundary boundary.Machine
 	account
-	stays bool // the successor has not taken it, or a layer cannot migrate
-	hooks map[*hook]struct{}
+	stays  bool      // a layer cannot migrate
+	part   part      // in the session of migration
+	window *migrator // in whose window the connection has a place, or nil
+	hooks  map[*hook]struct{}
 }
 
 // stack is what is below conn.
@@ -80,8 +82,9 @@ type follower interface {
 	// drain is called when the server has begun to drain.
 	drain()
 	// wakeToOffer wakes the reader of a connection that waits at rest, so that it is offered
-	// to the successor. It reports whether it did.
-	wakeToOffer() bool
+	// to the successor in a session. It reports whether it did: then the connection has a
+	// place in the session's window.
+	wakeToOffer(*migrator) bool
 	// isIdle reports whether nothing would be lost by closing the connection, as far as bytes
 	// are concerned that were read.
 	isIdle() bool

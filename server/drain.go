@@ -21,7 +21,6 @@ type drain struct {
 	server   *Server
 	ctx      context.Context // its end is the drain's deadline
 	began    time.Time
-	migrator *migrator     // nil: no connection can migrate
 	finished atomic.Int64  // requests
 	progress chan struct{} // cap 1: a connection or request has ended
 }
@@ -29,20 +28,16 @@ type drain struct {
 // Drain stops accepting, completes every request, ends every connection and returns an
 // account of it. When ctx ends first, the connections that remain are closed forcibly.
 // Connections that wait in the queue of a listener which nobody keeps are accepted and
-// answered first. Drain must be called once at most.
+// answered first. Drain must be called once at most. After [Server.Share] it goes on with what
+// that has begun, and its account includes what has migrated since.
 func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	d := &drain{server: s, ctx: ctx, began: time.Now(), progress: make(chan struct{}, 1)}
 	before := s.Closed()
-	_, migratedBefore := s.MigratedBy()
-	d.migrator = s.newMigrator(ctx, h)
+	m := s.newMigrator(ctx, h)
 	s.http2() // its self-test is not for a server that drains
-	s.drain.Store(d)
-	close(s.draining)
-	if d.migrator != nil {
-		close(s.migrating)
-	}
-	d.run(h)
-	migrated, by := s.migratedSince(migratedBefore)
+	s.beginDrain(d, m)
+	d.run(h, m)
+	migrated, by := s.migratedSince(s.before)
 	return upgrade.Drained{
 		Seconds:     time.Since(d.began).Seconds(),
 		Requests:    int(d.finished.Load()),
@@ -52,7 +47,26 @@ func (s *Server) Drain(ctx context.Context, h upgrade.Handoff) upgrade.Drained {
 	}
 }
 
-func (d *drain) run(h upgrade.Handoff) {
+// beginDrain begins a drain, and its session of migration: in this order, since a response is
+// the last of a connection that cannot migrate in a drain.
+func (s *Server) beginDrain(d *drain, m *migrator) {
+	if m != nil {
+		m.tunnels = true
+	}
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if s.before == nil {
+		_, s.before = s.MigratedBy()
+	}
+	s.begin(m)
+	s.drain.Store(d)
+	close(s.draining)
+	if m != nil {
+		close(s.migrating)
+	}
+}
+
+func (d *drain) run(h upgrade.Handoff, m *migrator) {
 	s := d.server
 	d.scheduleHooks()
 	stopped := make(chan struct{}) // closed when nothing is accepted any more
@@ -60,7 +74,7 @@ func (d *drain) run(h upgrade.Handoff) {
 		defer close(stopped)
 		s.stopAccepting(h.Kept)
 	}()
-	d.migrator.start()
+	m.start()
 	var goAway sync.WaitGroup
 	goAway.Go(func() {
 		for _, c := range s.open() {
@@ -69,15 +83,15 @@ func (d *drain) run(h upgrade.Handoff) {
 	})
 
 	if d.awaitEnd(d.ctx, stopped) {
-		d.migrator.stop()
+		s.migration.stop()
 		// No connection is left, so that Shutdown has nothing to lose.
 		quiet, cancel := context.WithTimeout(context.Background(), afterDeadline)
 		s.http.Shutdown(quiet)
 		cancel()
 	} else {
-		d.migrator.stop()
+		s.migration.stop()
 		d.closeForcibly()
-		d.migrator.abandon()
+		s.migration.abandon()
 		last, cancel := context.WithTimeout(context.Background(), afterDeadline)
 		d.awaitEnd(last, stopped)
 		cancel()

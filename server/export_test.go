@@ -10,7 +10,10 @@ func (s *Server) IsDraining() bool { return s.isDraining() }
 func (s *Server) BreakSafePoint() { s.http.ConnState = nil }
 
 // Woken returns how many silent connections are on their way in a drain.
-func (s *Server) Woken() int { return len(s.drain.Load().migrator.window) }
+func (s *Server) Woken() int { return len(s.session.Load().window) }
+
+// Window returns the window of the session, with an element for each connection that is woken.
+func (s *Server) Window() <-chan struct{} { return s.session.Load().window }
 
 // BreakHTTP2Drain has the server know that net/http does not end connections as
 // expected.

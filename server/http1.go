@@ -96,7 +96,8 @@ func (c *conn) do(do boundary.Action) boundary.Action {
 		c.layer.SetReadDeadline(c.boundary.Deadline())
 	}
 	if do&boundary.LeaveWindow != 0 {
-		c.server.drain.Load().migrator.leave()
+		c.window.leave()
+		c.window = nil
 	}
 	if do&boundary.TimedOut != 0 {
 		c.explain(TimedOut)
@@ -113,15 +114,15 @@ func (c *conn) do(do boundary.Action) boundary.Action {
 	return do
 }
 
-// rest is called when the connection is at rest. In a drain it is offered to the successor;
-// what has arrived of late is then the successor's to read. If it stays, its grace begins.
+// rest is called when the connection is at rest. In a session it is offered to the successor;
+// what has arrived of late is then the successor's to read. If it stays, its grace begins in a drain.
 func (c *conn) rest() boundary.Action {
 	if c.offer() {
 		return boundary.EOF
 	}
 	now := time.Now()
 	do := c.do(c.boundary.Block(now))
-	if c.server.isDraining() && !c.mayMigrate() {
+	if c.server.isDraining() && c.mayMigrate() == nil {
 		c.boundary.StartGrace(now.Add(max(c.server.opts.IdleGrace, 0)))
 	}
 	return do
@@ -132,7 +133,7 @@ func (c *conn) rest() boundary.Action {
 func (c *conn) expire(now time.Time) time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.mayMigrate() {
+	if c.mayMigrate() != nil {
 		return time.Time{}
 	}
 	end, do := c.boundary.Expire(now, c.server.opts.IdleGrace)

@@ -56,6 +56,7 @@ type http2Conn struct {
 	exported *http2State // of a connection that is offered
 	reading  bool        // the reader may be blocked
 	woken    bool
+	inWindow bool // of a session, unless the connection was offered since
 	time     frameTime
 	settle   time.Duration // from the client's answer to the second step
 	answered bool          // the client has
@@ -277,7 +278,7 @@ func (h *http2Conn) went(f frames.Frame) {
 	h.streams.Sent(f)
 	if h.streams.Open() == 0 && f.Stream > 0 {
 		h.idle = time.Now()
-		if h.conn.server.isDraining() {
+		if h.mayMigrate() {
 			h.wake()
 		}
 	}

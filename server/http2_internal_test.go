@@ -293,7 +293,7 @@ func TestNoticeAfterTheConnectionHasMigrated(t *testing.T) {
 func TestAdoptedConnectionIsClosedBeforeItIsOffered(t *testing.T) {
 	s := New(Options{Handler: http.NotFoundHandler()})
 	s.http2 = func() http2Support { return http2Support{speaks: true, drains: true, migrates: true} }
-	s.drain.Store(&drain{server: s, migrator: &migrator{kept: map[net.Listener]bool{nil: true}, h: upgrade.Handoff{States: true}}})
+	s.session.Store(&migrator{number: 1, kept: map[net.Listener]bool{nil: true}, h: upgrade.Handoff{States: true}})
 	near, far := net.Pipe()
 	defer near.Close()
 	c := s.newConn(far, nil)

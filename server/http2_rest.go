@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"example.com/baton/server/internal/boundary"
 	"example.com/baton/server/internal/excess"
 	"example.com/baton/server/internal/frames"
 	"example.com/baton/server/internal/streams"
@@ -100,22 +99,23 @@ func (h *http2Conn) wake() {
 // mayMigrate reports whether the connection could migrate, were it at rest, now or when the
 // successor answers again.
 func (h *http2Conn) mayMigrate() bool {
-	if !h.conn.server.isDraining() || !h.conn.server.http2().migrates || h.noticing.Load() || h.announced.Load() || h.saidLast.Load() {
+	if h.conn.server.session.Load() == nil || !h.conn.server.http2().migrates || h.noticing.Load() || h.announced.Load() || h.saidLast.Load() {
 		return false
 	}
 	h.conn.mu.Lock()
 	defer h.conn.mu.Unlock()
-	return h.conn.mayMigrate()
+	return h.conn.mayMigrate() != nil
 }
 
 // wantsToMigrate reports whether it could be offered now, were it at rest.
 func (h *http2Conn) wantsToMigrate() bool {
-	return h.mayMigrate() && !h.conn.server.drain.Load().migrator.stalled.Load()
+	m := h.conn.server.session.Load()
+	return h.mayMigrate() && !m.stalled.Load()
 }
 
-// wakeToOffer wakes the reader of a connection at rest, so that it is offered. It reports
-// whether it did.
-func (h *http2Conn) wakeToOffer() bool {
+// wakeToOffer wakes the reader of a connection at rest, so that it is offered in a session. It
+// reports whether it did.
+func (h *http2Conn) wakeToOffer(m *migrator) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if !h.reading || h.woken || !h.received.Between() || !h.atRest() || !h.wantsToMigrate() {
@@ -123,14 +123,16 @@ func (h *http2Conn) wakeToOffer() bool {
 	}
 	h.conn.mu.Lock()
 	defer h.conn.mu.Unlock()
-	h.woken = h.conn.wake(boundary.ToOffer)
+	h.woken = h.conn.mayBeOffered() == m && h.conn.enterWindow(m)
+	h.inWindow = h.woken
 	return h.woken
 }
 
 // leaveWindow gives a place in the migrator's window back, if the connection has one: it is
 // not at rest.
 func (h *http2Conn) leaveWindow() {
-	if h.conn.server.isDraining() {
+	if h.inWindow {
+		h.inWindow = false
 		h.conn.mu.Lock()
 		h.conn.do(h.conn.boundary.Pass())
 		h.conn.mu.Unlock()
@@ -187,7 +189,7 @@ func (h *http2Conn) offerAs(s *http2State) (over bool) {
 
 // stay is called when the successor has not taken the connection.
 func (h *http2Conn) stay() {
-	if !h.mayMigrate() {
+	if h.conn.server.isDraining() && !h.mayMigrate() {
 		h.announce()
 	}
 	h.tryInterject()

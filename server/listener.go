@@ -21,9 +21,13 @@ type listener struct {
 	server   *Server
 	config   *tls.Config // nil: plaintext
 	emptying atomic.Bool // accept what the kernel has queued, then end
+	paused   atomic.Bool // accept nothing for now
 	failures failures
 	once     sync.Once
 	closed   chan struct{}
+
+	changing sync.Mutex    // held while the two change, and the deadline that goes with them
+	resumed  chan struct{} // closed when it is not paused any more
 }
 
 func (s *Server) newListener(ln net.Listener, config *tls.Config) *listener {
@@ -38,6 +42,7 @@ func (s *Server) newListener(ln net.Listener, config *tls.Config) *listener {
 // that was to be accepted, of a firewall and of a shortage that passes.
 func (l *listener) Accept() (net.Conn, error) {
 	for {
+		l.awaitResume()
 		if l.emptying.Load() {
 			if !readable(l.Listener) {
 				return nil, net.ErrClosed
@@ -55,7 +60,7 @@ func (l *listener) Accept() (net.Conn, error) {
 		case errors.Is(err, net.ErrClosed):
 			return nil, err
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			if !l.emptying.Load() && !l.setDeadline(noDeadline) {
+			if !l.restoreDeadline() {
 				return nil, err
 			}
 			continue
@@ -70,6 +75,47 @@ func (l *listener) Accept() (net.Conn, error) {
 		case <-time.After(wait):
 		}
 	}
+}
+
+// pause stops accepting, or begins again. What is queued meanwhile is accepted then, or by
+// another process that has the socket, too. A connection that is accepted just now is served, and
+// one more if the listener has no deadlines.
+func (l *listener) pause(paused bool) {
+	l.changing.Lock()
+	defer l.changing.Unlock()
+	if l.emptying.Load() || l.paused.Load() == paused {
+		return
+	}
+	l.paused.Store(paused)
+	if paused {
+		l.resumed = make(chan struct{})
+		l.setDeadline(time.Unix(1, 0))
+	} else {
+		l.setDeadline(noDeadline)
+		close(l.resumed)
+	}
+}
+
+// awaitResume waits while the listener is paused.
+func (l *listener) awaitResume() {
+	for l.paused.Load() {
+		l.changing.Lock()
+		resumed := l.resumed
+		l.changing.Unlock()
+		select {
+		case <-resumed:
+		case <-l.closed:
+			return
+		}
+	}
+}
+
+// restoreDeadline removes a deadline that has passed, unless it is that of a listener which does
+// not accept. It returns false if that is impossible.
+func (l *listener) restoreDeadline() bool {
+	l.changing.Lock()
+	defer l.changing.Unlock()
+	return l.emptying.Load() || l.paused.Load() || l.setDeadline(noDeadline)
 }
 
 // Close may be called several times.
@@ -149,7 +195,12 @@ func (l *listener) empty() {
 	if _, ok := l.Listener.(*net.TCPListener); ok {
 		control(l.Listener, dropSYN)
 	}
+	l.changing.Lock()
+	defer l.changing.Unlock()
 	l.emptying.Store(true)
+	if l.paused.Swap(false) {
+		close(l.resumed)
+	}
 	if !l.setDeadline(time.Unix(1, 0)) {
 		l.Close()
 	}

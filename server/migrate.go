@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"math/rand/v2"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -30,23 +31,28 @@ const (
 	migratePatience = 15 * time.Second
 )
 
-// migrator offers connections to the successor, from the beginning of a drain to its end.
+// migrator offers connections to the successor in one session of migration: see migration.
 //
-// A connection that comes to rest in a drain offers itself. Those that are at rest already,
+// A connection that comes to rest in a session offers itself. Those that are at rest already,
 // blocked in a Read, are woken by a single pass over the connections that are open when the
-// drain has begun, and then offer themselves. One pass misses none, unless the successor
+// session has begun, and then offer themselves. One pass misses none, unless the successor
 // hangs for a while: then there is another one. For a connection begins to wait, and looks
-// whether the server drains, under one lock. If that was before the pass came to it, the pass
+// which session there is, under one lock. If that was before the pass came to it, the pass
 // finds it waiting. If it was after, or the connection is so new that the pass does not know
-// it, it has seen the drain.
+// it, it has seen the session.
 //
 // A nil migrator is that of a drain in which no connection can migrate.
 type migrator struct {
-	ctx  context.Context
-	end  context.CancelFunc
-	h    upgrade.Handoff
-	kept map[net.Listener]bool
-	open func() []*conn
+	number  uint64          // of the session
+	ctx     context.Context // of Migrate: when it ends, what is under way counts as taken
+	cancel  context.CancelFunc
+	over    chan struct{} // closed when nothing is offered any more
+	h       upgrade.Handoff
+	tunnels bool // hijacked connections may migrate, too
+	lots    sync.Mutex
+	lottery *lottery // chooses which connections migrate; nil: all of them
+	kept    map[net.Listener]bool
+	open    func() []*conn
 
 	window chan struct{} // one for each connection that was woken and has no answer
 	filled chan struct{} // cap 1: something is in a queue
@@ -55,7 +61,8 @@ type migrator struct {
 	queues    queues
 	stalled   atomic.Bool    // the successor seems to hang: nothing is offered
 	hopeless  atomic.Bool    // it has hung for so long that it is not waited for
-	running   sync.WaitGroup // its goroutines, for which stop waits
+	running   sync.WaitGroup // its goroutines
+	done      chan struct{}  // closed when they have returned: what was under way is answered
 	abandoned chan struct{}  // closed when nobody will answer any more
 }
 
@@ -69,24 +76,27 @@ type queues struct {
 	ended    bool      // nothing is offered any more
 }
 
-// newMigrator returns the migrator of a drain, or nil if no connection can migrate.
+// newMigrator returns a migrator, or nil if no connection can migrate.
 func (s *Server) newMigrator(ctx context.Context, h upgrade.Handoff) *migrator {
 	if h.Migrate == nil || s.opts.DisableMigration || !s.isSafe() {
 		return nil
 	}
+	s.http2() // its self-test is not for a server whose connections migrate
 	m := &migrator{
+		over:      make(chan struct{}),
 		h:         h,
 		kept:      make(map[net.Listener]bool),
 		open:      s.open,
 		window:    make(chan struct{}, migrateWindow),
 		filled:    make(chan struct{}, 1),
 		again:     make(chan struct{}, 1),
+		done:      make(chan struct{}),
 		abandoned: make(chan struct{}),
 	}
 	for _, ln := range s.listeners {
 		m.kept[ln.Listener] = h.Kept(ln.Listener)
 	}
-	m.ctx, m.end = context.WithCancel(ctx)
+	m.ctx, m.cancel = context.WithCancel(ctx)
 	return m
 }
 
@@ -100,12 +110,16 @@ func (m *migrator) start() {
 	for range migrateWorkers {
 		m.running.Go(m.work)
 	}
+	go func() {
+		defer close(m.done)
+		m.running.Wait()
+	}()
 }
 
 // takes reports whether connections of a listener can migrate, now or when the successor
 // answers again.
 func (m *migrator) takes(ln net.Listener) bool {
-	if m == nil || m.hopeless.Load() {
+	if m.hopeless.Load() {
 		return false
 	}
 	kept, known := m.kept[ln]
@@ -115,6 +129,16 @@ func (m *migrator) takes(ln net.Listener) bool {
 	return kept
 }
 
+// chooses reports whether a connection is one of those that migrate. It is called once for each.
+func (m *migrator) chooses() bool {
+	if m.lottery == nil {
+		return true
+	}
+	m.lots.Lock()
+	defer m.lots.Unlock()
+	return m.lottery.draw(rand.Float64())
+}
+
 // wake lets the connections that wait at rest offer themselves. It does so again after the
 // successor has hung for a while, in which others came to rest.
 func (m *migrator) wake() {
@@ -122,16 +146,16 @@ func (m *migrator) wake() {
 		for _, c := range m.open() {
 			select {
 			case m.window <- struct{}{}:
-			case <-m.ctx.Done():
+			case <-m.over:
 				return
 			}
-			if !c.follower().wakeToOffer() {
+			if !c.follower().wakeToOffer(m) {
 				m.leave()
 			}
 		}
 		select {
 		case <-m.again:
-		case <-m.ctx.Done():
+		case <-m.over:
 			return
 		}
 	}
@@ -148,7 +172,7 @@ func (m *migrator) offer(c *conn, woken bool) {
 	if ended := q.ended; ended || m.stalled.Load() {
 		q.mu.Unlock()
 		if ended {
-			c.stay()
+			c.refuse(m)
 		}
 		return
 	}
@@ -169,7 +193,7 @@ func (m *migrator) offer(c *conn, woken bool) {
 func (m *migrator) work() {
 	for {
 		select {
-		case <-m.ctx.Done():
+		case <-m.over:
 			return
 		case <-m.filled:
 		}
@@ -209,7 +233,7 @@ func (m *migrator) watch() {
 	defer tick.Stop()
 	for {
 		select {
-		case <-m.ctx.Done():
+		case <-m.over:
 			return
 		case now := <-tick.C:
 			var rest []*conn
@@ -234,12 +258,12 @@ func (m *migrator) send(batch []*conn) {
 		taken    []bool
 	)
 	for _, c := range batch {
-		if m.ctx.Err() != nil {
-			c.settle(false)
+		if m.isOver() {
+			c.settle(m, false)
 		} else if x, ok := c.export(); ok {
 			exported, conns = append(exported, c), append(conns, x)
 		} else {
-			c.settle(false)
+			c.settle(m, false)
 		}
 	}
 	if len(conns) > 0 {
@@ -254,31 +278,46 @@ func (m *migrator) send(batch []*conn) {
 	}
 	m.queues.mu.Unlock()
 	for i, c := range exported {
-		c.settle(i < len(taken) && taken[i])
+		c.settle(m, i < len(taken) && taken[i])
 	}
 }
 
-// stop ends the migration: what is under way gets its answer, what is not stays.
-func (m *migrator) stop() {
-	if m == nil {
+// isOver reports whether nothing is offered any more.
+func (m *migrator) isOver() bool {
+	select {
+	case <-m.over:
+		return true
+	case <-m.ctx.Done(): // Migrate would take it for given
+		return true
+	default:
+		return false
+	}
+}
+
+// isDone reports whether nothing is under way any more.
+func (m *migrator) isDone() bool {
+	select {
+	case <-m.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// end ends the session, and returns at once. What is under way gets its answer, or may be under
+// way for as long as the successor hangs. What waits to be offered stays.
+func (m *migrator) end() {
+	m.queues.mu.Lock()
+	if m.queues.ended {
+		m.queues.mu.Unlock()
 		return
 	}
-	m.end()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		m.running.Wait()
-	}()
-	select {
-	case <-done:
-	case <-time.After(afterDeadline):
-	}
-	m.queues.mu.Lock()
 	m.queues.ended = true
 	rest := m.queues.empty()
 	m.queues.mu.Unlock()
+	close(m.over)
 	for _, c := range rest {
-		c.settle(false)
+		c.settle(m, false)
 	}
 }
 
@@ -290,8 +329,4 @@ func (q *queues) empty() []*conn {
 }
 
 // abandon lets the readers of connections go on that still have no answer.
-func (m *migrator) abandon() {
-	if m != nil {
-		close(m.abandoned)
-	}
-}
+func (m *migrator) abandon() { close(m.abandoned) }

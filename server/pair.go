@@ -5,17 +5,21 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"sync"
 	"time"
 
 	"example.com/baton/upgrade"
 )
 
-// Pair is two servers as one [upgrade.Adopter]: one for clients and one for operators,
+// Pair is two servers as one [upgrade.Sharer]: one for clients and one for operators,
 // which is drained last so that a stop can be watched. Both must be set before the
 // methods are called.
 type Pair struct{ Public, Admin *Server }
 
-var _ upgrade.Adopter = (*Pair)(nil)
+var (
+	_ upgrade.Sharer = (*Pair)(nil)
+	_ upgrade.Judged = (*Pair)(nil)
+)
 
 // Check checks both servers.
 func (p *Pair) Check(ctx context.Context) error {
@@ -44,8 +48,30 @@ func (p *Pair) Serve() {
 	p.Admin.Serve()
 }
 
+// Share shares the connections of the public server. Those of the admin server stay, and it goes
+// on accepting, until the share is 1: then whoever asks the successor's listeners is answered by
+// the successor.
+func (p *Pair) Share(h upgrade.Handoff, share float64) {
+	p.Public.Share(h, share)
+	if share < 1 {
+		share = 0
+	}
+	p.Admin.Share(h, share)
+}
+
+// Reclaim ends what Share has begun, for both servers.
+func (p *Pair) Reclaim() {
+	var both sync.WaitGroup // each accepts at once, whatever the other waits for
+	both.Go(p.Admin.Reclaim)
+	p.Public.Reclaim()
+	both.Wait()
+}
+
 // Load returns that of the public server: scrapes and probes do not count as work.
 func (p *Pair) Load() upgrade.Load { return p.Public.Load() }
+
+// Outcomes returns those of the public server, for the same reason.
+func (p *Pair) Outcomes() upgrade.Outcomes { return p.Public.Outcomes() }
 
 // adminDrain bounds the drain of an admin server that nothing is left to be watched on.
 const adminDrain = 100 * time.Millisecond

@@ -29,9 +29,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	handed.TLS = c.secure.connectionState()
 	rw.ResponseWriter, rw.begun, rw.handed, rw.came = w, false, handed, time.Now()
+	rw.status, rw.hasBody = 0, false
+	s.outcomes.started.Add(1)
 	s.requests.Add(1)
 	returned := false
 	defer func() {
+		rw.countOutcome(handed, !returned)
 		if !returned { // a panic
 			c.follower().abortResponse()
 		}
@@ -67,12 +70,14 @@ func (s *Server) noteReturn(c *conn) {
 // io.StringWriter and what http.ResponseController finds.
 type response struct {
 	http.ResponseWriter
-	conn   *conn
-	body   *streamBody
-	stream *streamWriter
-	begun  bool // the final header is written, or the connection hijacked
-	handed *http.Request
-	came   time.Time // the request
+	conn    *conn
+	body    *streamBody
+	stream  *streamWriter
+	begun   bool // the final header is written, or the connection hijacked
+	status  int  // in that header; 0: none is written
+	hasBody bool // a byte of it is written
+	handed  *http.Request
+	came    time.Time // the request
 
 	request    *requestBody // HTTP/1's, if there is one
 	fullDuplex bool         // the body may be read, and left unread, while the response is written
@@ -82,7 +87,8 @@ func (w *response) begin(status int) {
 	if w.begun || status < 200 && status != http.StatusSwitchingProtocols {
 		return
 	}
-	w.begun = true
+	w.begun, w.status = true, status
+	w.conn.server.outcomes.answered.Add(1)
 	w.conn.follower().beginResponse(w, status)
 }
 
@@ -99,6 +105,7 @@ func (w *response) WriteHeader(status int) {
 
 func (w *response) Write(p []byte) (int, error) {
 	w.begin(http.StatusOK)
+	w.hasBody = w.hasBody || len(p) > 0
 	if w.stream == nil {
 		return w.ResponseWriter.Write(p)
 	}
@@ -107,6 +114,7 @@ func (w *response) Write(p []byte) (int, error) {
 
 func (w *response) WriteString(s string) (int, error) {
 	w.begin(http.StatusOK)
+	w.hasBody = w.hasBody || len(s) > 0
 	if w.stream == nil {
 		return io.WriteString(w.ResponseWriter, s)
 	}
@@ -132,7 +140,9 @@ func (w *response) ReadFrom(r io.Reader) (int64, error) {
 	}
 	w.begin(http.StatusOK)
 	if w.stream == nil {
-		return io.Copy(w.ResponseWriter, r) // net/http's has ReadFrom
+		n, err := io.Copy(w.ResponseWriter, r) // net/http's has ReadFrom
+		w.hasBody = w.hasBody || n > 0
+		return n, err
 	}
 	return copyTo(w, r)
 }
@@ -150,6 +160,9 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	}
 	nc, buf, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil {
+		if !w.begun {
+			w.conn.server.outcomes.answered.Add(1)
+		}
 		w.begun, w.request = true, nil
 		w.conn.secure.hijack()
 		if w.conn.tunnel == nil { // that of a predecessor stays

@@ -56,7 +56,7 @@ func (r *room) forRequest() bool {
 // more clients than the reserve is for, does not wait.
 func (l *listener) awaitRoom() {
 	s := l.server
-	for !l.emptying.Load() {
+	for !l.emptying.Load() && !l.paused.Load() {
 		if s.room.forConnection() || s.count() < max(s.opts.MaxConnections, few) {
 			return
 		}

@@ -63,7 +63,7 @@ type Options struct {
 }
 
 // Server serves HTTP/1.1 and HTTP/2 on listeners that a generation has claimed, and
-// accounts for every connection. It is an [upgrade.Service].
+// accounts for every connection. It is an [upgrade.Sharer] and [upgrade.Judged].
 type Server struct {
 	opts    Options
 	http    *http.Server
@@ -72,6 +72,7 @@ type Server struct {
 	incoming
 	registry
 	totals
+	migration
 
 	isSafe func() bool // whether net/http keeps what migration relies on; asks it once
 	http2  func() http2Support
@@ -86,7 +87,9 @@ type Server struct {
 type incoming struct {
 	listeners []*listener
 	accepting sync.WaitGroup // one per listener between Serve and the end of its accept loop
+	complete  sync.Once      // the listeners' configurations are
 	adopted   *adoptions
+	serving   sync.Once      // adopted is served from the first need on
 	adopting  sync.WaitGroup // while adopted is served
 }
 
@@ -103,13 +106,17 @@ type totals struct {
 	accepted     atomic.Uint64
 	closed       []atomic.Uint64 // by Reason
 	requests     atomic.Int64    // handlers that run now
+	outcomes     outcomes
 	migrated     struct {
 		mu      sync.Mutex
 		in, out migrations
 	}
 }
 
-var _ upgrade.Adopter = (*Server)(nil)
+var (
+	_ upgrade.Sharer = (*Server)(nil)
+	_ upgrade.Judged = (*Server)(nil)
+)
 
 // How much a client of HTTP/2 may send before it is read: of one request's body, and
 // of all those of a connection. One that nobody reads must leave room for others,
@@ -188,7 +195,6 @@ func (s *Server) Add(ln net.Listener) {
 // Serve begins to accept connections, and returns at once.
 func (s *Server) Serve() {
 	s.completeTLS()
-	s.adopting.Go(func() { s.http.Serve(s.adopted) })
 	for _, ln := range s.listeners {
 		s.accepting.Go(func() {
 			if err := s.http.Serve(ln); !errors.Is(err, net.ErrClosed) && !errors.Is(err, http.ErrServerClosed) {
@@ -196,6 +202,11 @@ func (s *Server) Serve() {
 			}
 		})
 	}
+}
+
+// serveAdopted begins to serve adopted connections, unless it was called before.
+func (s *Server) serveAdopted() {
+	s.serving.Do(func() { s.adopting.Go(func() { s.http.Serve(s.adopted) }) })
 }
 
 type connKey struct{}

@@ -28,8 +28,10 @@ func (s *Server) AddTLS(ln net.Listener, config *tls.Config) {
 	s.listeners = append(s.listeners, s.newListener(ln, config))
 }
 
-// completeTLS completes the listeners' configurations.
-func (s *Server) completeTLS() {
+// completeTLS completes the listeners' configurations, unless it was called before.
+func (s *Server) completeTLS() { s.complete.Do(s.completeConfigs) }
+
+func (s *Server) completeConfigs() {
 	completed := make(map[*tls.Config]bool)
 	for _, ln := range s.listeners {
 		if ln.config == nil || completed[ln.config] {

@@ -88,7 +88,7 @@ func (s *secure) await(begin bool) {
 // handler wants the connection to migrate, and it could not with a part of one. It is called
 // with the lock held.
 func (c *conn) readsOn(err error) bool {
-	if c.tunnel == nil || result(err) != boundary.Timeout || !c.layer.holds() || !c.mayBeOffered() {
+	if c.tunnel == nil || result(err) != boundary.Timeout || !c.layer.holds() || c.mayBeOffered() == nil {
 		return false
 	}
 	c.layer.SetReadDeadline(time.Now().Add(recordPatience))

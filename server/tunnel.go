@@ -32,7 +32,7 @@ func (Tunnels) Migrating(ctx context.Context) <-chan struct{} {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.stays || c.server.drain.Load() != nil && !c.mayMigrate() {
+	if c.stays || c.server.isDraining() && c.mayMigrate() == nil {
 		return nil
 	}
 	return c.server.migrating

@@ -4,7 +4,7 @@
 set -u
 wrong() { printf 'deploy: %s\n' "$1" >&2; }
 : "${self?this is what deploy.sh --host runs}" "${newline?}" "${unit?}" "${force?}" "${start?}" "${rollback?}"
-: "${status?}" "${health?}" "${hosts?}" "${ssh?}" "${sudo?}" "${binary?}"
+: "${status?}" "${health?}" "${within?}" "${hosts?}" "${ssh?}" "${sudo?}" "${binary?}"
 
 # What runs on a host first is as short as can be. It gets this script and the binary in one stream, and
 # makes sure that both are whole.
@@ -34,7 +34,7 @@ while IFS= read -r host; do
 	result='not touched'
 	if [ -z "$status$failed" ]; then
 		echo "$host:"
-		on "$host" "$binary" --health "$health" ${force:+--force} ${start:+--start} ${rollback:+--rollback} </dev/null
+		on "$host" "$binary" ${health:+--health "$health"} --within "$within" ${force:+--force} ${start:+--start} ${rollback:+--rollback} </dev/null
 		code=$?
 		[ "$code" != 255 ] || wrong "$host: cannot be reached with $ssh"
 		result='done'

@@ -18,8 +18,9 @@
 //
 // # What a service gets
 //
-// A reload waits until the new generation serves and the old one has drained, and fails with
-// the reason in the journal if the new one does not come to serve. (Type=notify-reload, of
+// A reload waits until the new generation serves, its trial and watch are over, and the old one has
+// drained. It fails with the reason in the journal if the new one does not come to serve, or is taken
+// back. The main process is the old one up to the end of the watch, and the status text has both. (Type=notify-reload, of
 // systemd 253, only sends a signal and cannot fail; ExecReload= works on all versions.) The
 // status shows every generation and what it has in hand.
 //
@@ -30,6 +31,9 @@
 // the main one then, and the drain goes on. Only if that one dies as well the predecessor reports
 // a failure, and systemd restarts the service at once, ending the drain; the journal has "Failed
 // with result 'watchdog'".
+//
+// If a new release crashes three times within a minute, ExecStopPost= of baton.service puts the
+// previous binary back (package [example.com/baton/server/deploy]).
 //
 // The watchdog restarts a service whose process gets no processor time, whose generation no
 // longer reacts, or whose servers do not answer a request made within the process, for

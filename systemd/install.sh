@@ -158,7 +158,7 @@ if [ -n "$uninstall" ]; then
 			fi
 		done
 	fi
-	remove "$units/baton.service" "$units/baton.socket" "$bin/baton" "$bin/baton.previous" "$bin/baton-deploy" "$bin/baton-deploy-hosts"
+	remove "$units/baton.service" "$units/baton.socket" "$bin/baton" "$bin/baton.previous" "$bin/baton.crashed" "$bin/baton.crashes" "$bin/baton-deploy" "$bin/baton-deploy-hosts"
 	if [ -e "$settings/baton.conf" ]; then
 		if cmp -s "$here/baton.conf" "$settings/baton.conf"; then
 			remove "$settings/baton.conf"

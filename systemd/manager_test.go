@@ -130,6 +130,8 @@ func (g *generation) TakesRequests() bool {
 
 func (g *generation) PredecessorDrain() time.Duration { return 2 * time.Second }
 
+func (g *generation) SuccessorReturn() time.Duration { return time.Second }
+
 func (g *generation) Check(context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

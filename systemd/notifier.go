@@ -18,6 +18,7 @@ type Generation interface {
 	Alive(context.Context) error
 	TakesRequests() bool
 	PredecessorDrain() time.Duration
+	SuccessorReturn() time.Duration
 }
 
 // NotifierOptions configure a [Notifier]. Generation and Service must be set.
@@ -28,7 +29,8 @@ type NotifierOptions struct {
 	// whatever else is slow, as that of [example.com/baton/server.Server] does, and
 	// for nothing that depends on a database or another service.
 	Service interface{ Check(context.Context) error }
-	// StopTime is how long a stop may take at most, but for predecessors that drain.
+	// StopTime is how long a stop may take at most, but for predecessors that drain, and for a
+	// successor on trial.
 	// 0 means one minute.
 	StopTime time.Duration
 	// Logger gets what could not be sent. Nil means slog.Default().
@@ -80,7 +82,8 @@ func (n *Notifier) StateChanged(from, to upgrade.State) {
 			n.end()
 			return
 		}
-		n.warn(n.manager.sendStopping(n.opts.StopTime + n.opts.Generation.PredecessorDrain()))
+		g := n.opts.Generation
+		n.warn(n.manager.sendStopping(n.opts.StopTime + g.PredecessorDrain() + g.SuccessorReturn()))
 	default:
 		return
 	}

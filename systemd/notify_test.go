@@ -26,7 +26,7 @@ func TestStateChanged(t *testing.T) {
 	}{
 		{"ready", upgrade.Starting, upgrade.Serving, false, []string{ready, status("v1"), status("v1")}}, // the second is of the heartbeat
 		{"upgrade failed", upgrade.Upgrading, upgrade.Serving, false, []string{ready, status("v1")}},
-		{"stop", upgrade.Serving, upgrade.Draining, true, []string{"STOPPING=1\nEXTEND_TIMEOUT_USEC=3500000", status("v1")}},
+		{"stop", upgrade.Serving, upgrade.Draining, true, []string{"STOPPING=1\nEXTEND_TIMEOUT_USEC=4500000", status("v1")}},
 		{"a successor takes over", upgrade.Upgrading, upgrade.Draining, false, nil},
 		{"exit", upgrade.Draining, upgrade.Exited, true, nil},
 	} {

@@ -242,6 +242,12 @@ func (r *run) abandon() []string {
 	return lines
 }
 
+// isRoutine reports whether a line is one of the log of what goes well, such as that of requests:
+// in a trial the output has many.
+func isRoutine(line string) bool {
+	return strings.Contains(line, "level=INFO") || strings.Contains(line, `"level":"INFO"`) || strings.HasPrefix(line, "<6>")
+}
+
 // withLastWords adds to a reason the most telling line of a successor's output: the last
 // one, or the first of a crash of Go's runtime.
 func withLastWords(reason string, lines []string) string {
@@ -251,7 +257,9 @@ func withLastWords(reason string, lines []string) string {
 			words = line
 			break
 		}
-		words = cmp.Or(strings.TrimSpace(line), words)
+		if !isRoutine(line) {
+			words = cmp.Or(strings.TrimSpace(line), words)
+		}
 	}
 	if words == "" || strings.Contains(words, reason) {
 		return reason

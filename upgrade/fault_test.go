@@ -149,6 +149,7 @@ func replaceBy(content string, mode os.FileMode) func(*testing.T, *line) {
 // A successor whose predecessor dies while it starts has the sockets and is
 // the only one left.
 func TestPredecessorDiesWhileSuccessorStarts(t *testing.T) {
+	t.Parallel()
 	l := newLine(t)
 	l.launch()
 	latch := l.path("latch")

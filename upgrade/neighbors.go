@@ -202,10 +202,12 @@ func (g *Generation) note(l *link.Link, r *link.Report) {
 	if err := decode(r.Outcomes, &m.outcomes); err != nil {
 		m.outcomes = Outcomes{}
 	}
-	if r.Trial != nil && l == g.link {
-		if err := decode(r.Trial, &g.trial); err != nil {
-			g.trial = nil
+	if r.Trial != nil && l == g.link && (g.trial == nil || g.trial.From != g.number) { // else this generation has had one since
+		t := new(TrialStatus)
+		if err := decode(r.Trial, t); err != nil {
+			t = nil
 		}
+		g.trial = t
 	}
 	for state, name := range stateNames {
 		if name == r.State {

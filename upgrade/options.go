@@ -16,6 +16,9 @@ import (
 type Options struct {
 	// Version is what this release is called in reports. Empty means "unknown".
 	Version string
+	// Notice is what a person should know of this release, in one clause, shown in the status.
+	// Empty means nothing.
+	Notice string
 	// Control is the path of the control socket. Empty means none.
 	Control string
 	// PIDFile always names the generation that serves. Empty means none.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,12 +28,13 @@ type run struct {
 	gate    <-chan struct{}              // closed when tableflip allows an upgrade, nil since then
 	known   lifecycle.ID                 // the last predecessor that the machine knows of
 
-	attempt *attempt           // the upgrade under way, or the one that succeeded
-	cancel  context.CancelFunc // of the checks, later of the drain
-	reserve []held             // what the successor accepts from, should it die
-	rescuer int                // the pid of what has taken over in its place; 0: nothing
-	account Drained            // once it is complete
-	failure error              // why this generation has never served
+	attempt    *attempt           // the upgrade under way, or the one that succeeded
+	reclaiming sync.WaitGroup     // while connections that the last one was offered are not answered
+	cancel     context.CancelFunc // of the checks, later of the drain
+	reserve    []held             // what the successor accepts from, should it die
+	rescuer    int                // the pid of what has taken over in its place; 0: nothing
+	account    Drained            // once it is complete
+	failure    error              // why this generation has never served
 }
 
 // Run makes the generation ready, serves until its time is over, and returns
@@ -73,7 +75,7 @@ func (g *Generation) Run(service Service, signals <-chan os.Signal) error {
 func newRun(g *Generation, service Service) *run {
 	c := lifecycle.Config{Generation: g.number, Started: g.started,
 		UpgradeTimeout: g.opts.UpgradeTimeout, ShutdownDelay: g.opts.ShutdownDelay, MaxDraining: g.opts.MaxDraining,
-		ReturnTime: g.opts.DrainTimeout + g.exitTime() + returnSlack}
+		ReturnTime: g.returnTime()}
 	r := &run{Generation: g, service: service, cancel: func() {},
 		posted: make(chan lifecycle.Event), timers: make(map[lifecycle.Kind]time.Time)}
 	switch {

@@ -32,8 +32,9 @@ type Status struct {
 	PID         int      `json:"pid"`
 	Version     string   `json:"version"`
 	State       string   `json:"state"`
-	Listen      []string `json:"listen"`      // the addresses that it accepts at, as bound
-	Generations []Member `json:"generations"` // those alive, oldest first
+	Listen      []string `json:"listen"`           // the addresses that it accepts at, as bound
+	Notice      string   `json:"notice,omitempty"` // that of Options
+	Generations []Member `json:"generations"`      // those alive, oldest first
 	// Upgrades are the last ten, oldest first.
 	Upgrades []Upgrade `json:"upgrades"`
 	// Trial is the one that runs, or else the last one with its verdict. It is nil if there
@@ -102,12 +103,9 @@ func (g *Generation) Status() Status {
 	s := Status{
 		Generation: g.number, PID: own.PID, Version: own.Version, State: own.state.String(),
 		Listen:   append([]string{}, g.addresses...),
-		Upgrades: append([]Upgrade{}, g.upgrades...),
+		Upgrades: append([]Upgrade{}, g.upgrades...), Notice: g.opts.Notice,
 	}
-	if g.trial != nil {
-		t := *g.trial
-		s.Trial = &t
-	}
+	s.Trial = g.lastTrial()
 	for _, m := range slices.Concat(g.predecessors, []*member{&own, g.successor}) {
 		if m != nil {
 			s.Generations = append(s.Generations, m.report())
@@ -193,6 +191,9 @@ func (s Status) String() string {
 		last := s.Upgrades[n-1]
 		parts = append(parts, fmt.Sprintf("the upgrade of %s failed: %s", last.Time.Local().Format(time.DateTime), last.Reason))
 	}
+	if s.Notice != "" {
+		parts = append(parts, s.Notice)
+	}
 	return strings.Join(parts, "; ")
 }
 
@@ -210,6 +211,9 @@ func (s Status) WriteTo(w io.Writer) (int64, error) {
 	if s.Trial != nil {
 		fmt.Fprintln(&b)
 		s.Trial.write(&b, time.Now())
+	}
+	if s.Notice != "" {
+		fmt.Fprintf(&b, "\n%s\n", s.Notice)
 	}
 	if len(s.Upgrades) > 0 {
 		fmt.Fprintln(t)

@@ -132,6 +132,7 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
+	t.Parallel()
 	l := newLine(t)
 	l.plan.Hooks, l.plan.Delay, l.plan.Drain = true, 5*time.Second, time.Minute
 	l.launch()

@@ -37,6 +37,7 @@ func (m *movers) answer(t *testing.T, to link.Message, refused ...int) {
 // A successor that dies, or breaks the link, at any step has what it has said that it has, and
 // nothing else.
 func TestTransferToSuccessorThatFails(t *testing.T) {
+	t.Parallel()
 	// Two fit into a message, so that there are three.
 	const conns, size = 6, StateLimit - 100
 	for name, test := range map[string]struct {
@@ -112,6 +113,7 @@ func (m *movers) awaitReadable(t *testing.T) {
 // While the successor does not read, the link is full. What was sent is the successor's when
 // it reads at last; what was not is not lost.
 func TestTransferToSuccessorThatIsStopped(t *testing.T) {
+	t.Parallel()
 	for name, goesOn := range map[string]bool{"goes on": true, "until the deadline": false} {
 		t.Run(name, func(t *testing.T) {
 			m := newMovers(t, 60) // more than fits into the link

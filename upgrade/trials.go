@@ -1,6 +1,9 @@
 package upgrade
 
-import "maps"
+import (
+	"maps"
+	"time"
+)
 
 // Takeback is why a predecessor has taken back, as metrics spell it.
 type Takeback string
@@ -10,7 +13,7 @@ const (
 	TakebackFailed    Takeback = "failed"    // the answers of the successor were judged bad
 	TakebackSlow      Takeback = "slow"      // it was much slower
 	TakebackUndecided Takeback = "undecided" // it had too few requests, and is not promoted then
-	TakebackDied      Takeback = "died"      // it exited
+	TakebackDied      Takeback = "died"      // it exited, or did not go on
 	TakebackAborted   Takeback = "aborted"   // by [Abort]
 )
 
@@ -25,24 +28,43 @@ type TrialCounts struct {
 
 // trials has the last trial that is known, and counts those before it.
 type trials struct {
-	trial *TrialStatus // the one that runs, or the last one; nil: none
-	tried TrialCounts  // but for the last one
+	trial    *TrialStatus // the one that runs, or the last one; nil: none
+	baseline Outcomes     // what its Serving has begun with
+	tried    TrialCounts  // without it
 }
 
-// setTrial notes how a trial stands. Of the requests those count that this generation and its
-// own successors have answered.
+// setTrial notes how a trial stands. Its requests count, but for the Serving of the beginning, which
+// were counted before.
 func (g *Generation) setTrial(t TrialStatus) {
 	t.Reason = shorten(t.Reason)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.trial != nil && !g.trial.Began.Equal(t.Began) {
-		g.tried = g.trialCounts()
+	if g.trial == nil || !g.trial.Began.Equal(t.Began) {
+		g.tried, g.baseline = g.trialCounts(), t.Serving
 	}
 	g.trial = &t
 }
 
+// SuccessorReturn returns how long a successor that has not committed may take to return its
+// connections and to exit, 0 without one. A stop in its trial waits for that.
+func (g *Generation) SuccessorReturn() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.successor == nil {
+		return 0
+	}
+	return g.returnTime()
+}
+
+func (g *Generation) returnTime() time.Duration {
+	return g.opts.DrainTimeout + g.exitTime() + returnSlack
+}
+
 // countTakeback counts that this generation has taken back.
 func (g *Generation) countTakeback(reason Takeback) {
+	if reason == "" { // the service stops
+		return
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.tried.Takebacks == nil {
@@ -55,10 +77,18 @@ func (g *Generation) countTakeback(reason Takeback) {
 func (g *Generation) Trial() *TrialStatus {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.lastTrial()
+}
+
+// lastTrial is Trial for callers that hold g.mu.
+func (g *Generation) lastTrial() *TrialStatus {
 	if g.trial == nil {
 		return nil
 	}
 	t := *g.trial
+	if t.From != g.number && g.state >= Serving { // it is over, whatever the predecessor still reported of it
+		t.Stage = ""
+	}
 	return &t
 }
 
@@ -71,13 +101,13 @@ func (g *Generation) TrialCounts() TrialCounts {
 
 // trialCounts returns the counts of the last trial and of those before it. The caller holds g.mu.
 func (g *Generation) trialCounts() TrialCounts {
-	var last TrialStatus
+	var successor, serving Outcomes
 	if g.trial != nil && g.trial.From == g.number {
-		last = *g.trial
+		successor, serving = g.trial.Successor, g.trial.Serving.Minus(g.baseline)
 	}
 	return TrialCounts{
-		Successor: addResults(g.tried.Successor, last.Successor),
-		Serving:   addResults(g.tried.Serving, last.Serving),
+		Successor: addResults(g.tried.Successor, successor),
+		Serving:   addResults(g.tried.Serving, serving),
 		Takebacks: maps.Clone(g.tried.Takebacks),
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/upgrade/internal/link"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -23,21 +24,30 @@ func TestTrialCounts(t *testing.T) {
 	}
 	check("without a trial")
 	// The last trial of the predecessor is known here, and counted there.
-	g.setTrial(trial(1, began, Outcomes{Ended: 100, Failed: 50}, Outcomes{Ended: 100}))
+	theirs := trial(1, began, Outcomes{Ended: 100, Failed: 50}, Outcomes{Ended: 100})
+	g.trial = &theirs
 	check("after the predecessor's")
-	g.setTrial(trial(2, began.Add(1), Outcomes{Ended: 10, Failed: 5}, Outcomes{Ended: 90}))
-	g.setTrial(trial(2, began.Add(1), Outcomes{Ended: 20, Failed: 10, Denied: 1, Redirected: 2, Empty: 3}, Outcomes{Ended: 180}))
+	own := trial(2, began.Add(1), Outcomes{}, Outcomes{})
+	g.setTrial(own)
+	check("at the beginning")
+	own.Successor, own.Serving = Outcomes{Ended: 20, Failed: 10, Denied: 1, Redirected: 2, Empty: 3}, Outcomes{Ended: 180}
+	g.setTrial(own)
 	want.Successor = map[string]uint64{"succeeded": 4, "failed": 10, "denied": 1, "redirected": 2, "empty": 3}
 	want.Serving["succeeded"] = 180
 	check("in a trial")
 	g.countTakeback(TakebackFailed)
 	want.Takebacks = map[Takeback]uint64{TakebackFailed: 1}
 	check("after a take-back")
-	g.setTrial(trial(2, began.Add(2), Outcomes{Ended: 1}, Outcomes{Ended: 2, Failed: 1}))
+	watch := trial(2, began.Add(2), Outcomes{}, Outcomes{Ended: 180})
+	g.setTrial(watch)
+	check("at the beginning of a watch")
+	watch.Successor, watch.Serving = Outcomes{Ended: 1}, Outcomes{Ended: 182, Failed: 1}
+	g.setTrial(watch)
 	want.Successor["succeeded"], want.Serving["succeeded"], want.Serving["failed"] = 5, 181, 1
-	check("in the next one")
+	check("in the watch")
 	g.countTakeback(TakebackFailed)
 	g.countTakeback(TakebackDied)
+	g.countTakeback("")
 	want.Takebacks = map[Takeback]uint64{TakebackFailed: 2, TakebackDied: 1}
 	check("after another take-back")
 }
@@ -55,6 +65,54 @@ func TestTrialOfStatus(t *testing.T) {
 	got.Stage = ""
 	if !g.Trial().Running() {
 		t.Error("what Trial returns is not the caller's own")
+	}
+}
+
+func TestSuccessorReturn(t *testing.T) {
+	g := &Generation{opts: Options{DrainTimeout: 30 * time.Second, HookTimeout: 10 * time.Second}}
+	if got := g.SuccessorReturn(); got != 0 {
+		t.Errorf("without a successor: got %v", got)
+	}
+	g.successor = new(member)
+	if got := g.SuccessorReturn(); got != 35*time.Second {
+		t.Errorf("got %v, want that of a drain, and 5 s until it is killed", got)
+	}
+	g.hooks = append(g.hooks, hook{})
+	if got := g.SuccessorReturn(); got != 45*time.Second {
+		t.Errorf("got %v, want the hooks as well", got)
+	}
+}
+
+// A generation shows the trial that it was in, from the reports of its predecessor, up to the first of its own.
+func TestTrialOfThePredecessor(t *testing.T) {
+	g := joined(t, 1, 2)[1]
+	g.link, g.state, g.predecessorDrains = g.predecessors[0].link, Probation, make(chan struct{})
+	report := func(trial TrialStatus) {
+		g.takeReport(g.link, &link.Report{State: Upgrading.String(), Trial: encode(trial)})
+	}
+	theirs := TrialStatus{Stage: StageWatch, From: 1, To: 2, Began: time.Now(), Successor: Outcomes{Ended: 3}}
+	report(theirs)
+	if got := g.Trial(); got == nil || !got.Running() || got.Successor.Ended != 3 {
+		t.Errorf("in its own watch: got %+v", got)
+	}
+	g.state = Serving
+	if got := g.Trial(); got == nil || got.Running() {
+		t.Errorf("once it has committed: got %+v, want one that is over", got)
+	}
+	theirs.Stage, theirs.Verdict = "", VerdictGood
+	report(theirs)
+	if got := g.Status().Trial; got == nil || got.Verdict != VerdictGood {
+		t.Errorf("after the last report: got %+v, want its verdict", got)
+	}
+	before := g.Trial()
+	g.setTrial(TrialStatus{Stage: StageTrial, From: 2, To: 3, Began: time.Now()})
+	report(theirs) // the predecessor still drains
+	if got := g.Trial(); !got.Running() || got.To != 3 || before.To != 2 {
+		t.Errorf("in a trial of its own: got %+v, and before %+v", got, before)
+	}
+	g.takeReport(g.link, &link.Report{Trial: []byte(`{"share":"x"}`)})
+	if got := g.Trial(); !got.Running() {
+		t.Errorf("after a malformed report: got %+v", got)
 	}
 }
 

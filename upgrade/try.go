@@ -2,7 +2,6 @@ package upgrade
 
 import (
 	"context"
-	"fmt"
 	"runtime/debug"
 	"time"
 
@@ -81,7 +80,9 @@ func (r *run) share(a lifecycle.Action) {
 	}
 	r.attempt.comparison = c
 	r.mu.Unlock()
+	t.Serving = c.before
 	r.setTrial(t)
+	r.reclaiming.Wait()
 	r.service.(Sharer).Share(r.handoff(), a.Share)
 	if a.Share == 1 {
 		go debug.FreeOSMemory() // the successor needs it now
@@ -114,7 +115,7 @@ func (c *comparison) observe(theirs, own Outcomes, pid int) lifecycle.Event {
 	v := c.judge.Observe(time.Since(c.began), c.successor, c.serving)
 	text := judge.Summary(c.successor, c.serving)
 	if c.stage == lifecycle.StageTrial {
-		text = fmt.Sprintf("%g %% of connections, %s", 100*c.share, text)
+		text = percent(c.share, -1) + " of connections, " + text
 	}
 	if slower := c.judge.Slower(); slower != "" {
 		text += "; " + slower
@@ -156,8 +157,12 @@ func (r *run) endStage(a lifecycle.Action) {
 	}
 }
 
-// reclaim accepts again.
-func (r *run) reclaim() { r.service.(Sharer).Reclaim() }
+// reclaim accepts again. A successor that hangs may not answer what it was offered: that must not
+// stop this generation from ending it.
+func (r *run) reclaim() {
+	sharer := r.service.(Sharer)
+	r.reclaiming.Go(sharer.Reclaim)
+}
 
 func (r *run) sendTakeBack(a lifecycle.Action) {
 	if l := r.attempt.link; l != nil {

@@ -107,6 +107,9 @@ func TestBadUsage(t *testing.T) {
 		{name: "port out of range", args: []string{"-listen", "127.0.0.1:99999"}, want: []string{"99999"}},
 		{name: "unix socket without a path", args: []string{"-listen", "unix:"}, want: []string{"unix:"}},
 		{name: "root that is a file", args: []string{"-root", conf}, want: []string{conf}},
+		{name: "share above 100 %", args: []string{"-canary", "110%"}, want: []string{`-canary: "110%" is not a share such as 10% or 0.1, of 100% at most`}},
+		{name: "trial that takes no time", args: []string{"-canary-time", "0s"}, want: []string{"-canary-time: 0s is too short"}},
+		{name: "verdict in the environment", env: []string{"BATON_CANARY_UNDECIDED=maybe"}, want: []string{`-canary-undecided: "maybe" is not one of promote, abort`}},
 		{name: "proxy without a target", args: []string{"-proxy", "/a"}, want: []string{"/a"}},
 	}
 	for _, tt := range tests {
@@ -168,8 +171,29 @@ func TestCommandsWithoutAServer(t *testing.T) {
 			}
 		}
 	}
+	for _, command := range []string{"promote", "abort"} {
+		if code, _, stderr := b.Run(command, "-control", b.Control); code != 3 || !strings.Contains(stderr, b.Control) {
+			t.Errorf("%s: got exit code %d, stderr %q, want 3 and the path of the socket", command, code, stderr)
+		}
+	}
 	code, stdout, _ := b.Run("version")
 	if code != 0 || !strings.HasPrefix(stdout, "baton v1 (commit ") || strings.Count(stdout, "\n") != 1 {
 		t.Errorf("version: got exit code %d, %q, want one line with v1", code, stdout)
 	}
+}
+
+// A trial that is not under way cannot be ended, and nothing is disturbed.
+func TestVerdictsWithoutATrial(t *testing.T) {
+	t.Parallel()
+	b := service.Start(t, service.Files(t))
+	for _, args := range [][]string{{"promote"}, {"abort"}, {"abort", "-reason", "half of the logins fail"}} {
+		code, stdout, stderr := b.Run(append(args, "-control", b.Control)...)
+		if code != 4 || stdout != "" || !strings.HasPrefix(stderr, "baton: the server refuses: no trial ") || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%v: got exit code %d, %q, %q, want 4 and one line", args, code, stdout, stderr)
+		}
+	}
+	if code, _, stderr := b.Run("upgrade", "-canary", "110%", "-control", b.Control); code != 2 || strings.Count(stderr, "\n") != 1 {
+		t.Errorf("upgrade with too large a share: got exit code %d, %q, want 2 and one line", code, stderr)
+	}
+	service.CheckServes(t, b, 1, b.PID())
 }

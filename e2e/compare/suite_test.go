@@ -1,6 +1,3 @@
-// Package compare tells what other servers lose in upgrades under the same load as Baton:
-//
-//	go test ./e2e/compare -others=10 -v
 package compare
 
 import (

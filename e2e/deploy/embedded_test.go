@@ -92,8 +92,8 @@ func TestSystemdDeployEmbedded(t *testing.T) {
 		}
 	}
 	check("--status", deployIn(u, 0, "--unit", "shop", "--status"), `^v1 serves: generation 1, pid \d+\n$`, 1)
-	check("deploy", deployIn(u, 0, "--unit", "shop", v2), `(?m)^reloaded .* generation 2 serves; generation 1 drained in [^\n]*\n.*`+
-		`^healthy .*`+address+` answers 404\n^deployed .* v2 serves in place of v1: generation 2, pid \d+\n$`, 1)
+	check("deploy", deployIn(u, 0, "--unit", "shop", v2), `(?m)^reloaded .* generation 2 serves\n`+
+		`^healthy .*`+address+` answers 404\n^drained .* generation 1 drained in .*\n^deployed .* v2 serves in place of v1: generation 2, pid \d+\n$`, 1)
 	check("--status after it", deployIn(u, 0, "--unit", "shop", "--status"),
 		`^v2 serves: generation 2, pid \d+; before it: /usr/local/bin/shop.previous\n$`, 0)
 	check("the same again", deployIn(u, 1, "--unit", "shop", v2), `runs already; --force deploys it all the same`, 0)

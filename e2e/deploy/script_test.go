@@ -36,8 +36,9 @@ func TestDeployScript(t *testing.T) {
 	d.checkRuns("v2", 2)
 	want := regexp.MustCompile(`^checked +\d+\.\d\d s   v2 \(\w+\) is valid for today's configuration
 replaced +\d+\.\d\d s   ` + d.Bin + `; v1 \(\w+\) is kept as ` + d.Bin + `\.previous
-reloaded +\d+\.\d\d s   generation 2 serves; generation 1 drained in .*
+reloaded +\d+\.\d\d s   generation 2 serves
 healthy +\d+\.\d\d s   127\.\S+ answers 200, 127\.\S+ answers 200
+drained +\d+\.\d\d s   generation 1 drained in .*
 deployed +\d+\.\d\d s   v2 \(\w+\) serves in place of v1 \(\w+\): generation 2, pid \d+
 $`)
 	if !want.MatchString(first.Stdout) {

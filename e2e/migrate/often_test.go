@@ -25,7 +25,7 @@ func TestUpgradesWithoutAPause(t *testing.T) {
 			b := service.Start(t, options...)
 			l := load.Load{Network: b.Network, Address: b.Address, Exchanges: exchange.Files()}
 			l.Clients = [load.Habits]int{load.BackToBack: 2, load.Pausing: 32, load.PerRequest: 1, load.Silent: 50, load.SilentAfter: 50}
-			counts, stop := load.Start(t, l)
+			counts, stop := load.Start(t, l.Paced())
 			await.Until(t, "load", func() bool {
 				return counts.Answered[load.SilentAfter].Load() == 50 && counts.Answered[load.Pausing].Load() > 64
 			})

@@ -18,7 +18,7 @@ func TestReleasesOfThePast(t *testing.T) {
 	t.Parallel()
 	b := service.Start(t, service.Files(t), service.Patient())
 	clients := [load.Habits]int{load.BackToBack: 2, load.Pausing: 32, load.PerRequest: 1, load.PerRequestEnd: 1, load.Silent: 8, load.SilentAfter: 8}
-	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: exchange.Files(), Clients: clients})
+	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: exchange.Files(), Clients: clients}.Paced())
 	load.AwaitCrowd(t, counts, clients)
 	from := "v1"
 	for i, to := range []string{build.Past, build.Past, "v2", "v1", build.Past, "v2"} {

@@ -55,7 +55,7 @@ func TestUpgradesUnderLoad(t *testing.T) {
 func upgradeUnderLoad(t *testing.T, w world, upgrades int) {
 	const grace = time.Minute // for which nobody waits
 	b := service.Start(t, service.Listen(w.listen...), w.handler(t), service.Patient(), service.Args("-idle-grace", grace.String()))
-	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Exchanges: w.exchanges, Clients: crowd, LastWords: true})
+	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Exchanges: w.exchanges, Clients: crowd, LastWords: true}.Paced())
 	load.AwaitCrowd(t, counts, crowd)
 	moved := 0
 	all := upgradeAgainAndAgain(t, b, counts, upgrades, 0, grace*9/10)
@@ -87,7 +87,7 @@ func TestUpgradesUnderLoadWithoutMigration(t *testing.T) {
 	crowd := crowd
 	crowd[load.Silent], crowd[load.SilentAfter] = 25, 25
 	b := service.Start(t, service.Listen(w.listen...), w.handler(t), service.Args("-migrate=false"))
-	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: w.exchanges, Clients: crowd})
+	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: w.exchanges, Clients: crowd}.Paced())
 	load.AwaitCrowd(t, counts, crowd)
 	all := upgradeAgainAndAgain(t, b, counts, upgrades, 500*time.Millisecond, service.DefaultGrace+service.Slack)
 	stop()

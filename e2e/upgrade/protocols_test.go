@@ -38,7 +38,7 @@ func TestUpgradesUnderLoadOfEveryProtocolWithoutMigration(t *testing.T) {
 	serve, secure := service.Secured(t)
 	b := service.Start(t, everything(t), serve, service.Listen("HOST:PORT", "tls:HOST:PORT"), service.Patient(), service.Args("-migrate=false", "-idle-grace", grace.String()))
 	plain := load.Load{Network: "tcp", Address: b.Address, Exchanges: everyExchange(), Clients: [load.Habits]int{
-		load.PerRequest: 1, load.PerRequestEnd: 1, load.Streams: 2, load.StreamsPausing: 8, load.StreamsSilent: 16}}
+		load.PerRequest: 1, load.PerRequestEnd: 1, load.Streams: 2, load.StreamsPausing: 8, load.StreamsSilent: 16}}.Paced()
 	over := plain
 	_, over.Address = service.SplitAddress(b.Setup.Listen[1])
 	over.TLS = secure.Config

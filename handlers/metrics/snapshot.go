@@ -29,6 +29,7 @@ type Snapshot struct {
 	RequestsInFlight int                          // of all living generations
 	LogDropped       uint64                       // lines of the log that this generation could not write
 	Certificates     map[string]tlskeys.Validity  // by name
+	CrashRollback    time.Time                    // when this release replaced one that crashed
 }
 
 // snapshots turns what its function returns into metrics, at each scrape. Every
@@ -42,22 +43,23 @@ var (
 	trialResults = []string{"succeeded", "failed", "denied", "redirected", "empty"}
 	takebacks    = []upgrade.Takeback{upgrade.TakebackFailed, upgrade.TakebackSlow, upgrade.TakebackUndecided, upgrade.TakebackDied, upgrade.TakebackAborted}
 
-	generationDesc   = describe("baton_generation", "Number of the generation that answers, counted from 1.")
-	stateDesc        = describe("baton_state", "State of the generation that answers: 1 for that state, 0 for all others.", "state")
-	predecessorsDesc = describe("baton_predecessors", "Predecessors that are still draining.")
-	resultsDesc      = describe("baton_upgrades_total", "Upgrades tried by all generations so far, by result.", "result")
-	lastUpgradeDesc  = describe("baton_last_upgrade_timestamp_seconds", "Time at which the last upgrade with that result began, among the last ten; 0 if there is none.", "result")
-	trialDesc        = describe("baton_trial_requests_total", "Requests judged in the trials and watches of all upgrades so far, by generation (that on trial, or the predecessor that serves) and result.", "generation", "result")
-	takebacksDesc    = describe("baton_takebacks_total", "Successors from which their predecessors have taken back, of all generations so far, by reason.", "reason")
-	connectionsDesc  = describe("baton_connections", "Connections open now in all living generations, by state.", "state")
-	acceptedDesc     = describe("baton_connections_accepted_total", "Connections accepted by all generations so far.")
-	acceptErrorsDesc = describe("baton_accept_errors_total", "Attempts to accept a connection that failed, of all generations so far.")
-	closedDesc       = describe("baton_connections_closed_total", "Connections closed by all generations so far, by reason.", "reason")
-	migratedDesc     = describe("baton_connections_migrated_total", "Connections that migrated between generations so far, by direction (out of a predecessor, in to its successor) and protocol.", "direction", "protocol")
-	inFlightDesc     = describe("baton_http_requests_in_flight", "Requests being answered now by all living generations.")
-	logDroppedDesc   = describe("baton_log_dropped_total", "Lines of the log dropped by all generations so far, because they could not be written.")
-	notAfterDesc     = describe("baton_tls_certificate_not_after_timestamp_seconds", "Time at which a certificate that is in use expires.", "name")
-	notBeforeDesc    = describe("baton_tls_certificate_not_before_timestamp_seconds", "Time from which a certificate that is in use is valid.", "name")
+	generationDesc    = describe("baton_generation", "Number of the generation that answers, counted from 1.")
+	stateDesc         = describe("baton_state", "State of the generation that answers: 1 for that state, 0 for all others.", "state")
+	predecessorsDesc  = describe("baton_predecessors", "Predecessors that are still draining.")
+	resultsDesc       = describe("baton_upgrades_total", "Upgrades tried by all generations so far, by result.", "result")
+	lastUpgradeDesc   = describe("baton_last_upgrade_timestamp_seconds", "Time at which the last upgrade with that result began, among the last ten; 0 if there is none.", "result")
+	trialDesc         = describe("baton_trial_requests_total", "Requests judged in the trials and watches of all upgrades so far, by generation (that on trial, or the predecessor that serves) and result.", "generation", "result")
+	takebacksDesc     = describe("baton_takebacks_total", "Successors from which their predecessors have taken back, of all generations so far, by reason.", "reason")
+	connectionsDesc   = describe("baton_connections", "Connections open now in all living generations, by state.", "state")
+	acceptedDesc      = describe("baton_connections_accepted_total", "Connections accepted by all generations so far.")
+	acceptErrorsDesc  = describe("baton_accept_errors_total", "Attempts to accept a connection that failed, of all generations so far.")
+	closedDesc        = describe("baton_connections_closed_total", "Connections closed by all generations so far, by reason.", "reason")
+	migratedDesc      = describe("baton_connections_migrated_total", "Connections that migrated between generations so far, by direction (out of a predecessor, in to its successor) and protocol.", "direction", "protocol")
+	inFlightDesc      = describe("baton_http_requests_in_flight", "Requests being answered now by all living generations.")
+	logDroppedDesc    = describe("baton_log_dropped_total", "Lines of the log dropped by all generations so far, because they could not be written.")
+	crashRollbackDesc = describe("baton_crash_rollback_timestamp_seconds", "Time at which the release that serves replaced a newer one that crashed again and again; 0 if it did not.")
+	notAfterDesc      = describe("baton_tls_certificate_not_after_timestamp_seconds", "Time at which a certificate that is in use expires.", "name")
+	notBeforeDesc     = describe("baton_tls_certificate_not_before_timestamp_seconds", "Time from which a certificate that is in use is valid.", "name")
 )
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -66,7 +68,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 func (source snapshots) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc, lastUpgradeDesc, trialDesc, takebacksDesc,
-		connectionsDesc, acceptedDesc, acceptErrorsDesc, closedDesc, migratedDesc, inFlightDesc, logDroppedDesc, notAfterDesc, notBeforeDesc} {
+		connectionsDesc, acceptedDesc, acceptErrorsDesc, closedDesc, migratedDesc, inFlightDesc, logDroppedDesc, crashRollbackDesc, notAfterDesc, notBeforeDesc} {
 		descs <- d
 	}
 }
@@ -86,6 +88,7 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	counter(acceptedDesc, now.Accepted)
 	counter(acceptErrorsDesc, now.AcceptErrors)
 	counter(logDroppedDesc, now.LogDropped)
+	precise(crashRollbackDesc, timestamp(now.CrashRollback))
 	for _, state := range states {
 		in := 0
 		if state == now.State {

@@ -15,6 +15,9 @@ type Source struct {
 	Servers      *server.Pair
 	Certificates *tlskeys.Certificates
 	Output       *logging.Output
+	// CrashRollback is when the release that serves came into the place of one that crashed;
+	// zero if it did not.
+	CrashRollback time.Time
 }
 
 // Snapshot returns what is so now.
@@ -34,6 +37,7 @@ func (s Source) Snapshot() Snapshot {
 		RequestsInFlight: load.Requests,
 		LogDropped:       s.Output.Dropped(),
 		Certificates:     s.Certificates.Validity(),
+		CrashRollback:    s.CrashRollback,
 		LastUpgrade:      make(map[upgrade.Result]time.Time),
 	}
 	now.MigratedIn, now.MigratedOut = s.Servers.Public.MigratedBy()

@@ -231,6 +231,7 @@ func TestTunnelMigratesHalfClosed(t *testing.T) {
 
 // The place of a close frame is known to a generation that has seen the end of a frame only.
 func TestTunnelLeavesAfterMigration(t *testing.T) {
+	t.Parallel()
 	down, up := frame(0x81, false, 300), frame(0x02, true, 70000)
 	last := frame(0x80, true, 3)
 	l, client, backend := digIn(t, "websocket", string(down[:1]), string(up[:7]))
@@ -282,6 +283,7 @@ func (tt tunnelsOf) Migrate(_ context.Context, peer net.Conn, state []byte) bool
 
 // A tunnel that is refused goes on, at once and each time.
 func TestTunnelIsRefused(t *testing.T) {
+	t.Parallel()
 	tunnels := tunnelsOf{attempts: make(chan []byte)}
 	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, buf, _ := http.NewResponseController(w).Hijack()

@@ -139,6 +139,7 @@ func randomPath(random *rand.Rand) string {
 // No backend, whatever it makes of a path, gets one from a rule that it then takes
 // for a path of another rule or of none.
 func TestProxyPathsAtRandom(t *testing.T) {
+	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
 	proxies := newPathProxies(t)
 	passed := 0

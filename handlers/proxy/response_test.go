@@ -13,6 +13,7 @@ import (
 
 // What a backend does not send, clients do not get.
 func TestProxyAddsNothing(t *testing.T) {
+	t.Parallel()
 	html := "<!DOCTYPE html>" + strings.Repeat("<p>text</p>", 10_000)
 	added := []string{"Content-Type", "Content-Length", "Date", "Server", "Last-Modified", "Cache-Control", "Vary", "Etag", "Content-Encoding"}
 	for _, test := range []struct{ name, method, response, body, has string }{

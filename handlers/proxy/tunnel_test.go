@@ -202,6 +202,7 @@ func TestTunnelLeavesBetweenMessages(t *testing.T) {
 
 // A message in fragments that does not end soon is left between two of them.
 func TestTunnelLeavesWithinALongMessage(t *testing.T) {
+	t.Parallel()
 	d := dig(t, "websocket", closeTimeout)
 	more, part, ping := frame(0x01, false, 10), frame(0, false, 20), frame(0x89, false, 2)
 	d.backend.Write(more)
@@ -265,6 +266,7 @@ func TestTunnelOfSilentPeers(t *testing.T) {
 
 // A peer that reads nothing, so that a write to it hangs.
 func TestTunnelOfPeerThatDoesNotRead(t *testing.T) {
+	t.Parallel()
 	d := dig(t, "websocket", closeTimeout)
 	stuck := make(chan error, 1)
 	go func() {
@@ -335,6 +337,7 @@ func TestTunnelEarlyBytes(t *testing.T) {
 
 // Whoever closes in the very moment in which the tunnel does: each side gets one close frame, and then its end.
 func TestTunnelClosesTogether(t *testing.T) {
+	t.Parallel()
 	own := []byte{0x88, 2, 0x03, 0xe8}
 	maskedOwn := []byte{0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8}
 	for i := range 60 {

@@ -4,21 +4,24 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"example.com/baton/systemd"
 )
 
 // questions is the version of the questions that are understood: the script asks no release that has
 // another one. It is a variable for the linker, with which tests build a release of the past.
-var questions = "1"
+var questions = "2"
 
 // Asks reports whether a command line is a question of the deploy script.
 func Asks(args []string) bool {
@@ -26,47 +29,10 @@ func Asks(args []string) bool {
 		return false
 	}
 	switch args[0] + " " + args[1] {
-	case "status -shell", "check -binary", "check -health", "upgrade -serves":
+	case "status -shell", "check -binary", "check -health", "upgrade -serves", "upgrade -back", "upgrade -drained", "upgrade -settle", "upgrade -end", "upgrade -crashed":
 		return true
 	}
 	return false
-}
-
-// A question is what the flags say.
-type question struct {
-	step
-	now     bool
-	target  string
-	force   bool
-	restore bool
-	health  string
-}
-
-// parse reads the flags, of which each question uses its own.
-func parse(args []string) (*question, error) {
-	q := new(question)
-	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
-	flags.Bool("shell", true, "print lines KEY=VALUE")
-	flags.StringVar(&q.Unit, "unit", "", "`service` of systemd")
-	flags.BoolVar(&q.now, "now", false, "do not wait until nothing is under way")
-	flags.StringVar(&q.File, "binary", "", "new `file`")
-	flags.StringVar(&q.target, "target", "", "`file` that it is to replace")
-	flags.BoolVar(&q.force, "force", false, "baton may replace another program")
-	flags.StringVar(&q.health, "health", "", "`path` or URL of the health check")
-	flags.StringVar(&q.File, "serves", "", "`file` that is to serve")
-	flags.BoolVar(&q.Start, "start", false, "the service is not alive")
-	flags.BoolVar(&q.restore, "restore", false, "the file was put back")
-	flags.StringVar(&q.Name, "name", "", "`name` of what is to serve")
-	flags.StringVar(&q.Version, "version", "", "`version` that is to serve")
-	flags.IntVar(&q.WasPID, "was", 0, "`pid` of what served before")
-	if err := flags.Parse(args[1:]); err != nil {
-		return nil, err
-	}
-	if flags.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument %q", flags.Arg(0))
-	}
-	return q, nil
 }
 
 // Answer answers a question of the deploy script with lines of KEY='VALUE' that are safe for a shell's
@@ -79,6 +45,17 @@ func Answer(w io.Writer, args []string) (code int) {
 		fmt.Fprintln(os.Stderr, "baton: "+err.Error())
 		return 2
 	}
+	if args[1] == "-crashed" {
+		if err := afterCrash(os.Stderr, q.Unit, q.rest); err != nil {
+			fmt.Fprintf(os.Stderr, "%sbaton: %s\n", systemd.Priority(slog.LevelError), strings.ReplaceAll(err.Error(), "\n", "; "))
+			return 1
+		}
+		return 0
+	}
+	if len(q.rest) > 0 {
+		fmt.Fprintf(os.Stderr, "baton: unexpected argument %q\n", q.rest[0])
+		return 2
+	}
 	var a answer
 	a.say("answered", questions)
 	switch args[1] {
@@ -88,8 +65,16 @@ func Answer(w io.Writer, args []string) (code int) {
 		err = a.judge(q)
 	case "-health":
 		err = a.health(q)
-	case "-serves":
-		err = a.step(q)
+	case "-serves", "-back":
+		err = a.step(q, args[1] == "-back")
+	case "-drained":
+		err = a.drained(q)
+	case "-end":
+		var stood string
+		stood, err = filesOf(q.File).endOther()
+		a.say("stood", stood)
+	case "-settle":
+		err = a.settle(q)
 	}
 	if err != nil {
 		a.say("problem", err)
@@ -127,32 +112,54 @@ func (a *answer) yes(key string, is bool) {
 	}
 }
 
+// settleTime bounds the moment in which a process that has died is replaced by another.
+const settleTime = 10 * time.Second
+
 // describe tells what runs, and which file a deploy would replace. Without a unit it says only that
 // it understands the question.
 func (a *answer) describe(q *question) error {
 	if q.Unit == "" {
 		return nil
 	}
-	limit := 300 * time.Second
-	if q.now {
-		limit = 0
-	}
-	u, waited, err := awaitUnit(q.Unit, limit)
-	if err != nil && (!q.now || waited != "" || u.Name == "") {
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		again := *a
+		again.Buffer = *bytes.NewBuffer(bytes.Clone(a.Bytes()))
+		pid, err := again.describeOnce(q)
+		if err != nil && pid != 0 && hasEnded(pid) && time.Since(began) < settleTime {
+			continue // it has just died
+		}
+		*a = again
 		return err
 	}
+}
+
+// describeOnce returns the main process that it has looked at, 0 for none.
+func (a *answer) describeOnce(q *question) (pid int, err error) {
+	limit := 300 * time.Second
+	if q.now || q.rollback {
+		limit = 0
+	}
+	u, waited, err := awaitUnit(q.Unit, limit, q.shown())
+	if err != nil && (limit > 0 || waited != "" || u.Name == "") {
+		return 0, err
+	}
 	a.say("waited", waited)
+	if u.Job != "" && !u.isAlive() {
+		u.Active = "activating" // between two starts
+	}
 	a.say("active", u.Active)
 	p, err := u.running()
 	if err != nil {
-		return err
+		return u.PID, err
 	}
 	a.yes("alive", p != nil)
 	target, err := u.target(p)
 	if err != nil {
-		return err
+		return u.PID, err
 	}
 	a.say("target", target)
+	a.say("stands", fileKey(target))
+	a.say("directory", filepath.Dir(target))
 	before := ""
 	if previous := target + ".previous"; fileID(previous) != "" {
 		if name := nameOf(p, previous); name != "" {
@@ -165,17 +172,20 @@ func (a *answer) describe(q *question) error {
 		a.say("pid", 0)
 		a.say("name", name)
 		if q.now {
-			return fmt.Errorf("%s is %s; in place is %s%s", u.Name, u.Active, cmp.Or(name, "a binary that does not run"), before)
+			return 0, fmt.Errorf("%s is %s; in place is %s%s", u.Name, u.Active, cmp.Or(name, "a binary that does not run"), before)
 		}
-		return nil
+		return 0, nil
 	}
-	return a.describeRunning(q, u, p, target, before)
+	return u.PID, a.describeRunning(q, u, p, target, before)
 }
 
 // describeRunning tells what the main process runs, and what it answers.
 func (a *answer) describeRunning(q *question, u unit, p *process, target, before string) error {
 	runs := fileID(p.file("exe"))
 	embedded := !isBaton(p.file("exe"))
+	if hasEnded(p.PID) {
+		return fmt.Errorf("pid %d has ended", p.PID)
+	}
 	a.yes("embedded", embedded)
 	a.say("pid", p.PID)
 	a.say("runs", runs)
@@ -214,12 +224,22 @@ func (a *answer) judge(q *question) error {
 		if err != nil {
 			return err
 		}
-		if p, err = u.running(); err != nil {
+		if p, err = u.running(); err != nil && !q.rollback {
 			return err
 		}
+		crashed := readCrashes(q.target)
+		if q.rollback && crashed.has(fileKey(q.File)) {
+			return fmt.Errorf("it has crashed before, and is not put back")
+		}
+		a.yes("proved", u.hasProved(q.target, time.Now()))
 		embedded = !isBaton(q.target)
 		if p != nil {
-			embedded = !isBaton(p.file("exe"))
+			other := !isBaton(p.file("exe"))
+			if hasEnded(p.PID) && q.rollback {
+				p = nil
+			} else {
+				embedded = other
+			}
 		}
 	}
 	if embedded {
@@ -227,6 +247,7 @@ func (a *answer) judge(q *question) error {
 			return fmt.Errorf("it is baton, and %s runs another program; --force deploys it all the same", q.Unit)
 		}
 		a.say("name", "the new binary")
+		a.say("good", " is a whole program for this machine")
 		a.yes("same", sameContent(q.File, q.target))
 		return nil
 	}
@@ -243,9 +264,11 @@ func (a *answer) judge(q *question) error {
 	a.say("name", release)
 	a.say("version", release.Version)
 	if p == nil {
+		a.say("good", "; its configuration only the start can check, for "+q.Unit+" does not run")
 		return nil
 	}
-	if err := checkConfiguration(p, q.File); err != nil {
+	a.say("good", " is valid for today's configuration")
+	if err := checkConfiguration(p, q.File); err != nil && !(q.rollback && hasEnded(p.PID)) {
 		return err
 	}
 	if runs := fileID(p.file("exe")); runs == "" || runs == fileID(q.target) {
@@ -278,26 +301,52 @@ func (a *answer) health(q *question) error {
 	if err != nil {
 		return fmt.Errorf("no server answers on the control socket: %w", err)
 	}
-	answers, err := checkHealth(q.health, s.Listen)
+	c := check{strings.Split(cmp.Or(q.health, "/"), "\n"), s.Listen, q.within}
+	if q.baseline {
+		a.say("before", format(c.ask()))
+		return nil
+	}
+	answers, err := c.run(parseReplies(q.before))
 	a.say("answers", answers)
 	return err
 }
 
 // step has the service change to the file in place.
-func (a *answer) step(q *question) error {
+func (a *answer) step(q *question, back bool) error {
+	syncDirectory(q.File)
 	var s serving
 	var err error
-	if q.restore {
-		var reloads int
-		s, reloads, err = q.Restore()
-		a.yes("again", reloads > 0)
+	if back {
+		var tries int
+		s, tries, err = q.Back(q.shown())
+		a.yes("again", tries > 0)
 	} else {
-		var drain string
-		s, drain, err = q.Do()
-		a.say("drained", drain)
+		s, err = q.Do(q.shown())
 	}
 	a.say("generation", s.Status.Generation)
 	a.say("pid", s.Unit.PID)
 	a.say("serves", s.Status.Version)
+	a.yes("lost", q.WasPID == 0 || s.Unit.PID != q.WasPID)
+	a.yes("crashes", readCrashes(q.File).has(fileKey(q.File+".previous")))
+	return err
+}
+
+// drained waits until nothing drains any more.
+func (a *answer) drained(q *question) error {
+	drain, err := q.Drained(q.generation, q.shown())
+	a.say("drained", drain)
+	a.yes("crashes", readCrashes(q.File).has(fileKey(q.File+".previous")))
+	return err
+}
+
+// settle moves the files that a deploy has left to where they belong.
+func (a *answer) settle(q *question) error {
+	f := filesOf(q.File)
+	if q.finish {
+		f.finish(q.crashes)
+		return nil
+	}
+	undone, err := f.settle(q.runs)
+	a.yes("undone", undone)
 	return err
 }

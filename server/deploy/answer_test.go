@@ -45,7 +45,7 @@ func answered(t *testing.T, code int, args ...string) map[string]string {
 	}
 	keys := make(map[string]string)
 	for _, key := range []string{"answered", "problem", "alive", "active", "pid", "target", "embedded", "generation", "name", "report", "silent", "again",
-		"serves", "drained", "answers", "same", "version", "waited"} {
+		"serves", "drained", "answers", "lost", "crashes", "before", "good", "stood", "undone", "same", "version", "waited"} {
 		value, err := exec.Command("sh", "-c", out.String()+"printf %s. \"${"+key+"-unset}\"").CombinedOutput()
 		if err != nil {
 			t.Fatalf("%q: %v: %s\n%s", args, err, value, out.String())
@@ -72,6 +72,19 @@ type fakeService struct {
 
 	mu     sync.Mutex
 	status upgrade.Status
+	asked  []string
+}
+
+// requests returns how often a command came over the control socket.
+func (f *fakeService) requests(command string) (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, request := range f.asked {
+		if strings.Contains(request, `"`+command+`"`) {
+			n++
+		}
+	}
+	return n
 }
 
 func (f *fakeService) set(change func(*upgrade.Status)) {
@@ -113,8 +126,9 @@ func newFakeService(t *testing.T) *fakeService {
 			if err != nil {
 				return
 			}
-			bufio.NewReader(nc).ReadString('\n')
+			request, _ := bufio.NewReader(nc).ReadString('\n')
 			f.mu.Lock()
+			f.asked = append(f.asked, request)
 			json.NewEncoder(nc).Encode(map[string]any{"final": true, "status": f.status})
 			f.mu.Unlock()
 			nc.Close()
@@ -129,7 +143,7 @@ func newFakeService(t *testing.T) *fakeService {
 }
 
 func TestAnswerStatus(t *testing.T) {
-	checkAnswer(t, answered(t, 0, "status", "-shell"), map[string]string{"answered": "1", "problem": "unset"})
+	checkAnswer(t, answered(t, 0, "status", "-shell"), map[string]string{"answered": "2", "problem": "unset"})
 	f := newFakeService(t)
 	pid := fmt.Sprint(os.Getpid())
 	checkAnswer(t, answered(t, 0, "status", "-shell", "-unit", "x.service"), map[string]string{
@@ -165,45 +179,62 @@ func TestAnswerServes(t *testing.T) {
 	question := []string{"upgrade", "-serves", f.file, "-unit", "x.service", "-name", "v1", "-version", "it's $(v1)"}
 	f.systemd(t, "active", os.Getpid(), "echo 'generation 3 (pid 1, version x) serves after 1 ms; generation 2 drained in 1 ms'")
 	checkAnswer(t, answered(t, 0, append(question, "-was", "1")...), map[string]string{
-		"pid": pid, "generation": "3", "serves": "it's $(v1)", "drained": "; generation 2 drained in 1 ms"})
+		"pid": pid, "generation": "3", "serves": "it's $(v1)", "lost": "yes"})
 	checkAnswer(t, answered(t, 1, append(question, "-was", pid)...), map[string]string{"problem": "x.service did not upgrade: pid " + pid + " serves still"})
 	checkAnswer(t, answered(t, 1, "upgrade", "-serves", f.file, "-unit", "x.service", "-version", "v9"), map[string]string{"problem": "it's $(v1) serves, not v9"})
 	f.systemd(t, "active", os.Getpid(), "printf 'noise\\nbaton: upgrade failed: x\\n  | why\\ngeneration 3 (pid 1, version x) goes on serving\\n'; exit 1")
-	checkAnswer(t, answered(t, 1, question...), map[string]string{"problem": "reload of x.service failed:\nbaton: upgrade failed: x\n  | why"})
+	checkAnswer(t, answered(t, 1, append(question, "-was", pid)...), map[string]string{"lost": "", "problem": "reload of x.service failed:\nbaton: upgrade failed: x\n  | why"})
 	f.systemd(t, "failed", 0, "echo no way; exit 1")
 	checkAnswer(t, answered(t, 1, append(question, "-start")...), map[string]string{"problem": "start of x.service failed:\nno way"})
 	f.systemd(t, "failed", 0, "true")
 	checkAnswer(t, answered(t, 1, append(question, "-start")...), map[string]string{"problem": "v1 does not serve: x.service is failed"})
 }
 
-func TestAnswerRestore(t *testing.T) {
+func TestAnswerBack(t *testing.T) {
 	f := newFakeService(t)
 	calls := func() string {
 		content, _ := os.ReadFile(filepath.Join(f.dir, "calls"))
 		os.Remove(filepath.Join(f.dir, "calls"))
 		return strings.Join(strings.Fields(string(content)), " ")
 	}
-	checkAnswer(t, answered(t, 0, "upgrade", "-serves", f.file, "-unit", "x.service", "-restore"), map[string]string{"again": ""})
+	checkAnswer(t, answered(t, 0, "upgrade", "-back", f.file, "-unit", "x.service"), map[string]string{"again": ""})
 	if got := calls(); got != "" {
 		t.Errorf("what serves was told to %s", got)
 	}
-	other := write(t, filepath.Join(f.dir, "other"), "")
-	got := answered(t, 1, "upgrade", "-serves", other, "-unit", "x.service", "-restore")
-	if want := fmt.Sprintf("generation 3 (pid %d, version it's $(v1)) serves, which is not the binary in place", os.Getpid()); got["problem"] != want {
-		t.Errorf("got %q, want %q", got["problem"], want)
-	}
-	if got := calls(); got != "reload reload" {
-		t.Errorf("got %q, want two reloads", got)
-	}
 	f.systemd(t, "failed", 0, "true")
-	answered(t, 1, "upgrade", "-serves", f.file, "-unit", "x.service", "-restore")
-	if got := calls(); got != "restart restart" {
-		t.Errorf("a service that went down: got %q, want two restarts", got)
+	answered(t, 1, "upgrade", "-back", f.file, "-unit", "x.service")
+	if got := calls(); got != "restart restart restart" {
+		t.Errorf("a service that went down: got %q, want three restarts", got)
 	}
-	answered(t, 1, "upgrade", "-serves", f.file, "-unit", "x.service", "-restore", "-start")
+	answered(t, 1, "upgrade", "-back", f.file, "-unit", "x.service", "-start")
 	if got := calls(); got != "" {
 		t.Errorf("a service that was down before: got %q, want nothing", got)
 	}
+	f.systemd(t, "active", os.Getpid(), "true")
+	other := write(t, filepath.Join(f.dir, "other"), "")
+	got := answered(t, 1, "upgrade", "-back", other, "-unit", "x.service")
+	if want := fmt.Sprintf("generation 3 (pid %d, version it's $(v1)) serves, which is not the binary in place", os.Getpid()); got["problem"] != want {
+		t.Errorf("got %q, want %q", got["problem"], want)
+	}
+	if got := f.requests("upgrade"); got != 3 {
+		t.Errorf("got %d requests for an upgrade, want three", got)
+	}
+}
+
+func TestAnswerDrained(t *testing.T) {
+	f := newFakeService(t)
+	question := []string{"upgrade", "-drained", f.file, "-unit", "x.service", "-generation", "3"}
+	checkAnswer(t, answered(t, 0, question...), map[string]string{"drained": "nothing drains"})
+	f.set(func(s *upgrade.Status) {
+		s.Upgrades = []upgrade.Upgrade{{From: 2, To: 3, Result: upgrade.Succeeded, Drained: &upgrade.Drained{Requests: 7}}}
+	})
+	if got := answered(t, 0, question...)["drained"]; !strings.HasPrefix(got, "generation 2 drained in 0 ms: 7 requests finished") {
+		t.Errorf("got %q", got)
+	}
+	f.set(func(s *upgrade.Status) { s.Generation = 1 })
+	checkAnswer(t, answered(t, 1, question...), map[string]string{"problem": "it has died, and was started again as generation 1"})
+	f.systemd(t, "activating", 0, "true")
+	checkAnswer(t, answered(t, 1, question...), map[string]string{"problem": "x.service is activating (x), and has no main process"})
 }
 
 func TestAnswerHealth(t *testing.T) {

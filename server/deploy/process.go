@@ -75,6 +75,26 @@ func (p *process) parseStatus(status string) bool {
 	return found == 2
 }
 
+// childrenOf returns the processes that a process has started.
+func childrenOf(pid int) (children []int) {
+	lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid)) // of each of its threads
+	for _, list := range lists {
+		text, _ := os.ReadFile(list)
+		for _, field := range strings.Fields(string(text)) {
+			if child, err := strconv.Atoi(field); err == nil {
+				children = append(children, child)
+			}
+		}
+	}
+	return children
+}
+
+// hasEnded reports whether a process is no more, or a zombie.
+func hasEnded(pid int) bool {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return err != nil || bytes.Contains(status, []byte("\nState:\tZ"))
+}
+
 func (p *process) file(name string) string { return fmt.Sprintf("/proc/%d/%s", p.PID, name) }
 
 // runTime bounds a command of a binary that is checked.

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,18 +10,29 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"example.com/baton/upgrade"
 )
 
 // askStatus asks the main process of a service, on its control socket, which generation
-// serves. The socket is found from the outside, so that it takes neither the arguments of
-// the service nor an understanding of them.
+// serves.
 func askStatus(p *process) (status upgrade.Status, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	err = fmt.Errorf("pid %d has none", p.PID)
+	err = p.control(func(path string) (err error) {
+		status, err = upgrade.AskStatus(ctx, path)
+		return err
+	})
+	return status, err
+}
+
+// control calls do with a path of the control socket. That is found from the outside, so that it
+// takes neither the arguments of the service nor an understanding of them: do is called with one
+// candidate after another until it succeeds.
+func (p *process) control(do func(path string) error) error {
+	err := fmt.Errorf("pid %d has none", p.PID)
 	for _, path := range p.controlSockets() {
 		dir, openErr := os.Open(filepath.Dir(path)) // the whole path may be longer than an address can be
 		if openErr != nil {
@@ -30,13 +42,13 @@ func askStatus(p *process) (status upgrade.Status, err error) {
 		if len(path) > 107 {
 			path = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
 		}
-		status, err = upgrade.AskStatus(ctx, path)
+		err = do(path)
 		dir.Close()
 		if err == nil {
 			break
 		}
 	}
-	return status, err
+	return err
 }
 
 // controlSockets returns the unix sockets on which the process is listening, and which only its
@@ -119,21 +131,37 @@ func look(unit, file string) (s serving, err error) {
 }
 
 // awaitServing looks until the file serves. An upgrade that is under way, as after a reload that does
-// not wait, does not count towards the limit: the service bounds that itself. With restoring, another
-// file that serves is the end at once: it does not go by itself.
-func awaitServing(unit, file string, limit time.Duration, restoring bool) (serving, error) {
+// not wait, does not count towards the limit: the service bounds that itself.
+func awaitServing(unit, file string, limit time.Duration, shown progress) (serving, error) {
 	for began := time.Now(); ; {
 		s, err := look(unit, file)
-		other := errors.Is(err, errNotInPlace)
-		if err == nil || s.Unit.isDown() || other && restoring {
+		if err == nil || s.Unit.isDown() {
 			return s, err
 		}
-		if other && s.Status.State == upgrade.Upgrading.String() {
+		if errors.Is(err, errNotInPlace) && s.Status.State == upgrade.Upgrading.String() {
 			began = time.Now()
 		}
 		if time.Since(began) >= limit {
 			return s, err
 		}
+		shown.show(s)
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// killOther kills a successor that has not begun to serve, unless it runs the file. It reports whether there
+// was one.
+func killOther(s upgrade.Status, file string) (killed bool) {
+	for _, m := range s.Generations {
+		if m.Generation > s.Generation && m.State != upgrade.Starting.String() {
+			return false // it has taken connections
+		}
+	}
+	for _, child := range childrenOf(s.PID) {
+		environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", child))
+		if bytes.Contains(environment, []byte("TABLEFLIP_HAS_PARENT_")) && fileID(fmt.Sprintf("/proc/%d/exe", child)) != fileID(file) {
+			killed = syscall.Kill(child, syscall.SIGKILL) == nil || killed
+		}
+	}
+	return killed
 }

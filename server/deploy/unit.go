@@ -18,16 +18,21 @@ type unit struct {
 	Load      string // "loaded", "not-found"
 	Active    string
 	Sub       string
-	PID       int // the main process; 0 if there is none
+	PID       int    // the main process; 0 if there is none
+	Job       string // that is queued or under way; empty if none is
 	CanReload bool
 	Program   string // that ExecStart= names
 	Arguments string // all of the words of ExecStart=
+
+	// On the monotonic clock; 0 if it never was.
+	Started time.Duration // at the last start
+	Ready   time.Duration // when it was last ready
 }
 
 // showUnit asks systemd for a unit.
 func showUnit(name string) (unit, error) {
 	out, err := exec.Command("systemctl", "show", "-p", "LoadState", "-p", "ActiveState", "-p", "SubState",
-		"-p", "MainPID", "-p", "CanReload", "-p", "ExecStart", name).CombinedOutput()
+		"-p", "MainPID", "-p", "Job", "-p", "CanReload", "-p", "ExecStart", "-p", "InactiveExitTimestampMonotonic", "-p", "ActiveEnterTimestampMonotonic", name).CombinedOutput()
 	if err != nil {
 		return unit{}, fmt.Errorf("query systemd for %s: %s", name, cmp.Or(strings.TrimSpace(string(out)), err.Error()))
 	}
@@ -48,8 +53,14 @@ func parseUnit(name, shown string) unit {
 			u.Sub = value
 		case "MainPID":
 			u.PID, _ = strconv.Atoi(value)
+		case "Job":
+			u.Job = value
 		case "CanReload":
 			u.CanReload = value == "yes"
+		case "InactiveExitTimestampMonotonic":
+			u.Started = microseconds(value)
+		case "ActiveEnterTimestampMonotonic":
+			u.Ready = microseconds(value)
 		case "ExecStart":
 			_, rest, _ := strings.Cut(value, "path=")
 			u.Program, rest, _ = strings.Cut(rest, " ; argv[]=")
@@ -59,12 +70,17 @@ func parseUnit(name, shown string) unit {
 	return u
 }
 
+func microseconds(text string) time.Duration {
+	n, _ := strconv.ParseInt(text, 10, 64)
+	return time.Duration(n) * time.Microsecond
+}
+
 // isAlive reports whether the service runs, rather than being stopped, failed or in a
 // loop of restarts.
 func (u unit) isAlive() bool { return u.Active == "active" || u.Active == "reloading" }
 
 // isDown reports whether nothing runs, nor will without a start.
-func (u unit) isDown() bool { return u.Active == "inactive" || u.Active == "failed" }
+func (u unit) isDown() bool { return (u.Active == "inactive" || u.Active == "failed") && u.Job == "" }
 
 // isChanging reports whether a start, a stop or an upgrade is under way. A loop of
 // restarts is none of these: it goes on until somebody acts.
@@ -72,6 +88,8 @@ func (u unit) isChanging() bool {
 	switch u.Active {
 	case "reloading", "deactivating":
 		return true
+	case "inactive", "failed":
+		return u.Job != "" // between two starts
 	case "activating":
 		return !strings.HasPrefix(u.Sub, "auto-restart")
 	}
@@ -80,7 +98,7 @@ func (u unit) isChanging() bool {
 
 // awaitUnit waits until nothing is under way in a unit. It returns the state that it
 // waited for to end, if it had to.
-func awaitUnit(name string, limit time.Duration) (u unit, waited string, err error) {
+func awaitUnit(name string, limit time.Duration, shown progress) (u unit, waited string, err error) {
 	for began := time.Now(); ; {
 		if u, err = showUnit(name); err != nil || !u.isChanging() {
 			return u, waited, err
@@ -89,6 +107,7 @@ func awaitUnit(name string, limit time.Duration) (u unit, waited string, err err
 			return u, waited, fmt.Errorf("%s has been %s for %d s; nothing was replaced", name, u.Active, int(limit.Seconds()))
 		}
 		waited = u.Active
+		shown.say(name + " is " + u.Active)
 		time.Sleep(100 * time.Millisecond)
 	}
 }

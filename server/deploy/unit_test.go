@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestParseUnit(t *testing.T) {
@@ -14,10 +15,13 @@ func TestParseUnit(t *testing.T) {
 ActiveState=active
 SubState=running
 MainPID=42
+Job=7
 CanReload=yes
+InactiveExitTimestampMonotonic=1500000
+ActiveEnterTimestampMonotonic=2000000
 ExecStart={ path=/opt/a b/baton ; argv[]=/opt/a b/baton -x=y ; ignore_errors=no ; start_time=[n/a] ; pid=0 }
 `)
-	want := unit{"baton.service", "loaded", "active", "running", 42, true, "/opt/a b/baton", "/opt/a b/baton -x=y"}
+	want := unit{"baton.service", "loaded", "active", "running", 42, "7", true, "/opt/a b/baton", "/opt/a b/baton -x=y", 1500 * time.Millisecond, 2 * time.Second}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

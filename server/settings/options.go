@@ -14,9 +14,9 @@ import (
 	"example.com/baton/server"
 )
 
-// StopTime returns how long a stop may take at most, but for predecessors that drain:
-// its hooks have ten seconds, and a predecessor that still drains five more. A successor on trial
-// drains at the same time.
+// StopTime returns how long a stop may take at most, but for predecessors that drain, and for a
+// successor on trial, which returns its connections first:
+// its hooks have ten seconds, and a predecessor that still drains five more.
 func (s Settings) StopTime() time.Duration {
 	return s.Lifecycle.ShutdownDelay + s.Lifecycle.DrainTimeout + 20*time.Second
 }

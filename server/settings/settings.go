@@ -28,6 +28,8 @@ type Settings struct {
 	Checks      []string // paths that a successor must answer before it is given anything
 	Foreground  Foreground
 	Log         Log
+	// CrashRollback is whether a new release that crashes again and again is replaced.
+	CrashRollback bool
 }
 
 // TLS configures the listeners for TLS.

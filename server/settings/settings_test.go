@@ -45,6 +45,8 @@ func defaults(tmp string) settings.Settings {
 		},
 		Foreground: settings.Automatic,
 		Log:        settings.Log{Format: "auto"},
+
+		CrashRollback: true,
 	}
 }
 

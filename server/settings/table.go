@@ -37,7 +37,7 @@ const (
 // are given once are parsed in this order.
 func (r *reader) table() []setting {
 	s := &r.settings
-	s.Foreground = Automatic
+	s.Foreground, s.CrashRollback = Automatic, true
 	rows := []setting{
 		{"listen", each, "", "`address` to serve on: host:port, :port or unix:PATH, with tls: before it for TLS; repeatable (default :8080)", s.addAddress},
 		{"tls-cert", each, "", "`file` with a certificate and its chain, for the tls: addresses; repeatable, with a -tls-key for each", file(&r.certificates)},
@@ -67,6 +67,7 @@ func (r *reader) table() []setting {
 		{"shutdown-delay", once, "0s", "`time` for which a server that stops still serves, while /readyz fails", duration(&s.Lifecycle.ShutdownDelay, 0)},
 		{"idle-timeout", once, "1m15s", "`time` that a connection may stay idle between requests", duration(&s.Connections.IdleTimeout, time.Millisecond)},
 		{"read-header-timeout", once, "10s", "`time` that a request's header may take", duration(&s.Connections.ReadHeaderTimeout, time.Millisecond)},
+		{"crash-rollback", toggle, "", "under systemd, a new release that crashes three times within a minute is replaced by the previous one (default true)", boolean(&s.CrashRollback)},
 		{"foreground", toggle, "", "the first process stays until the last generation has exited (default: where its exit would be taken for that of the service)", s.setForeground},
 		{"log-format", once, "auto", "`format` of the log: text, json, or auto (text on a terminal and in the journal)", s.setLogFormat},
 		{"log-level", once, "info", "least `level` that is logged: debug, info, warn or error", s.setLogLevel},

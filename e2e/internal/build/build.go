@@ -3,16 +3,26 @@
 // The packages of e2e share what they build: a binary is in a directory that is named after a hash of the
 // sources, below the user's cache, and is built by the first test that asks for it. A process holds a lock on
 // its directory; who builds for other sources removes the directories that nobody holds.
+//
+// Baton is built with the race detector where the tests are. In .ci/run that is so for the packages in which generations
+// meet: upgrade and migrate, streams, http2, tls, proxy, stop, metrics and embed. It is not for those that look at Baton
+// from the outside only. What they test is not Go (deploy, systemd), does not run beside anything else (cli), needs the
+// memory and speed of the binary that is deployed (limits, log, compare, costs), or repeats, for the sake of other
+// programs as clients, what migrate does (clients). Some of them check more so: limits how much memory clients take, and
+// deploy twice as many interruptions.
 package build
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // Past is the version of a release that knows nothing of connections that move, of several predecessors, nor
@@ -30,6 +40,9 @@ const Keyless = "keyless"
 
 // Embedded is the version of the program below testdata that embeds Baton's packages.
 const Embedded = "embedded"
+
+// Dies is the version of a release whose process is killed some time after it is ready.
+func Dies(after time.Duration) string { return "dies-after-" + after.String() }
 
 var builds struct {
 	sync.Mutex
@@ -96,12 +109,25 @@ func buildOnce(path, version string) error {
 	if Race {
 		args = append(args, "-race")
 	}
+	if strings.HasPrefix(version, "dies-") {
+		overlay, err := faults(path + ".overlay")
+		if err != nil {
+			return err
+		}
+		args = append(args, "-overlay", overlay)
+	}
 	program := "example.com/baton"
 	switch version {
 	case Keyless:
 		program += "/e2e/testdata/keyless"
 	case Embedded:
 		program += "/e2e/testdata/embed"
+	case Faulty:
+		overlay, err := overlayFaulty(path)
+		if err != nil {
+			return fmt.Errorf("version %s: %w", version, err)
+		}
+		args = append(args, overlay)
 	}
 	if out, err := exec.Command("go", append(args, program)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("go build of version %s: %w\n%s", version, err, out)
@@ -110,4 +136,15 @@ func buildOnce(path, version string) error {
 		return err
 	}
 	return os.Rename(path+".new", path)
+}
+
+// faults writes a file for go build -overlay, which adds that of testdata/faults to Baton's main package.
+func faults(path string) (overlay string, err error) {
+	text, err := json.Marshal(map[string]map[string]string{"Replace": {
+		filepath.Join(sources.root, "faults.go"): filepath.Join(sources.root, "e2e/testdata/faults/faults.go"),
+	}})
+	if err != nil {
+		return "", err
+	}
+	return path, os.WriteFile(path, text, 0o600)
 }

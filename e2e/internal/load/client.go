@@ -108,10 +108,10 @@ func (c *client) countLost() {
 	}
 }
 
-// exchange makes one request, checks its answer, and says whether it was as it should be.
+// exchange makes one request, checks its answer, and says whether the connection may take another.
 func (c *client) exchange(conn *http1.Conn, end bool) bool {
-	c.broken = !c.tryExchange(conn, end)
-	return !c.broken
+	c.broken = true
+	return c.tryExchange(conn, end)
 }
 
 func (c *client) tryExchange(conn *http1.Conn, end bool) bool {
@@ -150,13 +150,14 @@ func (c *client) tryExchange(conn *http1.Conn, end bool) bool {
 		c.counts.fail(kind, c.habit, nth, err)
 		return false
 	}
+	c.broken = false // whatever the answer is
 	if c.resp.Status != x.Status {
 		c.counts.fail(exchange.WrongStatus, c.habit, nth, fmt.Errorf("got %d, want %d: %.100q", c.resp.Status, x.Status, c.resp.Body))
-		return false
+		return c.load.Lenient
 	}
 	if x.Body != nil && !bytes.Equal(c.resp.Body, x.Body) {
 		c.counts.fail(exchange.WrongBody, c.habit, nth, fmt.Errorf("got %d bytes %.40q, want %d bytes %.40q", len(c.resp.Body), c.resp.Body, len(x.Body), x.Body))
-		return false
+		return c.load.Lenient
 	}
 	c.counts.Answered[c.habit].Add(1)
 	c.counts.Took.add(time.Since(begun))

@@ -20,11 +20,12 @@ type Load struct {
 	Exchanges        []exchange.Exchange // made in turn
 	Clients          [Habits]int
 	Pause            time.Duration // mean of the pausing ones; 0 means 20 ms
-	Rest             time.Duration // of the others over HTTP/1 after each request, where they shall not take all of the machine
+	Rest             time.Duration // of busy ones after each request, where they shall not take all of the machine
 	Patience         time.Duration // how long an answer may take; 0 means a minute
 	Grace            time.Duration // for which the server keeps a silent connection in a drain; 0 means any time
 	LastWords        bool          // a silent client makes one request when the load ends, if its connection is still there
 	Once             bool          // a client does not connect again
+	Lenient          bool          // a client goes on after a wrong answer, on the same connection
 }
 
 // Start runs the clients until stop is called or the test ends. stop waits for all of them;

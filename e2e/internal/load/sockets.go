@@ -78,9 +78,10 @@ func (c *client) say(ctx context.Context, ws *websocket.Conn) {
 			<-ctx.Done()
 			c.echo(ws, nth+1)
 		case SocketsPausing:
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Duration(pause.ExpFloat64() * float64(c.load.Pause))):
+			c.rest(ctx, time.Duration(pause.ExpFloat64()*float64(c.load.Pause)))
+		case Sockets:
+			if c.load.Rest > 0 {
+				c.rest(ctx, c.load.Rest)
 			}
 		}
 		if ctx.Err() != nil {

@@ -47,7 +47,7 @@ func (c *client) use(ctx context.Context, conn *http2.Conn, turn int, dialled ti
 	switch c.habit {
 	case Streams:
 		for i := range atATime {
-			asking.Go(func() { c.askOn(ctx, conn, turn+i, nil) })
+			asking.Go(func() { c.askOn(ctx, conn, turn+i, func() time.Duration { return c.load.Rest }) })
 		}
 	case StreamsPausing:
 		random := rand.New(rand.NewPCG(uint64(c.habit), uint64(turn)))
@@ -91,11 +91,12 @@ func (c *client) askOn(ctx context.Context, conn *http2.Conn, turn int, pause fu
 		if !c.exchangeOn(conn, &c.load.Exchanges[turn%len(c.load.Exchanges)]) {
 			return
 		}
-		if pause == nil {
+		d := pause()
+		if d == 0 {
 			continue
 		}
 		select {
-		case <-time.After(pause()):
+		case <-time.After(d):
 		case <-conn.Told:
 		case <-conn.Over:
 		case <-ctx.Done():
@@ -124,7 +125,10 @@ func (c *client) exchangeOn(conn *http2.Conn, x *exchange.Exchange) bool {
 		c.counts.Took.add(time.Since(begun))
 		return true
 	}
-	return s.Lost != nil && s.Lost.Refused // as long as there is no GOAWAY
+	if s.Lost == nil {
+		return c.load.Lenient
+	}
+	return s.Lost.Refused // as long as there is no GOAWAY
 }
 
 // account counts how a connection that is over has ended.

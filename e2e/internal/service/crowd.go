@@ -79,7 +79,7 @@ func StartCrowd(t *testing.T, b *Baton, over Over, n CrowdSize, once bool) *Crow
 			{"WebSockets", [load.Habits]int{load.Sockets: n.Busy, load.SocketsPausing: n.Pausing, load.SocketsSilent: n.Silent}},
 		} {
 			counts, stop := load.Start(t, load.Load{Network: "tcp", Address: way.address, TLS: way.config, Exchanges: exchanges(),
-				Clients: protocol.clients, Patience: patience, Grace: b.Grace(), LastWords: true, Once: once})
+				Clients: protocol.clients, Patience: patience, Grace: b.Grace(), LastWords: true, Once: once}.Paced())
 			c.kinds = append(c.kinds, kind{protocol.name + way.name, counts, stop})
 		}
 	}

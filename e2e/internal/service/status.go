@@ -43,6 +43,13 @@ type Status struct {
 			Migrated map[string]int `json:"connections_migrated"` // by protocol
 		}
 	}
+	Trial *Trial // the one that runs, or the last one
+}
+
+// Trial is a trial of a successor.
+type Trial struct {
+	Stage, Verdict, Reason string
+	Successor, Serving     struct{ Ended, Failed int } // requests
 }
 
 // TryStatus asks over the admin listener, which answers from the first to the last moment of the service.
@@ -56,6 +63,18 @@ func (b *Baton) TryStatus() (*Status, error) {
 	}
 	s := new(Status)
 	return s, json.Unmarshal(resp.Body, s)
+}
+
+// Decider asks over the control socket, where the generation answers that decides whatever becomes of its successor.
+// It returns nil if none does.
+func (b *Baton) Decider() *Status {
+	b.T.Helper()
+	code, stdout, _ := b.Run("status", "-json", "-control", b.Control)
+	s := new(Status)
+	if code != 0 || json.Unmarshal([]byte(stdout), s) != nil {
+		return nil
+	}
+	return s
 }
 
 // Status asks over the admin listener.

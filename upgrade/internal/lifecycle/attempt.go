@@ -195,12 +195,12 @@ var attemptRules = map[Attempt]map[Kind]attemptRule{
 	Dismissed: {
 		SuccessorExited: {DismissedExited, (*Machine).noteExit},
 		FlipAccepted:    {DismissedReturned, nil},
-		FlipFailed:      {DismissedReturned, nil},
+		FlipFailed:      {DismissedReturned, (*Machine).noteStatus},
 		PatienceOver:    {Dismissed, emits(StopFlip)},
 	},
 	DismissedExited: {
 		FlipAccepted: {None, (*Machine).concludeDismissal},
-		FlipFailed:   {None, (*Machine).concludeDismissal},
+		FlipFailed:   {None, (*Machine).noteStatusAndConclude},
 		PatienceOver: {DismissedExited, emits(StopFlip)},
 	},
 	DismissedReturned: {
@@ -354,6 +354,25 @@ func (m *Machine) noteExit(e Event) {
 	if s := &m.successor; e.InGrace {
 		s.reason = cmp.Or(s.early, s.reason)
 	}
+}
+
+// noteStatus adds how a successor has ended to the reason for which it was given up, if that was
+// its end.
+func (m *Machine) noteStatus(e Event) {
+	s := &m.successor
+	if s.early == "" {
+		return
+	}
+	early := fmt.Sprintf("%s: %v", s.early, e.Err)
+	if s.reason == s.early { // it has exited already
+		s.reason = early
+	}
+	s.early = early
+}
+
+func (m *Machine) noteStatusAndConclude(e Event) {
+	m.noteStatus(e)
+	m.concludeDismissal(e)
 }
 
 // concludeDismissal ends an attempt whose successor has exited and of which tableflip has

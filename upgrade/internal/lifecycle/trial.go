@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -151,7 +152,7 @@ func (m *Machine) judged(e Event) {
 	if m.now.Sub(s.shown) >= showInterval {
 		s.shown = m.now
 		m.emit(Action{Do: Progress, Trigger: s.trigger,
-			Text: fmt.Sprintf("%v: %s; %s left", s.stage, e.Text, max(s.ends.Sub(m.now), 0).Round(time.Second))})
+			Text: fmt.Sprintf("%v: %s; %.0f s left", s.stage, e.Text, math.Ceil(max(0, s.ends.Sub(m.now).Seconds())))})
 	}
 	m.arm(JudgeDue, judgeInterval)
 }

@@ -67,7 +67,7 @@ func TestTrialRaces(t *testing.T) {
 		{"it dies", tried(), trying, []Event{failed(FlipFailed), is(SuccessorLinkEnded), is(SuccessorExited)},
 			"reclaim; dismiss; fail [waiter]: successor died in the trial: broken", Serving, None, ""},
 		{"it dies, and the link is first", tried(), trying, []Event{is(SuccessorLinkEnded), failed(FlipFailed), early},
-			"reclaim; dismiss 1s; fail [waiter]: successor died in the trial", Serving, None, ""},
+			"reclaim; dismiss 1s; fail [waiter]: successor died in the trial: broken", Serving, None, ""},
 		{"its link breaks", tried(), trying, []Event{is(SuccessorLinkEnded), is(SuccessorExited), failed(FlipFailed)},
 			"reclaim; dismiss 1s; fail [waiter]: link to the successor ended in the trial; it was killed", Serving, None, ""},
 		{"it gives up", tried(), trying, []Event{returns, is(SuccessorLinkClosed), failed(FlipFailed), early},
