@@ -31,11 +31,8 @@ func TestUpgrades(t *testing.T) {
 		}
 		l.awaitEnd(before.PID)
 	}
-	status, err := l.status()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if len(status.Generations) != 1 || status.State != "serving" || len(status.Upgrades) != 3 {
+	status := l.awaitLine(4, 1) // a moment after the end of generation 3
+	if status.State != "serving" || len(status.Upgrades) != 3 {
 		t.Errorf("got %+v, want one generation that serves, after 3 upgrades", status)
 	}
 }

@@ -3,6 +3,7 @@ package upgrade
 import (
 	"context"
 	"fmt"
+	"math"
 	"runtime/debug"
 	"time"
 
@@ -91,7 +92,11 @@ func (r *run) share(a lifecycle.Action) {
 	t.Serving = c.before
 	r.setTrial(t)
 	r.reclaiming.Wait()
-	r.service.(Sharer).Share(r.handoff(), a.Share)
+	share := a.Share
+	if a.Stage == lifecycle.StageTrial {
+		share = min(share, math.Nextafter(1, 0)) // this generation accepts, whatever the share
+	}
+	r.service.(Sharer).Share(r.handoff(), share)
 	if a.Share == 1 {
 		go debug.FreeOSMemory() // the successor needs it now
 	}

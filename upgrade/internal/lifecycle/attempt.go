@@ -259,13 +259,6 @@ func (m *Machine) execute(t Trigger) {
 	m.emit(Action{Do: Execute, Trigger: t})
 }
 
-// reportToAll has all predecessors know in which state this generation is, whatever becomes of it.
-func (m *Machine) reportToAll() {
-	for _, p := range m.predecessors {
-		m.emit(Action{Do: ReportTo, ID: p.ID})
-	}
-}
-
 func (m *Machine) noteHello(e Event) {
 	s := &m.successor
 	s.pid, s.version, s.protocol = e.PID, e.Version, e.Protocol

@@ -194,6 +194,13 @@ func (m *Machine) leaveControl(p *predecessor) {
 	}
 }
 
+// reportToAll has all predecessors know in which state this generation is, whatever becomes of it.
+func (m *Machine) reportToAll() {
+	for _, p := range m.predecessors {
+		m.emit(Action{Do: ReportTo, ID: p.ID})
+	}
+}
+
 // watchDue arms the timer for the next predecessor that should have exited.
 func (m *Machine) watchDue() {
 	var next time.Time

@@ -32,21 +32,26 @@ func (p *proc) rescue() {
 	if !p.holding {
 		p.fatal("generation %d has no listeners for another process", p.n)
 	}
+	p.holding = false
 	for _, q := range p.procs {
-		if q.alive && q.n > p.n {
+		switch {
+		case q.alive && q.n > p.n && p.down.severed: // which it could not know; the control socket is taken
+			p.later(func() { p.handle(Event{Kind: RescueFailed, Err: errors.New("another server listens there")}) })
+			return
+		case q.alive && q.n > p.n:
 			p.fatal("generation %d takes over again although %d lives", p.n, q.n)
 		}
 	}
-	p.holding = false
 	p.start(nil, nil, Config{Generation: p.next.n + 1})
 	q := p.procs[len(p.procs)-1]
 	q.rescuer, q.saved = true, p
 }
 
-// isReplaceable reports whether a predecessor has what it takes when a process dies.
+// isReplaceable reports whether a predecessor has what it takes when a process dies, and knows that
+// this one has no successor.
 func (p *proc) isReplaceable() bool {
-	return !slices.ContainsFunc(p.procs, func(q *proc) bool { return q.alive && q.parent == p }) &&
-		slices.ContainsFunc(p.procs, func(q *proc) bool { return q.alive && q.holding && q.next == p })
+	return p.m.Phase() != Upgrading && !slices.ContainsFunc(p.procs, func(q *proc) bool { return q.alive && q.parent == p }) &&
+		slices.ContainsFunc(p.procs, func(q *proc) bool { return q.alive && q.holding && q.next == p && !q.down.severed })
 }
 
 // watch reports the end of a process, or that it lives on without a link and then its end.

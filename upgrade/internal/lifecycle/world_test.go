@@ -29,6 +29,7 @@ type wire struct {
 	older, newer     *proc // nil: the end is under way, in a message
 	toOlder, toNewer *queue
 	broken           bool
+	severed          bool // both processes lived
 }
 
 // queue delivers in order.
@@ -109,6 +110,14 @@ func (w *world) cut(l *wire) {
 		}
 	})
 	l.end()
+}
+
+// sever ends a link of processes that may live on.
+func (w *world) sever(l *wire) {
+	if l != nil {
+		l.severed = true
+		w.cut(l)
+	}
 }
 
 // end notifies the newer end, after what was sent before.
@@ -221,15 +230,13 @@ func (w *world) outside(what, choice int) {
 		w.harmed = w.harmed || !p.isReplaceable() && (p.parent == nil || p.committed || p.served && !p.parent.alive)
 		p.kill()
 	case 4:
-		w.cut(p.up)
+		w.sever(p.up)
 	case 6, 7:
 		waiter := len(w.answers)
 		w.answers[waiter] = 0
 		p.handle(Event{Kind: Promote + Kind(what-6), Waiter: waiter})
 	case 5:
-		if p.down != nil {
-			w.cut(p.down)
-		}
+		w.sever(p.down)
 	}
 }
 
