@@ -16,9 +16,10 @@ import (
 // was taken back is killed.
 const returnSlack = 5 * time.Second
 
-// leastBaseline is how many requests of an upgrade's time make a baseline for the watch. With
-// fewer it is all that the generation has served.
-const leastBaseline = 100
+// leastBaseline is how many requests of an upgrade's time make a baseline for the watch: of 1,000
+// without a failure a successor can be told apart that fails 1 %. With fewer it is all that the
+// generation has served.
+const leastBaseline = 1000
 
 // silenceLimit is for how long a successor may leave questions unanswered: one that hangs counts
 // nothing, and so cannot be judged by its requests.

@@ -103,7 +103,7 @@ func (c *cell) start(t *testing.T, keys pair) {
 	l.Clients = [load.Habits]int{load.Pausing: 6, load.StreamsPausing: 4}
 	c.secure, stopSecure = load.Start(t, l)
 	c.stop = func() { stopPlain(); stopSecure() }
-	await.Until(t, "requests before the upgrade", func() bool { return c.requests() > 200 })
+	await.Until(t, "requests before the upgrade", func() bool { return c.requests() > max(200, 20*c.every) })
 }
 
 func (c *cell) tallies() []*load.Tally { return []*load.Tally{c.plain, c.secure} }

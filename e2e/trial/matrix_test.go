@@ -8,6 +8,7 @@ import (
 	"testing"
 	"text/tabwriter"
 
+	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/tier"
@@ -38,6 +39,7 @@ func TestBadReleases(t *testing.T) {
 	var mu sync.Mutex
 	rows := make(map[*cell]row)
 	some := cells()
+	build.Version(t, build.Faulty) // before the clocks of upgrades run
 	var keys pair
 	keys.cert, keys.key = certificate.Certificate(t)
 	t.Run("upgrade to", func(t *testing.T) {
