@@ -152,6 +152,11 @@ func (c *cell) run(t *testing.T, keys pair) (r row) {
 	}
 	r.Serves = c.serves(old)
 	c.stop()
+	if r.Serves != "old" && c.fatal { // it may not stop by itself
+		for _, pid := range generations(c.Baton) {
+			c.Kill(pid, syscall.SIGKILL)
+		}
+	}
 	r.Wrong, r.Refused = c.count(exchange.WrongStatus, exchange.WrongBody), c.count(exchange.NoConnection)
 	r.Lost = c.count(exchange.NotWritten, exchange.NotAnswered, exchange.Truncated, exchange.ClosedUnannounced)
 	r.Closed = c.closed()
