@@ -155,7 +155,9 @@ func (r *round) run(t *testing.T) (end string, took time.Duration) {
 		r.interrupt()
 		time.Sleep(rand.N(stageTime / 2))
 	}
-	result()
+	if u := result(); u != nil {
+		r.ExpectBad(u.PID) // it may have exited meanwhile
+	}
 	pid := 0
 	if !await.Holds(await.Hang, func() bool { pid = r.decider(); return pid >= 0 }) {
 		t.Errorf("after %v: no single generation decides; alive are %v", r.done, generations(r.Baton))
