@@ -45,6 +45,7 @@ func TestBadReleases(t *testing.T) {
 			t.Run(fmt.Sprintf("%s by %s with %s", c.badRelease.name, c.trigger, c.precaution.name), func(t *testing.T) {
 				t.Parallel()
 				r := c.run(t, keys)
+				t.Logf("%+v", r)
 				c.check(t, r)
 				mu.Lock()
 				defer mu.Unlock()
@@ -60,7 +61,7 @@ func (c *cell) check(t *testing.T, r row) {
 	t.Helper()
 	defer func() {
 		if t.Failed() {
-			t.Logf("%+v\n%v\n%v", r, c.plain, c.secure)
+			t.Logf("%v\n%v", c.plain, c.secure)
 		}
 	}()
 	if r.Refused != 0 && r.Serves != "nobody" {

@@ -79,6 +79,11 @@ func TestTakeBacks(t *testing.T) {
 		}
 		service.CheckState(t, b, 1, pid)
 	}
+	if n := b.Metric("baton_connections_migrated_total", "direction", "in"); n == 0 {
+		t.Error("no connection has come back")
+	} else {
+		t.Logf("%v connections have come back", n)
+	}
 	checkCrowd(t, b, crowd)
 }
 
