@@ -278,7 +278,7 @@ func (h *http2Conn) went(f frames.Frame) {
 	h.streams.Sent(f)
 	if h.streams.Open() == 0 && f.Stream > 0 {
 		h.idle = time.Now()
-		if h.mayMigrate() {
+		if h.mayMigrate() != nil {
 			h.wake()
 		}
 	}

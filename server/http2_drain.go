@@ -50,7 +50,7 @@ func (h *http2Conn) drain() {
 		return
 	}
 	h.once.Do(func() {
-		if h.mayMigrate() {
+		if h.mayMigrate() != nil {
 			h.announceAfterGrace()
 		} else {
 			h.announce()
@@ -64,7 +64,7 @@ func (h *http2Conn) drain() {
 func (h *http2Conn) announceAfterGrace() {
 	time.AfterFunc(max(h.conn.server.opts.IdleGrace, 0), func() {
 		h.mu.Lock()
-		waits := h.atRest() && h.mayMigrate() && time.Since(h.conn.server.drain.Load().began) < migratePatience
+		waits := h.atRest() && h.mayMigrate() != nil && time.Since(h.conn.server.drain.Load().began) < migratePatience
 		h.mu.Unlock()
 		if waits {
 			time.AfterFunc(10*time.Millisecond, h.announceAfterGrace)

@@ -13,6 +13,9 @@ const (
 	holdTime = 50 * time.Millisecond
 	// holdPause is the time between two holds of a connection.
 	holdPause = 4 * holdTime
+	// mostHolds is how many holds may fail in a session, unless the server drains: a client
+	// whose streams always overlap should not notice that its connection is shared.
+	mostHolds = 4
 )
 
 // hold holds the requests that a client makes when its connection would be at rest without
@@ -29,6 +32,9 @@ type hold struct {
 	last  uint32    // the latest stream when one has failed
 	held  []byte    // whole frames of streams that have not begun
 	frame []byte    // what has come of the frame under way
+
+	session uint64 // in which the last one has failed
+	failed  int    // how many have, in that
 }
 
 func (h *hold) isActive() bool { return !h.until.IsZero() }
@@ -38,7 +44,8 @@ func (h *hold) isOver(now time.Time) bool { return !now.Before(h.until) }
 // mayHold reports whether a hold may begin with a frame of the client.
 func (h *http2Conn) mayHold(f frames.Frame) bool {
 	return f.Type == frames.Headers && f.Stream > h.streams.Last() &&
-		h.wantsToMigrate() && h.streams.MayRest() && h.streams.OpenSince(h.hold.last) && !time.Now().Before(h.hold.next)
+		h.wantsToMigrate() && h.streams.MayRest() && h.streams.OpenSince(h.hold.last) && !time.Now().Before(h.hold.next) &&
+		(h.hold.session != h.conn.server.number.Load() || h.hold.failed < mostHolds || h.conn.server.isDraining())
 }
 
 func (h *http2Conn) startHold() {
@@ -53,7 +60,12 @@ func (h *http2Conn) startHold() {
 // release ends a hold: net/http gets what is held, after a frame that passes just now.
 func (h *http2Conn) release() {
 	h.ready = slices.Concat(h.ready, h.hold.held, h.hold.frame)
-	h.hold = hold{next: time.Now().Add(holdPause), last: h.streams.Last()}
+	failed := 1
+	session := h.conn.server.number.Load()
+	if h.hold.session == session {
+		failed += h.hold.failed
+	}
+	h.hold = hold{next: time.Now().Add(holdPause), last: h.streams.Last(), session: session, failed: failed}
 }
 
 // gather reads a frame in a hold. It returns when that is whole, or something has changed.

@@ -96,21 +96,21 @@ func (h *http2Conn) wake() {
 	}
 }
 
-// mayMigrate reports whether the connection could migrate, were it at rest, now or when the
-// successor answers again.
-func (h *http2Conn) mayMigrate() bool {
+// mayMigrate returns the session in which the connection could migrate, were it at rest, now or
+// when the successor answers again, or nil.
+func (h *http2Conn) mayMigrate() *migrator {
 	if h.conn.server.session.Load() == nil || !h.conn.server.http2().migrates || h.noticing.Load() || h.announced.Load() || h.saidLast.Load() {
-		return false
+		return nil
 	}
 	h.conn.mu.Lock()
 	defer h.conn.mu.Unlock()
-	return h.conn.mayMigrate() != nil
+	return h.conn.mayMigrate()
 }
 
 // wantsToMigrate reports whether it could be offered now, were it at rest.
 func (h *http2Conn) wantsToMigrate() bool {
-	m := h.conn.server.session.Load()
-	return h.mayMigrate() && !m.stalled.Load()
+	m := h.mayMigrate()
+	return m != nil && !m.stalled.Load()
 }
 
 // wakeToOffer wakes the reader of a connection at rest, so that it is offered in a session. It
@@ -189,7 +189,7 @@ func (h *http2Conn) offerAs(s *http2State) (over bool) {
 
 // stay is called when the successor has not taken the connection.
 func (h *http2Conn) stay() {
-	if h.conn.server.isDraining() && !h.mayMigrate() {
+	if h.conn.server.isDraining() && h.mayMigrate() == nil {
 		h.announce()
 	}
 	h.tryInterject()

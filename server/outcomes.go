@@ -2,7 +2,9 @@ package server
 
 import (
 	"net/http"
+	"strings"
 	"sync/atomic"
+	"time"
 
 	"example.com/baton/upgrade"
 )
@@ -11,6 +13,7 @@ import (
 type outcomes struct {
 	started, answered, ended            atomic.Uint64
 	failed, denied, redirected, isEmpty atomic.Uint64
+	latency                             [len(upgrade.Latencies{})]atomic.Uint64
 }
 
 // Outcomes returns what has become of the requests since the start. It counts those for which the
@@ -19,6 +22,9 @@ type outcomes struct {
 func (s *Server) Outcomes() (o upgrade.Outcomes) {
 	// What is counted first is loaded last: of those that are answered, say, all have started.
 	c := &s.outcomes
+	for i := range o.Latency {
+		o.Latency[i] = c.latency[i].Load()
+	}
 	o.Failed, o.Denied, o.Redirected, o.Empty = c.failed.Load(), c.denied.Load(), c.redirected.Load(), c.isEmpty.Load()
 	o.Ended = c.ended.Load()
 	o.Answered = c.answered.Load()
@@ -33,6 +39,9 @@ func (w *response) countOutcome(r *http.Request, aborted bool) {
 		o.answered.Add(1)
 	}
 	o.ended.Add(1)
+	if w.status > 0 && w.status != http.StatusSwitchingProtocols && !w.isStream {
+		o.latency[(*upgrade.Latencies)(nil).Bucket(time.Since(w.came))].Add(1)
+	}
 	switch status := w.status; {
 	case aborted:
 		if r.Context().Err() == nil && !w.conn.isLeft() {
@@ -47,6 +56,12 @@ func (w *response) countOutcome(r *http.Request, aborted bool) {
 	case status >= 200 && status < 300 && !w.hasBody && r.Method == http.MethodGet && status != http.StatusNoContent && status != http.StatusResetContent:
 		o.isEmpty.Add(1)
 	}
+}
+
+// isEventStream reports whether a response with this header takes as long as its client likes.
+func isEventStream(h http.Header) bool {
+	kind := h["Content-Type"]
+	return len(kind) > 0 && strings.HasPrefix(kind[0], "text/event-stream")
 }
 
 // isLeft reports whether the client has closed the connection, or has been waited for too long.

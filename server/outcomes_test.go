@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"example.com/baton/server"
@@ -105,7 +106,37 @@ func TestOutcomes(t *testing.T) {
 	}
 }
 
-func withoutLatency(o upgrade.Outcomes) upgrade.Outcomes { return o }
+// withoutLatency returns what else is counted.
+func withoutLatency(o upgrade.Outcomes) upgrade.Outcomes {
+	o.Latency = upgrade.Latencies{}
+	return o
+}
+
+// What takes as long as the client likes is left out of the latency.
+func TestLatency(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := serveOn(t, memory(), server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(300 * time.Millisecond)
+			switch r.URL.Path {
+			case "/events":
+				w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
+				w.Write(nil)
+			case "/hijack":
+				nc, _, _ := w.(http.Hijacker).Hijack()
+				nc.Close()
+			}
+		})})
+		for _, path := range []string{"/", "/events", "/hijack"} {
+			s.dial().send("GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n")
+		}
+		time.Sleep(time.Second)
+		o := s.Outcomes()
+		if median, requests := o.Latency.Median(); o.Ended != 3 || requests != 1 || median < 300*time.Millisecond || median > 400*time.Millisecond {
+			t.Errorf("got %v for %d of %d requests, want 300 ms for one of 3", median, requests, o.Ended)
+		}
+		<-s.drain(patience, all)
+	})
+}
 
 // A client that leaves in the middle of a request's body is no failure of the server.
 func TestOutcomeOfABodyThatBreaksOff(t *testing.T) {

@@ -70,14 +70,15 @@ func (s *Server) noteReturn(c *conn) {
 // io.StringWriter and what http.ResponseController finds.
 type response struct {
 	http.ResponseWriter
-	conn    *conn
-	body    *streamBody
-	stream  *streamWriter
-	begun   bool // the final header is written, or the connection hijacked
-	status  int  // in that header; 0: none is written
-	hasBody bool // a byte of it is written
-	handed  *http.Request
-	came    time.Time // the request
+	conn     *conn
+	body     *streamBody
+	stream   *streamWriter
+	begun    bool // the final header is written, or the connection hijacked
+	status   int  // in that header; 0: none is written
+	hasBody  bool // a byte of it is written
+	isStream bool // of events
+	handed   *http.Request
+	came     time.Time // the request
 
 	request    *requestBody // HTTP/1's, if there is one
 	fullDuplex bool         // the body may be read, and left unread, while the response is written
@@ -87,7 +88,7 @@ func (w *response) begin(status int) {
 	if w.begun || status < 200 && status != http.StatusSwitchingProtocols {
 		return
 	}
-	w.begun, w.status = true, status
+	w.begun, w.status, w.isStream = true, status, isEventStream(w.Header())
 	w.conn.server.outcomes.answered.Add(1)
 	w.conn.follower().beginResponse(w, status)
 }

@@ -66,7 +66,7 @@ func (l *listener) awaitRoom() {
 				"address", l.Addr().String())
 		}
 		if readable(l.Listener) {
-			s.reclaim()
+			s.makeRoom()
 		}
 		select {
 		case <-l.closed:
@@ -76,8 +76,8 @@ func (l *listener) awaitRoom() {
 	}
 }
 
-// reclaim closes the connection that has been idle for longest.
-func (s *Server) reclaim() {
+// makeRoom closes the connection that has been idle for longest.
+func (s *Server) makeRoom() {
 	var oldest *conn
 	since := time.Now().Add(-reclaimAge)
 	for _, c := range s.open() {

@@ -64,6 +64,9 @@ func (s *Server) Reclaim() {
 	underway := slices.Clone(s.sessions)
 	s.changing.Unlock()
 	awaitAnswers(underway, migrateStall)
+	s.changing.Lock()
+	s.sessions = slices.DeleteFunc(s.sessions, (*migrator).isDone)
+	s.changing.Unlock()
 }
 
 // migration is the sessions of a Server in which connections migrate. A session begins with
@@ -71,9 +74,9 @@ func (s *Server) Reclaim() {
 // at most, beside what is still under way of earlier ones.
 type migration struct {
 	session atomic.Pointer[migrator] // nil: no connection migrates
+	number  atomic.Uint64            // of the latest session
 
 	changing sync.Mutex          // held while a session begins or ends
-	number   uint64              // of the latest session
 	sessions []*migrator         // those of which something may be under way
 	before   map[Protocol]uint64 // what had migrated when Share was called first; nil: it was not
 }
@@ -83,8 +86,7 @@ type migration struct {
 func (m *migration) begin(next *migrator) {
 	m.sessions = slices.DeleteFunc(m.sessions, (*migrator).isDone)
 	if next != nil {
-		m.number++
-		next.number = m.number
+		next.number = m.number.Add(1)
 		m.sessions = append(m.sessions, next)
 	}
 	if last := m.session.Swap(next); last != nil {

@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"crypto/tls"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -21,10 +22,11 @@ import (
 // sharers are a generation that shares its connections, and its successors, which adopt and do
 // not accept.
 type sharers struct {
-	t         *testing.T
-	first     *served
-	config    *tls.Config            // nil: plaintext
-	transport func() *http.Transport // makes the connection of a client
+	t       *testing.T
+	first   *served
+	config  *tls.Config        // nil: plaintext
+	trust   func() *tls.Config // returns that of a client
+	isHTTP2 bool
 }
 
 // eachProtocol runs a test with each protocol whose connections can be shared.
@@ -38,17 +40,10 @@ func eachProtocol(t *testing.T, test func(t *testing.T, x *sharers)) {
 }
 
 func newSharers(t *testing.T, secure, http2 bool) *sharers {
-	x := &sharers{t: t}
 	certificate := selfsigned.New(t, time.Now().Add(time.Hour), "example.com")
+	x := &sharers{t: t, isHTTP2: http2, trust: certificate.Client}
 	if secure {
 		x.config = &tls.Config{Certificates: []tls.Certificate{certificate.TLS(t)}}
-	}
-	x.transport = func() *http.Transport {
-		protocols := new(http.Protocols)
-		protocols.SetHTTP1(!http2)
-		protocols.SetHTTP2(http2)
-		protocols.SetUnencryptedHTTP2(http2)
-		return &http.Transport{Protocols: protocols, TLSClientConfig: certificate.Client()}
 	}
 	x.first = x.generation("first")
 	x.first.Serve()
@@ -89,46 +84,82 @@ type traffic struct {
 // connection.
 func (x *sharers) start(n int) *traffic {
 	load := &traffic{stop: make(chan struct{})}
-	url := "http://"
-	if x.config != nil {
-		url = "https://"
-	}
-	url += x.first.addr.String()
 	for range n {
-		var dials atomic.Int64
-		transport := x.transport()
-		transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			dials.Add(1)
-			return new(net.Dialer).DialContext(ctx, network, addr)
-		}
+		get, leave := x.dial()
 		load.clients.Go(func() {
-			defer transport.CloseIdleConnections()
-			client := http.Client{Transport: transport}
+			defer leave()
 			for paths := []string{"/", "/slow"}; ; {
 				select {
 				case <-load.stop:
 					return
 				case <-time.After(time.Duration(rand.IntN(20)) * time.Millisecond):
 				}
-				resp, err := client.Get(url + paths[rand.IntN(2)])
+				body, err := get(paths[rand.IntN(2)])
 				if err != nil {
 					x.t.Error(err)
 					return
 				}
-				body, err := io.ReadAll(resp.Body)
-				resp.Body.Close()
-				if string(body) == "second" {
+				if body == "second" {
 					load.second.Add(1)
-				}
-				if err != nil || resp.StatusCode != http.StatusOK || resp.Close || dials.Load() != 1 {
-					x.t.Errorf("got %s, %v, close %t, on connection %d", resp.Status, err, resp.Close, dials.Load())
-					return
 				}
 			}
 		})
 	}
 	await(x.t, "the connections", func() bool { return x.first.Accepted() == uint64(n) })
 	return load
+}
+
+// dial returns what makes requests on one connection, and what closes it.
+func (x *sharers) dial() (get func(path string) (string, error), leave func()) {
+	if x.isHTTP2 {
+		return x.dialHTTP2()
+	}
+	c := x.first.dial()
+	if x.config != nil {
+		c = c.shake(x.trust())
+	}
+	return func(path string) (string, error) {
+		if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			return "", err
+		}
+		resp, err := http.ReadResponse(c.in, nil)
+		if err != nil {
+			return "", err
+		}
+		body, err := io.ReadAll(resp.Body)
+		if resp.Close || resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("got %s, close %t, %w", resp.Status, resp.Close, err)
+		}
+		return string(body), err
+	}, func() { c.Close() }
+}
+
+func (x *sharers) dialHTTP2() (get func(path string) (string, error), leave func()) {
+	transport := &http.Transport{Protocols: new(http.Protocols), TLSClientConfig: x.trust()}
+	transport.Protocols.SetHTTP2(true)
+	transport.Protocols.SetUnencryptedHTTP2(true)
+	var dials atomic.Int64
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials.Add(1)
+		return new(net.Dialer).DialContext(ctx, network, addr)
+	}
+	url := "http://" + x.first.addr.String()
+	if x.config != nil {
+		url = "https://" + x.first.addr.String()
+	}
+	client := http.Client{Transport: transport}
+	return func(path string) (string, error) {
+		resp, err := client.Get(url + path)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if n := dials.Load(); n != 1 || resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("got %s on connection %d, %w", resp.Status, n, err)
+		}
+		return string(body), err
+	}, transport.CloseIdleConnections
 }
 
 func (load *traffic) end() {
@@ -187,7 +218,7 @@ func TestReclaimAtAnyMoment(t *testing.T) {
 	const clients = 50
 	eachProtocol(t, func(t *testing.T, x *sharers) {
 		load := x.start(clients)
-		for i := range 30 {
+		for i := range 10 {
 			second := x.generation("second")
 			x.first.Share(handoff(second), [...]float64{0.5, 1}[i%2])
 			time.Sleep(time.Duration(rand.IntN(1000)) * time.Microsecond)

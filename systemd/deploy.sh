@@ -203,7 +203,7 @@ deploy() {
 	was=$pid was_name=${name:-the previous binary} version='' same=''
 	[ -n "$rollback" ] || [ -z "$silent" ] || die "$silent; nothing was replaced"
 	# Who is told to go back after an interruption means back from that.
-	if [ -n "$rollback" ] && [ -n "$undone" ] || [ "$stands" = "$stood" ]; then
+	if [ -n "$rollback" ] && { [ -n "$undone" ] || [ "$stands" = "$stood" ]; }; then
 		ask upgrade -back "$target" -unit "$unit" || die "$problem"
 		did "$step" "$was_name serves: generation $generation, pid $pid; nothing else was replaced" "$first"
 		return
@@ -237,8 +237,8 @@ deploy() {
 	ask check -health "$health" -within "$within" -before "$before" -unit "$unit" || restore "$new_name is not healthy: $problem"
 	did healthy "$answers"
 	phase=served
-	ask upgrade -drained "$target" -unit "$unit" -generation "$generation" || { phase=replaced; restore "$new_name has crashed: $problem"; }
-	did drained "$drained"
+	[ -n "$rollback" ] || ask upgrade -drained "$target" -unit "$unit" -generation "$generation" || { phase=replaced; restore "$new_name has crashed: $problem"; }
+	[ -z "$drained" ] || did drained "$drained"
 	finish
 	did "$step" "$new_name serves in place of $was_name: generation $generation, pid $pid" "$first"
 }

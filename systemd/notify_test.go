@@ -139,7 +139,7 @@ func TestStatusInATrial(t *testing.T) {
 			g.trial = &upgrade.TrialStatus{Stage: upgrade.StageTrial, Share: .1, Ends: time.Now().Add(5 * time.Second)}
 		})
 		time.Sleep(2500 * time.Millisecond)
-		want := status("v1") + "; trial: 10 % of connections, 0 requests, 0 failed; here 0, 0 failed; 3 s left"
+		want := status("v1") + "; trial: 10 % of connections, 0 requests, 0 failed (0.0 %); here 0, 0 failed (0.0 %); 3 s left"
 		if got := s.received(t); len(got) != 2 || got[1] != want {
 			t.Errorf("got %q in a trial, want two, of which the last is %q", got, want)
 		}

@@ -261,7 +261,7 @@ func withLastWords(reason string, lines []string) string {
 			words = cmp.Or(strings.TrimSpace(line), words)
 		}
 	}
-	if words == "" || strings.Contains(words, reason) {
+	if words == "" {
 		return reason
 	}
 	return reason + "; its last output: " + words

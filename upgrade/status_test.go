@@ -44,7 +44,7 @@ func TestStatusString(t *testing.T) {
 			Generation: 3, Generations: []Member{draining, serving}},
 		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections; generation 4, version 1.5.0, is starting": {
 			Generation: 3, Generations: []Member{serving, starting}, Trial: over},
-		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections; generation 4, version 1.5.0, is probation; trial: 50 % of connections, 2 requests, 1 failed (50.0 %); here 0, 0 failed; 0 s left": {
+		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections; generation 4, version 1.5.0, is probation; trial: 50 % of connections, 2 requests, 1 failed (50.0 %); here 0, 0 failed (0.0 %); 0 s left": {
 			Generation: 3, Generations: []Member{serving, tried}, Trial: trial},
 		"generation 3, version 1.4.0, is serving: 12 requests in flight, 340 connections; the upgrade of 2026-01-02 03:04:05 failed: exit status 1": {
 			Generation: 3, Generations: []Member{serving}, Upgrades: []Upgrade{{Result: Succeeded}, failed}},
@@ -75,9 +75,9 @@ func TestStatusTable(t *testing.T) {
 1           10   1.0      draining  1h2m3s  2         0    2       5     3
 2           20   1.1      serving   250 ms  0         0    0       0     0
 
-TRIAL        GENERATION  REQUESTS  FAILED       DENIED  REDIRECTED  EMPTY
-successor    3           7         7 (100.0 %)  0       0           0
-predecessor  2           10        0            0       0           0
+TRIAL        GENERATION  REQUESTS  FAILED       DENIED  REDIRECTED  EMPTY  MEDIAN
+successor    3           7         7 (100.0 %)  0       0           0      -
+predecessor  2           10        0            0       0           0      -
 Verdict of 2026-01-02 03:04:06: bad; 7 of 7 requests failed
 
 UPGRADE  VERSIONS    AT                   BY       RESULT     AFTER  MIGRATED                   CLOSED                                                 REASON

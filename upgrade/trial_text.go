@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"text/tabwriter"
 	"time"
+
+	"example.com/baton/upgrade/internal/judge"
 )
 
 // String is the trial in one line, as of now: the progress that [Ask] reports.
@@ -21,11 +23,7 @@ func (t TrialStatus) line(now time.Time) string {
 	case StageTrial:
 		text = fmt.Sprintf("trial: %s of connections, ", percent(t.Share, -1))
 	}
-	noun := " requests, "
-	if t.Successor.Ended == 1 {
-		noun = " request, "
-	}
-	text += grouped(t.Successor.Ended) + noun + failures(t.Successor) + "; here " + grouped(t.Serving.Ended) + ", " + failures(t.Serving)
+	text += judge.Summary(t.Successor, t.Serving)
 	switch {
 	case t.Running():
 		text += "; " + t.left(now) + " left"
@@ -43,13 +41,13 @@ func (t TrialStatus) left(now time.Time) string {
 // write writes the trial as a table with both generations, and a line about it.
 func (t TrialStatus) write(w io.Writer, now time.Time) {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "TRIAL\tGENERATION\tREQUESTS\tFAILED\tDENIED\tREDIRECTED\tEMPTY")
+	fmt.Fprintln(table, "TRIAL\tGENERATION\tREQUESTS\tFAILED\tDENIED\tREDIRECTED\tEMPTY\tMEDIAN")
 	row := func(name string, generation int, o Outcomes) {
 		fmt.Fprintf(table, "%s\t%d\t%s", name, generation, grouped(o.Ended))
 		for _, n := range []uint64{o.Failed, o.Denied, o.Redirected, o.Empty} {
 			fmt.Fprintf(table, "\t%s", ratio(n, o.Ended))
 		}
-		fmt.Fprintln(table)
+		fmt.Fprintf(table, "\t%s\n", median(o))
 	}
 	row("successor", t.To, t.Successor)
 	row("predecessor", t.From, t.Serving)
@@ -68,11 +66,13 @@ func (t TrialStatus) write(w io.Writer, now time.Time) {
 	}
 }
 
-func failures(o Outcomes) string {
-	if o.Ended == 0 {
-		return grouped(o.Failed) + " failed"
+// median writes the time that half of the requests take at most.
+func median(o Outcomes) string {
+	d, n := o.Latency.Median()
+	if n == 0 {
+		return "-"
 	}
-	return grouped(o.Failed) + " failed (" + percent(float64(o.Failed)/float64(o.Ended), 1) + ")"
+	return span(d.Seconds())
 }
 
 // ratio writes a part of a number, and how much of it that is.

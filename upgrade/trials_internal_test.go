@@ -119,10 +119,11 @@ func TestTrialOfThePredecessor(t *testing.T) {
 func TestTrialText(t *testing.T) {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.Local)
 	successor, serving := Outcomes{Ended: 312, Denied: 3}, Outcomes{Ended: 2810, Failed: 3, Redirected: 1, Empty: 2810}
+	successor.Latency.Add(7 * time.Millisecond)
 	const table = "" +
-		"TRIAL        GENERATION  REQUESTS  FAILED     DENIED     REDIRECTED  EMPTY\n" +
-		"successor    2           312       0          3 (1.0 %)  0           0\n" +
-		"predecessor  1           2,810     3 (0.1 %)  0          1 (0.0 %)   2,810 (100.0 %)\n"
+		"TRIAL        GENERATION  REQUESTS  FAILED     DENIED     REDIRECTED  EMPTY            MEDIAN\n" +
+		"successor    2           312       0          3 (1.0 %)  0           0                7 ms\n" +
+		"predecessor  1           2,810     3 (0.1 %)  0          1 (0.0 %)   2,810 (100.0 %)  -\n"
 	for name, test := range map[string]struct {
 		trial       TrialStatus
 		line, below string
@@ -165,7 +166,7 @@ func TestTrialText(t *testing.T) {
 			}
 		})
 	}
-	if got, want := (TrialStatus{Stage: StageWatch, Ends: now, Successor: Outcomes{Ended: 1}}).line(now), "watch: 1 request, 0 failed (0.0 %); here 0, 0 failed; 0 s left"; got != want {
+	if got, want := (TrialStatus{Stage: StageWatch, Ends: now, Successor: Outcomes{Ended: 1}}).line(now), "watch: 1 request, 0 failed (0.0 %); here 0, 0 failed (0.0 %); 0 s left"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }

@@ -3,6 +3,7 @@ package upgrade
 import (
 	"encoding/json"
 	"net"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -94,6 +95,7 @@ func (r *run) forward(a lifecycle.Action) {
 func (r *run) fail(a lifecycle.Action) {
 	t, version := a.Trigger, r.attempt.next.Version
 	lines := r.abandon()
+	lines = slices.DeleteFunc(lines, func(line string) bool { return strings.Contains(line, a.Text) }) // of one that was taken back
 	r.log.Error("upgrade failed; this generation goes on serving", "by", t.By, "reason", a.Text, "stderr", strings.Join(lines, "\n"))
 	r.record(Upgrade{Time: t.At, Trigger: t.By, From: r.number, To: r.number + 1, Result: Failed,
 		Reason: withLastWords(a.Text, lines), Seconds: time.Since(t.At).Seconds(),

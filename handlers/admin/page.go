@@ -60,7 +60,7 @@ func (v view) Own() *upgrade.Member {
 func (v view) Generations() []upgrade.Member {
 	all := slices.SortedFunc(slices.Values(v.Status.Generations), func(a, b upgrade.Member) int { return b.Generation - a.Generation })
 	for i, m := range all {
-		if t := v.Status.Trial; t != nil && t.Running() && t.To == m.Generation && m.State == upgrade.Starting.String() {
+		if t := v.Status.Trial; t != nil && t.Running() && t.To == m.Generation && (m.State == upgrade.Starting.String() || m.State == upgrade.Probation.String()) {
 			all[i].State = upgrade.StageTrial
 		}
 	}

@@ -13,16 +13,17 @@ func TestPageShowsATrialWithoutScripts(t *testing.T) {
 	began := time.Now().Add(-time.Hour)
 	for _, test := range []struct {
 		name  string
+		state string // of the successor
 		trial upgrade.TrialStatus
 		want  []string
 	}{
-		{"trial", upgrade.TrialStatus{Stage: upgrade.StageTrial, Share: .1, Ends: began.Add(24*time.Hour + time.Minute)},
+		{"trial", "probation", upgrade.TrialStatus{Stage: upgrade.StageTrial, Share: .1, Ends: began.Add(24*time.Hour + time.Minute)},
 			[]string{"Trial 10 % of the connections 23 h", "4 starting", "5 trial · 2 requests, 0 connections"}},
-		{"watch", upgrade.TrialStatus{Stage: upgrade.StageWatch, Share: .1, Ends: began},
+		{"watch", "starting", upgrade.TrialStatus{Stage: upgrade.StageWatch, Share: .1, Ends: began},
 			[]string{"Watch the predecessor can take back 0 s left"}},
-		{"bad", upgrade.TrialStatus{Ends: began, Verdict: upgrade.VerdictBad, Reason: "<b>7</b> of 7 requests failed"},
+		{"bad", "starting", upgrade.TrialStatus{Ends: began, Verdict: upgrade.VerdictBad, Reason: "<b>7</b> of 7 requests failed"},
 			[]string{"Trial bad 1 h ago", "&lt;b&gt;7&lt;/b&gt; of 7 requests failed", "5 starting for 250 ms"}},
-		{"good", upgrade.TrialStatus{Ends: began, Verdict: upgrade.VerdictGood}, []string{"Trial good 1 h ago"}},
+		{"good", "probation", upgrade.TrialStatus{Ends: began, Verdict: upgrade.VerdictGood}, []string{"Trial good 1 h ago"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			test.trial.From, test.trial.To, test.trial.Began = 3, 5, began
@@ -30,7 +31,7 @@ func TestPageShowsATrialWithoutScripts(t *testing.T) {
 			s := newService()
 			s.status.Trial = &test.trial
 			s.status.Generations = append(s.status.Generations, upgrade.Member{Generation: 4, PID: 5, State: "starting"},
-				upgrade.Member{Generation: 5, PID: 6, State: "starting", Age: .25, Load: upgrade.Load{Requests: 2}})
+				upgrade.Member{Generation: 5, PID: 6, State: test.state, Age: .25, Load: upgrade.Load{Requests: 2}})
 			response, page := testserver.Do(t, testserver.Serve(t, Handler(Options{Metrics: noMetrics(), Status: s.Status})), "GET", "/")
 			testserver.CheckPolicy(t, response, page)
 			text := visible(page)

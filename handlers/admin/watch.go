@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/baton/handlers/internal/live"
+	"example.com/baton/handlers/internal/trial"
 	"example.com/baton/handlers/metrics"
 	"example.com/baton/upgrade"
 )
@@ -97,11 +98,17 @@ func (w *watch) eventFor(ctx context.Context, now sight) string {
 	if w.eventOf.Equal(now.at) {
 		return w.event
 	}
+	var tried *trial.View
+	if t := now.status.Trial; t != nil {
+		v := trial.Show(*t, now.at)
+		tried = &v
+	}
 	data, _ := json.Marshal(struct { // strings, finite numbers and times always marshal
 		Time   float64        `json:"time"` // seconds since 1970, so that a rate is right whatever the network does
 		Status upgrade.Status `json:"status"`
+		Trial  *trial.View    `json:"trial,omitempty"` // that of the status, in words
 		metrics.Totals
-	}{float64(time.Now().UnixMicro()) / 1e6, now.status, w.options.Metrics.Totals(ctx)})
+	}{float64(time.Now().UnixMicro()) / 1e6, now.status, tried, w.options.Metrics.Totals(ctx)})
 	w.event, w.eventOf = fmt.Sprintf("event: now\ndata: %s\n\n", data), now.at
 	return w.event
 }

@@ -159,6 +159,9 @@ func (a *answer) describeOnce(q *question) (pid int, err error) {
 	}
 	a.say("target", target)
 	a.say("stands", fileKey(target))
+	if c := readCrashes(target); q.rollback && c.Replaced != nil && c.Replaced.By == fileKey(target) {
+		a.say("stood", fileKey(target)) // the way back was made already
+	}
 	a.say("directory", filepath.Dir(target))
 	before := ""
 	if previous := target + ".previous"; fileID(previous) != "" {

@@ -216,7 +216,7 @@ func TestAnswerBack(t *testing.T) {
 	if want := fmt.Sprintf("generation 3 (pid %d, version it's $(v1)) serves, which is not the binary in place", os.Getpid()); got["problem"] != want {
 		t.Errorf("got %q, want %q", got["problem"], want)
 	}
-	if got := f.requests("upgrade"); got != 3 {
+	if got := f.requests("upgrade-with"); got != 3 {
 		t.Errorf("got %d requests for an upgrade, want three", got)
 	}
 }

@@ -154,6 +154,7 @@ func lockDeploy(target string) (unlock func(), err error) {
 		f.Close()
 		return nil, fmt.Errorf("a deploy of %s runs: %w", target, err)
 	}
+	fmt.Fprintf(f, "%d crash\n", os.Getpid())
 	return func() { os.Remove(path); f.Close() }, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"io"
 	"os"
+	"syscall"
 	"time"
 )
 
@@ -69,5 +70,6 @@ func (q *question) shown() progress {
 	if q.progress < 0 {
 		return newProgress(nil)
 	}
+	syscall.CloseOnExec(q.progress) // or what systemctl leaves would hold up who reads the output
 	return newProgress(os.NewFile(uintptr(q.progress), "progress"))
 }

@@ -157,6 +157,8 @@ func (st step) Back(shown progress) (s serving, tries int, err error) {
 		shown.show(s)
 		switch {
 		case asked != nil:
+		case trying && s.Status.Trial != nil && s.Status.Trial.Stage != "":
+			asked = request(s.Unit.PID, func(path string) error { return upgrade.Abort(ctx, path, "the release before is wanted back") })
 		case trying && killOther(s.Status, st.File):
 		case s.Unit.isDown() && st.Start:
 			return s, tries, err
@@ -173,8 +175,21 @@ func (st step) Back(shown progress) (s serving, tries int, err error) {
 	}
 }
 
-// requestUpgrade asks the main process for an upgrade.
+// requestUpgrade asks the main process for an upgrade, without a trial: what is gone back to has served.
 func requestUpgrade(ctx context.Context, pid int) chan error {
+	return request(pid, func(path string) error {
+		var share float64
+		var watch time.Duration
+		_, err := upgrade.Ask(ctx, path, upgrade.Overrides{Share: &share, Watch: &watch}, nil)
+		if errors.Is(err, upgrade.ErrRefused) { // by a release that knows no trials
+			_, err = upgrade.Ask(ctx, path, upgrade.Overrides{}, nil)
+		}
+		return err
+	})
+}
+
+// request does something on the control socket of a process.
+func request(pid int, do func(path string) error) chan error {
 	done := make(chan error, 1)
 	go func() {
 		p := readProcess(pid)
@@ -182,10 +197,7 @@ func requestUpgrade(ctx context.Context, pid int) chan error {
 			done <- fmt.Errorf("pid %d has ended", pid)
 			return
 		}
-		done <- p.control(func(path string) error {
-			_, err := upgrade.Ask(ctx, path, upgrade.Overrides{}, nil)
-			return err
-		})
+		done <- p.control(do)
 	}()
 	return done
 }

@@ -18,7 +18,7 @@ type files struct {
 	Previous string // the binary before it
 	Older    string // the binary before that, until the deploy has succeeded
 	Crashed  string // the last one that crashed
-	Lock     string // held by the deploy that runs: its pid, "deploy" or "rollback", and what was in place
+	Lock     string // held by the deploy that runs: its pid, "deploy", "rollback" or "crash", and what was in place
 }
 
 func filesOf(target string) files {
@@ -116,33 +116,27 @@ const endTime = time.Minute
 
 // endOther ends the deploy that holds the lock, unless it is a rollback. That puts back what it has replaced,
 // or leaves it if it serves. endOther returns what was in place before it, "" if it had not come that far.
+// Who answers a crash, or has not said yet who it is, is waited for.
 func (f files) endOther() (stood string, err error) {
-	text, err := os.ReadFile(f.Lock)
-	if err != nil {
-		return "", err
-	}
-	words := strings.SplitN(strings.TrimSpace(string(text)), " ", 3)
-	pid, err := strconv.Atoi(words[0])
-	if err != nil || pid <= 1 || len(words) < 2 || words[1] != "deploy" {
-		return "", errors.New("it is a rollback")
-	}
-	if len(words) == 3 {
-		stood = words[2]
-	}
-	if !f.isHeld() {
-		return stood, nil
-	}
-	// A shell heeds the signal once its child has ended.
-	children := childrenOf(pid)
-	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-		return stood, nil // it has just ended
-	}
-	for _, child := range children {
-		syscall.Kill(child, syscall.SIGTERM)
-	}
+	ended := 0
 	for began := time.Now(); f.isHeld(); time.Sleep(20 * time.Millisecond) {
 		if time.Since(began) > endTime {
 			return "", fmt.Errorf("it has not ended within %v", endTime)
+		}
+		text, _ := os.ReadFile(f.Lock)
+		words := strings.SplitN(strings.TrimSpace(string(text)), " ", 3)
+		pid, _ := strconv.Atoi(words[0])
+		switch {
+		case len(words) < 2 || pid <= 1 || words[1] == "crash" || pid == ended:
+			continue
+		case words[1] != "deploy":
+			return "", errors.New("it is a rollback")
+		}
+		stood, ended = strings.Join(words[2:], ""), pid
+		children := childrenOf(pid) // a shell heeds the signal once its child has ended
+		syscall.Kill(pid, syscall.SIGTERM)
+		for _, child := range children {
+			syscall.Kill(child, syscall.SIGTERM)
 		}
 	}
 	return stood, nil

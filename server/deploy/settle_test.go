@@ -125,6 +125,9 @@ func TestCopyFile(t *testing.T) {
 func TestEndOther(t *testing.T) {
 	t.Parallel()
 	f := layout(t, "v1", "", "")
+	if stood, err := f.endOther(); stood != "" || err != nil {
+		t.Errorf("nobody: got %q, %v", stood, err)
+	}
 	for _, tt := range []struct {
 		kind, stood, want string
 		ends              bool
@@ -156,5 +159,25 @@ func TestEndOther(t *testing.T) {
 			t.Errorf("%s: it ended with exit code %d, want 3", tt.kind, got)
 		}
 		os.Remove(f.Lock)
+	}
+}
+
+// Who answers a crash is waited for.
+func TestEndOtherThatAnswersACrash(t *testing.T) {
+	t.Parallel()
+	f := layout(t, "v2", "v1", "")
+	unlock, err := lockDeploy(f.Target)
+	if err != nil {
+		t.Fatal(err)
+	}
+	released := make(chan struct{})
+	time.AfterFunc(100*time.Millisecond, func() { close(released); unlock() })
+	if stood, err := f.endOther(); stood != "" || err != nil {
+		t.Errorf("got %q, %v", stood, err)
+	}
+	select {
+	case <-released:
+	default:
+		t.Error("it was not waited for")
 	}
 }

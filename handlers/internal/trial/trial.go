@@ -47,10 +47,14 @@ func Show(t upgrade.TrialStatus, now time.Time) View {
 }
 
 func side(generation int, role string, o upgrade.Outcomes) Side {
+	median := ""
+	if d, n := o.Latency.Median(); n > 0 {
+		median = " · median " + figure.Duration(d.Seconds())
+	}
 	return Side{
 		Name:  fmt.Sprintf("Generation %d, the %s", generation, role),
 		Share: figure.Ratio(o.Failed, o.Ended),
 		Counts: fmt.Sprintf("%s · %s failed · %s denied · %s redirected · %s empty", figure.Plural(o.Ended, "request"),
-			figure.Number(o.Failed), figure.Number(o.Denied), figure.Number(o.Redirected), figure.Number(o.Empty)),
+			figure.Number(o.Failed), figure.Number(o.Denied), figure.Number(o.Redirected), figure.Number(o.Empty)) + median,
 	}
 }

@@ -46,6 +46,10 @@ const growth = 1.25
 // Add counts a duration.
 func (l *Latencies) Add(d time.Duration) { l[bucket(d)]++ }
 
+// Bucket returns the index of the bucket that has a duration. The histogram, which may be nil, has
+// no part in that: whoever counts with atomics needs no more.
+func (*Latencies) Bucket(d time.Duration) int { return bucket(d) }
+
 func bucket(d time.Duration) int {
 	if d <= time.Millisecond {
 		return 0

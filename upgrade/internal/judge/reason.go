@@ -12,7 +12,11 @@ func Summary(successor, predecessor Outcomes) string {
 		s := sampleOf(o.Failed, o.Ended)
 		return fmt.Sprintf("%s failed (%.1f %%)", thousands(s.x), 100*s.ratio())
 	}
-	return fmt.Sprintf("%s requests, %s; here %s, %s", thousands(float64(successor.Ended)), text(successor),
+	noun := "requests"
+	if successor.Ended == 1 {
+		noun = "request"
+	}
+	return fmt.Sprintf("%s %s, %s; here %s, %s", thousands(float64(successor.Ended)), noun, text(successor),
 		thousands(float64(predecessor.Ended)), text(predecessor))
 }
 
