@@ -59,6 +59,24 @@
 //	  | -----------------------------------------------------> |
 //	  | <----------------------------------------------------- |  200, on the same connection
 //
+// # Sessions of migration
+//
+// Connections migrate in a session, which begins with [Server.Share] or [Server.Drain]. Share is
+// for a successor that is being tried, and may be taken back: nothing is closed in its sessions,
+// no response carries "Connection: close", no GOAWAY is sent, and what cannot migrate is served as
+// if there were no successor. [Server.Reclaim] ends them, any number of times, and the successor
+// returns what it has by its own Drain. The drain's session is the last, and only in that one
+// everything ends.
+//
+//	Share(h, 0.1)  a random tenth of the connections migrates; the server goes on accepting
+//	Share(h, 1)    all of them migrate; the listeners are paused
+//	Reclaim()      they accept again, nothing migrates
+//	Drain(ctx, h)  all that is left migrates or is ended
+//
+// A connection is offered once in a session. One of HTTP/2 that is chosen has requests held as
+// told below, at most four times in a session: then it migrates only if it comes to rest by itself.
+// Tunnels migrate in a drain only.
+//
 // # What happens to each protocol in an upgrade
 //
 // HTTP/1.1 without TLS, TCP and unix, idle or busy, migrates; so do connections that have sent
@@ -137,8 +155,9 @@
 // tries out that net/http reads as expected. If a Go release should ever read otherwise, it
 // logs that, and connections are closed as above.
 //
-// Why a connection was closed is one line of reason.go. What ends a drain is drain.go, and
-// migrate.go offers connections to the successor, those that offer.go says may go.
+// Why a connection was closed is one line of reason.go. What ends a drain is drain.go. A session
+// of migration begins and ends in session.go; migrate.go offers connections to the successor,
+// those that offer.go says may go. What became of the requests is counted in outcomes.go.
 //
 // # What is not promised
 //

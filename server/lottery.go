@@ -2,8 +2,8 @@ package server
 
 // lottery chooses a share of what comes, one after another: of n about share*n, and the first
 // one in any case, so that little traffic is enough for a trial. It divides what comes into
-// stretches of which one is chosen each, anywhere in it: whoever knows which were chosen cannot
-// tell which is next.
+// stretches of which one is chosen each, anywhere in it, so that the share holds for every
+// few, and clients that come in a pattern are chosen like others.
 type lottery struct {
 	share  float64 // more than 0, less than 1
 	n      int     // how many have come

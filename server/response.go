@@ -29,7 +29,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	handed.TLS = c.secure.connectionState()
 	rw.ResponseWriter, rw.begun, rw.handed, rw.came = w, false, handed, time.Now()
-	rw.status, rw.hasBody = 0, false
+	rw.status, rw.hasBody, rw.header = 0, false, nil
 	s.outcomes.started.Add(1)
 	s.requests.Add(1)
 	returned := false
@@ -44,7 +44,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 			rw.request.end(rw.fullDuplex || !returned)
 			rw.request = nil
 		}
-		rw.ResponseWriter, rw.handed = overWriter{}, nil // an idle connection should not hold the last request in memory
+		rw.ResponseWriter, rw.handed, rw.header = overWriter{}, nil, nil // an idle connection should not hold the last request in memory
 		s.noteReturn(c)
 	}()
 	s.handler.ServeHTTP(rw, handed)
@@ -73,10 +73,11 @@ type response struct {
 	conn     *conn
 	body     *streamBody
 	stream   *streamWriter
-	begun    bool // the final header is written, or the connection hijacked
-	status   int  // in that header; 0: none is written
-	hasBody  bool // a byte of it is written
-	isStream bool // of events
+	begun    bool        // the final header is written, or the connection hijacked
+	status   int         // in that header; 0: none is written
+	hasBody  bool        // a byte of it is written
+	header   http.Header // nil: the handler has not asked for it
+	isStream bool        // of events
 	handed   *http.Request
 	came     time.Time // the request
 
@@ -88,7 +89,7 @@ func (w *response) begin(status int) {
 	if w.begun || status < 200 && status != http.StatusSwitchingProtocols {
 		return
 	}
-	w.begun, w.status, w.isStream = true, status, isEventStream(w.Header())
+	w.begun, w.status, w.isStream = true, status, isEventStream(w.header)
 	w.conn.server.outcomes.answered.Add(1)
 	w.conn.follower().beginResponse(w, status)
 }
@@ -97,6 +98,13 @@ func (w *response) begin(status int) {
 // net/http would ignore.
 func (w *response) leavesBody() bool {
 	return w.fullDuplex && w.request != nil && !w.request.whole.Load()
+}
+
+// Header remembers what it returns: net/http copies the header for a response if it was ever asked
+// for it.
+func (w *response) Header() http.Header {
+	w.header = w.ResponseWriter.Header()
+	return w.header
 }
 
 func (w *response) WriteHeader(status int) {

@@ -5,6 +5,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"example.com/baton/upgrade/internal/judge"
+	"example.com/baton/upgrade/internal/lifecycle"
 )
 
 func TestTrialDefaults(t *testing.T) {
@@ -70,5 +73,38 @@ func TestShorten(t *testing.T) {
 		if got := shorten(reason); len(got) != want || !strings.HasPrefix(reason, got) {
 			t.Errorf("%q: got %d bytes, want %d", reason, len(got), want)
 		}
+	}
+}
+
+func TestSuccessorThatDoesNotAnswer(t *testing.T) {
+	const interval = 200 * time.Millisecond
+	for name, test := range map[string]struct {
+		answers func(nth int) bool
+		paused  time.Duration // of this process, at the tenth comparison
+		bad     int           // the comparison that is; 0: none
+	}{
+		"it answers":           {func(int) bool { return true }, 0, 0},
+		"never":                {func(int) bool { return false }, 0, 26},
+		"no more":              {func(nth int) bool { return nth < 10 }, 0, 34},
+		"late":                 {func(nth int) bool { return nth%20 == 0 }, 0, 0},
+		"this process is held": {func(nth int) bool { return nth != 10 }, time.Minute, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Now()
+			c := &comparison{judge: judge.New(judge.Options{}), began: now}
+			bad := 0
+			for nth := 1; nth <= 50 && bad == 0; nth++ {
+				if now = now.Add(interval); nth == 10 {
+					now = now.Add(test.paused)
+				}
+				c.listen(now, test.answers(nth))
+				if e := c.observe(Outcomes{}, Outcomes{}, 1); e.Verdict == lifecycle.Bad {
+					bad = nth
+				}
+			}
+			if bad != test.bad {
+				t.Errorf("bad: got comparison %d, want %d", bad, test.bad)
+			}
+		})
 	}
 }

@@ -2,6 +2,8 @@ package upgrade
 
 import (
 	"context"
+	"fmt"
+	"math"
 	"runtime/debug"
 	"time"
 
@@ -18,6 +20,10 @@ const returnSlack = 5 * time.Second
 // fewer it is all that the generation has served.
 const leastBaseline = 100
 
+// silenceLimit is for how long a successor may leave questions unanswered: one that hangs counts
+// nothing, and so cannot be judged by its requests.
+const silenceLimit = 5 * time.Second
+
 // comparison is of the two generations in one stage.
 type comparison struct {
 	judge       *judge.Judge
@@ -28,6 +34,9 @@ type comparison struct {
 	before      Outcomes // of this generation, that count too: in the watch it serves hardly any request
 
 	successor, serving Outcomes // what was compared last
+
+	last    time.Time     // when that was
+	silence time.Duration // since the successor's last answer
 }
 
 // canTry reports whether a successor can be tried on the service's connections.
@@ -83,7 +92,11 @@ func (r *run) share(a lifecycle.Action) {
 	t.Serving = c.before
 	r.setTrial(t)
 	r.reclaiming.Wait()
-	r.service.(Sharer).Share(r.handoff(), a.Share)
+	share := a.Share
+	if a.Stage == lifecycle.StageTrial {
+		share = min(share, math.Nextafter(1, 0)) // this generation accepts, whatever the share
+	}
+	r.service.(Sharer).Share(r.handoff(), share)
 	if a.Share == 1 {
 		go debug.FreeOSMemory() // the successor needs it now
 	}
@@ -95,7 +108,7 @@ func (r *run) compare() {
 	go func() {
 		ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 		defer cancel()
-		question(ctx, []*link.Link{a.link})
+		answered := question(ctx, []*link.Link{a.link}) && !a.link.Silent()
 		own := r.outcomes()
 		r.mu.Lock()
 		successor := r.successor
@@ -105,8 +118,21 @@ func (r *run) compare() {
 		}
 		theirs := successor.outcomes
 		r.mu.Unlock()
+		c.listen(time.Now(), answered)
 		r.post(c.observe(theirs, own, a.next.PID))
 	}()
+}
+
+// listen notes whether the successor has answered. A time in which this process did not run itself,
+// because it was stopped say, is no silence of the successor's.
+func (c *comparison) listen(now time.Time, answered bool) {
+	if !c.last.IsZero() {
+		c.silence += min(now.Sub(c.last), time.Second)
+	}
+	if answered {
+		c.silence = 0
+	}
+	c.last = now
 }
 
 // observe compares the two, and returns the outcome as an event.
@@ -121,10 +147,12 @@ func (c *comparison) observe(theirs, own Outcomes, pid int) lifecycle.Event {
 		text += "; " + slower
 	}
 	e := lifecycle.Event{Kind: lifecycle.Judged, PID: pid, Stage: c.stage, Text: text}
-	switch v.Decision {
-	case judge.Good:
+	switch {
+	case c.silence >= silenceLimit:
+		e.Verdict, e.Text, e.Cause = lifecycle.Bad, fmt.Sprintf("the successor hangs: no answer from it for %v", silenceLimit), lifecycle.Failures
+	case v.Decision == judge.Good:
 		e.Verdict = lifecycle.Good
-	case judge.Bad:
+	case v.Decision == judge.Bad:
 		e.Verdict, e.Text, e.Cause = lifecycle.Bad, v.Reason, lifecycle.Failures
 		if v.Slow {
 			e.Cause = lifecycle.Slowness

@@ -151,7 +151,7 @@ func (r *round) run(t *testing.T) (end string, took time.Duration) {
 	}
 	r.awaitPhase(t)
 	begun := time.Now()
-	for range 1 + rand.IntN(3) {
+	for range max(1, rand.IntN(5)-1) { // mostly one
 		r.interrupt()
 		time.Sleep(rand.N(stageTime / 2))
 	}

@@ -81,6 +81,9 @@ func (c *cell) check(t *testing.T, r row) {
 	if limit := r.Closed; r.Lost > limit {
 		t.Errorf("%d requests lost, on %d connections", r.Lost, limit)
 	}
+	if log := c.Log(); !c.fatal && strings.Contains(log, "has not exited in the time for returning") {
+		t.Errorf("the bad release had to be killed")
+	}
 	c.checkShare(t, r)
 	if n := c.count(exchange.NoConnection); n != 0 {
 		t.Errorf("%d connects refused", n)
@@ -101,7 +104,10 @@ func table(some []*cell, rows map[*cell]row) string {
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "release\tby\twith\tserves\texit\trequests\twrong\tlost\trefused\tclosed\tafter\treason")
 	for _, c := range some {
-		r := rows[c]
+		r, ran := rows[c]
+		if !ran {
+			continue
+		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%v\t%s\n", c.badRelease.name, c.trigger, c.precaution.name,
 			r.Serves, r.Code, r.Requests, r.Wrong, r.Lost, r.Refused, r.Closed, r.Took, cmp.Or(r.Reason, r.Result))
 	}
