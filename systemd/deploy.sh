@@ -10,6 +10,7 @@
 #                   must be below 500, and no worse than that of the release before: 404 or no body after a 200
 #                   is. An address for TLS is asked in TLS, and only the certificate of a URL is verified
 #   --within TIME   how long each of these answers may take (default: 5s)
+#   --canary SHARE, --watch TIME   try and watch the new release so, this once, in place of what the service is set to
 #   --host HOST     deploys there, over ssh; repeatable: one host after the other, stopping at the first that fails,
 #                   with a summary of what runs where. A host that runs the new version already is passed over
 #   --ssh COMMAND   how to reach a host, as words (default: ssh)
@@ -230,8 +231,8 @@ deploy() {
 	problem=$(mv -f -T "$new" "$target" 2>&1) || { phase=kept; die "rename to $target: $problem; nothing was replaced"; }
 	did replaced "$target; $was_name is kept as $previous"
 
-	# A trial of the new release, and a watch over it, are between these two.
-	ask upgrade "$way" "$target" -unit "$unit" ${down:+$begin} -name "$new_name" -version "$version" -was "$was" || restore "$problem"
+	ask upgrade "$way" "$target" -unit "$unit" ${down:+$begin} -name "$new_name" -version "$version" -was "$was" \
+		${canary:+-canary "$canary"} ${watch:+-watch "$watch"} || restore "$problem"
 	[ -z "$embedded" ] || new_name=$serves
 	did "${down:-reloaded}" "generation $generation serves"
 	ask check -health "$health" -within "$within" -before "$before" -unit "$unit" || restore "$new_name is not healthy: $problem"
@@ -243,19 +244,20 @@ deploy() {
 	did "$step" "$new_name serves in place of $was_name: generation $generation, pid $pid" "$first"
 }
 
-unit=baton force='' start='' rollback='' status='' health='' within=5s hosts='' ssh=ssh sudo='' called='' binary='' locked='' locking='' phase=''
+unit=baton force='' start='' rollback='' status='' health='' within=5s canary='' watch='' hosts='' ssh=ssh sudo='' called='' binary='' locked='' locking='' phase=''
 active='' again='' alive='' answers='' before='' crashes='' directory='' drained='' embedded='' generation='' good='' lost='' name='' pid='' proved=''
 report='' runs='' same='' serves='' silent='' stands='' stood='' target='' undone='' version='' waited='' problem='' step=deployed kind=deploy way=-serves begin=-start
 while [ $# -gt 0 ]; do
 	flag=${1%%=*} value=${1#*=}
 	case $1 in
-	--unit | --health | --within | --host | --ssh | --called | --unit=* | --health=* | --within=* | --host=* | --ssh=* | --called=*)
+	--unit | --health | --within | --canary | --watch | --host | --ssh | --called | --unit=* | --health=* | --within=* | --canary=* | --watch=* | --host=* | --ssh=* | --called=*)
 		if [ "$flag" = "$1" ]; then value=${2-}; [ $# = 1 ] || shift; fi
 		[ -n "$value" ] || misused "$flag needs a value"
 		case $flag:$value in --host:-* | --host:*[[:space:]]*) misused "--host $value: want the name of a host" ;; esac
 		case $flag in
 		--host) value=$hosts${hosts:+$newline}$value flag=--hosts ;;
-		--within) case $value in [0-9]*[smh]) ;; *) misused "--within $value: want a time such as 500ms or 2s" ;; esac ;;
+		--within | --watch) case $value in 0 | [0-9]*[smh]) ;; *) misused "$flag $value: want a time such as 500ms or 2s" ;; esac ;;
+		--canary) case $value in [0-9]*) ;; *) misused "--canary $value: want a share such as 10%" ;; esac ;;
 		--health)
 			case $value in /* | http://* | https://*) ;; *) misused "--health $value: want a path such as /healthz, or a URL" ;; esac
 			value=$health${health:+$newline}$value
@@ -281,7 +283,7 @@ done
 trap '' PIPE # who reads the output may go, and what was begun is still brought to its end
 if [ -n "$hosts" ]; then
 	self=$(readlink -f "$0")
-	export newline self unit force start rollback status health within hosts ssh sudo binary
+	export newline self unit force start rollback status health within canary watch hosts ssh sudo binary
 	exec sh "${self%.sh}-hosts${self##*deploy}"
 fi
 for tool in systemctl flock timeout; do command -v "$tool" >/dev/null || die "$tool is missing; nothing was replaced"; done

@@ -221,3 +221,36 @@ func TestDeployScriptTwoAtOnce(t *testing.T) {
 	d.checkRuns("v2", 2)
 	d.Must(d.release("v3"))
 }
+
+// A deploy can try and watch its release, once. One that the administrator gives up meanwhile never replaced anything.
+func TestDeployScriptTrial(t *testing.T) {
+	t.Parallel()
+	d := startDeployer(t, service.Args("-canary-time", "200ms"))
+	d.Must("--canary", "50%", "--watch", "100ms", d.release("v2"))
+	d.check("v2", "v1")
+	if trial := d.Status().Trial; trial == nil || trial.Verdict == "" {
+		t.Errorf("got trial %+v, want one that is over", trial)
+	}
+
+	cmd, result := d.command("--watch", "1h", d.release("v3"))
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	await.Until(t, "the watch", func() bool {
+		trial := d.Status().Trial
+		return trial != nil && trial.Stage == "watch"
+	})
+	if code, _, stderr := d.Baton.Run("abort", "-control", d.Control, "-reason", "logins fail"); code != 0 {
+		t.Errorf("abort: got exit code %d: %s", code, stderr)
+	}
+	if r := result(); r.Code != 1 || !strings.Contains(r.Stderr, "watch: aborted on request: logins fail") {
+		t.Errorf("got %v, want exit code 1 and the reason", r)
+	}
+	d.check("v2", "v1")
+	d.checkRuns("v2", 2)
+	for _, args := range [][]string{{"--canary", "half"}, {"--watch", "long"}} {
+		if r := d.Run(append(args, d.release("v3"))...); r.Code != 2 {
+			t.Errorf("%v: got %v, want exit code 2", args, r)
+		}
+	}
+}

@@ -257,23 +257,35 @@ func TestSystemdStoreFollowsTheConfiguration(t *testing.T) {
 	u.CheckStopped(t)
 }
 
-// A crash while the predecessor drains costs what that one has in hand, and nothing else.
+// A crash while the predecessor drains costs what the dead one had in hand, and nothing else: the drain goes on, and the
+// predecessor's program takes over from what has crashed, without a restart.
 func TestSystemdCrashDuringADrain(t *testing.T) {
 	t.Parallel()
 	g := backend.NewGate(t)
 	u := machine.Running(t, "proxy /begun="+backend.Start(t, g), "idle-grace 100ms")
 	// systemd does not notice the end of a process that is not its child. The watchdog would, far too late.
-	held(u, t, g)
+	answered := held(u, t, g)
 	first := u.MainPID()
+	u.Deploy("v2")
 	u.Must("systemctl", "kill", "--signal=HUP", "--kill-who=main", "baton")
 	u.Await(t, "next generation", func() bool { return u.MainPID() != first })
+	second := u.MainPID()
 	crashWithAQueue(u, t, "during the drain", 20, 10*time.Second)
-	u.CheckServes(t, 1, "v1")
+	u.Await(t, "the main process", func() bool { return u.MainPID() != second })
+	u.CheckServes(t, 3, "v1")
+	g.Open()
+	answered()
+	u.Await(t, "only the process that serves", func() bool { return len(u.Processes()) == 1 })
 	u.Reload()
-	u.CheckServes(t, 2, "v1")
-	if n := len(u.Processes()); n != 1 {
-		t.Errorf("processes: got %d, want 1", n)
+	u.CheckServes(t, 4, "v2")
+	if n := u.Restarts(); n != 0 {
+		t.Errorf("NRestarts: got %d, want 0", n)
 	}
+	if n := u.Stored(); n != 2 {
+		t.Errorf("descriptors in the store: got %d, want 2", n)
+	}
+	u.Must("systemctl", "stop", "baton")
+	u.CheckStopped(t)
 }
 
 // systemd itself is upgraded as well: it executes itself anew, and still knows the main process and has the listeners.

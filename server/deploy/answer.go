@@ -125,7 +125,7 @@ func (a *answer) describe(q *question) error {
 		again := *a
 		again.Buffer = *bytes.NewBuffer(bytes.Clone(a.Bytes()))
 		pid, err := again.describeOnce(q)
-		if err != nil && pid != 0 && hasEnded(pid) && time.Since(began) < settleTime {
+		if err != nil && (errors.Is(err, errNoProcess) || pid != 0 && hasEnded(pid)) && time.Since(began) < settleTime {
 			continue // it has just died
 		}
 		*a = again

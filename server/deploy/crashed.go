@@ -95,7 +95,7 @@ func afterCrash(w io.Writer, unitName string, args []string) error {
 	if err != nil {
 		return err
 	}
-	if !d.isCrash(u.wasReady()) || u.hasProved(target, time.Now()) {
+	if !d.isCrash(u.wasReady()) || u.hasProved(target, time.Now()) || !u.ran(target, time.Now()) {
 		return nil
 	}
 	c, previous := readCrashes(target), target+".previous"
@@ -163,13 +163,29 @@ func (u unit) wasReady() bool { return u.Ready > 0 && u.Ready >= u.Started }
 
 // hasProved reports whether the release in place has served for so long that it is no new one.
 func (u unit) hasProved(target string, now time.Time) bool {
+	return u.wasReady() && min(sinceMonotonic(u.Ready), inPlace(target, now)) >= proof
+}
+
+// ran reports whether the release in place is that of the main process: it was there when that began.
+func (u unit) ran(target string, now time.Time) bool {
+	return inPlace(target, now) >= sinceMonotonic(u.Main)
+}
+
+// inPlace returns for how long a file has been where it is: the rename was the last change of its inode.
+func inPlace(path string, now time.Time) time.Duration {
 	var st syscall.Stat_t
-	var clock unix.Timespec
-	if !u.wasReady() || syscall.Stat(target, &st) != nil || unix.ClockGettime(unix.CLOCK_MONOTONIC, &clock) != nil {
-		return false
+	if syscall.Stat(path, &st) != nil {
+		return 0
 	}
-	inPlace := now.Sub(time.Unix(st.Ctim.Unix())) // the rename was the last change of the inode
-	return min(time.Duration(clock.Nano())-u.Ready, inPlace) >= proof
+	return now.Sub(time.Unix(st.Ctim.Unix()))
+}
+
+func sinceMonotonic(at time.Duration) time.Duration {
+	var clock unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_MONOTONIC, &clock) != nil {
+		return 0
+	}
+	return time.Duration(clock.Nano()) - at
 }
 
 var linkerVersion = regexp.MustCompile(`-X[ =']*main\.version=([^\s'"]+)`)

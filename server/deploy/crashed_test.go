@@ -32,6 +32,7 @@ func newCrashing(t *testing.T) *crashing {
 	t.Setenv("SERVICE_RESULT", "signal")
 	t.Setenv("EXIT_CODE", "killed")
 	t.Setenv("EXIT_STATUS", "KILL")
+	time.Sleep(20 * time.Millisecond) // the time of an inode is that coarse
 	c.ready(0)
 	return c
 }
@@ -45,7 +46,7 @@ func (c *crashing) ready(since time.Duration) {
 	}
 	at := (time.Duration(clock.Nano()) - since).Microseconds()
 	write(c.t, filepath.Join(c.dir, "systemctl"), fmt.Sprintf("#!/bin/sh\ncat <<END\nLoadState=loaded\nActiveState=deactivating\nSubState=stop-post\nMainPID=0\n"+
-		"InactiveExitTimestampMonotonic=%d\nActiveEnterTimestampMonotonic=%d\nExecStart={ path=%s ; argv[]=%s ; ignore_errors=no }\nEND\n", at, at, c.target, c.target))
+		"InactiveExitTimestampMonotonic=%[1]d\nActiveEnterTimestampMonotonic=%[1]d\nExecMainStartTimestampMonotonic=%[1]d\nExecStart={ path=%[2]s ; argv[]=%[2]s ; ignore_errors=no }\nEND\n", at, c.target))
 }
 
 func (c *crashing) crash(times int) (said string) {
@@ -114,6 +115,19 @@ func TestAfterCrashSwitchedOff(t *testing.T) {
 		t.Errorf("got %s", said)
 	}
 	c.check("the new release", "the one before", "")
+}
+
+// What was put in place after the start of the process that has died is not to blame.
+func TestAfterCrashOfWhatWasThereBefore(t *testing.T) {
+	c := newCrashing(t)
+	c.ready(30 * time.Second)
+	if said := c.crash(4); said != "" {
+		t.Errorf("got %s", said)
+	}
+	c.check("the new release", "the one before", "")
+	if crashes := readCrashes(c.target); len(crashes.Crashes) != 0 {
+		t.Errorf("written down: got %+v, want nothing", crashes)
+	}
 }
 
 // What would not start with this configuration is put nowhere.

@@ -6,6 +6,8 @@ import (
 	"os"
 	"syscall"
 	"time"
+
+	"example.com/baton/server/settings"
 )
 
 // A question is what the flags say.
@@ -57,12 +59,26 @@ func parse(args []string) (*question, error) {
 	flags.StringVar(&q.Name, "name", "", "`name` of what is to serve")
 	flags.StringVar(&q.Version, "version", "", "`version` that is to serve")
 	flags.Bool("crashed", true, "the main process has died; the arguments of the service follow")
+	flags.Func("canary", "`share` of the connections for a trial, this once", q.setShare)
+	flags.Func("watch", "`time` of a watch, this once", q.setWatch)
 	flags.IntVar(&q.WasPID, "was", 0, "`pid` of what served before")
 	if err := flags.Parse(args[1:]); err != nil {
 		return nil, err
 	}
 	q.rest = flags.Args()
 	return q, nil
+}
+
+func (q *question) setShare(s string) error {
+	share, err := settings.ParseShare(s)
+	q.Overrides.Share = &share
+	return err
+}
+
+func (q *question) setWatch(s string) error {
+	watch, err := time.ParseDuration(s)
+	q.Overrides.Watch = &watch
+	return err
 }
 
 // shown returns what tells the person who runs the script what is waited for.

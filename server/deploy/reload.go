@@ -38,6 +38,27 @@ func begin(verb, unit string) *job {
 	return j
 }
 
+// beginWith begins an upgrade with a trial or a watch of its own, which systemd cannot pass on.
+func (st step) beginWith() *job {
+	j := &job{unit: st.Unit, done: make(chan error, 1)}
+	var o upgrade.Outcome
+	done := request(st.WasPID, func(path string) (err error) {
+		o, err = upgrade.Ask(context.Background(), path, st.Overrides, nil)
+		return err
+	})
+	go func() {
+		err := <-done
+		if err == nil && o.Result != upgrade.Succeeded {
+			err = errors.New(o.String())
+		}
+		if err != nil {
+			j.output.WriteString(err.Error())
+		}
+		j.done <- err
+	}()
+	return j
+}
+
 // said returns what the commands of the unit said about the job, which goes to the journal, once it is done.
 func (j *job) said() string {
 	var said []byte
@@ -81,6 +102,9 @@ type step struct {
 	File  string
 	Start bool // the service is not alive: start it, in place of a reload
 
+	// Overrides are of the trial and the watch in this upgrade.
+	Overrides upgrade.Overrides
+
 	// What serves afterwards, as far as it is known.
 	Name    string
 	Version string
@@ -93,7 +117,12 @@ func (st step) Do(shown progress) (s serving, err error) {
 	if st.Start {
 		verb, noun = "restart", "start"
 	}
-	j := begin(verb, st.Unit)
+	var j *job
+	if st.Start || st.Overrides == (upgrade.Overrides{}) {
+		j = begin(verb, st.Unit)
+	} else {
+		j = st.beginWith()
+	}
 	for {
 		// What serves before the end of a restart is about to be stopped by it.
 		if s, err = look(st.Unit, st.File); err == nil && s.Unit.PID != st.WasPID && !st.Start {

@@ -119,6 +119,7 @@ const endTime = time.Minute
 // Who answers a crash, or has not said yet who it is, is waited for.
 func (f files) endOther() (stood string, err error) {
 	ended := 0
+	var children []int // of the shell, which heeds the signal once they have ended
 	for began := time.Now(); f.isHeld(); time.Sleep(20 * time.Millisecond) {
 		if time.Since(began) > endTime {
 			return "", fmt.Errorf("it has not ended within %v", endTime)
@@ -127,19 +128,26 @@ func (f files) endOther() (stood string, err error) {
 		words := strings.SplitN(strings.TrimSpace(string(text)), " ", 3)
 		pid, _ := strconv.Atoi(words[0])
 		switch {
-		case len(words) < 2 || pid <= 1 || words[1] == "crash" || pid == ended:
+		case pid > 1 && pid == ended:
+			terminate(children) // again, for one that had just been forked ignored it
+			continue
+		case len(words) < 2 || pid <= 1 || words[1] == "crash":
 			continue
 		case words[1] != "deploy":
 			return "", errors.New("it is a rollback")
 		}
 		stood, ended = strings.Join(words[2:], ""), pid
-		children := childrenOf(pid) // a shell heeds the signal once its child has ended
+		children = childrenOf(pid)
 		syscall.Kill(pid, syscall.SIGTERM)
-		for _, child := range children {
-			syscall.Kill(child, syscall.SIGTERM)
-		}
+		terminate(children)
 	}
 	return stood, nil
+}
+
+func terminate(pids []int) {
+	for _, pid := range pids {
+		syscall.Kill(pid, syscall.SIGTERM)
+	}
 }
 
 // isHeld reports whether a deploy runs.

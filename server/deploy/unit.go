@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -27,12 +28,14 @@ type unit struct {
 	// On the monotonic clock; 0 if it never was.
 	Started time.Duration // at the last start
 	Ready   time.Duration // when it was last ready
+	Main    time.Duration // since when the main process is that
 }
 
 // showUnit asks systemd for a unit.
 func showUnit(name string) (unit, error) {
 	out, err := exec.Command("systemctl", "show", "-p", "LoadState", "-p", "ActiveState", "-p", "SubState",
-		"-p", "MainPID", "-p", "Job", "-p", "CanReload", "-p", "ExecStart", "-p", "InactiveExitTimestampMonotonic", "-p", "ActiveEnterTimestampMonotonic", name).CombinedOutput()
+		"-p", "MainPID", "-p", "Job", "-p", "CanReload", "-p", "ExecStart", "-p", "InactiveExitTimestampMonotonic", "-p", "ActiveEnterTimestampMonotonic",
+		"-p", "ExecMainStartTimestampMonotonic", name).CombinedOutput()
 	if err != nil {
 		return unit{}, fmt.Errorf("query systemd for %s: %s", name, cmp.Or(strings.TrimSpace(string(out)), err.Error()))
 	}
@@ -61,6 +64,8 @@ func parseUnit(name, shown string) unit {
 			u.Started = microseconds(value)
 		case "ActiveEnterTimestampMonotonic":
 			u.Ready = microseconds(value)
+		case "ExecMainStartTimestampMonotonic":
+			u.Main = microseconds(value)
 		case "ExecStart":
 			_, rest, _ := strings.Cut(value, "path=")
 			u.Program, rest, _ = strings.Cut(rest, " ; argv[]=")
@@ -135,6 +140,8 @@ func (u unit) target(p *process) (string, error) {
 	return target, nil
 }
 
+var errNoProcess = errors.New("no main process")
+
 // Running returns the main process of a service that is alive, nil of another. It fails
 // where no deploy can be.
 func (u unit) running() (*process, error) {
@@ -145,7 +152,7 @@ func (u unit) running() (*process, error) {
 		return nil, nil
 	}
 	if u.PID == 0 {
-		return nil, fmt.Errorf("%s has no main process", u.Name)
+		return nil, fmt.Errorf("%s has %w", u.Name, errNoProcess)
 	}
 	p := readProcess(u.PID)
 	if p == nil {

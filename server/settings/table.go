@@ -130,18 +130,23 @@ func duration(into *time.Duration, least time.Duration) func(string) error {
 
 // share returns a parser of shares, which are from 0 to 1.
 func share(into *float64) func(string) error {
-	return func(s string) error {
-		number, isPercent := strings.CutSuffix(s, "%")
-		n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
-		if isPercent {
-			n /= 100
-		}
-		if err != nil || !(n >= 0 && n <= 1) {
-			return fmt.Errorf("%q is not a share such as 10%% or 0.1, of 100%% at most", s)
-		}
-		*into = n
-		return nil
+	return func(s string) (err error) {
+		*into, err = ParseShare(s)
+		return err
 	}
+}
+
+// ParseShare returns a share as settings have it: "10%" or "0.1", of 1 at most.
+func ParseShare(s string) (float64, error) {
+	number, isPercent := strings.CutSuffix(s, "%")
+	n, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if isPercent {
+		n /= 100
+	}
+	if err != nil || !(n >= 0 && n <= 1) {
+		return 0, fmt.Errorf("%q is not a share such as 10%% or 0.1, of 100%% at most", s)
+	}
+	return n, nil
 }
 
 func (s *Settings) setUndecided(verdict string) error {
