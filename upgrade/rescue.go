@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"syscall"
+	"time"
 
 	"example.com/baton/upgrade/internal/control"
 	"example.com/baton/upgrade/internal/descriptors"
@@ -20,6 +22,8 @@ import (
 type inheritance struct {
 	Generation int          `json:"generation"`
 	Claims     []link.Claim `json:"claims"` // of the descriptors from firstInherited on
+	Upgrades   []Upgrade    `json:"upgrades"`
+	Counts     Counts       `json:"counts"` // of all generations so far
 }
 
 const firstInherited = 3
@@ -54,8 +58,10 @@ func (r *run) releaseListeners() {
 }
 
 // rescue executes this program again, with the listeners of the successor that has died.
-func (r *run) rescue() {
-	number := r.number + 2
+func (r *run) rescue(a lifecycle.Action) {
+	number, t := r.number+2, a.Trigger
+	r.record(Upgrade{Time: t.At, Trigger: t.By, From: r.number, To: r.number + 1, Result: Failed, Reason: r.death(),
+		Seconds: time.Since(t.At).Seconds(), FromVersion: r.opts.Version, ToVersion: r.attempt.next.Version})
 	pid, err := r.executeAgain(number)
 	r.releaseListeners()
 	if err != nil {
@@ -75,7 +81,10 @@ func (r *run) executeAgain(number int) (pid int, err error) {
 	if len(r.reserve) == 0 {
 		return 0, errors.New("execute this program again: there are no listeners for it")
 	}
-	own := inheritance{Generation: number}
+	own := inheritance{Generation: number, Counts: r.currentReport(nil, r.own()).Counts}
+	r.mu.Lock()
+	own.Upgrades = slices.Clone(r.upgrades)
+	r.mu.Unlock()
 	var fds []int
 	for _, h := range r.reserve {
 		own.Claims, fds = append(own.Claims, h.claim), append(fds, h.fd)
@@ -105,9 +114,13 @@ func awaitSuccess(pid int) error {
 	return nil
 }
 
+func (r *run) death() string {
+	return fmt.Sprintf("generation %d died after it had taken over; its log has the cause", r.number+1)
+}
+
 // revoke notifies clients that the successor, although it had taken over, is dead.
 func (r *run) revoke(a lifecycle.Action) {
-	o := &Outcome{Result: Failed, Reason: fmt.Sprintf("generation %d died after it had taken over; its log has the cause", r.number+1)}
+	o := &Outcome{Result: Failed, Reason: r.death()}
 	if r.rescuer != 0 {
 		o.Reason += fmt.Sprintf("; generation %d takes over, with the program of generation %d", r.number+2, r.number)
 		o.Generation, o.PID, o.Version = r.number+2, r.rescuer, r.opts.Version
@@ -126,7 +139,7 @@ func (g *Generation) takeInherited() error {
 	if err := json.Unmarshal([]byte(text), &own); err != nil {
 		return fmt.Errorf("take the listeners of a generation that has died: %w", err)
 	}
-	g.number = own.Generation
+	g.number, g.upgrades, g.past = own.Generation, own.Upgrades, own.Counts
 	for i, c := range own.Claims {
 		f := os.NewFile(uintptr(firstInherited+i), c.Bound)
 		ln, err := net.FileListener(f)

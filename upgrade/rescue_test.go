@@ -97,6 +97,16 @@ func TestSuccessorDiesDuringTheDrain(t *testing.T) {
 				if syscall.Kill(before, 0) != nil {
 					t.Error("the predecessor drains no more")
 				}
+				s, err := l.status()
+				if err != nil || len(s.Upgrades) == 0 {
+					t.Fatalf("got %+v, %v, want the last upgrades", s, err)
+				}
+				if last := s.Upgrades[len(s.Upgrades)-1]; last.Result != upgrade.Failed || last.To != n+1 || !strings.Contains(last.Reason, "died") {
+					t.Errorf("the status has %+v of the upgrade", last)
+				}
+				if a.Answers < n {
+					t.Errorf("%d answers counted, want those of all generations", a.Answers)
+				}
 				os.Remove(l.path("latch"))
 				l.awaitEnd(before)
 				l.latch("latch")

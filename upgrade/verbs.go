@@ -69,7 +69,7 @@ var verbs = map[lifecycle.Verb]func(*run, lifecycle.Action){
 
 	lifecycle.HoldListeners:    plain((*run).holdListeners),
 	lifecycle.ReleaseListeners: plain((*run).releaseListeners),
-	lifecycle.Rescue:           plain((*run).rescue),
+	lifecycle.Rescue:           (*run).rescue,
 	lifecycle.Revoke:           (*run).revoke,
 
 	lifecycle.ReportTo: about(func(r *run, p *member, _ lifecycle.Action) {

@@ -67,7 +67,7 @@ func (m *Machine) replace(e Event) {
 	default:
 		s.reserve = Released
 		m.emit(Action{Do: Log, Level: slog.LevelError, Text: "successor died after the takeover; executing this program again", Attrs: []any{"successor_pid", s.pid}})
-		m.emit(Action{Do: Rescue})
+		m.emit(Action{Do: Rescue, Trigger: s.trigger})
 		m.emit(Action{Do: Revoke, Trigger: s.trigger})
 		s.trigger.Waiters = nil
 	}
