@@ -20,7 +20,6 @@ import (
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/http1"
-	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
 	"example.com/baton/e2e/internal/tier"
 )
@@ -79,7 +78,7 @@ func upgradeBySignal(t *testing.T, b *service.Baton) {
 	b.Kill(pid, syscall.SIGHUP)
 	await.Until(t, "successor that serves", func() bool {
 		s, err := b.TryStatus()
-		return err == nil && s.PID != pid && s.PID == b.ReadPID() && s.State == "serving" && len(process.ListeningAt(t, pid)) == 0
+		return err == nil && s.PID != pid && s.PID == b.ReadPID() && s.State == "serving" && len(draining(s)) == len(s.Generations)-1
 	})
 	b.Follow(b.PID())
 }
