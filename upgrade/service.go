@@ -81,12 +81,14 @@ type SecretKeeper interface {
 	Secret() []byte
 }
 
-// Handoff is what others take over from a generation that drains.
+// Handoff is what another generation takes over from one that drains, or shares its connections
+// with that.
 type Handoff struct {
 	// Kept reports whether a listener is accepted from, or held open, beyond this
 	// generation: what is queued there is not lost.
 	Kept func(net.Listener) bool
-	// Migrate offers connections to the successor, and returns which it has taken. No
+	// Migrate offers connections to the other generation, the successor in general and the
+	// predecessor for one that is taken back, and returns which it has taken. No
 	// goroutine may read from them meanwhile, or write to one that has a State. What was
 	// not taken stays with the caller, as before; of the rest the caller closes its
 	// copy, which does not close the connection. Migrate returns when the successor has
