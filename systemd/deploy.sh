@@ -10,7 +10,7 @@
 #                   must be below 500, and no worse than that of the release before: 404 or no body after a 200
 #                   is. An address for TLS is asked in TLS, and only the certificate of a URL is verified
 #   --within TIME   how long each of these answers may take (default: 5s)
-#   --canary SHARE, --watch TIME   try and watch the new release so, this once, in place of what the service is set to
+#   --canary SHARE, --watch TIME   try and watch the new release so, this once; in a watch, it must be healthy as well
 #   --host HOST     deploys there, over ssh; repeatable: one host after the other, stopping at the first that fails,
 #                   with a summary of what runs where. A host that runs the new version already is passed over
 #   --ssh COMMAND   how to reach a host, as words (default: ssh)
@@ -232,7 +232,7 @@ deploy() {
 	did replaced "$target; $was_name is kept as $previous"
 
 	ask upgrade "$way" "$target" -unit "$unit" ${down:+$begin} -name "$new_name" -version "$version" -was "$was" \
-		${canary:+-canary "$canary"} ${watch:+-watch "$watch"} || restore "$problem"
+		${canary:+-canary "$canary"} ${watch:+-watch "$watch"} -health "$health" -within "$within" -before "$before" || restore "$problem"
 	[ -z "$embedded" ] || new_name=$serves
 	did "${down:-reloaded}" "generation $generation serves"
 	ask check -health "$health" -within "$within" -before "$before" -unit "$unit" || restore "$new_name is not healthy: $problem"

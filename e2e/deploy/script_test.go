@@ -3,6 +3,7 @@ package deploy
 import (
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"example.com/baton/e2e/internal/await"
+	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/load"
@@ -253,4 +255,23 @@ func TestDeployScriptTrial(t *testing.T) {
 			t.Errorf("%v: got %v, want exit code 2", args, r)
 		}
 	}
+}
+
+// The health check is asked while the predecessor of a watched release can still take back: nothing has to be put back by
+// a second upgrade.
+func TestDeployScriptVotes(t *testing.T) {
+	t.Parallel()
+	answer := func(code int) string {
+		return backend.Start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { http.Error(w, "answer", code) }))
+	}
+	config := filepath.Join(t.TempDir(), "baton.conf")
+	files.Put(t, []byte("proxy /="+answer(200)+"\n"), config, 0o644)
+	d := startDeployer(t, service.Args("-config", config))
+	files.Put(t, []byte("proxy /="+answer(503)+"\n"), config, 0o644)
+	r := d.Run("--watch", "1h", d.release("v2"))
+	if want := "watch: aborted on request: it is not healthy: "; r.Code != 1 || !strings.Contains(r.Stderr, want) || !strings.Contains(r.Stderr, "503") {
+		t.Errorf("got %v, want exit code 1 and %s", r, want)
+	}
+	d.check("v1", "")
+	d.checkRuns("v1", 1)
 }

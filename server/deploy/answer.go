@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"example.com/baton/upgrade"
 	"fmt"
 	"io"
 	"log/slog"
@@ -304,7 +305,7 @@ func (a *answer) health(q *question) error {
 	if err != nil {
 		return fmt.Errorf("no server answers on the control socket: %w", err)
 	}
-	c := check{strings.Split(cmp.Or(q.health, "/"), "\n"), s.Listen, q.within}
+	c := q.check(s)
 	if q.baseline {
 		a.say("before", format(c.ask()))
 		return nil
@@ -312,6 +313,11 @@ func (a *answer) health(q *question) error {
 	answers, err := c.run(parseReplies(q.before))
 	a.say("answers", answers)
 	return err
+}
+
+// check returns what is asked of a server.
+func (q *question) check(s upgrade.Status) check {
+	return check{strings.Split(cmp.Or(q.health, "/"), "\n"), s.Listen, q.within}
 }
 
 // step has the service change to the file in place.
@@ -324,6 +330,10 @@ func (a *answer) step(q *question, back bool) error {
 		s, tries, err = q.Back(q.shown())
 		a.yes("again", tries > 0)
 	} else {
+		q.Vote = func(s serving) error {
+			_, err := q.check(s.Status).run(parseReplies(q.before))
+			return err
+		}
 		s, err = q.Do(q.shown())
 	}
 	a.say("generation", s.Status.Generation)

@@ -59,6 +59,16 @@ func (st step) beginWith() *job {
 	return j
 }
 
+// vote has the predecessor take back what does not stand the vote. Should that not reach it, the health
+// check after the commit will tell.
+func (st step) vote(s serving) {
+	if bad := st.Vote(s); bad != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		<-request(s.Unit.PID, func(path string) error { return upgrade.Abort(ctx, path, "it is not healthy: "+bad.Error()) })
+	}
+}
+
 // said returns what the commands of the unit said about the job, which goes to the journal, once it is done.
 func (j *job) said() string {
 	var said []byte
@@ -104,6 +114,9 @@ type step struct {
 
 	// Overrides are of the trial and the watch in this upgrade.
 	Overrides upgrade.Overrides
+	// Vote is asked when the new release accepts and its predecessor can still take back: an error
+	// has it do so. Nil: nobody.
+	Vote func(serving) error
 
 	// What serves afterwards, as far as it is known.
 	Name    string
@@ -123,12 +136,17 @@ func (st step) Do(shown progress) (s serving, err error) {
 	} else {
 		j = st.beginWith()
 	}
+	voted := st.Vote == nil
 	for {
 		// What serves before the end of a restart is about to be stopped by it.
 		if s, err = look(st.Unit, st.File); err == nil && s.Unit.PID != st.WasPID && !st.Start {
 			break
 		}
 		shown.show(s)
+		if t := s.Status.Trial; !voted && t != nil && t.Stage == upgrade.StageWatch {
+			voted = true
+			st.vote(s)
+		}
 		select {
 		case err = <-j.done:
 		case <-time.After(100 * time.Millisecond):
