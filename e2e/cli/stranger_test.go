@@ -172,16 +172,21 @@ func TestPIDFileIsOneServers(t *testing.T) {
 		}
 		b.Upgrade()
 	}
-	// A predecessor that still drains holds nobody up who comes after a crash.
+	// A predecessor that still drains does not keep it from whoever takes over after a crash.
 	c := b.Dial()
 	c.Send(t, "GET /100.bin HTTP/1.1\r\nHost: x\r\n")
 	predecessor := b.PID()
 	b.UpgradeMeanwhile()
 	await.Until(t, "another generation", func() bool { return b.ReadPID() != predecessor })
 	await.Until(t, "the drain", func() bool { s, err := b.TryStatus(); return err == nil && s.Generations[0].State == "draining" })
-	b.Kill(b.PID(), syscall.SIGKILL)
-	await.Until(t, "the end of the serving generation", func() bool { return len(b.Alive()) == 1 })
-	b.Launch()
-	b.AwaitReady()
+	dead := b.PID()
+	b.Kill(dead, syscall.SIGKILL)
+	await.Until(t, "whoever takes over", func() bool {
+		s, err := b.TryStatus()
+		return err == nil && s.State == "serving" && s.PID != dead && s.PID == b.ReadPID()
+	})
+	if code, stderr := second(); code != 1 || !strings.Contains(stderr, "belongs to a running server (pid "+strconv.Itoa(b.ReadPID())+")") {
+		t.Errorf("second server: got exit code %d, %s, want 1 and the pid %d", code, stderr, b.ReadPID())
+	}
 	c.Close()
 }
