@@ -125,13 +125,15 @@ func clean(s string) string {
 	return path.Clean(s)
 }
 
-// removeAuthority takes `//a/b` for a reference to /b at a, as new URL of Node.js does.
+// removeAuthority takes `//a/b` for a reference to /b at a, as new URL of Node.js does, to which
+// further slashes before the a mean nothing.
 func removeAuthority(path string) string {
 	rest, found := strings.CutPrefix(path, "//")
 	if !found {
 		return path
 	}
-	return "/" + strings.TrimPrefix(rest[max(0, strings.IndexByte(rest+"/", '/')):], "/")
+	_, rest, _ = strings.Cut(strings.TrimLeft(rest, "/"), "/")
+	return "/" + rest
 }
 
 // truncate ends a path where one ends in C, and where its query begins.

@@ -3,6 +3,7 @@ package deploy
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -75,19 +76,26 @@ func (r Replacement) String() string {
 }
 
 // has reports whether a file has crashed.
-func (c *crashes) has(file string) bool {
+func (c *crashes) has(file string) bool { return c.count(file) > 0 }
+
+// count returns how many crashes of a file are written down.
+func (c *crashes) count(file string) (n int) {
 	for _, crash := range c.Crashes {
 		if crash.File == file {
-			return true
+			n++
 		}
 	}
-	return false
+	return n
 }
 
 // add writes a crash down. It reports whether that was one too many, and previous is to replace the file:
 // that is another, and has not crashed itself. So no two files ever replace each other in turn.
 func (c *crashes) add(file string, at time.Time, previous string) (replace bool) {
 	c.Crashes = append(c.Crashes, crash{file, at})
+	isSame := func(crash crash) bool { return crash.File == file }
+	if first := slices.IndexFunc(c.Crashes, isSame); c.count(file) > crashLimit { // others are not forgotten for it
+		c.Crashes = slices.Delete(c.Crashes, first, first+1)
+	}
 	if n := len(c.Crashes); n > crashesKept {
 		c.Crashes = c.Crashes[n-crashesKept:]
 	}
