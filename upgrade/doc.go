@@ -40,10 +40,10 @@
 // and not the one that its path leads to by now, with those listeners: a first generation, with the
 // number after that of the dead one, its own copy of the configuration to read, and the PID file and
 // control socket of the line. No client is refused, and what waits in the queues is served; the
-// requests that the dead one had accepted are lost, and counts begin anew. This happens once, only for
-// a successor that this process has executed itself, and not after a stop: the listeners are closed
-// as soon as the successor reports that it stops. If it fails, or if the new process dies while this
-// one drains, [Observer.Orphaned] is called.
+// requests that the dead one had accepted are lost, and counts go on from what was known of them.
+// This happens once, only for a successor that this process has executed itself, and not after a
+// stop: the listeners are closed as soon as the successor reports that it stops. If it fails, or if
+// the new process dies while this one drains, [Observer.Orphaned] is called.
 //
 // A connection may have a [ConnectionState], which may hold keys. That travels over the link
 // only, in a message of its own; it is never logged, and both sides overwrite their buffers
