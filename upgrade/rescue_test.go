@@ -129,9 +129,7 @@ func TestSuccessorDiesDuringTheDrain(t *testing.T) {
 // executed at the next upgrade.
 func TestTheProgramThatTakesOver(t *testing.T) {
 	t.Parallel()
-	l := newLine(t)
-	l.plan.Drained = "wait " + l.latch("latch")
-	l.launch()
+	l, latch := latched(t, func(*plan) {})
 	s := l.upgradeOn(2)
 	if err := errors.Join(os.Remove(l.program), os.WriteFile(l.program, []byte("#!/bin/sh\necho executed >&2\nexit 7\n"), 0o700)); err != nil {
 		t.Fatal(err)
@@ -144,7 +142,7 @@ func TestTheProgramThatTakesOver(t *testing.T) {
 	if o := l.upgrade(); o.Result != upgrade.Failed || !strings.Contains(o.Reason, "exit status 7") {
 		t.Errorf("the next upgrade: got %+v, want the failure of the program at the path", o)
 	}
-	os.Remove(l.path("latch"))
+	os.Remove(latch)
 	l.awaitEnd(l.first.Process.Pid)
 }
 
@@ -183,9 +181,7 @@ func TestStopDuringTheDrain(t *testing.T) {
 // Whoever has requested a stop does not get another process instead.
 func TestNoneTakesOverAfterAStop(t *testing.T) {
 	t.Parallel()
-	l := newLine(t)
-	l.plan.Drained = "wait " + l.latch("latch")
-	l.launch()
+	l, latch := latched(t, func(*plan) {})
 	s := l.upgradeOn(2)
 	syscall.Kill(l.first.Process.Pid, syscall.SIGTERM)
 	l.await("it is noticed", func() bool { return strings.Contains(l.printed(), "stop requested; draining continues") })
@@ -194,16 +190,14 @@ func TestNoneTakesOverAfterAStop(t *testing.T) {
 	if _, err := l.try(); err == nil {
 		t.Error("somebody answers")
 	}
-	os.Remove(l.path("latch"))
+	os.Remove(latch)
 	l.awaitEnd(l.first.Process.Pid)
 }
 
 // A second death is the end: a program that dies and dies is not executed for ever.
 func TestWhateverTakesOverDies(t *testing.T) {
 	t.Parallel()
-	l := newLine(t)
-	l.plan.Drained = "wait " + l.latch("latch")
-	l.launch()
+	l, latch := latched(t, func(*plan) {})
 	s := l.upgradeOn(2)
 	l.setPlan(func(p *plan) { p.Start = "exit 3" })
 	syscall.Kill(s.PID, syscall.SIGKILL)
@@ -214,7 +208,7 @@ func TestWhateverTakesOverDies(t *testing.T) {
 	if n := strings.Count(l.printed(), "leaving with 3"); n != 1 {
 		t.Errorf("it was executed %d times, want once", n)
 	}
-	os.Remove(l.path("latch"))
+	os.Remove(latch)
 	l.awaitEnd(l.first.Process.Pid)
 }
 

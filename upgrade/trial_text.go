@@ -43,7 +43,7 @@ func (t TrialStatus) write(w io.Writer, now time.Time) {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "TRIAL\tGENERATION\tREQUESTS\tFAILED\tDENIED\tREDIRECTED\tEMPTY\tMEDIAN")
 	row := func(name string, generation int, o Outcomes) {
-		fmt.Fprintf(table, "%s\t%d\t%s", name, generation, grouped(o.Ended))
+		fmt.Fprintf(table, "%s\t%d\t%s", name, generation, judge.Thousands(o.Ended))
 		for _, n := range []uint64{o.Failed, o.Denied, o.Redirected, o.Empty} {
 			fmt.Fprintf(table, "\t%s", ratio(n, o.Ended))
 		}
@@ -78,22 +78,13 @@ func median(o Outcomes) string {
 // ratio writes a part of a number, and how much of it that is.
 func ratio(part, of uint64) string {
 	if part == 0 || of == 0 {
-		return grouped(part)
+		return judge.Thousands(part)
 	}
-	return grouped(part) + " (" + percent(float64(part)/float64(of), 1) + ")"
+	return judge.Thousands(part) + " (" + percent(float64(part)/float64(of), 1) + ")"
 }
 
 // percent writes a share, from 0 to 1, with a number of digits after the point; -1: as many
 // as it takes.
 func percent(share float64, digits int) string {
 	return strconv.FormatFloat(math.Round(share*1e6)/1e4, 'f', digits, 64) + " %"
-}
-
-// grouped writes a number with a comma before each three digits.
-func grouped(n uint64) string {
-	digits := strconv.FormatUint(n, 10)
-	for i := len(digits) - 3; i > 0; i -= 3 {
-		digits = digits[:i] + "," + digits[i:]
-	}
-	return digits
 }
