@@ -80,7 +80,6 @@ func newProxy(options Options) *proxy {
 	if p.onDrain == nil {
 		p.onDrain = func(context.Context, time.Duration, func(context.Context)) func() { return func() {} }
 	}
-	transport := newTransport(p.headerTimeout)
 	errorLog := slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
 	for _, rule := range rules {
 		bases, _ := readings(rule.base())
@@ -89,8 +88,7 @@ func newProxy(options Options) *proxy {
 			Rewrite:        rule.rewrite,
 			ModifyResponse: p.receive,
 			ErrorHandler:   p.fail,
-			Transport:      transport,
-			FlushInterval:  -1,
+			Transport:      rule.newTransport(p.headerTimeout),
 			BufferPool:     copyBuffers{},
 			ErrorLog:       errorLog,
 		})
@@ -150,7 +148,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			p.backends[i].ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), writerKey{}, w)))
 			return
 		}
-		u, r := p.propose(w, r)
+		u := p.propose(w, r)
 		defer u.end()
 		p.backends[i].ServeHTTP(u, r.WithContext(context.WithValue(r.Context(), writerKey{}, u)))
 		u.settle()
@@ -224,8 +222,10 @@ func (p *proxy) receive(response *http.Response) error {
 		response.Header["Connection"], response.Header["Upgrade"] = []string{"Upgrade"}, protocol
 		u.accept(response)
 	} else {
+		flushBeforeWait(response, w)
 		removeTrailers(response)
 		p.follow(response, w)
+		response.ContentLength = max(0, response.ContentLength) // else httputil would flush after each part
 		// As net/http would for a handler, who is the origin of what it writes. A
 		// name without values keeps it from adding any.
 		for _, name := range []string{"Content-Type", "Content-Length", "Date"} {

@@ -12,7 +12,6 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
-	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -384,16 +383,4 @@ func TestProxyUnspeakableRequests(t *testing.T) {
 		})
 	}
 	testserver.Equal(t, "warnings", len(logged.With("backend failed")), 0)
-}
-
-func TestProxyTransport(t *testing.T) {
-	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
-	transport := newTransport(time.Second)
-	request := &http.Request{URL: &url.URL{Scheme: "http", Host: "app.example"}}
-	if transport.Proxy != nil {
-		got, _ := transport.Proxy(request)
-		t.Errorf("proxy: got %v, want none", got)
-	}
-	testserver.Equal(t, "HTTP/2", transport.ForceAttemptHTTP2, false)
-	testserver.Equal(t, "idle connections", transport.MaxIdleConnsPerHost, 256)
 }
