@@ -88,7 +88,7 @@ func newProxy(options Options) *proxy {
 			Rewrite:        rule.rewrite,
 			ModifyResponse: p.receive,
 			ErrorHandler:   p.fail,
-			Transport:      rule.newTransport(p.headerTimeout),
+			Transport:      repeating{rule.newTransport(p.headerTimeout)},
 			BufferPool:     copyBuffers{},
 			ErrorLog:       errorLog,
 		})

@@ -156,7 +156,8 @@ func (x *exchange) fail(progress Progress, err error) error {
 	return &progressError{progress, err}
 }
 
-// BeforeWait sets what Read calls when it is about to wait for the backend.
+// BeforeWait sets what Read calls when it is about to wait for the backend, and before it returns
+// that it has failed: what came before is worth to be flushed.
 func (x *exchange) BeforeWait(f func()) { x.conn.beforeWait = f }
 
 // Read reads the response's body. At its end the connection becomes idle.
@@ -174,6 +175,9 @@ func (x *exchange) Read(p []byte) (int, error) {
 	x.err = err
 	if !errors.Is(err, io.EOF) {
 		x.keep = false
+		if f := x.conn.beforeWait; f != nil {
+			f()
+		}
 		if ctx := x.request.Context(); ctx.Err() != nil {
 			x.err = context.Cause(ctx)
 		}
