@@ -19,9 +19,8 @@ const (
 func (s State) String() string { return [...]string{"up", "down", "leaving", "sick"}[s] }
 
 const (
-	probePause  = time.Second      // between two probes of a backend that is down, if nobody waits for it
-	leavingTime = 10 * time.Second // until a backend that is leaving gets a request, if another is up
-	trialPause  = time.Second      // the same if none is
+	leavingTime = 10 * time.Second // until a backend that is leaving, but accepts connections, is up again
+	trialPause  = time.Second      // until it gets a request nevertheless, if no other is up
 	trustTime   = time.Minute      // how long one that was not leaving after all is believed to stay
 	maxFailures = 2                // of the health path, in a row
 )
@@ -36,14 +35,13 @@ const (
 	answered               // it has answered something else, to a request that it got while it was leaving
 	healthy                // its health path answers
 	unhealthy              // its health path fails
-	probed                 // the same, in a probe
+	probed                 // the same, but out of turn: nothing follows from it
 )
 
 // standing is the state of a backend, and what decides about the next one.
 type standing struct {
 	state    State
-	probed   time.Time // the last failed connect, or the last probe
-	tried    time.Time // Leaving: since when, or when it last got a request to see
+	tried    time.Time // Leaving: since when, or when it last got a request nevertheless
 	trusted  time.Time // until then a 503 with Connection: close means nothing
 	failures int       // of the health path, in a row
 }
@@ -51,12 +49,9 @@ type standing struct {
 // on takes an event, and reports whether the state has changed.
 func (s *standing) on(e event, now time.Time) (changed bool) {
 	before := s.state
-	if e != resigned && e != answered {
-		s.probed = now
-	}
 	switch e {
 	case accepted:
-		if s.state == Down {
+		if s.state == Down || s.state == Leaving && now.Sub(s.tried) >= leavingTime {
 			s.state = Up
 		}
 	case refused:
@@ -81,46 +76,39 @@ func (s *standing) on(e event, now time.Time) (changed bool) {
 	return s.state != before
 }
 
-// mayTry reports whether a backend that is leaving gets a request to see. One with a health path
-// does not.
-func (s *standing) mayTry(anyUp, hasHealth bool, now time.Time) bool {
-	pause := trialPause
-	if anyUp {
-		pause = leavingTime
-	}
-	return s.state == Leaving && !hasHealth && now.Sub(s.tried) >= pause
-}
-
-// mayProbe reports whether a probe is due although nobody waits.
-func (s *standing) mayProbe(now time.Time) bool {
-	return (s.state == Down || s.state == Leaving) && now.Sub(s.probed) >= probePause
+// mayTry reports whether a backend that is leaving gets a request, as no other is up.
+func (s *standing) mayTry(now time.Time) bool {
+	return s.state == Leaving && now.Sub(s.tried) >= trialPause
 }
 
 // load is what a choice minimises. Weights belong here.
 func (b *backend) load() int { return b.inProgress }
 
-// choose returns the backend that gets the next request, nil if none does. Among those with
-// the same load they take turns, which begin at turn. One of avoided is only chosen if no other
-// is up. What it returns is counted as if the request had been sent.
-func choose(backends []*backend, avoided []*backend, turn int, hasHealth bool, now time.Time) *backend {
-	var best *backend
-	bestAvoided, anyUp := false, false
+// choose returns the backend that gets the next request, nil if there is none. Among those with
+// the same load they take turns, which begin at turn. Those to avoid are chosen if no other is up.
+func choose(backends, avoid []*backend, turn int) (best *backend) {
+	avoided := false // best
 	for i := range backends {
 		b := backends[(turn+i)%len(backends)]
 		if b.state != Up {
 			continue
 		}
-		anyUp = true
-		isAvoided := slices.Contains(avoided, b)
-		if best == nil || bestAvoided && !isAvoided || bestAvoided == isAvoided && b.load() < best.load() {
-			best, bestAvoided = b, isAvoided
+		avoids := slices.Contains(avoid, b)
+		if best == nil || avoided && !avoids || avoided == avoids && b.load() < best.load() {
+			best, avoided = b, avoids
 		}
 	}
+	return best
+}
+
+// chooseLeaving returns a backend that is leaving, but gets a request nevertheless, nil if there
+// is none. It gets no other for trialPause.
+func chooseLeaving(backends []*backend, now time.Time) *backend {
 	for _, b := range backends {
-		if b.mayTry(anyUp, hasHealth, now) && !slices.Contains(avoided, b) {
+		if b.mayTry(now) {
 			b.tried = now
 			return b
 		}
 	}
-	return best
+	return nil
 }

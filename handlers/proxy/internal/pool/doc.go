@@ -5,15 +5,19 @@
 // requests:
 //
 //   - [Down]: a connect failed, or the connection was lost before a byte of the request was
-//     sent. It is probed, at most once a second, and is up when it accepts a connection, or if
-//     there is a health path when that answers.
-//   - [Leaving]: it has answered 503 with Connection: close. After 10 s, or after 1 s if no
-//     other backend is up, it gets one request to see. A backend that refuses connections
-//     meanwhile has gone, and is up when it is back; so it is when its health path answers.
+//     sent. It is up when a probe succeeds.
+//   - [Leaving]: it has answered 503 with Connection: close. It is down as soon as it refuses a
+//     probe, and up if it has done so for 10 s in none, or when its health path answers. Without
+//     a health path, and if no other backend is up, it gets one request a second to see; if that
+//     is answered otherwise, it is up, and believed to stay for a minute.
 //   - [Sick]: its health path has failed twice in a row. One success puts it back.
 //
-// While no backend of its group is up, a request waits. Then each backend is probed every 10 ms,
-// one attempt at a time, and the first that is up wakes all that wait for it. At most
+// A probe is a connect or, if there is a health path, a request for that. One that is not up is
+// probed every second, or every two if that is a request. Of those that are up only the health
+// path is asked.
+//
+// While no backend of its group is up, a request waits. Then each is probed every 10 ms, one
+// attempt at a time, and the first that is up wakes all that wait for it. At most
 // [MaxWaiting] requests wait, and at most [MaxReplay] bytes of the body of each are read, so that
 // the server notices when its client leaves.
 //

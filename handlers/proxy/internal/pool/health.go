@@ -21,8 +21,13 @@ func (p *Pool) watch(b *backend) {
 	next := time.NewTicker(healthPause)
 	defer next.Stop()
 	for p.ctx.Err() == nil {
-		e, err := p.askHealth(b)
-		p.happen(b, e, err)
+		p.mu.Lock()
+		probing := b.probing
+		p.mu.Unlock()
+		if !probing { // else its prober asks
+			e, err := p.askHealth(b)
+			p.happen(b, e, err)
+		}
 		select {
 		case <-next.C:
 		case <-p.ctx.Done():
@@ -35,7 +40,7 @@ func (p *Pool) askHealth(b *backend) (event, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, healthTimeout)
 	defer cancel()
 	err := getHealth(ctx, b, p.healthPath)
-	switch progress := transport.ProgressOf(err); {
+	switch progress := p.progressOf(err); {
 	case err == nil:
 		return healthy, nil
 	case progress == transport.Unreached, progress == transport.Unsent:

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"example.com/baton/handlers/proxy/internal/transport"
 )
 
 // MaxWaiting bounds the requests of a pool that wait at a time.
@@ -48,6 +50,7 @@ type Pool struct {
 	ctx        context.Context // of the goroutines
 	cancel     context.CancelFunc
 	goroutines sync.WaitGroup
+	progressOf func(error) transport.Progress // transport.ProgressOf, but in tests
 
 	mu       sync.Mutex
 	closed   bool
@@ -61,19 +64,22 @@ type backend struct {
 	Backend
 	standing
 	inProgress int
-	waiting    int   // requests for which it is one of those that they wait for
-	probing    bool  // a prober runs
-	reason     error // the last failure to get at it
+	waiting    int           // requests for which it is one of those that they wait for
+	probing    bool          // a prober runs
+	hurry      chan struct{} // has a value when that is to go by waiting again
+	probed     time.Time     // when it last failed, or was probed
+	reason     error         // the last failure to get at it
 	requests   map[int]uint64
 	errors     uint64
 }
 
 // New returns a pool of options.Backends. It must be closed.
 func New(options Options) *Pool {
-	p := &Pool{wait: options.Wait, healthPath: options.HealthPath, logger: cmp.Or(options.Logger, slog.Default()), changed: make(chan struct{})}
+	p := &Pool{wait: options.Wait, healthPath: options.HealthPath, logger: cmp.Or(options.Logger, slog.Default()),
+		progressOf: transport.ProgressOf, changed: make(chan struct{})}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	for _, b := range options.Backends {
-		p.backends = append(p.backends, &backend{Backend: b, requests: make(map[int]uint64)})
+		p.backends = append(p.backends, &backend{Backend: b, hurry: make(chan struct{}, 1), requests: make(map[int]uint64)})
 	}
 	if p.healthPath != "" {
 		for _, b := range p.backends {
@@ -166,13 +172,17 @@ func (l Lease) End() {
 // happen takes an event of b. The cause is logged if the state changes.
 func (p *Pool) happen(b *backend, e event, cause error) {
 	p.mu.Lock()
-	changed := b.on(e, time.Now())
+	now := time.Now()
+	changed := b.on(e, now)
 	state := b.state
 	if cause != nil {
-		b.reason = cause
+		b.reason, b.probed = cause, now
 	}
 	if changed && state == Up {
 		p.wake()
+	}
+	if state != Up {
+		p.probe(b)
 	}
 	p.mu.Unlock()
 	switch {

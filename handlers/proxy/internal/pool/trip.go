@@ -36,15 +36,27 @@ func (g *Group) RoundTrip(r *http.Request) (*http.Response, Lease, error) {
 		if err != nil {
 			return nil, Lease{}, err
 		}
-		response, err := b.Transport.RoundTrip(t.attempt())
+		response, lease, err := g.send(t, b)
 		if err == nil {
 			g.pool.finish(b, response, trial)
-			return response, Lease{g.pool, b}, nil
+			return response, lease, nil
 		}
 		if err := g.fail(t, b, err); err != nil {
 			return nil, Lease{}, err
 		}
 	}
+}
+
+// send sends the request to b, where it is counted already.
+func (g *Group) send(t *trip, b *backend) (response *http.Response, lease Lease, err error) {
+	lease = Lease{g.pool, b}
+	defer func() {
+		if response == nil {
+			lease.End()
+		}
+	}()
+	response, err = b.Transport.RoundTrip(t.attempt())
+	return response, lease, err
 }
 
 // attempt returns the request as it is sent next.
@@ -77,8 +89,7 @@ func isFarewell(response *http.Response) bool {
 
 // fail ends an attempt that has failed. It returns nil when there may be another.
 func (g *Group) fail(t *trip, b *backend, err error) error {
-	progress := transport.ProgressOf(err)
-	Lease{g.pool, b}.End()
+	progress := g.pool.progressOf(err)
 	if progress == transport.Aborted {
 		return err
 	}

@@ -8,7 +8,7 @@ import (
 
 const (
 	fastPause    = 10 * time.Millisecond  // between two probes of a backend that requests wait for
-	slowPause    = 100 * time.Millisecond // of one that accepts connections, but has not said that it is well
+	slowPause    = 50 * time.Millisecond  // of one that accepts connections, but has not said that it is well
 	maxRest      = 250 * time.Millisecond // after a failure that is local
 	probeTimeout = 2 * time.Second
 )
@@ -26,13 +26,10 @@ func (g *Group) acquire(t *trip) (b *backend, trial bool, err error) {
 
 // take returns a backend, nil if none is up. The mutex is held.
 func (g *Group) take(t *trip) (b *backend, trial bool) {
-	now := time.Now()
-	for _, b := range g.backends {
-		if b.mayProbe(now) {
-			g.pool.probe(b)
-		}
+	b = choose(g.backends, t.sentTo, g.turn)
+	if b == nil && g.pool.healthPath == "" {
+		b = chooseLeaving(g.backends, time.Now())
 	}
-	b = choose(g.backends, t.sentTo, g.turn, g.pool.healthPath != "", now)
 	if b == nil {
 		return nil, false
 	}
@@ -44,13 +41,10 @@ func (g *Group) take(t *trip) (b *backend, trial bool) {
 // await waits for a backend. The mutex is held, but not while it waits.
 func (g *Group) await(t *trip) (b *backend, trial bool, err error) {
 	p, ctx := g.pool, t.request.Context()
-	for _, b := range g.backends {
-		p.probe(b)
-	}
 	left := time.Until(t.until)
 	switch {
 	case left <= 0 || p.closed:
-		return nil, false, g.giveUp(t)
+		return nil, false, g.giveUp()
 	case p.waiting >= MaxWaiting:
 		return nil, false, &Error{Absent: true, Err: errQueueFull}
 	}
@@ -79,7 +73,7 @@ func (g *Group) await(t *trip) (b *backend, trial bool, err error) {
 		p.mu.Lock()
 		switch {
 		case over || p.closed:
-			err = g.giveUp(t)
+			err = g.giveUp()
 		case err == nil:
 			b, trial = g.take(t)
 		}
@@ -91,16 +85,18 @@ func (g *Group) await(t *trip) (b *backend, trial bool, err error) {
 func (g *Group) count(n int) {
 	g.pool.waiting += n
 	for _, b := range g.backends {
-		b.waiting += n
+		if b.waiting += n; n > 0 {
+			select {
+			case b.hurry <- struct{}{}:
+			default:
+			}
+		}
 	}
 }
 
 // giveUp returns why a request has waited in vain. Of several backends the one counts that is
 // most nearly there.
-func (g *Group) giveUp(t *trip) error {
-	if len(t.sentTo) > 0 {
-		return t.err
-	}
+func (g *Group) giveUp() error {
 	var best *Error
 	for _, b := range g.backends {
 		e := newError(b, cmp.Or(b.reason, errClosed))
@@ -112,36 +108,58 @@ func (g *Group) giveUp(t *trip) error {
 	return best
 }
 
-// probe lets a prober of b run. The mutex is held.
+// probe lets a prober of b run until b is up. The mutex is held.
 func (p *Pool) probe(b *backend) {
-	if b.probing || b.state == Up || p.closed {
-		return
+	if !b.probing && !p.closed {
+		b.probing = true
+		p.goroutines.Go(func() { p.runProber(b) })
 	}
-	b.probing = true
-	p.goroutines.Go(func() { p.runProber(b) })
 }
 
-// runProber probes b, once or for as long as requests wait for it and it is not up.
+// idlePause returns the time between two probes of a backend that nobody waits for.
+func (p *Pool) idlePause() time.Duration {
+	if p.healthPath != "" {
+		return healthPause
+	}
+	return time.Second
+}
+
 func (p *Pool) runProber(b *backend) {
-	p.mu.Lock()
-	pause := time.Until(b.probed.Add(fastPause))
-	p.mu.Unlock()
-	for {
-		select {
-		case <-time.After(pause):
-		case <-p.ctx.Done():
-		}
+	pause := fastPause
+	for p.sleep(b, pause) {
 		pause = p.probeOnce(b)
+	}
+}
+
+// sleep waits until the next probe of b is due: pause after the last one if requests wait for
+// it. It returns false if none is.
+func (p *Pool) sleep(b *backend, pause time.Duration) bool {
+	for {
 		p.mu.Lock()
-		if b.state == Leaving && b.waiting > 0 && b.mayTry(false, p.healthPath != "", time.Now()) {
+		if b.mayTry(time.Now()) && b.waiting > 0 && p.healthPath == "" {
 			p.wake()
 		}
-		if b.waiting == 0 || b.state == Up || p.closed {
+		if b.state == Up || p.closed {
 			b.probing = false
 			p.mu.Unlock()
-			return
+			return false
 		}
+		due := b.probed.Add(pause)
+		if b.waiting == 0 {
+			due = b.probed.Add(p.idlePause())
+		}
+		left := time.Until(due)
 		p.mu.Unlock()
+		if left <= 0 {
+			return true
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-timer.C:
+		case <-b.hurry:
+		case <-p.ctx.Done():
+		}
+		timer.Stop()
 	}
 }
 
@@ -157,6 +175,9 @@ func (p *Pool) probeOnce(b *backend) (pause time.Duration) {
 	} else if e, err = p.askHealth(b); e == unhealthy {
 		e = probed // it does not count as one of those that are every 2 s
 	}
+	p.mu.Lock()
+	b.probed = time.Now()
+	p.mu.Unlock()
 	p.happen(b, e, err)
 	if e == refused {
 		return fastPause
