@@ -23,15 +23,16 @@ type exchange struct {
 	sender    *sender       // nil if the request has no body
 	release   func() bool   // lets the context no longer abort the connection
 	ended     atomic.Bool   // the connection is not this exchange's any more
-	partial   bool          // not even the request's header was sent
+	partial   bool          // not all of the request's header was written
+	unsent    bool          // nothing of it was
 	keep      bool          // the connection can be used again
 	body      io.ReadCloser // as net/http reads it
 	err       error         // of body
 }
 
 // exchange sends the request, whose header is given, and returns the response. The connection is
-// its own.
-func (t *Transport) exchange(c *conn, r *http.Request, header []byte) (*http.Response, error) {
+// its own. The request's body is closed when it was sent, or else is the caller's to close.
+func (t *Transport) exchange(c *conn, r *http.Request, header []byte) (response *http.Response, sending bool, err error) {
 	x := &exchange{transport: t, conn: c, request: r}
 	x.release = context.AfterFunc(r.Context(), c.abort)
 	c.begin()
@@ -43,23 +44,18 @@ func (t *Transport) exchange(c *conn, r *http.Request, header []byte) (*http.Res
 	_ = c.patient.SetReadDeadline(until)
 	before := c.patient.written
 	if _, err := c.stream.Write(header); err != nil {
-		if c.patient.written == before {
-			return nil, x.fail(Unsent, err)
+		if x.unsent = c.patient.written == before; errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, false, x.fail(Sent, err)
 		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			closeBody(r)
-			return nil, x.fail(Sent, err)
-		}
-		// The backend may have answered nevertheless, such as that the header is too large.
+		// The backend may have answered nevertheless, such as that it is too busy, or the header too large.
 		hasBody, x.partial = false, true
 		_ = c.patient.SetReadDeadline(time.Now().Add(t.options.HeaderTimeout))
 	}
 	if hasBody {
 		x.sender = send(c, r, httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue"))
-	} else {
-		closeBody(r)
 	}
-	return x.receive()
+	response, err = x.receive()
+	return response, hasBody, err
 }
 
 // receive reads the response's header, and those of interim ones before it.
@@ -150,7 +146,10 @@ func (x *exchange) fail(progress Progress, err error) error {
 	switch {
 	case x.request.Context().Err() != nil:
 		progress, err = Aborted, context.Cause(x.request.Context())
-	case progress == Answered && !x.conn.answered:
+	case x.conn.answered: // as it is
+	case x.unsent:
+		progress = Unsent
+	case progress == Answered:
 		progress = Sent
 	}
 	return &progressError{progress, err}

@@ -74,9 +74,10 @@ func appendField(b []byte, name string, values []string) ([]byte, error) {
 
 // appendFraming appends the fields that say where the body ends.
 func appendFraming(b []byte, r *http.Request) ([]byte, error) {
-	switch n := bodyLength(r); {
-	case n > 0 && r.Body == nil:
+	if r.ContentLength > 0 && (r.Body == nil || r.Body == http.NoBody) {
 		return b, errors.New("request has a length, but no body")
+	}
+	switch n := bodyLength(r); {
 	case n > 0, n == 0 && (r.Method == "POST" || r.Method == "PUT" || r.Method == "PATCH"):
 		b = strconv.AppendInt(append(b, "Content-Length: "...), n, 10)
 		return append(b, "\r\n"...), nil
@@ -99,9 +100,9 @@ func appendFraming(b []byte, r *http.Request) ([]byte, error) {
 // bodyLength returns the length of the request's body in bytes, -1 if it is not known.
 func bodyLength(r *http.Request) int64 {
 	switch {
-	case r.Body == http.NoBody:
+	case r.Body == nil || r.Body == http.NoBody:
 		return 0
-	case r.Body != nil && r.ContentLength == 0:
+	case r.ContentLength == 0:
 		return -1
 	}
 	return r.ContentLength

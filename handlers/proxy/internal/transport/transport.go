@@ -73,11 +73,11 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 				return nil, err
 			}
 		}
-		response, err := t.exchange(c, r, header)
-		if reused && ProgressOf(err) == Unsent {
+		response, sending, err := t.exchange(c, r, header)
+		if err != nil && reused && ProgressOf(err) == Unsent {
 			continue
 		}
-		if ProgressOf(err) == Unsent {
+		if !sending {
 			closeBody(r)
 		}
 		return response, err
