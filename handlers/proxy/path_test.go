@@ -59,7 +59,7 @@ func newPathProxies(t testing.TB) (proxies []*pathProxy) {
 			}
 			pp.rules = append(pp.rules, rule)
 		}
-		pp.handler = New(Options{Rules: pp.rules, Logger: testserver.Discard()})
+		pp.handler = start(t, Options{Rules: pp.rules, Logger: testserver.Discard()})
 		for _, backend := range pp.handler.(*Proxy).backends {
 			backend.Transport = transportFunc(func(r *http.Request) (*http.Response, error) {
 				fmt.Sscan(r.URL.Host, &pp.rule)

@@ -36,11 +36,19 @@ func through(t *testing.T, backend http.Handler, options Options) (server *httpt
 	return inFront(t, options)
 }
 
+// start returns a proxy that is closed with the test.
+func start(t testing.TB, options Options) *Proxy {
+	t.Helper()
+	p := New(options)
+	t.Cleanup(p.Close)
+	return p
+}
+
 func inFront(t *testing.T, options Options) (server *httptest.Server, logged *testserver.Log, m *metrics.Metrics) {
 	t.Helper()
 	logged, options.Logger = testserver.Capture()
 	m = metrics.New(metrics.Options{Source: func() metrics.Snapshot { return metrics.Snapshot{} }})
-	return testserver.Serve(t, middleware.Log(m.Count(New(options)), options.Logger)), logged, m
+	return testserver.Serve(t, middleware.Log(m.Count(start(t, options)), options.Logger)), logged, m
 }
 
 // deaf returns the address of a listener that accepts what comes but never reads.
@@ -94,8 +102,7 @@ func TestProxyBackendFails(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			logged, logger := testserver.Capture()
-			proxied := New(Options{Rules: rules(t, "/="+test.backend), HeaderTimeout: 50 * time.Millisecond, Logger: logger})
-			t.Cleanup(proxied.Close)
+			proxied := start(t, Options{Rules: rules(t, "/="+test.backend), HeaderTimeout: 50 * time.Millisecond, Logger: logger})
 			server := testserver.Serve(t, middleware.Log(proxied, logger))
 			for accept, contentType := range map[string]string{"*/*": "application/json", "text/html": "text/html; charset=utf-8"} {
 				response, body := testserver.Do(t, server, "GET", "/x", "Accept", accept, "X-Request-Id", "id-1")
@@ -323,7 +330,7 @@ func TestProxyUnspeakableRequests(t *testing.T) {
 	t.Cleanup(func() { app.Close(); <-answering })
 	server := httptest.NewUnstartedServer(nil)
 	logged, logger := testserver.Capture()
-	server.Config.Handler = New(Options{Rules: rules(t, "/=http://"+app.Addr().String()), Logger: logger})
+	server.Config.Handler = start(t, Options{Rules: rules(t, "/=http://"+app.Addr().String()), Logger: logger})
 	server.Config.Protocols = new(http.Protocols)
 	server.Config.Protocols.SetUnencryptedHTTP2(true)
 	server.Start()
