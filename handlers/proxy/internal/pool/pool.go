@@ -81,12 +81,18 @@ func New(options Options) *Pool {
 	for _, b := range options.Backends {
 		p.backends = append(p.backends, &backend{Backend: b, hurry: make(chan struct{}, 1), requests: make(map[int]uint64)})
 	}
-	if p.healthPath != "" {
-		for _, b := range p.backends {
-			p.goroutines.Go(func() { p.watch(b) })
-		}
-	}
+	p.startWatching()
 	return p
+}
+
+// startWatching begins health checks.
+func (p *Pool) startWatching() {
+	if p.healthPath == "" {
+		return
+	}
+	for _, b := range p.backends {
+		p.goroutines.Go(func() { p.watch(b) })
+	}
 }
 
 // Close ends what runs in the background, and closes idle connections. Requests go on, but wait
