@@ -111,18 +111,26 @@ func (g *Group) fail(t *trip, b *backend, err error) error {
 		return g.rest(t)
 	case unsent:
 		return nil
-	case progress == transport.Sent && t.mayRepeat(err, len(g.backends)):
+	case progress == transport.Sent && t.mayRepeat(err):
 		t.sentTo = append(t.sentTo, b)
 		t.until = time.Now().Add(g.pool.wait)
+		if len(t.sentTo) > 1 {
+			return g.rest(t)
+		}
 		return nil
 	}
 	return t.err
 }
 
+// maxRepeats is how often a request is repeated that was sent. One is not enough: a backend that
+// is killed may close its connections before the socket that it listens on, and come back to be
+// killed again.
+const maxRepeats = 3
+
 // mayRepeat reports whether a request that was sent is sent once more. A backend that
 // has not answered in time may still be at it.
-func (t *trip) mayRepeat(err error, backends int) bool {
-	return isIdempotent(t.request.Method) && !isTimeout(err) && len(t.sentTo) < max(1, backends-1)
+func (t *trip) mayRepeat(err error) bool {
+	return isIdempotent(t.request.Method) && !isTimeout(err) && len(t.sentTo) < maxRepeats
 }
 
 // isIdempotent reports whether a method is idempotent: RFC 9110, section 9.2.2. Of others that
