@@ -260,7 +260,14 @@ func TestBackendsRestart(t *testing.T) {
 			pause(20)
 		}},
 		{"two in turn", 2, false, func(b []*mortal, round int) { b[round%2].kill(); pause(30); b[round%2].start(); pause(30) }},
-		{"two at once", 2, false, func(b []*mortal, _ int) { b[0].kill(); b[1].kill(); pause(50); b[1].start(); b[0].start(); pause(30) }},
+		{"two at once", 2, false, func(b []*mortal, _ int) {
+			b[0].kill()
+			b[1].kill()
+			pause(50)
+			b[1].start()
+			b[0].start()
+			pause(30)
+		}},
 		{"three, rolling", 3, false, func(b []*mortal, round int) { b[round%3].kill(); pause(30); b[round%3].start(); pause(30) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
