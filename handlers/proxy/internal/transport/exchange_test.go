@@ -553,6 +553,32 @@ func TestUnixAndTLS(t *testing.T) {
 	})
 }
 
+// What a backend sends behind its response is not taken for the next one, even if it is in the same
+// record of TLS and was not read.
+func TestMoreInTheRecord(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, in, _ := http.NewResponseController(w).Hijack()
+		defer conn.Close()
+		header := "HTTP/1.1 200 OK\r\nContent-Length: 3800\r\n"
+		header += "X: " + strings.Repeat("x", 4096-3800-len(header)-len("X: \r\n\r\n")) + "\r\n\r\n" // as large as the buffer with the body
+		io.WriteString(conn, header+strings.Repeat("a", 3800)+plain)
+		if _, err := readRequest(in.Reader); err == nil {
+			t.Error("the connection is used again")
+		}
+	}))
+	server.TLS = &tls.Config{DynamicRecordSizingDisabled: true}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	roots := server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	b := &backend{transport: New(Options{Network: "tcp", Address: server.Listener.Addr().String(), HeaderTimeout: time.Minute, TLS: &tls.Config{ServerName: "example.com", RootCAs: roots}})}
+	for range 2 {
+		_, body, err := b.get(t, request(t, "GET", nil))
+		testserver.Equal(t, "error", err, nil)
+		testserver.Equal(t, "bytes", len(body), 3800)
+	}
+	b.transport.Close()
+}
+
 // Many requests at once do not get each other's responses.
 func TestManyAtOnce(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(echo))
