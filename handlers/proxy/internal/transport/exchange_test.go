@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"example.com/baton/handlers/internal/testserver"
+	"golang.org/x/sys/unix"
 )
 
 // What a backend reads is what was sent, whatever the body is.
@@ -215,46 +216,8 @@ func TestResponseIsCompleteFirst(t *testing.T) {
 			if _, _, err := b.get(t, r); err != nil {
 				t.Fatal(err)
 			}
+			testserver.Equal(t, "idle connections", len(b.transport.idle.conns), 0)
 			<-ended
-		})
-	}
-}
-
-func TestExpectContinue(t *testing.T) {
-	for _, test := range []struct {
-		name    string
-		answers []string // to the header, and to the body
-		status  int
-		body    string // that the backend gets
-	}{
-		{"100", []string{"HTTP/1.1 100 Continue\r\n\r\n", plain}, 200, "body"},
-		{"another interim response, and 100", []string{"HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", plain}, 200, "body"},
-		{"nothing for a second", []string{"", plain}, 200, "body"},
-		{"refused, and the connection with it", []string{"HTTP/1.1 403 No\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"}, 403, ""},
-		{"refused, and the body wanted", []string{"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\n", "no"}, 403, "body"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			got := make(chan string, 1)
-			b := listen(t, func(_ int, conn *net.TCPConn, in *bufio.Reader) {
-				r, err := http.ReadRequest(in)
-				if err != nil {
-					return
-				}
-				io.WriteString(conn, test.answers[0])
-				body, _ := io.ReadAll(r.Body)
-				got <- string(body)
-				if len(test.answers) > 1 {
-					io.WriteString(conn, test.answers[1])
-				}
-			})
-			r := request(t, "POST", strings.NewReader("body"))
-			r.Header.Set("Expect", "100-Continue")
-			response, _, err := b.get(t, r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			testserver.Equal(t, "status", response.StatusCode, test.status)
-			testserver.Equal(t, "body", <-got, test.body)
 		})
 	}
 }
@@ -363,9 +326,20 @@ func TestUpgrade(t *testing.T) {
 			r := request(t, "POST", strings.NewReader(body)).WithContext(ctx)
 			r.Header.Set("Connection", "Upgrade")
 			r.Header.Set("Upgrade", "x")
+			sent := make(chan struct{})
+			if body != "" {
+				r.Body = closing{r.Body, sent}
+			} else {
+				close(sent)
+			}
 			response, err := b.transport.RoundTrip(r)
 			if err != nil {
 				t.Fatal(err)
+			}
+			select {
+			case <-sent:
+			default:
+				t.Error("got the connection while the request is being sent")
 			}
 			cancel() // the connection is not the request's any more
 			up, ok := response.Body.(*Upgraded)
@@ -380,6 +354,28 @@ func TestUpgrade(t *testing.T) {
 			up.Close()
 		})
 	}
+}
+
+// What has come already is read without a wait, though it has not been read with the header.
+func TestNoWait(t *testing.T) {
+	body := strings.Repeat("x", 20_000)
+	b := listen(t, answer(fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)))
+	response, err := b.transport.RoundTrip(request(t, "GET", nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := response.Body.(*exchange)
+	await(t, "the rest", func() (is bool) {
+		x.conn.raw.Control(func(fd uintptr) {
+			n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+			is = err == nil && n+x.conn.in.Buffered() >= len(body)
+		})
+		return is
+	})
+	x.BeforeWait(func() { t.Error("waited") })
+	got, err := io.ReadAll(response.Body)
+	testserver.Equal(t, "error", err, nil)
+	testserver.Equal(t, "body", string(got) == body, true)
 }
 
 // Who closes a body, maybe amid a Read, or leaves, ends the connection.
@@ -551,6 +547,32 @@ func TestUnixAndTLS(t *testing.T) {
 		untrusting := New(Options{Network: "tcp", Address: at.Host, HeaderTimeout: time.Minute, TLS: &tls.Config{ServerName: "example.com"}})
 		testserver.Equal(t, "progress", ProgressOf(untrusting.Probe(t.Context())), Unsent)
 	})
+}
+
+// What a backend sends behind its response is not taken for the next one, even if it is in the same
+// record of TLS and was not read.
+func TestMoreInTheRecord(t *testing.T) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, in, _ := http.NewResponseController(w).Hijack()
+		defer conn.Close()
+		header := "HTTP/1.1 200 OK\r\nContent-Length: 3800\r\n"
+		header += "X: " + strings.Repeat("x", 4096-3800-len(header)-len("X: \r\n\r\n")) + "\r\n\r\n" // as large as the buffer with the body
+		io.WriteString(conn, header+strings.Repeat("a", 3800)+plain)
+		if _, err := readRequest(in.Reader); err == nil {
+			t.Error("the connection is used again")
+		}
+	}))
+	server.TLS = &tls.Config{DynamicRecordSizingDisabled: true}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	roots := server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
+	b := &backend{transport: New(Options{Network: "tcp", Address: server.Listener.Addr().String(), HeaderTimeout: time.Minute, TLS: &tls.Config{ServerName: "example.com", RootCAs: roots}})}
+	for range 2 {
+		_, body, err := b.get(t, request(t, "GET", nil))
+		testserver.Equal(t, "error", err, nil)
+		testserver.Equal(t, "bytes", len(body), 3800)
+	}
+	b.transport.Close()
 }
 
 // Many requests at once do not get each other's responses.
