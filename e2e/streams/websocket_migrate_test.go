@@ -199,7 +199,7 @@ func (k *talker) send(stop <-chan struct{}) {
 				k.fail("close", err)
 			}
 			return
-		case <-time.After(time.Duration(5+k.n%7) * time.Millisecond):
+		case <-time.After(time.Duration(20+20*(k.n%7)) * time.Millisecond):
 		}
 		if n := k.sent.Load(); n-k.received.Load() < 4 {
 			if _, err := k.conn.Write(k.message(int(n), true)); err != nil {

@@ -37,11 +37,11 @@ func TestUpgradesUnderLoadOfEveryProtocolWithoutMigration(t *testing.T) {
 	serve, secure := service.Secured(t)
 	b := service.Start(t, everything(t), serve, service.Listen("HOST:PORT", "tls:HOST:PORT"), service.Patient(), service.Args("-migrate=false", "-idle-grace", grace.String()))
 	plain := load.Load{Network: "tcp", Address: b.Address, Exchanges: everyExchange(), Clients: [load.Habits]int{
-		load.PerRequest: 1, load.PerRequestEnd: 1, load.Streams: 2, load.StreamsPausing: 8, load.StreamsSilent: 16}}.Paced()
+		load.PerRequest: 1, load.PerRequestEnd: 1, load.Streams: 2, load.StreamsPausing: 4, load.StreamsSilent: 8}}.Paced()
 	over := plain
 	_, over.Address = service.SplitAddress(b.Setup.Listen[1])
 	over.TLS = secure.Config
-	over.Clients[load.BackToBack], over.Clients[load.Pausing] = 1, 8
+	over.Clients[load.BackToBack], over.Clients[load.Pausing] = 2, 4
 	plainCounts, stopPlain := load.Start(t, plain)
 	overCounts, stopOver := load.Start(t, over)
 	load.AwaitCrowd(t, plainCounts, plain.Clients)
