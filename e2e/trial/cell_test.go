@@ -88,7 +88,7 @@ const perRequest = 2
 func (c *cell) start(t *testing.T, keys pair) {
 	over := service.Over{Config: certificate.Trusting(t, []string{keys.cert})}
 	c.good = backend.Start(t, http.HandlerFunc(backend.EveryKind))
-	c.Baton = service.Start(t, service.OverTLS(keys.cert, keys.key), service.Patient(), service.Config("proxy /="+c.good),
+	c.Baton = service.Start(t, service.OverTLS(keys.cert, keys.key), service.Patient(), func(s *service.Setup) { s.Descriptors = 500 }, service.Config("proxy /="+c.good),
 		service.Args(c.flags...), service.Args("-idle-grace", "5m", "-websocket-grace", "5m", "-drain-timeout", "15s",
 			"-proxy-timeout", "7s", "-upgrade-timeout", "10s"))
 	patience := 10 * time.Second

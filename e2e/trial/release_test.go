@@ -55,6 +55,7 @@ var badReleases = []badRelease{
 	{name: "panics", fault: "panic 10"},
 	{name: "deadlocks after 1 s", fault: "deadlock 1s", fatal: true},
 	{name: "freezes after 1 s", fault: "freeze 1s", fatal: true, long: true},
+	{name: "leaks descriptors", fault: "leak 1"},
 }
 
 func status(code int) http.HandlerFunc {
