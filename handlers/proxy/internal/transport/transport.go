@@ -26,7 +26,7 @@ type Options struct {
 	TLS     *tls.Config // nil: plaintext; else with a ServerName
 
 	// HeaderTimeout is how long a backend may take to send its final response header once it has the
-	// request, and how long it may take nothing of what is being sent to it.
+	// request, and how long it may take nothing of what is being sent to it. It must be positive.
 	HeaderTimeout time.Duration
 }
 
