@@ -107,7 +107,7 @@
 // those complete, and migrate with the connection; if they do not complete, nothing more is held
 // on their account, and the next moment without a stream is awaited until the idle grace is over.
 // Then the connection is drained as told above, like that of a client which does not acknowledge
-// the settings, or has a header table although it is told to have none. A client that answers the
+// the settings, or has a header table although it was asked to have none. A client that answers the
 // PING later than the idle grace may have a request refused, and knows that it was not
 // processed. Without the tables of header compression a browser's request takes 249 bytes instead of
 // 22, its response 1,172 instead of 1,053, both 1.2 times the processor (h2load -n 20000 -c 8 -m 10,

@@ -166,7 +166,7 @@ func (h *http2Conn) read(mayBlock bool, f func() error) error {
 	return h.afterRead(err)
 }
 
-// afterRead notes how a Read ended, and returns what net/http is told of it.
+// afterRead notes how a Read ended, and returns what net/http gets of it.
 func (h *http2Conn) afterRead(err error) error {
 	h.reading = false
 	timedOut := errors.Is(err, os.ErrDeadlineExceeded)

@@ -18,7 +18,7 @@ import (
 )
 
 // http2Client is one connection, whose frames the test sees. It sends no more than
-// it is told, but for what flow control wants.
+// it is sent, but for what flow control wants.
 type http2Client struct {
 	t *testing.T
 	net.Conn

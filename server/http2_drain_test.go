@@ -62,7 +62,7 @@ func TestHTTP2DrainInTwoSteps(t *testing.T) {
 			t.Errorf("after the second GOAWAY: answered %t, %d GOAWAY in all", answered, len(c.goAways))
 		}
 		if d := <-drained; d.Requests != 16 || d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
-			t.Errorf("got %+v, want 16 requests and one connection told to close", d)
+			t.Errorf("got %+v, want 16 requests and one connection sent Connection: close", d)
 		}
 	})
 }
@@ -134,7 +134,7 @@ func TestHTTP2IdleConnectionIsClosedSoon(t *testing.T) {
 			c.closes()
 		}
 		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 3}) {
-			t.Errorf("got %+v, want 3 told to close", d)
+			t.Errorf("got %+v, want 3 sent Connection: close", d)
 		}
 	})
 }
@@ -248,6 +248,7 @@ func TestHTTP2NoticeWhileWriting(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: waits for drains; go test without -short includes it")
 	}
+	t.Parallel()
 	stop := make(chan struct{})
 	bothOverTCP(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		piece := make([]byte, 20000)
@@ -345,7 +346,7 @@ func TestHTTP2ClientsThroughDrain(t *testing.T) {
 			t.Errorf("of %d requests %d lost and %d refused, want none", asked.Load(), lost.Load(), refused.Load())
 		}
 		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: clients}) {
-			t.Errorf("got %+v, want all told to close", d)
+			t.Errorf("got %+v, want all sent Connection: close", d)
 		}
 	})
 }

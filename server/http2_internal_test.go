@@ -276,7 +276,7 @@ func TestRefusalOfAClientThatReadsNothing(t *testing.T) {
 	})
 }
 
-// The client of a connection that has migrated meanwhile is told nothing.
+// The client of a connection that has migrated meanwhile is sent nothing.
 func TestNoticeAfterTheConnectionHasMigrated(t *testing.T) {
 	socket := new(passing)
 	h := newHTTP2Conn(New(Options{Handler: http.NotFoundHandler()}).newConn(socket, nil))

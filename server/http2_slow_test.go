@@ -205,7 +205,7 @@ func TestHTTP2PauseInBody(t *testing.T) {
 			t.Errorf("the drain took %v, want the body timeout and a second", took)
 		}
 		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
-			t.Errorf("got %+v, want one told to close", d)
+			t.Errorf("got %+v, want one sent Connection: close", d)
 		}
 	})
 }

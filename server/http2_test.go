@@ -39,7 +39,7 @@ func TestHTTP2(t *testing.T) {
 	})
 }
 
-// One that becomes HTTP/2 in the drain is told as well, and served.
+// One that becomes HTTP/2 in the drain is sent a GOAWAY as well, and served.
 func TestHTTP2BeginsInDrain(t *testing.T) {
 	inMemory(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: patience}, func(t *testing.T, s *served) {
 		splits := []int{0, 1, 13, 14, 15, 23}
@@ -66,7 +66,7 @@ func TestHTTP2BeginsInDrain(t *testing.T) {
 			h.closes()
 		}
 		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: len(splits)}) {
-			t.Errorf("got %+v, want all told to close", d)
+			t.Errorf("got %+v, want all sent Connection: close or a GOAWAY", d)
 		}
 	})
 }
@@ -235,7 +235,7 @@ func TestHTTP2InOneStep(t *testing.T) {
 			t.Errorf("got GOAWAY for %d, want one for stream 3", speaker.goAways)
 		}
 		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{ConnectionClose: 1, IdleGrace: 1}) {
-			t.Errorf("got %+v, want one told to close, and the silent one closed at the deadline", d)
+			t.Errorf("got %+v, want one sent a GOAWAY, and the idle one closed at the deadline", d)
 		}
 	})
 }

@@ -164,7 +164,7 @@ func TestHijackedHalfClosed(t *testing.T) {
 	})
 }
 
-// Streams and long polls are told at once, and end in order, while what else is
+// Streams and long polls are notified at once, and end in order, while what else is
 // under way on their connection goes on.
 func TestLongOnesAreTold(t *testing.T) {
 	const soon = 100 * time.Millisecond

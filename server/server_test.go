@@ -167,7 +167,7 @@ func (s *served) awaitDraining() {
 
 func hello(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }
 
-// gate is a handler that waits until it is told to go on.
+// gate is a handler that waits until it is released.
 type gate struct {
 	entered, open chan struct{}
 	before, after string // written on both sides of the wait

@@ -59,7 +59,7 @@ func TestTLSDrain(t *testing.T) {
 		}
 		busy.closedCleanly()
 		if d := <-drained; d.Migrated != 0 || d.Requests != 2 || d.Connections != (upgrade.Closed{ConnectionClose: 2, IdleGrace: 3}) {
-			t.Errorf("got %+v, want 2 requests finished, 2 told to close and 3 after the grace", d)
+			t.Errorf("got %+v, want 2 requests finished, 2 sent Connection: close and 3 after the grace", d)
 		}
 	})
 }
@@ -134,7 +134,7 @@ func TestTLSClientsThatNeverRetry(t *testing.T) {
 		d := <-s.drain(patience, all)
 		asking.Wait()
 		if failed.Load() != 0 || announced.Load() != clients || d.Connections != (upgrade.Closed{ConnectionClose: clients}) {
-			t.Errorf("%d requests failed, %d clients told to close, %+v; want all %d told", failed.Load(), announced.Load(), d, clients)
+			t.Errorf("%d requests failed, %d clients sent Connection: close, %+v; want all %d sent it", failed.Load(), announced.Load(), d, clients)
 		}
 	})
 }
@@ -302,7 +302,7 @@ func TestGraceAfterHandshake(t *testing.T) {
 			t.Errorf("got close %t and %q", resp.Close, body)
 		}
 		if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 1}) {
-			t.Errorf("got %+v, want one told to close", d.Connections)
+			t.Errorf("got %+v, want one sent Connection: close", d.Connections)
 		}
 	})
 }

@@ -4,12 +4,14 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
 
 	"example.com/baton/upgrade/internal/descriptors"
 	"example.com/baton/upgrade/internal/flip"
+	"example.com/baton/upgrade/internal/judge"
 	"example.com/baton/upgrade/internal/lifecycle"
 	"example.com/baton/upgrade/internal/link"
 	"example.com/baton/upgrade/internal/process"
@@ -26,6 +28,7 @@ type attempt struct {
 	claims     []link.Claim    // of the successor, once it serves
 	pipe       uint64          // see flip.Process.ReleasePipe
 	began      Outcomes        // of this generation, when it was executed
+	resources  judge.Resources // of this generation, at most, since then
 	comparison *comparison     // in the present stage, or the last one
 	adopts     bool            // connections can migrate there
 	assumed    bool            // it cannot report its claims, and is taken to have all
@@ -41,7 +44,7 @@ func (a *attempt) has(c claim) bool {
 
 // execute executes the successor.
 func (r *run) execute(a lifecycle.Action) {
-	r.attempt = &attempt{over: make(chan struct{}), began: r.outcomes()}
+	r.attempt = &attempt{over: make(chan struct{}), began: r.outcomes(), resources: resourcesOf(os.Getpid(), r.load())}
 	if err := r.equip(r.attempt, a.Trigger); err != nil {
 		r.enqueue(lifecycle.Event{Kind: lifecycle.FlipFailed, Err: err})
 		return

@@ -69,6 +69,6 @@ func TestHeldListenerMustBeClaimed(t *testing.T) {
 	address := l.held(t)
 	cmd := l.start()
 	if err := cmd.Wait(); err == nil || !strings.Contains(l.printed(), "holds a socket at "+address) {
-		t.Errorf("got %v, want an exit that tells of %s:\n%s", err, address, l.printed())
+		t.Errorf("got %v, want an exit that names %s:\n%s", err, address, l.printed())
 	}
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"os"
 	"runtime/debug"
 	"time"
 
 	"example.com/baton/upgrade/internal/judge"
 	"example.com/baton/upgrade/internal/lifecycle"
 	"example.com/baton/upgrade/internal/link"
+	"example.com/baton/upgrade/internal/process"
+	"golang.org/x/sys/unix"
 )
 
 // returnSlack is added to the time that a successor's drain and hooks may take, before one that
@@ -38,6 +41,8 @@ type comparison struct {
 
 	last    time.Time     // when that was
 	silence time.Duration // since the successor's last answer
+
+	exhausting string // what the successor has nearly all of; empty: nothing
 }
 
 // canTry reports whether a successor can be tried on the service's connections.
@@ -117,11 +122,34 @@ func (r *run) compare() {
 			r.mu.Unlock()
 			return
 		}
-		theirs := successor.outcomes
+		theirs, load := successor.outcomes, successor.load
 		r.mu.Unlock()
 		c.listen(time.Now(), answered)
+		a.resources = a.resources.Most(resourcesOf(os.Getpid(), r.load()))
+		c.exhausting = judge.Exhausting(resourcesOf(a.next.PID, load), a.resources, resourceLimits())
 		r.post(c.observe(theirs, own, a.next.PID))
 	}()
+}
+
+// resourcesOf returns what a generation has. What cannot be found out is 0.
+func resourcesOf(pid int, load Load) judge.Resources {
+	u, err := process.UsageOf(pid)
+	if err != nil {
+		return judge.Resources{}
+	}
+	c := load.Connections
+	connections := uint64(c.New + c.Active + c.Idle + c.Hijacked)
+	return judge.Resources{Descriptors: u.Descriptors - min(u.Descriptors, connections), Memory: u.Memory}
+}
+
+// resourceLimits returns what limits a successor, as it limits this generation.
+func resourceLimits() (limit judge.Resources) {
+	var descriptors unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &descriptors) == nil {
+		limit.Descriptors = descriptors.Cur
+	}
+	limit.Memory, _ = process.MemoryLeft()
+	return limit
 }
 
 // listen notes whether the successor has answered. A time in which this process did not run itself,
@@ -150,7 +178,9 @@ func (c *comparison) observe(theirs, own Outcomes, pid int) lifecycle.Event {
 	e := lifecycle.Event{Kind: lifecycle.Judged, PID: pid, Stage: c.stage, Text: text}
 	switch {
 	case c.silence >= silenceLimit:
-		e.Verdict, e.Text, e.Cause = lifecycle.Bad, fmt.Sprintf("the successor hangs: no answer from it for %v", silenceLimit), lifecycle.Failures
+		e.Verdict, e.Text, e.Cause = lifecycle.Bad, fmt.Sprintf("the successor hangs: no answer from it for %v", silenceLimit), lifecycle.Death
+	case c.exhausting != "":
+		e.Verdict, e.Text, e.Cause = lifecycle.Bad, c.exhausting, lifecycle.Failures
 	case v.Decision == judge.Good:
 		e.Verdict = lifecycle.Good
 	case v.Decision == judge.Bad:
@@ -181,14 +211,12 @@ func (r *run) endStage(a lifecycle.Action) {
 	t := r.Trial()
 	t.Stage, t.Ends, t.Verdict, t.Reason = "", time.Now(), a.Verdict.String(), a.Text
 	r.setTrial(*t)
-	if a.Verdict == lifecycle.Bad {
-		r.countTakeback(takebacks[a.Cause])
-	}
 }
 
 // reclaim accepts again. A successor that hangs may not answer what it was offered: that must not
 // stop this generation from ending it.
-func (r *run) reclaim() {
+func (r *run) reclaim(a lifecycle.Action) {
+	r.countTakeback(takebacks[a.Cause])
 	sharer := r.service.(Sharer)
 	r.reclaiming.Go(sharer.Reclaim)
 }

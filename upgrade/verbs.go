@@ -51,7 +51,7 @@ var verbs = map[lifecycle.Verb]func(*run, lifecycle.Action){
 	lifecycle.SendCommit:     plain(func(r *run) { r.sendSurely(r.attempt.link, link.Message{Type: link.TypeCommit}) }),
 	lifecycle.Share:          (*run).share,
 	lifecycle.EndStage:       (*run).endStage,
-	lifecycle.Reclaim:        plain((*run).reclaim),
+	lifecycle.Reclaim:        (*run).reclaim,
 	lifecycle.Judge:          plain((*run).compare),
 	lifecycle.SendTakeBack:   (*run).sendTakeBack,
 	lifecycle.SendStop:       plain((*run).sendStop),

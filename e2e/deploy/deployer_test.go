@@ -187,16 +187,21 @@ func checkFiles(t testing.TB, bin, inPlace, previous string) {
 // versionOf returns the version of a file that is one of the whole binaries, "" if there is none.
 func versionOf(t testing.TB, path string) string {
 	t.Helper()
-	got, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return ""
 	} else if err != nil {
 		t.Fatal(err)
 	}
-	if version := build.VersionOf(t, got); version != "" {
+	defer f.Close()
+	if version := build.VersionOf(t, f); version != "" {
 		return version
 	}
-	return fmt.Sprintf("%d bytes of something else", len(got))
+	info, err := f.Stat()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d bytes of something else", info.Size())
 }
 
 // checkRuns checks which version serves, as which generation.

@@ -26,6 +26,7 @@ func TestPageHasContentWithoutScripts(t *testing.T) {
 		return upgrade.Load{Requests: requests, Connections: upgrade.Connections{Active: active, Idle: idle}}
 	}
 	status := upgrade.Status{
+		Notice:     "1.6.0 crashed 3 times & was replaced",
 		Generation: 3, PID: 4242, Version: "1.5.0<b>", State: "serving", Listen: []string{"127.0.0.1:80", "[::1]:443"},
 		Generations: []upgrade.Member{
 			{Generation: 2, PID: 4141, Version: "1.4.0", State: "draining", Age: 90000, Load: load(1, 1, 0)},
@@ -43,6 +44,7 @@ func TestPageHasContentWithoutScripts(t *testing.T) {
 	testserver.Equal(t, "Cache-Control", response.Header.Get("Cache-Control"), "no-store")
 	text := visible(page)
 	for name, want := range map[string]string{
+		"notice":      "1.6.0 crashed 3 times &amp; was replaced Served by",
 		"listeners":   "127.0.0.1:80, [::1]:443",
 		"generation":  "Served by generation 3 version 1.5.0&lt;b&gt; pid 4242 serving · 1 min 1 s old",
 		"requests":    "3 requests 1,234 in all",
@@ -65,6 +67,7 @@ func TestPageHasContentWithoutScripts(t *testing.T) {
 func TestPageOfANewService(t *testing.T) {
 	response, page := testserver.Do(t, testserver.Serve(t, Handler(Options{Metrics: noMetrics(), Status: newService().Status})), "GET", "/")
 	testserver.CheckPolicy(t, response, page)
+	testserver.Equal(t, "hides that there is no notice", strings.Contains(page, `id="notice" hidden></p>`), true)
 	testserver.Equal(t, "has no upgrades", strings.Contains(page, `<ol id="upgrades"></ol>`), true)
 	testserver.Equal(t, "says so", strings.Contains(page, `id="none">None yet.`), true)
 }

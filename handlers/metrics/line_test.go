@@ -319,7 +319,7 @@ func countersGoOn(t *testing.T, seed uint64) {
 	}
 }
 
-// isCumulative tells of a series of samples whether it must never decrease.
+// isCumulative reports for a series of samples whether it must never decrease.
 func isCumulative(series string) bool {
 	name, _, _ := strings.Cut(series, "{")
 	return strings.HasSuffix(name, "_total") || strings.HasSuffix(name, "_sum") || strings.HasSuffix(name, "_count") ||

@@ -35,7 +35,7 @@ type stream struct {
 }
 
 // follow lets a response to w end in a drain, if it is a stream.
-func (p *proxy) follow(response *http.Response, w http.ResponseWriter) {
+func (p *Proxy) follow(response *http.Response, w http.ResponseWriter) {
 	if !isEventStream(response.Header) || response.ContentLength >= 0 || response.Body == http.NoBody {
 		return
 	}

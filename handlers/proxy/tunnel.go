@@ -18,7 +18,7 @@ import (
 
 // tunnel is an upgraded connection: two ends, and a pipe in each direction.
 type tunnel struct {
-	proxy       *proxy
+	proxy       *Proxy
 	client      *end // nil until the connection is upgraded
 	backend     *end
 	toClient    pipe
@@ -30,7 +30,7 @@ type tunnel struct {
 	stop        func()        // removes the drain hook
 }
 
-func (p *proxy) newTunnel() *tunnel { return &tunnel{proxy: p, over: make(chan struct{})} }
+func (p *Proxy) newTunnel() *tunnel { return &tunnel{proxy: p, over: make(chan struct{})} }
 
 // connect sets the ends, and the pipes between them. From then on end must be called.
 func (t *tunnel) connect(ctx context.Context, client, backend *end, isWebSocket bool) {
@@ -152,7 +152,7 @@ type proposal struct {
 }
 
 // propose returns what answers a request that asks for an upgrade.
-func (p *proxy) propose(w http.ResponseWriter, r *http.Request) *proposal {
+func (p *Proxy) propose(w http.ResponseWriter, r *http.Request) *proposal {
 	return &proposal{ResponseWriter: w, tunnel: p.newTunnel(), request: r}
 }
 

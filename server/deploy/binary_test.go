@@ -56,7 +56,7 @@ func TestIsBaton(t *testing.T) {
 		{"another script", script(t, "exec baton upgrade"), false},
 		{"another Go program, which embeds the packages", "/proc/self/exe", false},
 		{"another program", "/bin/sh", false},
-		{"text that tells of it", write(t, t.TempDir()+"/x", "baton 1 (commit none, go1)"), false},
+		{"text that has its version", write(t, t.TempDir()+"/x", "baton 1 (commit none, go1)"), false},
 		{"missing", t.TempDir() + "/x", false},
 	}
 	for _, tt := range tests {

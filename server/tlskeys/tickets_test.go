@@ -217,7 +217,7 @@ func TestUnreadableTicketKeys(t *testing.T) {
 		keys.Use(config)
 		client := g.client()
 		if g.resumes(client, config) || !g.resumes(client, config) {
-			t.Errorf("%s: the keys are no good", secret)
+			t.Errorf("%s: the keys are invalid", secret)
 		}
 	}
 }

@@ -2,29 +2,36 @@
 package files
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
 )
 
+// Install puts a copy of a program in place, as Put does.
 func Install(t testing.TB, from, to string) {
 	t.Helper()
-	content, err := os.ReadFile(from)
+	program, err := os.Open(from)
 	if err != nil {
 		t.Fatal(err)
 	}
-	Put(t, content, to, 0o755)
+	defer program.Close()
+	put(t, program, to, 0o755)
 }
 
 // Put writes a file beside its place and moves it there.
 func Put(t testing.TB, content []byte, to string, mode os.FileMode) {
 	t.Helper()
-	// A child forked meanwhile would hold the file open for writing until it execs, and whoever
-	// executes the file then fails with ETXTBSY.
-	syscall.ForkLock.RLock()
-	err := os.WriteFile(to+".new", content, mode)
-	syscall.ForkLock.RUnlock()
+	put(t, bytes.NewReader(content), to, mode)
+}
+
+// put leaves a copy from file to file to the kernel.
+func put(t testing.TB, content io.Reader, to string, mode os.FileMode) {
+	t.Helper()
+	err := write(content, to+".new", mode)
 	if err == nil {
 		err = os.Chmod(to+".new", mode) // whatever the umask
 	}
@@ -34,6 +41,19 @@ func Put(t testing.TB, content []byte, to string, mode os.FileMode) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func write(content io.Reader, to string, mode os.FileMode) error {
+	// A child forked meanwhile would hold the file open for writing until it execs, and whoever
+	// executes the file then fails with ETXTBSY.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	f, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, content)
+	return errors.Join(err, f.Close())
 }
 
 // Script is a successor made of a shell script.

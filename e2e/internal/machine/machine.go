@@ -106,18 +106,19 @@ func (m *Machine) Put(inside, content string, mode os.FileMode) {
 // Install puts a copy of a file of the host in place inside, by rename and executable.
 func (m *Machine) Install(from, inside string) {
 	m.T.Helper()
-	content, err := os.ReadFile(from)
-	if err != nil {
+	if err := os.MkdirAll(filepath.Dir(m.Path(inside)), 0o755); err != nil {
 		m.T.Fatal(err)
 	}
-	m.Put(inside, string(content), 0o755)
+	files.Install(m.T, from, m.Path(inside))
 }
 
-// Share copies a file of the host to the shared directory, and returns its path.
+// Share copies a file of the host to the shared directory unless it is there, and returns its path.
 func (m *Machine) Share(from string) (path string) {
 	m.T.Helper()
 	path = filepath.Join(m.Shared, filepath.Base(from))
-	files.Install(m.T, from, path)
+	if _, err := os.Stat(path); err != nil {
+		files.Install(m.T, from, path)
+	}
 	return path
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -90,17 +91,23 @@ func (p *Process) Outcome() string {
 
 // Descendants returns the living processes whose environment carries the mark that a test gave to what it started.
 func Descendants(mark string) (pids []int) {
-	entries, _ := filepath.Glob("/proc/[0-9]*/environ")
-	for _, path := range entries {
-		environ, err := os.ReadFile(path)
-		if err != nil || !bytes.Contains(environ, []byte(mark)) {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return nil
+	}
+	defer proc.Close()
+	names, _ := proc.Readdirnames(-1) // tests ask often: not Glob, which looks at each of them, too
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		if err == nil && pid != os.Getpid() {
+		environ, err := os.ReadFile("/proc/" + name + "/environ")
+		if err == nil && bytes.Contains(environ, []byte(mark)) {
 			pids = append(pids, pid)
 		}
 	}
+	slices.Sort(pids)
 	return pids
 }
 

@@ -18,6 +18,7 @@ import (
 //	panic N     in the handler, at the Nth request and at all that follow
 //	deadlock D  that long after the first request: no handler returns any more
 //	freeze D    that long after the first request: the process does nothing any more
+//	leak N      at the Nth request and at all that follow: two descriptors are left open
 func faulty(h http.Handler, err error) (http.Handler, error) {
 	if err != nil {
 		return nil, err
@@ -35,6 +36,7 @@ func faulty(h http.Handler, err error) (http.Handler, error) {
 		"panic":    func() { panic("a panic of the handler") },
 		"deadlock": func() { select {} },
 		"freeze":   func() { syscall.Kill(os.Getpid(), syscall.SIGSTOP) },
+		"leak":     func() { syscall.Pipe(make([]int, 2)) },
 	}[kind]
 	due, err := after(when)
 	if happen == nil || err != nil {

@@ -10,7 +10,7 @@
 // # Header tables
 //
 // The dynamic tables of RFC 7541 cannot be had from net/http, so they are kept empty. The
-// client is told by SETTINGS_HEADER_TABLE_SIZE that it has no table: [Machine.Write] changes
+// client learns by SETTINGS_HEADER_TABLE_SIZE that it has no table: [Machine.Write] changes
 // the value on its way, and net/http, which knows nothing of that, goes on to accept what
 // the client sends before it has read the setting. net/http's own encoder is given a limit
 // of one byte by its configuration. That both have taken effect is seen on the wire: a header
@@ -101,7 +101,7 @@ func (m *Machine) Received(f frames.Frame) {
 	}
 }
 
-// followBlock notes what a header block of the client tells of its table. The first one may have
+// followBlock notes what a header block of the client says of its table. The first one may have
 // been made before the client knew the settings.
 func (m *Machine) followBlock(f frames.Frame) {
 	isFirst := m.client == unused

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -22,7 +23,7 @@ func Room() (connections, requests int) {
 		return math.MaxInt32, math.MaxInt32
 	}
 	limit := int(min(rlimit.Cur, math.MaxInt32))
-	open, err := openDescriptors()
+	open, err := Open("self")
 	if err != nil {
 		return limit, limit
 	}
@@ -30,9 +31,9 @@ func Room() (connections, requests int) {
 	return requests - min(limit/4, 1024), requests
 }
 
-// openDescriptors returns how many descriptors this process has.
-func openDescriptors() (int, error) {
-	const directory = "/proc/self/fd"
+// Open returns how many descriptors a process has, which is named as in /proc.
+func Open(process string) (int, error) {
+	directory := filepath.Join("/proc", process, "fd")
 	var stat unix.Stat_t
 	if err := unix.Stat(directory, &stat); err == nil && stat.Size > 0 { // since Linux 6.2 (proc(5))
 		return int(stat.Size), nil

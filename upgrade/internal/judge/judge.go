@@ -18,7 +18,7 @@
 // twice the predecessor's ratio and one percentage point more.
 //
 // Not found: what is rarer than that, wrong bodies, what hits few requests of a quiet service,
-// leaks, and whatever begins after the last call. Waiting requests are a lower bound: every
+// slow leaks, and whatever begins after the last call. Waiting requests are a lower bound: every
 // answer since counts as one of those that had begun five seconds ago.
 package judge
 

@@ -53,8 +53,8 @@ const (
 
 	Execute          // Trigger: FlipAccepted or FlipFailed, and what comes over the link
 	Share            // share connections with it, and tell how long: Stage, Share, At
-	EndStage         // a trial or a watch is over: Verdict, Cause, Text
-	Reclaim          // accept again, and give it nothing more
+	EndStage         // a trial or a watch is over: Verdict, Text
+	Reclaim          // accept again, and give it nothing more: Cause
 	Judge            // compare the two: Judged
 	SendTakeOver     // it shall accept: SuccessorServes
 	SendTakeBack     // it shall return what it has: Text; SuccessorExited

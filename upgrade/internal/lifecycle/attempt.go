@@ -299,9 +299,9 @@ func (m *Machine) confirm(Event) { m.successor.took = m.now.Sub(m.successor.trig
 // dismiss gives a successor up, if it was not for another reason. After the grace it is killed.
 func (m *Machine) dismiss(reason string, grace time.Duration) {
 	m.successor.reason = cmp.Or(m.successor.reason, reason)
-	m.endStage(Bad, Death, m.successor.reason)
+	m.endStage(Bad, m.successor.reason)
 	m.disarm(StartLate)
-	m.reclaim()
+	m.reclaim(Death)
 	m.emit(Action{Do: Dismiss, Duration: grace})
 }
 

@@ -25,7 +25,7 @@ func (m *Machine) handOverUnheard(e Event) {
 // belongs to the generation that serves: triggers, and the links to predecessors.
 func (m *Machine) handOver(Event) {
 	s := &m.successor
-	m.endStage(Undecided, NoCause, "the successor did not wait for the end")
+	m.endUnawaited()
 	m.emit(Action{Do: HandOver, Trigger: s.trigger, Duration: s.took})
 	m.hold()
 	for _, timer := range []Kind{StartLate, DelayOver, PatienceOver, ReliefOver} {

@@ -25,7 +25,7 @@ type proc struct {
 	members   map[ID]*wire
 	lastID    ID
 	next      *proc // whoever has said hello last over the link to the successor
-	farewell  bool  // that one reported a stop
+	stopping  bool  // that one reported a stop
 	control   bool  // it accepts on the control socket
 	waiters   []Waiter
 	freed     bool  // tableflip's pipe, for the successor
@@ -94,10 +94,10 @@ func (p *proc) arrive(l *wire, toOlder bool, e Event, passed *wire) {
 	case toOlder && to.down != l:
 		return // of an attempt that has failed
 	case e.Kind == kinds: // the report of a stop
-		to.farewell = true
+		to.stopping = true
 		return
 	case e.Kind == Hello:
-		to.next, to.farewell = p, false
+		to.next, to.stopping = p, false
 	case !toOlder:
 		e.ID = to.id(l)
 	}

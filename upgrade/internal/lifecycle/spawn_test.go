@@ -12,7 +12,7 @@ func (p *proc) execute() {
 			p.fatal("generation %d executes a successor although %d lives", p.n, q.n)
 		}
 	}
-	p.next, p.farewell = nil, false
+	p.next, p.stopping = nil, false
 	if p.flip == flipUsed {
 		p.down = &wire{broken: true}
 		p.later(func() { p.handle(Event{Kind: FlipFailed, Err: errors.New("handed over once")}) })

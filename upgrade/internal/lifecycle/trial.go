@@ -56,7 +56,7 @@ const (
 	Slowness
 	// Doubt: it is undecided at the end, and that counts as bad.
 	Doubt
-	// Death: it has died, or gave up.
+	// Death: it has died, hangs, or gave up.
 	Death
 	// Request: a caller has ended it, or the service stops.
 	Request
@@ -128,14 +128,14 @@ func (m *Machine) startStage(stage Stage, share float64, length time.Duration) {
 }
 
 // endStage ends a trial or a watch, if there is one.
-func (m *Machine) endStage(v Verdict, c Cause, text string) {
+func (m *Machine) endStage(v Verdict, text string) {
 	if m.successor.stage == NoStage {
 		return
 	}
 	m.successor.stage = NoStage
 	m.disarm(StageOver)
 	m.disarm(JudgeDue)
-	m.emit(Action{Do: EndStage, Verdict: v, Cause: c, Text: text})
+	m.emit(Action{Do: EndStage, Verdict: v, Text: text})
 }
 
 // judged takes the outcome of a comparison.
@@ -145,7 +145,12 @@ func (m *Machine) judged(e Event) {
 		return
 	}
 	s.verdict, s.numbers = e.Verdict, e.Text
-	if s.verdict == Bad {
+	switch {
+	case s.verdict == Bad && e.Cause == Death: // it could not return anything
+		m.attempt = Dismissed
+		m.dismiss(fmt.Sprintf("%v: %s; it was killed", s.stage, e.Text), 0)
+		return
+	case s.verdict == Bad:
 		m.takeBack(e.Cause, fmt.Sprintf("%v: %s", s.stage, e.Text))
 		return
 	}
@@ -169,7 +174,7 @@ func (m *Machine) pass(on func()) {
 		return
 	}
 	m.log(s.stage.String()+" passed", "verdict", s.verdict.String(), "numbers", s.numbers)
-	m.endStage(s.verdict, NoCause, s.numbers)
+	m.endStage(s.verdict, s.numbers)
 	on()
 }
 
@@ -180,7 +185,7 @@ func (m *Machine) promoteWatch(Event) { m.promote(m.letCommit) }
 func (m *Machine) promote(on func()) {
 	s := &m.successor
 	m.log(s.stage.String()+" ended as good on request", "verdict", s.verdict.String(), "numbers", s.numbers)
-	m.endStage(Good, NoCause, "ended as good on request")
+	m.endStage(Good, "ended as good on request")
 	on()
 }
 
@@ -215,19 +220,19 @@ func (m *Machine) noteReturn(e Event) { m.beginReturn(Death, "successor gave up:
 func (m *Machine) beginReturn(c Cause, reason string) {
 	s := &m.successor
 	m.attempt, s.reason = TakingBack, reason
-	m.endStage(Bad, c, reason)
+	m.endStage(Bad, reason)
 	m.disarm(StartLate)
 	m.warn("successor is taken back", "reason", reason, "successor_pid", s.pid)
-	m.reclaim()
+	m.reclaim(c)
 	m.emit(Action{Do: Progress, Trigger: s.trigger, Text: "takes back: " + reason})
 	m.arm(ReturnLate, m.config.ReturnTime)
 }
 
 // reclaim has this generation accept again, if it does not.
-func (m *Machine) reclaim() {
+func (m *Machine) reclaim(c Cause) {
 	if s := &m.successor; s.shared {
 		s.shared = false
-		m.emit(Action{Do: Reclaim})
+		m.emit(Action{Do: Reclaim, Cause: c})
 	}
 }
 
@@ -248,9 +253,11 @@ func (m *Machine) dismissDead(Event) {
 
 // endEarly notes that the successor did not wait for being told to commit.
 func (m *Machine) endEarly(Event) {
-	m.endStage(Undecided, NoCause, "the successor did not wait for the end")
+	m.endUnawaited()
 	m.arm(StartLate, m.config.UpgradeTimeout)
 }
+
+func (m *Machine) endUnawaited() { m.endStage(Undecided, "the successor did not wait for the end") }
 
 // giveBack returns to the predecessor what this generation has.
 func (m *Machine) giveBack(e Event) {

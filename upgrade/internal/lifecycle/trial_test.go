@@ -26,6 +26,7 @@ func TestTrialRaces(t *testing.T) {
 		bad      = Event{Kind: Judged, PID: 200, Stage: StageTrial, Verdict: Bad, Text: "5 of 12 requests failed"}
 		good     = Event{Kind: Judged, PID: 200, Stage: StageTrial, Verdict: Good, Text: "12 requests, 0 failed"}
 		worse    = Event{Kind: Judged, PID: 200, Stage: StageWatch, Verdict: Bad, Text: "5 of 12 requests failed"}
+		hangs    = Event{Kind: Judged, PID: 200, Stage: StageTrial, Verdict: Bad, Cause: Death, Text: "no answer"}
 		aborted  = Event{Kind: Abort, Waiter: "a", Text: "slow"}
 		promoted = Event{Kind: Promote, Waiter: "p"}
 		returns  = Event{Kind: SuccessorReturns, Text: "terminated"}
@@ -59,6 +60,9 @@ func TestTrialRaces(t *testing.T) {
 			taken + "trial: " + numbers + "; dismiss 1s; fail [waiter]: trial: " + numbers, Serving, None, ""},
 		{"bad, and it does not return", tried(), trying, []Event{bad, later(40*time.Second, is(ReturnLate)), failed(FlipFailed), is(SuccessorExited)},
 			taken + "trial: " + numbers + "; dismiss; fail [waiter]: trial: " + numbers, Serving, None, ""},
+		{"it hangs in the trial", tried(), trying, []Event{hangs, returns, failed(FlipFailed), is(SuccessorExited)},
+			"reclaim; dismiss; fail [waiter]: trial: no answer; it was killed", Serving, None, ""},
+		{"another hung", tried(), trying, []Event{{Kind: Judged, PID: 100, Stage: StageTrial, Verdict: Bad, Cause: Death}}, "", Upgrading, Trying, ""},
 		{"undecided", abort, trying, []Event{{Kind: Judged, PID: 200, Stage: StageTrial, Text: "0 requests"}, is(StageOver)}, taken + "trial: undecided: 0 requests", Upgrading, TakingBack, ""},
 		{"undecided is good enough", tried(), trying, []Event{is(StageOver)}, "send take over", Upgrading, TakingOver, ""},
 		{"promoted", tried(), trying, []Event{promoted, is(StageOver)}, "send take over; answer", Upgrading, TakingOver, "trial ended as good on request"},

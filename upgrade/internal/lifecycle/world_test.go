@@ -103,7 +103,7 @@ func (w *world) cut(l *wire) {
 	l.toOlder.add(func() {
 		if p := l.older; p != nil && p.alive && p.down == l {
 			kind := SuccessorLinkEnded
-			if p.farewell {
+			if p.stopping {
 				kind = SuccessorLinkClosed
 			}
 			p.handle(Event{Kind: kind})
