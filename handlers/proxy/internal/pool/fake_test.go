@@ -116,7 +116,11 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 	if o.err != nil {
 		return nil, o.err
 	}
-	return &http.Response{StatusCode: o.code, Close: o.close, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+	header := http.Header{}
+	if o.close {
+		header.Set("Connection", "close")
+	}
+	return &http.Response{StatusCode: o.code, Close: o.close, Header: header, Body: http.NoBody, Request: r}, nil
 }
 
 func (f *fake) Probe(context.Context) error {
@@ -134,6 +138,8 @@ func (f *fake) deliveries() int {
 	return len(f.delivered)
 }
 
+var discard = slog.New(slog.DiscardHandler)
+
 // newPool returns a pool of the fakes, and the group of all of them.
 func newPool(t testing.TB, options Options, fakes ...*fake) (*Pool, *Group) {
 	t.Helper()
@@ -143,7 +149,7 @@ func newPool(t testing.TB, options Options, fakes ...*fake) (*Pool, *Group) {
 		indices = append(indices, i)
 	}
 	if options.Logger == nil {
-		options.Logger = slog.New(slog.DiscardHandler)
+		options.Logger = discard
 	}
 	path := options.HealthPath
 	options.HealthPath = ""

@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"log/slog"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,7 +75,7 @@ func TestHealthOneFailure(t *testing.T) {
 func TestHealthWhileWaiting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := &fake{outcomes: []outcome{{code: 503}}}
-		p, g := newPool(t, Options{HealthPath: "/healthz", Wait: time.Minute, Logger: slog.New(slog.DiscardHandler)}, a)
+		p, g := newPool(t, Options{HealthPath: "/healthz", Wait: time.Minute, Logger: discard}, a)
 		time.Sleep(3 * time.Second)
 		results := send(t.Context(), g, 10)
 		time.Sleep(1234 * time.Millisecond)

@@ -64,6 +64,7 @@ type backend struct {
 	Backend
 	standing
 	inProgress int
+	keeps      bool          // it keeps connections open
 	waiting    int           // requests for which it is one of those that they wait for
 	probing    bool          // a prober runs
 	hurry      chan struct{} // has a value when that is to go by waiting again

@@ -69,22 +69,21 @@ func (t *trip) attempt() *http.Request {
 	return &r
 }
 
-// finish counts a response, and sees whether it is a farewell.
+// finish counts a response, and sees whether it is a farewell: 503 with Connection: close from a
+// backend that does not close every connection.
 func (p *Pool) finish(b *backend, response *http.Response, trial bool) {
 	p.mu.Lock()
 	b.requests[response.StatusCode]++
+	b.keeps = b.keeps || !response.Close
+	farewell := b.keeps && response.StatusCode == http.StatusServiceUnavailable &&
+		httpguts.HeaderValuesContainsToken(response.Header["Connection"], "close")
 	p.mu.Unlock()
 	switch {
-	case isFarewell(response):
+	case farewell:
 		p.happen(b, resigned, errFarewell)
 	case trial:
 		p.happen(b, answered, nil)
 	}
-}
-
-func isFarewell(response *http.Response) bool {
-	return response.StatusCode == http.StatusServiceUnavailable &&
-		(response.Close || httpguts.HeaderValuesContainsToken(response.Header["Connection"], "close"))
 }
 
 // fail ends an attempt that has failed. It returns nil when there may be another.

@@ -145,14 +145,14 @@ func TestProberEnds(t *testing.T) {
 // A backend that leaves gets no new requests until it has gone and is back.
 func TestLeavingIsAvoided(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a, b := &fake{outcomes: []outcome{{code: 503, close: true}}}, &fake{outcomes: []outcome{ok}}
+		a, b := &fake{outcomes: []outcome{ok, {code: 503, close: true}}}, &fake{outcomes: []outcome{ok}}
 		p, g := newPool(t, Options{Wait: time.Minute}, a, b)
 		for range 100 {
 			<-send(t.Context(), g, 1)
 			time.Sleep(50 * time.Millisecond)
 		}
-		if a.deliveries() != 1 || b.deliveries() != 99 {
-			t.Errorf("got %d and %d requests, want 1 and 99", a.deliveries(), b.deliveries())
+		if a.deliveries() != 2 || b.deliveries() != 98 {
+			t.Errorf("got %d and %d requests, want 2 and 98", a.deliveries(), b.deliveries())
 		}
 		a.set(errRefused, refuse)
 		time.Sleep(2 * time.Second)
@@ -171,13 +171,14 @@ func TestLeavingIsAvoided(t *testing.T) {
 // meant so.
 func TestLeavingAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := &fake{outcomes: []outcome{{code: 503, close: true}}}
+		a := &fake{outcomes: []outcome{ok, {code: 503, close: true}}}
 		_, g := newPool(t, Options{Wait: time.Minute}, a)
+		<-send(t.Context(), g, 1)
 		<-send(t.Context(), g, 1)
 		results := send(t.Context(), g, 20)
 		time.Sleep(3*time.Second + trialPause/2)
-		if got := a.deliveries(); got < 3 || got > 4 {
-			t.Errorf("got %d requests in 3.5 s, want 3 or 4", got)
+		if got := a.deliveries(); got < 4 || got > 5 {
+			t.Errorf("got %d requests in 3.5 s, want 4 or 5", got)
 		}
 		a.set(nil, ok)
 		failed := 0
@@ -190,6 +191,20 @@ func TestLeavingAlone(t *testing.T) {
 		}
 		if failed > 3 {
 			t.Errorf("%d got a 503", failed)
+		}
+	})
+}
+
+// One that closes every connection says nothing by that.
+func TestNotLeaving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fake{outcomes: []outcome{{code: 200, close: true}, {code: 503, close: true}}}
+		p, g := newPool(t, Options{Wait: time.Minute}, a)
+		for range 3 {
+			<-send(t.Context(), g, 1)
+		}
+		if got := p.Stats()[0].State; got != Up {
+			t.Errorf("got %v, want up", got)
 		}
 	})
 }
