@@ -14,10 +14,13 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// cells returns those that run: with everything on each bad release, and without -check those that it finds.
-// In a soak it is each release with each precaution and trigger: some 200, which take most of an hour.
-func cells() (some []*cell) {
+// cellsOf returns those that run at a site: with everything on each bad release, and without -check those that it finds.
+// In a soak it is each release with each precaution and trigger: some hundreds, which take an hour.
+func cellsOf(triggers []string, booted bool) (some []*cell) {
 	for i, r := range badReleases {
+		if r.booted && !booted {
+			continue
+		}
 		if *tier.Soak > 0 {
 			for _, p := range precautions {
 				for _, trigger := range triggers {
@@ -25,10 +28,10 @@ func cells() (some []*cell) {
 				}
 			}
 		} else {
-			some = append(some, &cell{badRelease: r, precaution: all, trigger: triggers[i%2]})
+			some = append(some, &cell{badRelease: r, precaution: all, trigger: triggers[i%len(triggers)]})
 		}
 		if r.checked {
-			some = append(some, &cell{badRelease: r, precaution: judgedOnly, trigger: triggers[(i+1)%2]})
+			some = append(some, &cell{badRelease: r, precaution: judgedOnly, trigger: triggers[(i+1)%len(triggers)]})
 		}
 	}
 	return some
@@ -36,12 +39,20 @@ func cells() (some []*cell) {
 
 func TestBadReleases(t *testing.T) {
 	tier.Slow(t, "upgrades to one bad release after the other")
-	var mu sync.Mutex
-	rows := make(map[*cell]row)
-	some := cells()
 	build.Version(t, build.Faulty) // before the clocks of upgrades run
 	var keys pair
 	keys.cert, keys.key = certificate.Certificate(t)
+	some := cellsOf(plainTriggers, false)
+	for _, c := range some {
+		c.site = plain{}
+	}
+	runCells(t, some, keys)
+}
+
+// runCells runs cells beside each other, and logs their table.
+func runCells(t *testing.T, some []*cell, keys pair) {
+	var mu sync.Mutex
+	rows := make(map[*cell]row)
 	t.Run("upgrade to", func(t *testing.T) {
 		for _, c := range some {
 			t.Run(fmt.Sprintf("%s by %s with %s", c.badRelease.name, c.trigger, c.precaution.name), func(t *testing.T) {
@@ -72,7 +83,7 @@ func (c *cell) check(t *testing.T, r row) {
 	if (r.Result == "succeeded") != (r.Code == "0") && r.Code != "-" {
 		t.Errorf("the command: got exit code %s for an upgrade that %s", r.Code, r.Result)
 	}
-	if !c.judged {
+	if !c.judged && !c.startup {
 		return
 	}
 	if r.Serves != "old" || r.Result != "failed" || r.Reason == "" {
@@ -83,9 +94,6 @@ func (c *cell) check(t *testing.T, r row) {
 	}
 	if limit := r.Closed; r.Lost > limit {
 		t.Errorf("%d requests lost, on %d connections", r.Lost, limit)
-	}
-	if log := c.Log(); !c.fatal && strings.Contains(log, "has not exited in the time for returning") {
-		t.Errorf("the bad release had to be killed")
 	}
 	c.checkShare(t, r)
 	if n := c.count(exchange.NoConnection); n != 0 {
@@ -112,7 +120,7 @@ func table(some []*cell, rows map[*cell]row) string {
 			continue
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%v\t%s\n", c.badRelease.name, c.trigger, c.precaution.name,
-			r.Serves, r.Code, r.Requests, r.Wrong, r.Lost, r.Refused, r.Closed, r.Took, cmp.Or(r.Reason, r.Result))
+			r.Serves, r.Code, r.Requests, r.Wrong, r.Lost, r.Refused, r.Closed, r.Took, strings.ReplaceAll(cmp.Or(r.Reason, r.Result), "\n", " | "))
 	}
 	w.Flush()
 	return b.String()

@@ -1,8 +1,10 @@
 package trial
 
 import (
+	"net"
 	"net/http"
-	"path/filepath"
+	"os"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -10,7 +12,6 @@ import (
 
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/build"
-	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/service"
 )
 
@@ -24,10 +25,17 @@ type badRelease struct {
 	below  string // path; empty: all
 	// fault is what is wrong with the binary, as e2e/testdata/faulty has it.
 	fault string
+	// content is what lies in place of a binary.
+	content func(t *testing.T) []byte
+	// setting is a line of the configuration, in place of the sound one of the same name and prefix. NOBODY stands for
+	// an address at which nobody listens.
+	setting string
 
 	slow    bool // its answers are right
 	fatal   bool // it dies, or must be killed, and what it has is lost with it
 	checked bool // -check finds it
+	startup bool // it does not come to serve, whatever is asked for
+	booted  bool // it takes a unit to have it
 }
 
 var badReleases = []badRelease{
@@ -55,6 +63,34 @@ var badReleases = []badRelease{
 	{name: "deadlocks after 1 s", fault: "deadlock 1s", fatal: true},
 	{name: "freezes after 1 s", fault: "freeze 1s", fatal: true},
 	{name: "leaks descriptors", fault: "leak 1"},
+	{name: "leaks memory", fault: "memory 1", booted: true},
+	{name: "wrong proxy target", setting: "proxy /=http://NOBODY", checked: true},
+	{name: "another port", setting: "listen NOBODY", booted: true},
+	{name: "fails to start", fault: "fail 0", startup: true},
+	{name: "hangs at start", fault: "hang 0", startup: true},
+	{name: "wrong architecture", content: func(*testing.T) []byte { return build.ForOtherMachine() }, startup: true},
+	{name: "truncated", content: truncated, startup: true},
+	{name: "bad configuration", setting: "frobnicate true", startup: true},
+}
+
+func truncated(t *testing.T) []byte {
+	content, err := os.ReadFile(build.Version(t, sound))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return content[:len(content)/2]
+}
+
+// expand returns lines of a configuration with the wrong setting among them.
+func (r *badRelease) expand(b *service.Baton, lines ...string) string {
+	setting := strings.Replace(r.setting, "NOBODY", net.JoinHostPort(b.Host, service.FreePort(b.T, b.Host)), 1)
+	name, _, _ := strings.Cut(setting, " ")
+	if i := slices.IndexFunc(lines, func(line string) bool { return strings.HasPrefix(line, name+" ") }); i >= 0 {
+		lines[i] = setting
+	} else {
+		lines = append(lines, setting)
+	}
+	return strings.Join(lines, "\n") + "\n"
 }
 
 func status(code int) http.HandlerFunc {
@@ -71,15 +107,4 @@ func (r *badRelease) handler() http.Handler {
 		}
 		backend.EveryKind(w, req)
 	})
-}
-
-// deploy puts the release in place.
-func (r *badRelease) deploy(t *testing.T, b *service.Baton) {
-	t.Helper()
-	if r.answer != nil {
-		b.Configure("proxy /=" + backend.Start(t, r.handler()))
-		return
-	}
-	files.Put(t, []byte(r.fault), filepath.Join(b.Dir, "fault"), 0o600)
-	b.Deploy(build.Faulty)
 }
