@@ -220,8 +220,9 @@ func (s *booted) checkFiles(t *testing.T, c *cell, r *row) {
 	if v := build.VersionOf(t, f); r.Code != "0" && v != sound {
 		t.Errorf("after exit code %s: got %q in place, want %s", r.Code, v, sound)
 	}
-	left, _ := filepath.Glob(c.Bin + ".*")
-	if r.Code != "0" && r.Serves == "old" && len(left) > 0 {
-		t.Errorf("after exit code %s: got %v left behind", r.Code, left)
+	for _, kind := range []string{".previous", ".crashed", ".deploy*"} {
+		if left, _ := filepath.Glob(c.Bin + kind); r.Code != "0" && r.Serves == "old" && len(left) > 0 {
+			t.Errorf("after exit code %s: got %v left behind", r.Code, left)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // precaution is what an operator has asked for against bad releases.
@@ -93,7 +94,10 @@ func (c *cell) start(t *testing.T, keys pair) {
 		patience = await.Hang
 	}
 	l := load.Load{Network: "tcp", Address: c.Address, Exchanges: append(exchange.Echo(""), exchange.Echo("/api")...),
-		Pause: 50 * time.Millisecond, Rest: 40 * time.Millisecond, Patience: patience, Lenient: true}
+		Pause: 100 * time.Millisecond, Rest: 80 * time.Millisecond, Patience: patience, Lenient: true}
+	if tier.Strict() {
+		l.Pause, l.Rest = l.Pause/2, l.Rest/2
+	}
 	l.Clients = [load.Habits]int{load.Pausing: 10, load.PerRequest: perRequest, load.SocketsSilent: 1}
 	var stopPlain, stopSecure func() *load.Tally
 	c.plain, stopPlain = load.Start(t, l)

@@ -69,8 +69,7 @@ func (s plain) upgrade(t *testing.T, c *cell, r *row) {
 	}
 	c.Signal(syscall.SIGHUP)
 	c.awaitOutcome(t, r, func() bool {
-		s.expectFailure(c)
-		return len(process.Descendants(c.Mark)) == 0
+		return s.expectFailure(c) == 0
 	})
 }
 
@@ -78,7 +77,7 @@ func (s plain) upgrade(t *testing.T, c *cell, r *row) {
 func (c *cell) awaitOutcome(t *testing.T, r *row, over func() bool) {
 	t.Helper()
 	await.Until(t, "the end of the upgrade", func() bool {
-		time.Sleep(50 * time.Millisecond) // a question takes of what the load is to have
+		time.Sleep(100 * time.Millisecond) // a question takes of what the load is to have
 		ended := over()
 		s, err := c.TryStatus()
 		if err == nil && len(s.Upgrades) > 0 {
@@ -88,14 +87,16 @@ func (c *cell) awaitOutcome(t *testing.T, r *row, over func() bool) {
 	})
 }
 
-// expectFailure notes that a successor may exit with an error.
-func (plain) expectFailure(c *cell) {
-	for _, pid := range process.Descendants(c.Mark) {
+// expectFailure notes that a successor may exit with an error, and returns how many processes there are.
+func (plain) expectFailure(c *cell) int {
+	all := process.Descendants(c.Mark)
+	for _, pid := range all {
 		if !slices.Contains(c.Alive(), pid) {
 			c.TryFollow(pid)
 			c.ExpectBad(pid)
 		}
 	}
+	return len(all)
 }
 
 func (plain) checkAlone(t *testing.T, c *cell, old int) {
