@@ -149,14 +149,19 @@ func (s *booted) upgrade(t *testing.T, c *cell, r *row) {
 	r.Reason = reasonIn(out)
 }
 
-// isReason matches the lines that say what has come of an upgrade.
-var isReason = regexp.MustCompile(`(?m)(?:deploy: |baton: upgrade )(.*)$`)
+// Lines that say what has come of an upgrade, and those of them that say no more than others.
+var (
+	isReason = regexp.MustCompile(`(?m)(?:deploy: |baton: upgrade failed: )(.*)$`)
+	isEcho   = regexp.MustCompile(`^(  \| |reload of |baton: generation )`)
+)
 
-// reasonIn returns what the first of them says.
-func reasonIn(out string) (reason string) {
+// reasonIn returns what they say.
+func reasonIn(out string) string {
 	var all []string
-	for _, m := range isReason.FindAllString(out, -1) {
-		all = append(all, m)
+	for _, m := range isReason.FindAllStringSubmatch(out, -1) {
+		if !isEcho.MatchString(m[1]) {
+			all = append(all, strings.TrimPrefix(m[1], "baton: upgrade failed: "))
+		}
 	}
 	return strings.Join(all, "\n")
 }

@@ -67,6 +67,7 @@ type row struct {
 	Lost           int64  // requests without a whole answer
 	Refused        int64  // connects
 	Closed         int64  // connections, by the server
+	Announced      int64  // connections that the server has closed after it had said so
 	Migrated       int    // connections, to the bad release
 	Took           time.Duration
 	Result, Reason string
@@ -129,13 +130,14 @@ func (c *cell) count(kinds ...exchange.Failure) (n int64) {
 }
 
 // closed counts the connections that the server has ended.
-func (c *cell) closed() (n int64) {
+func (c *cell) closed() (n, announced int64) {
 	for _, k := range c.tallies() {
 		for h := range load.Habits {
-			n += k.Lost[h].Load() + k.Reconnects[h].Load()
+			n += k.Lost[h].Load()
+			announced += k.Reconnects[h].Load()
 		}
 	}
-	return n
+	return n, announced
 }
 
 // run upgrades to the bad release, and reports what has come of it.
@@ -157,7 +159,7 @@ func (c *cell) run(t *testing.T, keys pair) (r row) {
 	c.stop()
 	r.Wrong, r.Refused = c.count(exchange.WrongStatus, exchange.WrongBody), c.count(exchange.NoConnection)
 	r.Lost = c.count(exchange.NotWritten, exchange.NotAnswered, exchange.Truncated, exchange.ClosedUnannounced)
-	r.Closed = c.closed()
+	r.Closed, r.Announced = c.closed()
 	if r.Serves == "old" {
 		r.Migrated = int(c.Metric("baton_connections_migrated_total", "direction", "out"))
 	}

@@ -95,6 +95,9 @@ func (c *cell) check(t *testing.T, r row) {
 	if limit := int64(r.Migrated + perRequest); c.fatal && r.Closed > limit || !c.fatal && r.Closed != 0 {
 		t.Errorf("%d connections closed, %d had migrated", r.Closed, r.Migrated)
 	}
+	if r.Announced > r.Wrong { // an answer of the bad release that has left a body unread
+		t.Errorf("%d connections were closed in order, and only %d answers were wrong", r.Announced, r.Wrong)
+	}
 	if limit := r.Closed; r.Lost > limit {
 		t.Errorf("%d requests lost, on %d connections", r.Lost, limit)
 	}
@@ -116,14 +119,14 @@ func (c *cell) checkShare(t *testing.T, r row) {
 func table(some []*cell, rows map[*cell]row) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "release\tby\twith\tserves\texit\trequests\twrong\tlost\trefused\tclosed\tafter\treason")
+	fmt.Fprintln(w, "release\tby\twith\tserves\texit\trequests\twrong\tlost\trefused\tclosed\tannounced\tafter\treason")
 	for _, c := range some {
 		r, ran := rows[c]
 		if !ran {
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%v\t%s\n", c.badRelease.name, c.trigger, c.precaution.name,
-			r.Serves, r.Code, r.Requests, r.Wrong, r.Lost, r.Refused, r.Closed, r.Took, strings.ReplaceAll(cmp.Or(r.Reason, r.Result), "\n", " | "))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%v\t%.240s\n", c.badRelease.name, c.trigger, c.precaution.name,
+			r.Serves, r.Code, r.Requests, r.Wrong, r.Lost, r.Refused, r.Closed, r.Announced, r.Took, cmp.Or(strings.ReplaceAll(r.Reason, "\n", "; "), r.Result))
 	}
 	w.Flush()
 	return b.String()
