@@ -17,9 +17,10 @@ import (
 
 // precaution is what an operator has asked for against bad releases.
 type precaution struct {
-	name          string
-	flags         []string
-	check, judged bool
+	name   string
+	flags  []string
+	judged bool // every bad release is found
+	shared bool // it is given a share first
 }
 
 // The share, and a path that every sound release answers.
@@ -34,12 +35,12 @@ var (
 	watchFlags  = []string{"-watch", "30s", "-canary-latency"}
 
 	all         = precaution{"all", slices.Concat(checkFlags, canaryFlags, watchFlags[:2]), true, true}
-	judgedOnly  = precaution{"-canary -watch", slices.Concat(canaryFlags, watchFlags[:2]), false, true}
+	judgedOnly  = precaution{"-canary -watch", slices.Concat(canaryFlags, watchFlags[:2]), true, true}
 	precautions = []precaution{
 		{"nothing", nil, false, false},
-		{"-check", checkFlags, true, false},
-		{"-canary 10%", slices.Concat(canaryFlags, []string{"-canary-time", "20s"}), false, false},
-		{"-watch", watchFlags, false, true},
+		{"-check", checkFlags, false, false},
+		{"-canary 10%", slices.Concat(canaryFlags, []string{"-canary-time", "20s"}), false, true},
+		{"-watch", watchFlags, true, false},
 		all,
 	}
 )
