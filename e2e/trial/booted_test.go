@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -33,7 +34,8 @@ func TestSystemdBadReleases(t *testing.T) {
 	cert, key := certificate.Certificate(t)
 	m.Install(cert, "/opt/cert.pem") // which everybody may read
 	m.Install(key, "/opt/key.pem")
-	some := cellsOf(bootedTriggers, true)
+	releases := slices.DeleteFunc(slices.Clone(badReleases), func(r badRelease) bool { return !r.often && *tier.Soak == 0 })
+	some := cellsOf(releases, bootedTriggers)
 	for i, c := range some {
 		c.site = &booted{machine: m, name: fmt.Sprintf("baton-%d", i+1)}
 	}

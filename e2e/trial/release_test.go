@@ -37,17 +37,18 @@ type badRelease struct {
 	checked bool // -check finds it
 	startup bool // it does not come to serve, whatever is asked for
 	booted  bool // it takes a unit to have it
+	often   bool // it is tried in a booted systemd even without a soak
 }
 
 var badReleases = []badRelease{
 	{name: "500 to all", answer: status(500), checked: true},
-	{name: "500 to half", answer: status(500), every: 2},
+	{name: "500 to half", answer: status(500), every: 2, often: true},
 	{name: "500 to 5 %", answer: status(500), every: 20},
 	{name: "500 to 1 %", answer: status(500), every: 100, long: true},
 	{name: "500 to /api", answer: status(500), below: "/api"},
 	{name: "404 to all", answer: status(404), checked: true},
 	{name: "302 to all", answer: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/login", http.StatusFound) }},
-	{name: "200 without a body", answer: status(200)},
+	{name: "200 without a body", answer: status(200), often: true},
 	{name: "hangs on all", answer: func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, checked: true},
 	{name: "2 s slower", answer: func(w http.ResponseWriter, r *http.Request) {
 		select {
@@ -58,20 +59,20 @@ var badReleases = []badRelease{
 	}, slow: true},
 	{name: "dies at the first request", fault: "exit 1", fatal: true, checked: true},
 	{name: "dies at the hundredth", fault: "exit 100", fatal: true},
-	{name: "dies after 0.5 s", fault: "exit 500ms", fatal: true},
+	{name: "dies after 0.5 s", fault: "exit 500ms", fatal: true, often: true},
 	{name: "dies after 3 s", fault: "exit 3s", fatal: true},
 	{name: "panics", fault: "panic 10"},
 	{name: "deadlocks after 1 s", fault: "deadlock 1s", fatal: true},
 	{name: "freezes after 1 s", fault: "freeze 1s", fatal: true, long: true},
 	{name: "leaks descriptors", fault: "leak 1"},
-	{name: "leaks memory", fault: "memory 1", booted: true},
+	{name: "leaks memory", fault: "memory 1", booted: true, often: true},
 	{name: "wrong proxy target", setting: "proxy /=http://NOBODY", checked: true},
-	{name: "another port", setting: "listen NOBODY", booted: true},
+	{name: "another port", setting: "listen NOBODY", booted: true, often: true},
 	{name: "fails to start", fault: "fail 0", startup: true},
 	{name: "hangs at start", fault: "hang 0", startup: true},
 	{name: "wrong architecture", content: func(*testing.T) []byte { return build.ForOtherMachine() }, startup: true},
 	{name: "truncated", content: truncated, startup: true},
-	{name: "bad configuration", setting: "frobnicate true", startup: true},
+	{name: "bad configuration", setting: "frobnicate true", startup: true, often: true},
 }
 
 func truncated(t *testing.T) []byte {
