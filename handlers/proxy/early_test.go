@@ -82,7 +82,7 @@ func startEarly(t testing.TB) *early {
 	rule := func(prefix string, addr net.Addr) Rule {
 		return Rule{prefix, &url.URL{Scheme: "http", Host: addr.String()}}
 	}
-	proxied := New(Options{Logger: slog.New(slog.DiscardHandler), MaxBody: 100_000, Next: http.NotFoundHandler(),
+	proxied := start(t, Options{Logger: slog.New(slog.DiscardHandler), MaxBody: 100_000, Next: http.NotFoundHandler(),
 		Rules: []Rule{rule("/early", backend.Addr()), rule("/reading", reading.Listener.Addr()), rule("/dead", dead.Addr())}})
 	s := server.New(server.Options{Logger: logger, Handler: middleware.Log(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		e.mu.Lock()

@@ -43,7 +43,7 @@ func TestProxyRequestFields(t *testing.T) {
 func TestProxyRequestIDOfErrors(t *testing.T) {
 	server, _, _ := inFront(t, Options{Rules: rules(t, "/=http://"+refused(t))})
 	got := testserver.Exchange(t, server.Listener.Addr().String(), "GET / HTTP/1.1\r\nHost: h\r\nX-Request-Id: id-1\r\nConnection: close, X-Request-Id\r\n\r\n")
-	testserver.Equal(t, "status", strings.HasPrefix(got, "HTTP/1.1 502 "), true)
+	testserver.Equal(t, "status", strings.HasPrefix(got, "HTTP/1.1 503 "), true)
 	testserver.Equal(t, "header has the id", strings.Contains(got, "\r\nX-Request-Id: id-1\r\n"), true)
 	testserver.Equal(t, "body has the id", strings.Contains(got, `"request_id":"id-1"`), true)
 }

@@ -28,7 +28,7 @@ func throughHTTP2(t *testing.T, backend http.Handler) (url string, client *http.
 	t.Helper()
 	app := testserver.Serve(t, backend)
 	logged, logger := testserver.Capture()
-	srv := server.New(server.Options{Handler: middleware.Log(New(Options{Rules: rules(t, "/="+app.URL), Logger: logger, OnDrain: server.OnDrain}), logger), Logger: logger})
+	srv := server.New(server.Options{Handler: middleware.Log(start(t, Options{Rules: rules(t, "/="+app.URL), Logger: logger, OnDrain: server.OnDrain}), logger), Logger: logger})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

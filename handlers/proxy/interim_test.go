@@ -87,7 +87,7 @@ func TestProxyInterimResponses(t *testing.T) {
 // What was in the header before the proxy got it survives interim responses.
 func TestProxyInterimResponseKeepsHeader(t *testing.T) {
 	app := testserver.Serve(t, testserver.Says(interim+interim+"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi"))
-	proxied := New(Options{Rules: rules(t, "/="+app.URL), Logger: testserver.Discard()})
+	proxied := start(t, Options{Rules: rules(t, "/="+app.URL), Logger: testserver.Discard()})
 	server := testserver.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Strict-Transport-Security", "max-age=1")
 		proxied.ServeHTTP(w, r)

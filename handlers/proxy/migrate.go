@@ -65,7 +65,7 @@ func (t *tunnel) migrate(ctx context.Context) (taken bool) {
 // WebSocketGrace of the options count.
 func Resume(options Options) func(state []byte) http.Handler {
 	options.Rules = nil
-	p := newProxy(options)
+	p := New(options)
 	return func(encoded []byte) http.Handler {
 		var s tunnelState
 		if json.Unmarshal(encoded, &s) != nil || !s.ToClient.isValid() || !s.ToBackend.isValid() {
@@ -75,7 +75,7 @@ func Resume(options Options) func(state []byte) http.Handler {
 	}
 }
 
-func (p *proxy) resume(w http.ResponseWriter, r *http.Request, s tunnelState) {
+func (p *Proxy) resume(w http.ResponseWriter, r *http.Request, s tunnelState) {
 	peer := p.tunnels.Peer(r.Context())
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil || peer == nil {

@@ -32,7 +32,7 @@ type line struct {
 
 func newLine(t *testing.T, backend http.Handler) *line {
 	l := &line{t: t, target: testserver.Serve(t, backend).URL}
-	l.serving, l.listener = l.generation(New)
+	l.serving, l.listener = l.generation(func(options Options) http.Handler { return start(t, options) })
 	return l
 }
 

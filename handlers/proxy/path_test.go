@@ -59,8 +59,8 @@ func newPathProxies(t testing.TB) (proxies []*pathProxy) {
 			}
 			pp.rules = append(pp.rules, rule)
 		}
-		pp.handler = New(Options{Rules: pp.rules, Logger: testserver.Discard()})
-		for _, backend := range pp.handler.(*proxy).backends {
+		pp.handler = start(t, Options{Rules: pp.rules, Logger: testserver.Discard()})
+		for _, backend := range pp.handler.(*Proxy).backends {
 			backend.Transport = transportFunc(func(r *http.Request) (*http.Response, error) {
 				fmt.Sscan(r.URL.Host, &pp.rule)
 				pp.sent, _, _ = strings.Cut(r.URL.RequestURI(), "?")
@@ -263,7 +263,7 @@ func BenchmarkProxyPaths(b *testing.B) {
 	for _, target := range []string{"/public/x", "/public/a%20b", "/public/a%2Fb;c/../d", "/public/" + strings.Repeat("%25", 20000), "/public/" + strings.Repeat("/%09.%3b%25252e", 4000),
 		"/public/" + strings.Repeat("%25", 100) + "20;" + strings.Repeat("/%09.%3b%25252e//", 10)} {
 		b.Run(request.Shorten(target)[:min(30, len(target))], func(b *testing.B) {
-			p := newPathProxies(b)[7].handler.(*proxy)
+			p := newPathProxies(b)[7].handler.(*Proxy)
 			u, _ := url.ParseRequestURI(target)
 			i := p.covering(u.Path)
 			for b.Loop() {

@@ -19,12 +19,15 @@ import (
 
 	"example.com/baton/handlers/internal/reply"
 	"example.com/baton/handlers/internal/request"
+	"example.com/baton/handlers/proxy/internal/pool"
 	"golang.org/x/net/http/httpguts"
 )
 
-// Options configure Proxy.
+// Options configure a Proxy.
 type Options struct {
-	Rules         []Rule
+	Rules         []Rule        // several with the same prefix: several backends; see CheckRules
+	Wait          time.Duration // how long a request waits for a backend that accepts connections; 0: not at all
+	HealthPath    string        // asked of each backend every 2 s; empty: none is
 	HeaderTimeout time.Duration // until the backend has sent its response header; 0 means 60 s
 	MaxBody       int64         // bytes of a request's body, beyond which it is answered 413; 0 means 1 GiB
 	Logger        *slog.Logger  // nil means slog.Default
@@ -54,9 +57,15 @@ type Options struct {
 // those to HTTP/2 and TLS. A response that breaks off at the backend breaks off at
 // the client too.
 //
-// A backend that cannot be reached or answers nonsense is a 502; one that takes
-// no connection within 5 s, or sends no response header in time, a 504. A client
-// that goes away is neither.
+// Of several backends the one with the fewest requests in progress gets a request. If none
+// accepts a connection, or is healthy, the request waits for one, for Wait at most; at most 1,000
+// requests wait, and at most 64 KiB of the body of each. A request of which no byte was sent goes
+// to the next backend. One that was sent, but has got no byte of a response, is repeated if its
+// method is idempotent and its body is still there. Nothing else is sent twice.
+//
+// When there is no backend the answer is 503 with Retry-After. One that loses the connection or
+// answers nonsense is a 502; one that takes no connection within 5 s, or sends no response header
+// in time, a 504. A client that goes away is none of these.
 //
 // In a drain WebSockets and other upgraded connections that do not migrate go on for WebSocketGrace.
 // Then both sides of a WebSocket get a close frame with status 1001, between two
@@ -66,31 +75,30 @@ type Options struct {
 //
 // Backends are spoken to in HTTP/1.1. What they may send, for how long and how
 // slowly, is not limited: only the client and the drain deadline end it.
-func New(options Options) http.Handler { return newProxy(options) }
-
-func newProxy(options Options) *proxy {
+//
+// New panics if CheckRules fails. The Proxy should be closed when it serves no more.
+func New(options Options) *Proxy {
+	if err := CheckRules(options.Rules); err != nil {
+		panic(err)
+	}
 	logger := cmp.Or(options.Logger, slog.Default())
-	rules := slices.Clone(options.Rules)
-	slices.SortStableFunc(rules, func(a, b Rule) int { return cmp.Compare(len(b.Prefix), len(a.Prefix)) })
-
-	p := &proxy{rules: rules, maxBody: cmp.Or(options.MaxBody, 1<<30), logger: logger, next: options.Next,
+	p := &Proxy{maxBody: cmp.Or(options.MaxBody, 1<<30), logger: logger, next: options.Next,
 		headerTimeout: cmp.Or(options.HeaderTimeout, time.Minute),
 		onDrain:       options.OnDrain, tunnels: options.Tunnels, webSocketGrace: options.WebSocketGrace, streamGrace: options.StreamGrace,
 		closeTimeout: cmp.Or(options.closeTimeout, closeTimeout)}
 	if p.onDrain == nil {
 		p.onDrain = func(context.Context, time.Duration, func(context.Context)) func() { return func() {} }
 	}
-	transport := newTransport(p.headerTimeout)
 	errorLog := slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
-	for _, rule := range rules {
+	groups := p.addRules(options)
+	for i, rule := range p.rules {
 		bases, _ := readings(rule.base())
 		p.bases = append(p.bases, bases)
 		p.backends = append(p.backends, &httputil.ReverseProxy{
 			Rewrite:        rule.rewrite,
 			ModifyResponse: p.receive,
 			ErrorHandler:   p.fail,
-			Transport:      transport,
-			FlushInterval:  -1,
+			Transport:      balanced{groups[i]},
 			BufferPool:     copyBuffers{},
 			ErrorLog:       errorLog,
 		})
@@ -98,8 +106,12 @@ func newProxy(options Options) *proxy {
 	return p
 }
 
-type proxy struct {
-	rules    []Rule     // longest prefix first
+// Proxy is a handler that passes requests on.
+type Proxy struct {
+	pool     *pool.Pool
+	names    []string   // of the backends, in the order of the pool
+	prefixes [][]string // that lead to them
+	rules    []Rule     // one for each prefix, the longest first
 	bases    [][]string // the readings of what replaces their prefixes
 	backends []*httputil.ReverseProxy
 	maxBody  int64
@@ -113,7 +125,8 @@ type proxy struct {
 	closeTimeout                time.Duration
 }
 
-func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// ServeHTTP passes the request on.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	path := r.URL.Path
 	if i := p.covering(path); i >= 0 {
 		if !p.keeps(i, r.URL) {
@@ -146,13 +159,17 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			_ = http.NewResponseController(w).EnableFullDuplex()
 		}
 		w = newInterimWriter(w, r)
+		x := &exchange{writer: w}
+		defer func() { x.lease.End() }()
+		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
 		if upgradeOf(r.Header) == "" {
-			p.backends[i].ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), writerKey{}, w)))
+			p.backends[i].ServeHTTP(w, r)
 			return
 		}
-		u, r := p.propose(w, r)
+		u := p.propose(w, r)
 		defer u.end()
-		p.backends[i].ServeHTTP(u, r.WithContext(context.WithValue(r.Context(), writerKey{}, u)))
+		x.writer = u
+		p.backends[i].ServeHTTP(u, r)
 		u.settle()
 		return
 	}
@@ -176,9 +193,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // keeps reports whether a path that the rule i covers is still covered after the
 // backend has resolved it, whatever it makes of dots, escapes and the like.
 // Otherwise a client could reach what another rule, or none, is for.
-func (p *proxy) keeps(i int, u *url.URL) bool {
+func (p *Proxy) keeps(i int, u *url.URL) bool {
 	rule := p.rules[i]
-	if len(p.rules) == 1 && rule.Prefix == "/" && rule.Target.Path == "" {
+	if len(p.rules) == 1 && rule.Prefix == "/" && rule.path() == "" {
 		return true // there is nowhere else
 	}
 	rest := rule.rest(u)
@@ -189,7 +206,7 @@ func (p *proxy) keeps(i int, u *url.URL) bool {
 	if !ok || slices.ContainsFunc(paths, func(path string) bool { return p.covering(decodeInElements(path)) != i }) {
 		return false
 	}
-	if rule.Target.Path == "" {
+	if rule.path() == "" {
 		return true
 	}
 	paths, ok = readings(join(rule.base(), rest))
@@ -199,17 +216,24 @@ func (p *proxy) keeps(i int, u *url.URL) bool {
 }
 
 // covering returns the index of the rule that covers path, -1 if none does.
-func (p *proxy) covering(path string) int {
+func (p *Proxy) covering(path string) int {
 	return slices.IndexFunc(p.rules, func(rule Rule) bool { return rule.covers(path) })
 }
 
-// writerKey is that of the ResponseWriter in the context of the request to a backend.
-type writerKey struct{}
+// exchange is in the context of a request to a backend.
+type exchange struct {
+	writer http.ResponseWriter
+	lease  pool.Lease // of the backend that has answered
+}
+
+type exchangeKey struct{}
+
+func exchangeOf(r *http.Request) *exchange { return r.Context().Value(exchangeKey{}).(*exchange) }
 
 // receive takes a backend's response. It lets it carry Baton's request id and no second
 // one, and nothing else that the backend has not sent.
-func (p *proxy) receive(response *http.Response) error {
-	w := response.Request.Context().Value(writerKey{}).(http.ResponseWriter)
+func (p *Proxy) receive(response *http.Response) error {
+	w := exchangeOf(response.Request).writer
 	if code := response.StatusCode; code < 100 || code > 599 { // RFC 9110, section 15: invalid
 		return fmt.Errorf("backend answers with status code %03d", code)
 	}
@@ -224,8 +248,10 @@ func (p *proxy) receive(response *http.Response) error {
 		response.Header["Connection"], response.Header["Upgrade"] = []string{"Upgrade"}, protocol
 		u.accept(response)
 	} else {
+		flushBeforeWait(response, w)
 		removeTrailers(response)
 		p.follow(response, w)
+		response.ContentLength = max(0, response.ContentLength) // else httputil would flush after each part
 		// As net/http would for a handler, who is the origin of what it writes. A
 		// name without values keeps it from adding any.
 		for _, name := range []string{"Content-Type", "Content-Length", "Date"} {
@@ -248,8 +274,11 @@ func upgradeOf(h http.Header) string {
 	return h.Get("Upgrade")
 }
 
+// retryAfter is when a client should ask again that has found no backend, in seconds.
+const retryAfter = "5"
+
 // fail answers a request for which the backend has no response.
-func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
+func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	ctx := r.Context()
 	body, _ := r.Body.(*clientBody)
 	failed := body.failure()
@@ -275,7 +304,16 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if errors.As(err, &timeout) && timeout.Timeout() {
 		code, message = http.StatusGatewayTimeout, "the application behind this server did not answer in time"
 	}
-	p.logger.WarnContext(ctx, "backend failed", "backend", r.URL.Host, "path", request.Shorten(r.URL.Path), "status", code,
+	backend := exchangeOf(r).lease.Backend()
+	var failure *pool.Error
+	if errors.As(err, &failure) {
+		backend = failure.Backend
+		if failure.Absent {
+			code, message = http.StatusServiceUnavailable, "the application behind this server is not there at the moment"
+			w.Header().Set("Retry-After", retryAfter)
+		}
+	}
+	p.logger.WarnContext(ctx, "backend failed", "backend", backend, "path", request.Shorten(r.URL.Path), "status", code,
 		"error", err, "request_id", r.Header.Get(request.IDHeader))
 	reply.Error(w, r, code, message)
 }

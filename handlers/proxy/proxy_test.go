@@ -12,7 +12,7 @@ import (
 	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
-	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -36,11 +36,19 @@ func through(t *testing.T, backend http.Handler, options Options) (server *httpt
 	return inFront(t, options)
 }
 
+// start returns a proxy that is closed with the test.
+func start(t testing.TB, options Options) *Proxy {
+	t.Helper()
+	p := New(options)
+	t.Cleanup(p.Close)
+	return p
+}
+
 func inFront(t *testing.T, options Options) (server *httptest.Server, logged *testserver.Log, m *metrics.Metrics) {
 	t.Helper()
 	logged, options.Logger = testserver.Capture()
 	m = metrics.New(metrics.Options{Source: func() metrics.Snapshot { return metrics.Snapshot{} }})
-	return testserver.Serve(t, middleware.Log(m.Count(New(options)), options.Logger)), logged, m
+	return testserver.Serve(t, middleware.Log(m.Count(start(t, options)), options.Logger)), logged, m
 }
 
 // deaf returns the address of a listener that accepts what comes but never reads.
@@ -75,13 +83,7 @@ func refused(t *testing.T) string {
 	return listener.Addr().String()
 }
 
-// failing is a transport with the outcome of its choice.
-type failing struct{ err error }
-
-func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }
-
 func TestProxyBackendFails(t *testing.T) {
-	_, dialTimeout := net.DialTimeout("tcp", "127.0.0.1:1", time.Nanosecond)
 	nonsense := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, _ := w.(http.Hijacker).Hijack()
 		io.WriteString(conn, "SSH-2.0-nonsense\r\n")
@@ -91,25 +93,21 @@ func TestProxyBackendFails(t *testing.T) {
 
 	for _, test := range []struct {
 		name, backend string
-		transport     http.RoundTripper
 		status        int
 	}{
-		{"refused", refused(t), nil, 502},
-		{"nonsense", nonsense.Listener.Addr().String(), nil, 502},
-		{"unknown host", "no-such-host.invalid", failing{&net.DNSError{Err: "no such host", IsNotFound: true}}, 502},
-		{"dial times out", "127.0.0.1:1", failing{dialTimeout}, 504},
-		{"no response header", deaf(t), nil, 504},
+		{"refused", "http://" + refused(t), 503},
+		{"no socket", "unix:" + filepath.Join(t.TempDir(), "app.sock"), 503},
+		{"nonsense", nonsense.URL, 502},
+		{"no response header", "http://" + deaf(t), 504},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			logged, logger := testserver.Capture()
-			proxied := New(Options{Rules: rules(t, "/=http://"+test.backend), HeaderTimeout: 50 * time.Millisecond, Logger: logger})
-			if test.transport != nil {
-				proxied.(*proxy).backends[0].Transport = test.transport
-			}
+			proxied := start(t, Options{Rules: rules(t, "/="+test.backend), HeaderTimeout: 50 * time.Millisecond, Logger: logger})
 			server := testserver.Serve(t, middleware.Log(proxied, logger))
 			for accept, contentType := range map[string]string{"*/*": "application/json", "text/html": "text/html; charset=utf-8"} {
 				response, body := testserver.Do(t, server, "GET", "/x", "Accept", accept, "X-Request-Id", "id-1")
 				testserver.Equal(t, "status", response.StatusCode, test.status)
+				testserver.Equal(t, "Retry-After", response.Header.Get("Retry-After") != "", test.status == 503)
 				testserver.Equal(t, "Content-Type", response.Header.Get("Content-Type"), contentType)
 				testserver.Equal(t, "Server", strings.Join(response.Header["Server"], "; "), "baton")
 				testserver.Equal(t, "X-Request-Id", strings.Join(response.Header["X-Request-Id"], "; "), "id-1")
@@ -332,7 +330,7 @@ func TestProxyUnspeakableRequests(t *testing.T) {
 	t.Cleanup(func() { app.Close(); <-answering })
 	server := httptest.NewUnstartedServer(nil)
 	logged, logger := testserver.Capture()
-	server.Config.Handler = New(Options{Rules: rules(t, "/=http://"+app.Addr().String()), Logger: logger})
+	server.Config.Handler = start(t, Options{Rules: rules(t, "/=http://"+app.Addr().String()), Logger: logger})
 	server.Config.Protocols = new(http.Protocols)
 	server.Config.Protocols.SetUnencryptedHTTP2(true)
 	server.Start()
@@ -384,16 +382,4 @@ func TestProxyUnspeakableRequests(t *testing.T) {
 		})
 	}
 	testserver.Equal(t, "warnings", len(logged.With("backend failed")), 0)
-}
-
-func TestProxyTransport(t *testing.T) {
-	t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
-	transport := newTransport(time.Second)
-	request := &http.Request{URL: &url.URL{Scheme: "http", Host: "app.example"}}
-	if transport.Proxy != nil {
-		got, _ := transport.Proxy(request)
-		t.Errorf("proxy: got %v, want none", got)
-	}
-	testserver.Equal(t, "HTTP/2", transport.ForceAttemptHTTP2, false)
-	testserver.Equal(t, "idle connections", transport.MaxIdleConnsPerHost, 256)
 }

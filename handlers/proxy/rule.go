@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/http/httputil"
 	"net/url"
 	"path"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"example.com/baton/handlers/internal/request"
+	"golang.org/x/net/http/httpguts"
 )
 
 // Rule sends requests whose path the prefix covers to the target.
@@ -18,13 +20,18 @@ import (
 // itself and what is below, but not `/bc`. A target without a path leaves the
 // path as it is, but for escapes in the prefix that need not be; one with a path
 // puts that in place of the prefix, with exactly one slash between the two.
+//
+// The target of a backend that listens on a unix socket has the scheme unix and the path of the
+// socket, and leaves the path of requests as it is. Several rules with the same prefix lead to
+// several backends, of which each request goes to one.
 type Rule struct {
 	Prefix string
 	Target *url.URL
 }
 
 // ParseRule reads PREFIX=URL. The prefix is a path in plain text, without
-// escapes; the URL is http or https and has no more than host, port and path.
+// escapes; the URL is http or https and has no more than host, port and path, or is unix:PATH
+// with the absolute path of a socket.
 //
 // An error names the prefix, but nothing of the URL: there may be a password in it,
 // also where none belongs.
@@ -38,6 +45,12 @@ func ParseRule(s string) (Rule, error) {
 			prefix = "…"
 		}
 		return Rule{}, fmt.Errorf("parse proxy rule: prefix %q %w", prefix, err)
+	}
+	if socket, isUnix := strings.CutPrefix(target, "unix:"); isUnix {
+		if err := checkSocket(socket); err != nil {
+			return Rule{}, fmt.Errorf("parse proxy rule for %q: unix socket %w", prefix, err)
+		}
+		return Rule{prefix, &url.URL{Scheme: "unix", Path: socket}}, nil
 	}
 	u, err := url.Parse(target)
 	if err != nil { // quotes it
@@ -67,7 +80,7 @@ func checkPrefix(prefix string) error {
 func checkTarget(u *url.URL) error {
 	switch {
 	case u.Scheme != "http" && u.Scheme != "https":
-		return errors.New("is neither http nor https: expected such as http://127.0.0.1:3000")
+		return errors.New("is none of http, https and unix: expected such as http://127.0.0.1:3000 or unix:/run/app.sock")
 	case u.Hostname() == "":
 		return errors.New("has no host: expected such as http://127.0.0.1:3000")
 	case u.User != nil:
@@ -85,6 +98,72 @@ func checkTarget(u *url.URL) error {
 		}
 	}
 	return nil
+}
+
+// maxSocket is the size of sun_path, without the byte that ends it: unix(7).
+const maxSocket = 107
+
+func checkSocket(path string) error {
+	switch {
+	case !strings.HasPrefix(path, "/"):
+		return errors.New("has no absolute path: expected such as unix:/run/app.sock")
+	case len(path) > maxSocket:
+		return fmt.Errorf("has a path of more than %d bytes", maxSocket)
+	case strings.ContainsRune(path, 0):
+		return errors.New("has a zero byte in its path")
+	}
+	return nil
+}
+
+// CheckRules reports why rules cannot be those of one proxy: of the same prefix, two have the same
+// target, or put different paths in its place. It does not check each rule for itself, as ParseRule does.
+func CheckRules(rules []Rule) error {
+	for i, rule := range rules {
+		for _, before := range rules[:i] {
+			switch {
+			case rule.Prefix != before.Prefix:
+			case rule.Name() == before.Name():
+				return fmt.Errorf("prefix %q has the backend %s twice", rule.Prefix, rule.Name())
+			case rule.base() != before.base():
+				return fmt.Errorf("prefix %q has backends with different paths in their URLs: expected the same path in all", rule.Prefix)
+			}
+		}
+	}
+	return nil
+}
+
+// Name returns the name of the rule's backend in logs and metrics: scheme and host of an URL,
+// or unix: and the path of a socket.
+func (rule Rule) Name() string {
+	if rule.isUnix() {
+		return "unix:" + rule.Target.Path
+	}
+	return rule.Target.Scheme + "://" + rule.Target.Host
+}
+
+func (rule Rule) isUnix() bool { return rule.Target.Scheme == "unix" }
+
+// Address returns where the rule's backend is, as net.Dial takes it.
+func (rule Rule) Address() (network, address string) {
+	if rule.isUnix() {
+		return "unix", rule.Target.Path
+	}
+	host, port := rule.Target.Hostname(), rule.Target.Port()
+	if ascii, err := httpguts.PunycodeHostPort(host); err == nil {
+		host = ascii
+	}
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[rule.Target.Scheme]
+	}
+	return "tcp", net.JoinHostPort(host, port)
+}
+
+// path returns what the target puts in place of the prefix, nothing if that stays.
+func (rule Rule) path() string {
+	if rule.isUnix() {
+		return ""
+	}
+	return rule.Target.Path
 }
 
 func (rule Rule) covers(path string) bool { return covers(rule.Prefix, path) }
@@ -108,7 +187,7 @@ func (rule Rule) rest(u *url.URL) string {
 // in the target that is the prefix itself, and not what the client has sent for it,
 // such as /%70ublic: some backends do not decode paths.
 func (rule Rule) base() string {
-	if rule.Target.Path != "" {
+	if rule.path() != "" {
 		return rule.Target.EscapedPath()
 	}
 	return (&url.URL{Path: rule.Prefix}).EscapedPath()
@@ -122,9 +201,17 @@ func join(base, rest string) string {
 	return strings.TrimSuffix(base, "/") + rest
 }
 
+// origin returns the scheme of requests to the backend, and their Host if the client gives none.
+func (rule Rule) origin() (scheme, host string) {
+	if rule.isUnix() {
+		return "http", "localhost"
+	}
+	return rule.Target.Scheme, rule.Target.Host
+}
+
 func (rule Rule) rewrite(r *httputil.ProxyRequest) {
 	out := r.Out.URL
-	out.Scheme, out.Host = rule.Target.Scheme, rule.Target.Host
+	out.Scheme, out.Host = rule.origin()
 	out.RawPath = join(rule.base(), rule.rest(r.In.URL))
 	out.Path, _ = url.PathUnescape(out.RawPath) // both parts have been parsed before
 	out.RawQuery = r.In.URL.RawQuery            // as it is, even where Go could not parse it: Baton does not look at it

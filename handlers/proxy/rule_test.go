@@ -28,10 +28,10 @@ func TestParseProxyRule(t *testing.T) {
 		{"backslash in prefix", `/a\b/=http://h`, "different ways"},
 		{"control character in prefix", "/a\tb/=http://h", "different ways"},
 		{"odd, but possible", "/@x:y/a b/\u00e9=http://h", ""},
-		{"no URL", "/=", "neither http nor https"},
+		{"no URL", "/=", "is none of http, https and unix"},
 		{"bare address", "/=127.0.0.1:3000", "URL is invalid"},
-		{"host and port", "/=localhost:3000", "neither http nor https"},
-		{"other scheme", "/=ftp://h", "neither http nor https"},
+		{"host and port", "/=localhost:3000", "is none of http, https and unix"},
+		{"other scheme", "/=ftp://h", "is none of http, https and unix"},
 		{"no host", "/=http:///x", "has no host"},
 		{"only a port", "/=http://:3000", "has no host"},
 		{"port out of range", "/=http://h:70000", "1 to 65535"},
@@ -148,7 +148,7 @@ func TestProxyPaths(t *testing.T) {
 	} {
 		t.Run(test.rule+" "+test.path, func(t *testing.T) {
 			prefix, path, _ := strings.Cut(test.rule, " ")
-			server := testserver.Serve(t, New(Options{Rules: rules(t, prefix+"="+backend.URL+path), Logger: testserver.Discard()}))
+			server := testserver.Serve(t, start(t, Options{Rules: rules(t, prefix+"="+backend.URL+path), Logger: testserver.Discard()}))
 			seen = ""
 			response, _ := testserver.Do(t, server, "GET", test.path)
 			got := seen
@@ -167,7 +167,7 @@ func TestProxyLongestPrefix(t *testing.T) {
 		return backend.URL
 	}
 	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("next")) })
-	server := testserver.Serve(t, New(Options{Logger: testserver.Discard(), Next: next, Rules: rules(t,
+	server := testserver.Serve(t, start(t, Options{Logger: testserver.Discard(), Next: next, Rules: rules(t,
 		"/a="+name("a"), "/a/b/="+name("a/b/"), "/a/b/c="+name("a/b/c"), "/d/="+name("d/"))}))
 	for _, test := range []struct{ path, want string }{
 		{"/", "next"}, {"/ab", "next"}, {"/a", "a"}, {"/a/x", "a"}, {"/a/bc", "a"},

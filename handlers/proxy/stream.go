@@ -5,6 +5,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -34,9 +35,8 @@ type stream struct {
 }
 
 // follow lets a response to w end in a drain, if it is a stream.
-func (p *proxy) follow(response *http.Response, w http.ResponseWriter) {
-	kind, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
-	if kind != "text/event-stream" || response.ContentLength >= 0 || response.Body == http.NoBody {
+func (p *Proxy) follow(response *http.Response, w http.ResponseWriter) {
+	if !isEventStream(response.Header) || response.ContentLength >= 0 || response.Body == http.NoBody {
 		return
 	}
 	encoding := response.Header.Get("Content-Encoding")
@@ -49,6 +49,15 @@ func (p *proxy) follow(response *http.Response, w http.ResponseWriter) {
 		// so here, of the predecessor.
 		response.Header.Set("Connection", "close")
 	}
+}
+
+func isEventStream(h http.Header) bool {
+	value := h.Get("Content-Type")
+	if !strings.Contains(strings.ToLower(value), "event-stream") { // which is cheap to tell
+		return false
+	}
+	kind, _, _ := mime.ParseMediaType(value)
+	return kind == "text/event-stream"
 }
 
 // leave ends the stream between two events or, after eventPatience, wherever it is.

@@ -1,60 +1,32 @@
 package proxy
 
 import (
-	"context"
-	"errors"
-	"io"
+	"crypto/tls"
 	"net"
 	"net/http"
-	"os"
 	"time"
+
+	"example.com/baton/handlers/proxy/internal/transport"
 )
 
-// newTransport returns the one transport that all rules share.
-func newTransport(headerTimeout time.Duration) *http.Transport {
-	dialer := &net.Dialer{Timeout: 5 * time.Second}
-	return &http.Transport{
-		Proxy: nil, // a backend is spoken to directly, whatever HTTP_PROXY says
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dialer.DialContext(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return &backendConn{conn.(*net.TCPConn), headerTimeout}, nil
-		},
-		TLSHandshakeTimeout:    5 * time.Second,
-		ResponseHeaderTimeout:  headerTimeout,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: 1 << 20, // of each interim response as well
-		MaxIdleConnsPerHost:    256,
-		// Below what usual backends allow (Node.js: 5 s), so that it is not
-		// they who close a connection just when the next request goes out.
-		IdleConnTimeout:    4 * time.Second,
-		DisableCompression: true, // the client's Accept-Encoding is passed on
+// newTransport returns the transport to the rule's backend.
+func (rule Rule) newTransport(headerTimeout time.Duration) *transport.Transport {
+	options := transport.Options{HeaderTimeout: headerTimeout}
+	options.Network, options.Address = rule.Address()
+	if rule.Target.Scheme == "https" {
+		host, _, _ := net.SplitHostPort(options.Address)
+		options.TLS = &tls.Config{ServerName: host}
 	}
+	return transport.New(options)
 }
 
-// backendConn bounds for how long a backend may take nothing of a write. ResponseHeaderTimeout only begins when the
-// request is sent, which it never is to a backend that has stopped reading.
-type backendConn struct {
-	*net.TCPConn
-	timeout time.Duration
-}
-
-func (c *backendConn) Write(p []byte) (int, error) {
-	for written := 0; ; {
-		if err := c.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
-			return written, err
-		}
-		n, err := c.TCPConn.Write(p[written:])
-		written += n
-		if n == 0 || !errors.Is(err, os.ErrDeadlineExceeded) { // else the backend reads, if slowly
-			return written, err
-		}
+// flushBeforeWait flushes a response to w whenever the next part of it has to be waited for, and
+// never else: a response that comes at once goes out in one write.
+func flushBeforeWait(response *http.Response, w http.ResponseWriter) {
+	if isEventStream(response.Header) {
+		return // httputil flushes each part of these
 	}
-}
-
-// ReadFrom copies through Write: that of TCPConn knows one deadline for the whole.
-func (c *backendConn) ReadFrom(src io.Reader) (int64, error) {
-	return io.Copy(struct{ io.Writer }{c}, src)
+	if body, ok := response.Body.(interface{ BeforeWait(func()) }); ok {
+		body.BeforeWait(func() { _ = http.NewResponseController(w).Flush() })
+	}
 }

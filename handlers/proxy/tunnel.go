@@ -7,18 +7,18 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"example.com/baton/handlers/internal/recorder"
+	"example.com/baton/handlers/proxy/internal/transport"
 )
 
 // tunnel is an upgraded connection: two ends, and a pipe in each direction.
 type tunnel struct {
-	proxy       *proxy
+	proxy       *Proxy
 	client      *end // nil until the connection is upgraded
 	backend     *end
 	toClient    pipe
@@ -30,7 +30,7 @@ type tunnel struct {
 	stop        func()        // removes the drain hook
 }
 
-func (p *proxy) newTunnel() *tunnel { return &tunnel{proxy: p, over: make(chan struct{})} }
+func (p *Proxy) newTunnel() *tunnel { return &tunnel{proxy: p, over: make(chan struct{})} }
 
 // connect sets the ends, and the pipes between them. From then on end must be called.
 func (t *tunnel) connect(ctx context.Context, client, backend *end, isWebSocket bool) {
@@ -146,33 +146,26 @@ type proposal struct {
 	tunnel  *tunnel
 	request *http.Request
 
-	dialed      net.Conn // to the backend
-	backend     *end     // nil until it has answered 101
-	fromBackend []byte   // that has come behind the 101
+	backend     *end   // nil until it has answered 101
+	fromBackend []byte // that has come behind the 101
 	isWebSocket bool
 }
 
-// propose returns the request as it is sent to a backend.
-func (p *proxy) propose(w http.ResponseWriter, r *http.Request) (*proposal, *http.Request) {
-	u := &proposal{ResponseWriter: w, tunnel: p.newTunnel()}
-	trace := &httptrace.ClientTrace{GotConn: func(info httptrace.GotConnInfo) { u.dialed = info.Conn }}
-	u.request = r.WithContext(httptrace.WithClientTrace(r.Context(), trace))
-	return u, u.request
+// propose returns what answers a request that asks for an upgrade.
+func (p *Proxy) propose(w http.ResponseWriter, r *http.Request) *proposal {
+	return &proposal{ResponseWriter: w, tunnel: p.newTunnel(), request: r}
 }
 
 // accept takes the connection to the backend from a 101.
 func (u *proposal) accept(response *http.Response) {
-	body, ok := response.Body.(io.ReadWriteCloser)
+	body, ok := response.Body.(*transport.Upgraded)
 	if !ok {
 		return
 	}
-	// Nothing is read from the connection: what has come along is in buffers above it.
-	u.dialed.SetReadDeadline(past)
-	u.fromBackend, _ = io.ReadAll(body)
-	u.dialed.SetReadDeadline(time.Time{})
-	u.backend = &end{Conn: u.dialed}
-	if plain, ok := u.dialed.(*backendConn); ok {
-		u.backend = &end{Conn: plain.TCPConn, patience: plain.timeout, isSocket: true}
+	u.backend, u.fromBackend = &end{Conn: body.Conn}, body.Early
+	switch body.Conn.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		u.backend.patience, u.backend.isSocket = u.tunnel.proxy.headerTimeout, true
 	}
 	u.isWebSocket = strings.EqualFold(response.Header.Get("Upgrade"), "websocket")
 	response.Body = nothing{}

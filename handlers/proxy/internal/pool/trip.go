@@ -1,0 +1,132 @@
+package pool
+
+import (
+	"net/http"
+	"slices"
+	"time"
+
+	"example.com/baton/handlers/proxy/internal/transport"
+	"golang.org/x/net/http/httpguts"
+)
+
+// trip is a request on its way to the backend that answers it.
+type trip struct {
+	request *http.Request
+	body    *replay       // nil: it has none
+	until   time.Time     // when it waits no more
+	tries   int           // attempts
+	sentTo  []*backend    // those that have got it, and have not answered
+	err     *Error        // of the last attempt
+	pause   time.Duration // before the next one, after a failure that is local
+}
+
+// RoundTrip sends a request to one of the backends. Until the lease ends it is in progress
+// there, whatever becomes of the body of the response.
+//
+// The error is an [*Error], or says that the request itself has failed: its context is done, or its
+// body cannot be read. The body is not closed; the caller does that, and lets no Read go on when
+// the request has ended.
+func (g *Group) RoundTrip(r *http.Request) (*http.Response, Lease, error) {
+	t := &trip{request: r, until: time.Now().Add(g.pool.wait)}
+	if r.Body != nil && r.Body != http.NoBody {
+		t.body = &replay{source: r.Body, keeps: isIdempotent(r.Method)}
+	}
+	for {
+		b, trial, err := g.acquire(t)
+		if err != nil {
+			return nil, Lease{}, err
+		}
+		response, lease, err := g.send(t, b)
+		if err == nil {
+			g.pool.finish(b, response, trial)
+			return response, lease, nil
+		}
+		if err := g.fail(t, b, err); err != nil {
+			return nil, Lease{}, err
+		}
+	}
+}
+
+// send sends the request to b, where it is counted already.
+func (g *Group) send(t *trip, b *backend) (response *http.Response, lease Lease, err error) {
+	lease = Lease{g.pool, b}
+	defer func() {
+		if response == nil {
+			lease.End()
+		}
+	}()
+	response, err = b.Transport.RoundTrip(t.attempt())
+	return response, lease, err
+}
+
+// attempt returns the request as it is sent next.
+func (t *trip) attempt() *http.Request {
+	if t.body == nil {
+		return t.request
+	}
+	r := *t.request
+	r.Body = t.body.open()
+	return &r
+}
+
+// finish counts a response, and sees whether it is a farewell.
+func (p *Pool) finish(b *backend, response *http.Response, trial bool) {
+	p.mu.Lock()
+	b.requests[response.StatusCode]++
+	p.mu.Unlock()
+	switch {
+	case isFarewell(response):
+		p.happen(b, resigned, errFarewell)
+	case trial:
+		p.happen(b, answered, nil)
+	}
+}
+
+func isFarewell(response *http.Response) bool {
+	return response.StatusCode == http.StatusServiceUnavailable &&
+		(response.Close || httpguts.HeaderValuesContainsToken(response.Header["Connection"], "close"))
+}
+
+// fail ends an attempt that has failed. It returns nil when there may be another.
+func (g *Group) fail(t *trip, b *backend, err error) error {
+	progress := g.pool.progressOf(err)
+	if progress == transport.Aborted {
+		return err
+	}
+	g.pool.mu.Lock()
+	b.errors++
+	g.pool.mu.Unlock()
+	t.tries++
+	t.err = newError(b, err)
+	unsent := progress == transport.Unreached || progress == transport.Unsent
+	if unsent && !isLocal(err) {
+		g.pool.happen(b, refused, err)
+	}
+	switch {
+	case t.body != nil && !t.body.rewind():
+		return t.err
+	case unsent && t.tries >= len(g.backends) && !time.Now().Before(t.until):
+		return t.err
+	case unsent && isLocal(err):
+		return g.rest(t)
+	case unsent:
+		return nil
+	case progress == transport.Sent && t.mayRepeat(err, len(g.backends)):
+		t.sentTo = append(t.sentTo, b)
+		t.until = time.Now().Add(g.pool.wait)
+		return nil
+	}
+	return t.err
+}
+
+// mayRepeat reports whether a request that was sent is sent once more. A backend that
+// has not answered in time may still be at it.
+func (t *trip) mayRepeat(err error, backends int) bool {
+	return isIdempotent(t.request.Method) && !isTimeout(err) && len(t.sentTo) < max(1, backends-1)
+}
+
+// isIdempotent reports whether a method is idempotent: RFC 9110, section 9.2.2. Of others that
+// are registered nobody knows what a backend makes of them.
+func isIdempotent(method string) bool {
+	return slices.Contains([]string{"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}, method)
+}
