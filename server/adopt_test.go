@@ -124,6 +124,7 @@ func TestAdoptedConnectionThenHasTheUsualTimeouts(t *testing.T) {
 
 // A connection that waits for its first byte on a socket has the same time.
 func TestAdoptedSocketMayBeIdleForWhatItHadLeft(t *testing.T) {
+	t.Parallel()
 	const left = 300 * time.Millisecond
 	s := adopter(t, listen(t), server.Options{Handler: http.HandlerFunc(hello), ReadHeaderTimeout: time.Nanosecond})
 	begin := time.Now()

@@ -25,6 +25,7 @@ func (l toldOf) Handle(_ context.Context, r slog.Record) error {
 }
 
 func TestErrorLog(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		do   func(c *http2Client)
 		want slog.Level
@@ -33,6 +34,7 @@ func TestErrorLog(t *testing.T) {
 		"a panic":           {func(c *http2Client) { c.request(1, "/") }, slog.LevelWarn},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			told := toldOf{slog.DiscardHandler, make(chan slog.Record, 10)}
 			opts := server.Options{Logger: slog.New(told), Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("a bug") })}
 			bothOverTCP(t, opts, func(t *testing.T, s *served, dial func() *http2Client) {

@@ -23,7 +23,7 @@ func tick(w http.ResponseWriter, r *http.Request, n int) {
 	defer server.OnDrain(r.Context(), 0, func(context.Context) { conn.Close() })()
 	for migrating := tickers.Migrating(r.Context()); ; n++ {
 		select {
-		case <-time.After(time.Second):
+		case <-time.After(time.Second / 10):
 		case <-migrating:
 			state, _ := json.Marshal(n)
 			if tickers.Migrate(r.Context(), nil, state) {
@@ -70,7 +70,7 @@ func ExampleTunnels() {
 	io.ReadFull(client, first)
 	fmt.Print(string(first))
 
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second/10)
 	defer cancel()
 	srv.Drain(ctx, upgrade.Handoff{Kept: func(net.Listener) bool { return false }})
 	// Output: tick 1

@@ -12,6 +12,7 @@ import (
 
 // RFC 9112, section 6.1: a request whose length is said in two ways ends its connection.
 func TestRequestOfTwoLengths(t *testing.T) {
+	t.Parallel()
 	const next = "GET /next HTTP/1.1\r\nHost: x\r\n\r\n"
 	for name, request := range map[string]string{
 		"chunked beside a length": "POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",

@@ -248,6 +248,7 @@ func TestHTTP2NoticeWhileWriting(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: waits for drains; go test without -short includes it")
 	}
+	t.Parallel()
 	stop := make(chan struct{})
 	bothOverTCP(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		piece := make([]byte, 20000)

@@ -295,6 +295,7 @@ func (s slow) Open() (net.Conn, error) {
 
 // A request that has arrived is answered by a drain that begins in this moment.
 func TestDrainWhileAnHTTP2ConnectionIsOpened(t *testing.T) {
+	t.Parallel()
 	m := newHTTP2Movers(t)
 	opens, open := make(chan struct{}), make(chan struct{})
 	m.each = func(c *upgrade.Connection) { c.Conn = slow{c.Conn.(unopened), opens, open} }

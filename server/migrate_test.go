@@ -18,6 +18,7 @@ import (
 )
 
 func TestSilentConnectionsMoveAtOnce(t *testing.T) {
+	t.Parallel()
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			m := newMovers(t, names("first"))

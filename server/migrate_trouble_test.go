@@ -47,6 +47,7 @@ func TestBytesThatArriveWhileMovingAreTheSuccessors(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: moves connections at one moment after another; go test without -short includes it")
 	}
+	t.Parallel()
 	for at := 1; at <= len(request); at++ {
 		m := newMovers(t, names("first"))
 		c, drained, release := heldMove(t, m)
@@ -171,6 +172,7 @@ func TestDeadlineThatMoveIgnores(t *testing.T) {
 
 // After the deadline nothing is offered any more: Migrate would take it for given.
 func TestNothingIsOfferedAfterTheDeadline(t *testing.T) {
+	t.Parallel()
 	for range 20 {
 		m := newMovers(t, names("first"))
 		m.gate = func(ctx context.Context, conns []upgrade.Connection) []bool {
@@ -221,6 +223,7 @@ func TestHijackedInADrainDoesNotMove(t *testing.T) {
 // Requests of all kinds leave a connection behind that can move, and can be the
 // first on one that has.
 func TestKindsOfRequests(t *testing.T) {
+	t.Parallel()
 	big := strings.Repeat("0123456789abcdef", 6<<10) // more than any buffer
 	for name, kind := range map[string]struct{ request, method string }{
 		"HTTP/1.0 kept alive": {"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "GET"},
@@ -231,6 +234,7 @@ func TestKindsOfRequests(t *testing.T) {
 		"expected body":       {"POST /read HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab", "POST"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			g := newGate()
 			handler := func(name string, wait bool) http.Handler {
 				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

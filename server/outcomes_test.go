@@ -56,6 +56,7 @@ func outcomeHandler(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestOutcomes(t *testing.T) {
+	t.Parallel()
 	one := upgrade.Outcomes{Started: 1, Answered: 1, Ended: 1}
 	failed, denied, redirected, empty := one, one, one, one
 	failed.Failed, denied.Denied, redirected.Redirected, empty.Empty = 1, 1, 1, 1

@@ -167,6 +167,7 @@ func TestTunnelStaysInAShare(t *testing.T) {
 // The admin server accepts in a trial, and pauses when the successor has taken over. Whoever asks
 // has an answer at any time.
 func TestPairShares(t *testing.T) {
+	t.Parallel()
 	generation := func(name string) *server.Pair {
 		return &server.Pair{Public: server.New(server.Options{Handler: names(name)}), Admin: server.New(server.Options{Handler: names(name), IdleGrace: -1})}
 	}

@@ -170,6 +170,7 @@ func (load *traffic) end() {
 // A share of the connections is tried out in a successor that does not accept, and comes back:
 // again and again, and no client notices.
 func TestShareAndReturn(t *testing.T) {
+	t.Parallel()
 	const clients, rounds = 100, 10
 	eachProtocol(t, func(t *testing.T, x *sharers) {
 		load := x.start(clients)
@@ -196,6 +197,7 @@ func TestShareAndReturn(t *testing.T) {
 
 // All connections go to a successor in the end, in steps, and stay there.
 func TestShareMoreAndDrain(t *testing.T) {
+	t.Parallel()
 	const clients = 50
 	eachProtocol(t, func(t *testing.T, x *sharers) {
 		load := x.start(clients)
@@ -215,6 +217,7 @@ func TestShareMoreAndDrain(t *testing.T) {
 
 // Wherever it is when it is reclaimed, each connection is one generation's, and answers.
 func TestReclaimAtAnyMoment(t *testing.T) {
+	t.Parallel()
 	const clients = 50
 	eachProtocol(t, func(t *testing.T, x *sharers) {
 		load := x.start(clients)

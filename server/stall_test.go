@@ -122,6 +122,7 @@ func TestSlowReadersAreServed(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: reads slowly; go test without -short includes it")
 	}
+	t.Parallel()
 	const timeout = time.Second
 	for _, path := range []string{"/file", "/chunks"} {
 		t.Run(path[1:], func(t *testing.T) {
@@ -151,6 +152,7 @@ func TestSendfileGoesOn(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: sends large files; go test without -short includes it")
 	}
+	t.Parallel()
 	content := make([]byte, stalledBody)
 	rand.NewChaCha8([32]byte{}).Read(content)
 	file := filepath.Join(t.TempDir(), "large")

@@ -17,6 +17,7 @@ import (
 // A Write whose deadline passes, since the client does not read, has written whole records: what
 // follows is understood.
 func TestHijackedWriteOverTLSIsInterrupted(t *testing.T) {
+	t.Parallel()
 	sent := make([]byte, 20<<20)
 	rand.Read(sent)
 	interrupted, goOn := make(chan int), make(chan struct{})

@@ -69,6 +69,7 @@ func withTLS(t *testing.T, name string) http.Handler {
 }
 
 func TestTLSMigrates(t *testing.T) {
+	t.Parallel()
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			l := newTLSLine(t)
@@ -213,6 +214,7 @@ func sees(t *testing.T, chains int) func(tls.ConnectionState) error {
 
 // The listener of a successor may be one for plaintext now, or the other way.
 func TestNothingMigratesBetweenTLSAndPlaintext(t *testing.T) {
+	t.Parallel()
 	l := newTLSLine(t)
 	secured := func(name string) *served { return l.serve(listen(t), server.Options{Handler: names(name)}, nil) }
 	plain := func(name string) *served { return serve(t, server.Options{Handler: names(name)}) }
@@ -240,6 +242,7 @@ func TestNothingMigratesBetweenTLSAndPlaintext(t *testing.T) {
 
 // What crypto/tls keeps is drained as before.
 func TestTLSDoesNotMigrate(t *testing.T) {
+	t.Parallel()
 	for name, set := range map[string]func(m *movers, opts *server.Options, client *tls.Config){
 		"TLS 1.2":                       func(_ *movers, _ *server.Options, client *tls.Config) { client.MaxVersion = tls.VersionTLS12 },
 		"disabled":                      func(_ *movers, opts *server.Options, _ *tls.Config) { opts.DisableMigration = true },
@@ -248,6 +251,7 @@ func TestTLSDoesNotMigrate(t *testing.T) {
 		"a successor that has disabled": func(m *movers, _ *server.Options, _ *tls.Config) { m.second.DisableTLSMigration() },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			l := newTLSLine(t)
 			m := &movers{second: l.serve(listen(t), server.Options{Handler: names("second")}, nil)}
 			opts, client := server.Options{Handler: names("first")}, l.signed.Client()

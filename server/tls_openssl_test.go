@@ -98,8 +98,10 @@ func (c *sClient) awaitLine(want string) {
 
 // Keys change before, between and after migrations, requested and not, with each cipher suite.
 func TestKeyUpdatesOfOpenSSL(t *testing.T) {
+	t.Parallel()
 	for _, suite := range []string{"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"} {
 		t.Run(suite, func(t *testing.T) {
+			t.Parallel()
 			l := newTLSLine(t)
 			generation := func(name string) *served {
 				return l.serve(listen(t), server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

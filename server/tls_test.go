@@ -179,6 +179,7 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // Bodies are whole in both directions, whatever the handler uses to write them.
 func TestTLSBodies(t *testing.T) {
+	t.Parallel()
 	content := make([]byte, 3<<20)
 	rand.Read(content)
 	path := filepath.Join(t.TempDir(), "file")
@@ -251,6 +252,7 @@ func TestTLSEndOfBodyWithoutLength(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: waits for the end of bodies; go test without -short includes it")
 	}
+	t.Parallel()
 	const size, alert, data = 16 << 20, 0x15, 0x17
 	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for range size >> 16 {

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/certificate"
@@ -35,6 +36,9 @@ func newStage(t *testing.T) *stage {
 	return &stage{Baton: service.Start(t, option, service.Args("-idle-grace", "2m", "-drain-timeout", "5m")), t: t, certFile: certFile,
 		over: service.Over{Config: certificate.Trusting(t, []string{certFile})}}
 }
+
+// pause is for how long clients rest after a request, or they take the machine from the upgrades.
+const pause = 5 * time.Millisecond
 
 // client is one that makes requests, one after the other, until it is told to end.
 type client struct {
@@ -165,9 +169,12 @@ func (s *stage) throughUpgrades(wantConnections int) {
 // awaitProgress waits until each client has been answered so many times more.
 func (s *stage) awaitProgress(n int64) {
 	s.t.Helper()
-	for _, c := range s.clients {
-		before := c.answered.Load()
-		if !await.Holds(await.Hang, func() bool { return c.answered.Load() >= before+n }) {
+	before := make([]int64, len(s.clients))
+	for i, c := range s.clients {
+		before[i] = c.answered.Load()
+	}
+	for i, c := range s.clients {
+		if !await.Holds(await.Hang, func() bool { return c.answered.Load() >= before[i]+n }) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			s.t.Fatalf("%s: %d requests answered, then none; %q", c.name, c.answered.Load(), c.problems)

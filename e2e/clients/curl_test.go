@@ -28,7 +28,7 @@ func TestCurl(t *testing.T) {
 			name, path string
 			args       []string
 		}{
-			{"GET", "/fixed/5000?[1-100000000]", nil},
+			{"GET", "/fixed/5000?[1-100000000]", []string{"--rate", "100/s"}},
 			{"download", "/drip/200000?[1-100000000]", nil},
 			{"upload", "/echo?[1-100000000]", []string{"--data-binary", "@" + upload, "--limit-rate", "500k", "-H", "Expect:"}},
 		} {

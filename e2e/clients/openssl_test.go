@@ -19,7 +19,7 @@ import (
 )
 
 // through starts a program that passes on what it is told, and returns its other end. It makes requests through it
-// without pause, with what rekey writes between them.
+// with what rekey writes between them.
 func (s *stage) through(name string, rekey []string, argv ...string) {
 	s.t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -51,6 +51,7 @@ func (s *stage) through(name string, rekey []string, argv ...string) {
 				return
 			}
 			c.answered.Add(1)
+			time.Sleep(pause)
 		}
 	}()
 	c.end = func() {

@@ -25,7 +25,7 @@ func TestJava(t *testing.T) {
 	s := newStage(t)
 	for _, version := range []string{"HTTP_1_1", "HTTP_2"} {
 		// The service's address is not in its certificate.
-		s.run("Java, "+version, true, path, "-Djdk.internal.httpclient.disableHostnameVerification=true", "testdata/Client.java",
+		s.run("Java, "+version, true, path, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Djdk.internal.httpclient.disableHostnameVerification=true", "testdata/Client.java",
 			version, "https://"+s.Secure(), s.certFile)
 	}
 	s.throughUpgrades(len(s.clients))

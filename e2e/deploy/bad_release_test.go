@@ -137,6 +137,9 @@ func TestDeployScriptBadRelease(t *testing.T) {
 			}
 			for _, bad := range bads {
 				t.Run(bad.name, func(t *testing.T) {
+					if older == "" && bad.late && bad.name != "exits 1" {
+						tier.Long(t, "is found out as in the later deploy")
+					}
 					path := filepath.Join(t.TempDir(), "release")
 					if bad.content != nil {
 						mode := bad.mode

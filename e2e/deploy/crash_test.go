@@ -11,6 +11,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/machine"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // A release that is good at first and crashes later: what was there before comes back.
@@ -19,6 +20,9 @@ func TestSystemdCrashRollback(t *testing.T) {
 	t.Parallel()
 	for _, after := range []time.Duration{500 * time.Millisecond, 3 * time.Second} {
 		t.Run(fmt.Sprintf("dies %v after ready", after), func(t *testing.T) {
+			if after < time.Second {
+				tier.Long(t, "is a second crash, sooner after the start")
+			}
 			t.Parallel()
 			u := machine.Running(t, "idle-grace 100ms")
 			out, code := u.Run("baton-deploy", releaseIn(u, build.Dies(after)))

@@ -61,7 +61,7 @@ func shop(t testing.TB, version, address string) (path string) {
 	files.Put(t, []byte(strings.Replace(string(source), `Listen(":8080")`, `Listen("`+address+`")`, 1)), main, 0o644)
 	files.Put(t, []byte(traced), trace, 0o644)
 	path = filepath.Join(dir, "shop-"+version)
-	if out, err := exec.Command("go", "build", "-o", path, "-ldflags", "-X main.version="+version, main, trace).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", "build", "-o", path, "-ldflags", "-s -w -X main.version="+version, main, trace).CombinedOutput(); err != nil {
 		t.Fatalf("go build: %v\n%s", err, out)
 	}
 	return path

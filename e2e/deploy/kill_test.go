@@ -93,13 +93,10 @@ func (i *Interposer) Run(n int, signal syscall.Signal, runs bool, args ...string
 // third has to come to serve after that.
 func TestDeployScriptInterrupted(t *testing.T) {
 	tier.Slow(t, "interrupts a deploy at one command after another")
-	// One kind after another at every second command; with -soak all of them at each.
-	shards, step := 1, 6
-	switch {
-	case *tier.Soak > 0:
+	// One kind after another at some commands, at every second one if everything has to run; with -soak all of them at each.
+	shards, step := 1, 12/tier.Times(t, "interrupted commands", 1, 1, 2)
+	if *tier.Soak > 0 {
 		shards, step = 4, 4
-	case build.Race: // which sees nothing of a script
-		step = 12
 	}
 	versions := []string{"v1", "v2", "v3"}
 	for _, v := range versions {
@@ -128,7 +125,7 @@ func TestDeployScriptInterrupted(t *testing.T) {
 				}
 				running, interrupted := 0, 0
 				tried := 0
-				for n := 1 + (2*kind+shard)%step; n <= calls; n += step {
+				for n := 1 + (step/3*kind+shard)%step; n <= calls; n += step {
 					tried++
 					args := []string{i.release(versions[(running+1)%3])}
 					target := versions[(running+1)%3]

@@ -71,6 +71,9 @@ func TestSystemdDeploy(t *testing.T) {
 	// systemd has no part in what is found out before the upgrade.
 	for _, bad := range lateOnes(badReleases(u.Share(build.Version(t, "v3")))) {
 		t.Run(bad.name, func(t *testing.T) {
+			if bad.name != "exits 1" && bad.name != "unhealthy" {
+				tier.Long(t, "deploys one bad release after the other under systemd; TestDeployScriptBadRelease does without it")
+			}
 			path := filepath.Join(u.Shared, "bad")
 			os.Remove(path)
 			if bad.content != nil {
@@ -330,8 +333,12 @@ var gentleCrowd = [load.Habits]int{load.Pausing: 16}
 // gentleLoad leaves the processors to the deploys, of which there are many: all clients pause.
 func gentleLoad(t testing.TB, address string, grace time.Duration) (counts *load.Tally, stop func() *load.Tally) {
 	t.Helper()
+	pause := 100 * time.Millisecond
+	if tier.Strict() {
+		pause /= 2
+	}
 	counts, stop = load.Start(t, load.Load{Network: "tcp", Address: address, Exchanges: exchange.Files(), Grace: grace,
-		Pause: 50 * time.Millisecond, Patience: time.Minute, Clients: gentleCrowd})
+		Pause: pause, Patience: time.Minute, Clients: gentleCrowd})
 	await.Until(t, "requests", func() bool { return counts.Answered[load.Pausing].Load() > 16 })
 	return counts, stop
 }

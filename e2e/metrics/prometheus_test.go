@@ -41,7 +41,7 @@ func TestPrometheus(t *testing.T) {
 	await.Until(t, "rate", func() bool { return p.number("sum(rate(baton_http_requests_total[5s]))") > 0 })
 	began := time.Now()
 
-	upgrades := tier.Times(t, "upgrades", 0, 10, 15)
+	upgrades := tier.Times(t, "upgrades", 0, 6, 15)
 	for i := range upgrades {
 		tick := time.After(1100 * time.Millisecond) // so that each generation is scraped
 		b.Deploy([]string{"v2", "v1"}[i%2])

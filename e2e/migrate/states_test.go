@@ -17,9 +17,10 @@ import (
 // Connections that migrate with keys, and with a second socket, are gone from a predecessor as fast as others, while
 // clients are served.
 func TestConnectionsWithStatesMoveAtOnce(t *testing.T) {
-	tier.Slow(t, "moves 2,500 connections")
+	tier.Slow(t, "moves many connections")
 	const rounds, clients = 3, 4
-	secure, tunnels := 2000, 500
+	secure := tier.Times(t, "connections over TLS", 0, 400, 2000)
+	tunnels := secure / 4
 	if build.Race {
 		secure, tunnels = 400, 100 // the clients are slower as well
 	}

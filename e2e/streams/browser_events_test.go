@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/service"
 	"example.com/baton/e2e/internal/tier"
@@ -51,11 +50,13 @@ func eventsOfLivePage(t *testing.T, secure bool, upgrades int) {
 		if n > 1 {
 			b.Upgrade()
 		}
-		if !await.Holds(await.Hang, func() bool { return eval[int](p, "came.length") >= n }) {
+		if !holds(func() bool { return eval[int](p, "came.length") >= n }) {
 			t.Fatalf("after %d upgrades: got events %s, and the stream opened %d times", n-1, eval[string](p, "JSON.stringify(came)"), eval[int](p, "opened"))
 		}
 		p.awaitText("generation", func(got string) bool { return got == fmt.Sprint(n) })
+		p.awaitText("link", func(got string) bool { return got == "connected" })
 	}
+	p.picture("live")
 	var came []struct{ Generation, PID int }
 	if err := json.Unmarshal([]byte(eval[string](p, "JSON.stringify(came)")), &came); err != nil {
 		t.Fatal(err)
@@ -81,15 +82,15 @@ func eventsOfBackend(t *testing.T, secure bool, upgrades int) {
 	eval[int](p, noteEvents)
 	for n := range upgrades {
 		opened := n + 1
-		await.Until(t, "stream", func() bool { return eval[int](p, "opened") >= opened })
+		p.await("stream", func() bool { return eval[int](p, "opened") >= opened })
 		u := b.Upgrade()
 		if u.Predecessor.Connections.Cut != 0 {
 			t.Errorf("upgrade %d: report %+v, want nothing cut", n+1, u.Predecessor)
 		}
 	}
-	await.Until(t, "stream", func() bool { return eval[int](p, "opened") > upgrades })
+	p.await("stream", func() bool { return eval[int](p, "opened") > upgrades })
 	before := eval[int](p, "came.length")
-	await.Until(t, "more events", func() bool { return eval[int](p, "came.length") > before })
+	p.await("more events", func() bool { return eval[int](p, "came.length") > before })
 	var came []struct{ Number int }
 	if err := json.Unmarshal([]byte(eval[string](p, "JSON.stringify(came)")), &came); err != nil {
 		t.Fatal(err)
@@ -109,21 +110,13 @@ func eventsOfBackend(t *testing.T, secure bool, upgrades int) {
 	}
 }
 
-// A browser on a page that came in HTTP/2 opens its WebSockets in HTTP/1.1. One that migrates lives on.
-func TestWebSocketInBrowser(t *testing.T) {
-	t.Parallel()
-	webSocketInBrowser(t, 3, 0)
-}
-
-// One that does not is closed with 1001 in each upgrade, which is clean.
+// A browser on a page that came in HTTP/2 opens its WebSockets in HTTP/1.1. One that does not migrate is closed with 1001
+// in each upgrade, which is clean. One that does is in TestBrowserKeepsItsConnections.
 func TestWebSocketInBrowserIsDrained(t *testing.T) {
 	t.Parallel()
-	webSocketInBrowser(t, 3, 3, "-migrate=false", "-websocket-grace", "200ms")
-}
-
-func webSocketInBrowser(t *testing.T, upgrades, closed int, flags ...string) {
+	const upgrades = 3
 	way, clientsWay := service.Secured(t)
-	b := service.Start(t, way, service.Args(append(flags, "-proxy", "/="+backend.Start(t, pageWith("/ws", webSocketEcho)))...))
+	b := service.Start(t, way, service.Args("-migrate=false", "-websocket-grace", "200ms", "-proxy", "/="+backend.Start(t, pageWith("/ws", webSocketEcho))))
 	p := openTab(clientsWay, t, b)
 	eval[int](p, `(() => {
 		window.sent = 0; window.came = 0; window.opened = 0; window.ends = [];
@@ -138,16 +131,16 @@ func webSocketInBrowser(t *testing.T, upgrades, closed int, flags ...string) {
 		return 0;
 	})()`)
 	for n := range upgrades {
-		await.Until(t, "echoes", func() bool { return eval[bool](p, fmt.Sprintf("opened > %d && came > %d", min(n, closed), 10*n)) })
+		p.await("echoes", func() bool { return eval[bool](p, fmt.Sprintf("opened > %d && came > %d", n, 10*n)) })
 		if u := b.Upgrade(); u.Predecessor.Connections.Cut != 0 {
 			t.Errorf("upgrade %d: report %+v, want nothing cut", n+1, u.Predecessor)
 		}
 	}
 	came := eval[int](p, "came")
-	await.Until(t, "echoes of the last generation", func() bool {
-		return eval[bool](p, fmt.Sprintf("opened == %d && came > %d && sent - came < %d", closed+1, came+10, closed+2))
+	p.await("echoes of the last generation", func() bool {
+		return eval[bool](p, fmt.Sprintf("opened == %d && came > %d && sent - came < %d", upgrades+1, came+10, upgrades+2))
 	})
-	if got, want := eval[string](p, `ends.join()`), strings.TrimSuffix(strings.Repeat("1001 true,", closed), ","); got != want {
+	if got, want := eval[string](p, `ends.join()`), strings.TrimSuffix(strings.Repeat("1001 true,", upgrades), ","); got != want {
 		t.Errorf("WebSockets ended with %s, want %s", got, want)
 	}
 	if got := p.console(); len(got) > 0 {

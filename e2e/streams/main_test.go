@@ -14,4 +14,4 @@ import (
 	"example.com/baton/e2e/internal/service"
 )
 
-func TestMain(m *testing.M) { service.Main(m) }
+func TestMain(m *testing.M) { service.Main(m, endBrowser) }

@@ -10,21 +10,6 @@ import (
 	"example.com/baton/e2e/internal/service"
 )
 
-func TestLivePageInBrowser(t *testing.T) {
-	t.Parallel()
-	b := service.Start(t)
-	p := browse(t, "http://"+b.Address+"/")
-	for n := 1; n <= 3; n++ {
-		if n > 1 {
-			b.Upgrade()
-		}
-		p.awaitText("generation", func(got string) bool { return got == fmt.Sprint(n) })
-		p.awaitText("link", func(got string) bool { return got == "connected" })
-	}
-	p.picture("live")
-	p.check()
-}
-
 // A page for whose events there is no place says so, and goes on as soon as there is.
 func TestRefusedPagesInBrowser(t *testing.T) {
 	t.Parallel()

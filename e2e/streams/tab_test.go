@@ -29,7 +29,7 @@ import (
 
 var screenshots = flag.String("screenshots", "", "`directory` for pictures of the pages")
 
-// tab is a page in a browser of its own.
+// tab is a page in a profile of its own.
 type tab struct {
 	t   testing.TB
 	ctx context.Context
@@ -39,17 +39,49 @@ type tab struct {
 	responses []response
 }
 
+// browser is that of all tests of the package: to start one costs more than most of them. It is started by the first that
+// asks, and ended by endBrowser.
+var browser struct {
+	sync.Once
+	ctx    context.Context
+	cancel context.CancelFunc
+	err    error
+}
+
+func startBrowser(t testing.TB) context.Context {
+	t.Helper()
+	path := tier.Tool(t, "chromium")
+	browser.Do(func() {
+		browser.ctx, browser.cancel = chromedp.NewContext(context.Background(), chromedp.WithAllocatorOptions(
+			chromedp.ExecPath(path), chromedp.Headless,
+			chromedp.NoSandbox, // which root cannot have
+			chromedp.Flag("disable-dev-shm-usage", true)))
+		_, browser.err = chromedp.Run(browser.ctx, chromedp.Navigate("about:blank"))
+	})
+	if browser.err != nil {
+		t.Fatalf("browser: %v", browser.err)
+	}
+	return browser.ctx
+}
+
+// endBrowser ends the browser when the tests are over.
+func endBrowser() {
+	if browser.cancel == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(browser.ctx, time.Minute)
+	defer cancel()
+	chromedp.Cancel(ctx)
+}
+
 // browse opens a page. When the test ends, the console must have no error, and no policy may have been violated.
 func browse(t testing.TB, url string) *tab {
 	t.Helper()
 	tier.Slow(t, "starts a browser")
 	p := &tab{t: t}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(startBrowser(t), 4*time.Minute)
 	t.Cleanup(cancel)
-	p.ctx, cancel = chromedp.NewContext(ctx, chromedp.WithListener(p.listen), chromedp.WithAllocatorOptions(
-		chromedp.ExecPath(tier.Tool(t, "chromium")), chromedp.Headless,
-		chromedp.NoSandbox, // which root cannot have
-		chromedp.Flag("disable-dev-shm-usage", true)))
+	p.ctx, cancel = chromedp.NewContext(ctx, chromedp.WithNewBrowserContext(), chromedp.WithListener(p.listen))
 	t.Cleanup(cancel)
 	call(p, cdplog.Enable, cdp.Empty{})
 	call(p, runtime.Enable, cdp.Empty{})
@@ -117,11 +149,31 @@ func (p *tab) text(id string) string {
 	return eval[string](p, fmt.Sprintf("document.getElementById(%q).innerText", id))
 }
 
+// holds says whether cond, which asks the browser, came true in time. It is asked less often than await asks, since each
+// question costs the browser a millisecond of all its processes.
+func holds(cond func() bool) bool {
+	return await.Holds(await.Hang, func() bool {
+		if cond() {
+			return true
+		}
+		time.Sleep(30 * time.Millisecond)
+		return false
+	})
+}
+
+// await waits until cond, which asks the browser, comes true.
+func (p *tab) await(what string, cond func() bool) {
+	p.t.Helper()
+	if !holds(cond) {
+		p.t.Fatalf("no %s within %v; the console: %q", what, await.Hang, p.console())
+	}
+}
+
 func (p *tab) awaitText(id string, cond func(string) bool) string {
 	p.t.Helper()
 	var text string
-	if !await.Holds(await.Hang, func() bool { text = p.text(id); return cond(text) }) {
-		p.t.Fatalf("#%s: got %q after 20 s; the console: %q", id, text, p.console())
+	if !holds(func() bool { text = p.text(id); return cond(text) }) {
+		p.t.Fatalf("#%s: got %q after %v; the console: %q", id, text, await.Hang, p.console())
 	}
 	return text
 }
@@ -140,7 +192,7 @@ func (p *tab) check() {
 	}
 	// That the policy holds, and that this would be seen.
 	eval[int](p, `(() => { const s = document.createElement("script"); s.textContent = "window.injected = true"; document.body.append(s); return 0 })()`)
-	await.Until(p.t, "violation of the policy by a script", func() bool { return eval[int](p, "violations.length") > 0 })
+	p.await("violation of the policy by a script", func() bool { return eval[int](p, "violations.length") > 0 })
 	if eval[bool](p, "window.injected === true") {
 		p.t.Error("a script ran that the policy does not have")
 	}

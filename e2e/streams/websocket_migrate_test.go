@@ -199,7 +199,7 @@ func (k *talker) send(stop <-chan struct{}) {
 				k.fail("close", err)
 			}
 			return
-		case <-time.After(time.Duration(k.n%7) * time.Millisecond):
+		case <-time.After(time.Duration(20+20*(k.n%7)) * time.Millisecond):
 		}
 		if n := k.sent.Load(); n-k.received.Load() < 4 {
 			if _, err := k.conn.Write(k.message(int(n), true)); err != nil {
@@ -244,7 +244,7 @@ func (k *talker) receive() {
 // WebSockets whose clients and backends send at any moment, and some of whom read slowly, live through upgrades:
 // each message arrives whole and in order, and the predecessors are gone at once.
 func TestWebSocketsMigrate(t *testing.T) {
-	clients, upgrades := tier.Times(t, "clients", 10, 40, 100), tier.Times(t, "upgrades", 2, 4, 8)
+	clients, upgrades := tier.Times(t, "clients", 10, 20, 100), tier.Times(t, "upgrades", 2, 3, 8)
 	t.Run("plaintext", func(t *testing.T) { webSocketsMigrate(t, false, clients, upgrades) })
 	t.Run("TLS", func(t *testing.T) { webSocketsMigrate(t, true, clients/2, upgrades) })
 }

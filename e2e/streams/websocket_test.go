@@ -173,8 +173,11 @@ func noting(ends *farewells) http.HandlerFunc {
 // Its client finds the successor, and goes on.
 func TestWebSocketsOverUpgrades(t *testing.T) {
 	tier.Slow(t, "keeps WebSockets through upgrades")
-	t.Run("plaintext", func(t *testing.T) { t.Parallel(); webSocketsOverUpgrades(t, false, 10) })
-	t.Run("TLS", func(t *testing.T) { t.Parallel(); webSocketsOverUpgrades(t, true, 5) })
+	t.Run("plaintext", func(t *testing.T) {
+		t.Parallel()
+		webSocketsOverUpgrades(t, false, tier.Times(t, "upgrades", 0, 4, 10))
+	})
+	t.Run("TLS", func(t *testing.T) { t.Parallel(); webSocketsOverUpgrades(t, true, tier.Times(t, "upgrades", 0, 3, 5)) })
 }
 
 func webSocketsOverUpgrades(t *testing.T, secure bool, upgrades int) {
@@ -198,9 +201,7 @@ func webSocketsOverUpgrades(t *testing.T, secure bool, upgrades int) {
 				return c.Close(websocket.StatusNormalClosure, "")
 			default:
 			}
-			if n%2 == 0 { // others write while they read
-				time.Sleep(time.Duration(n) * time.Millisecond)
-			}
+			time.Sleep(time.Duration(2+n%2*n) * time.Millisecond) // or the load takes all of the machine
 			wrote := make(chan error, 1)
 			go func() { wrote <- c.Write(ctx, websocket.MessageBinary, message) }()
 			_, heard, err := c.Read(ctx)
@@ -338,6 +339,7 @@ func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 			tt.end(b)
 			var err error
 			for err == nil {
+				time.Sleep(2 * time.Millisecond) // or the conversation takes all of the machine
 				if err = say("until the deadline"); time.Since(began) > await.Hang {
 					t.Fatalf("WebSocket: alive %v after the drain began, with a deadline of %v", await.Hang, tt.drain)
 				}

@@ -149,11 +149,9 @@ func leaveHTTP2(secure *tls.Conn, address string, config *tls.Config, anew *atom
 func TestHandshakesThroughAnUpgrade(t *testing.T) {
 	tier.Slow(t, "holds handshakes at each message")
 	t.Parallel()
-	const (
-		clients   = 500 // that have sent their hello
-		beginners = 90
-	)
-	grace := await.Unhurried(4 * time.Second) // much more than it takes to see that the drain has begun
+	const beginners = 90
+	clients := tier.Times(t, "clients", 0, 200, 500) // that have sent their hello
+	grace := await.Unhurried(4 * time.Second)        // much more than it takes to see that the drain has begun
 	certFile, keyFile := certificate.Certificate(t)
 	b := service.Start(t, service.OverTLS(certFile, keyFile), service.Files(t), service.Args("-idle-grace", grace.String(), "-read-header-timeout", "2m", "-drain-timeout", "10m"))
 	address := b.Secure()
@@ -262,10 +260,8 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 func TestHandshakesThatNeverEnd(t *testing.T) {
 	tier.Slow(t, "waits for deadlines")
 	t.Parallel()
-	const (
-		clients = 1000
-		slow    = 3 * service.Slack // on a machine that is busy with as many clients
-	)
+	const slow = 3 * service.Slack // on a machine that is busy with as many clients
+	clients := tier.Times(t, "clients", 0, 400, 1000)
 	timeout := await.Unhurried(3 * time.Second)
 	if build.Race {
 		timeout = await.Unhurried(5 * time.Second) // or the first have gone when the last come
@@ -308,7 +304,7 @@ func TestHandshakesThatNeverEnd(t *testing.T) {
 	flood()
 	service.CheckServesOn(t, b)
 	await.Until(t, "end of all handshakes", func() bool { return b.Connections() < 20 })
-	if n := b.Metric("baton_connections_closed_total", "reason", "timeout"); n < clients*9/10 {
+	if n := b.Metric("baton_connections_closed_total", "reason", "timeout"); n < float64(clients*9/10) {
 		t.Errorf("connections closed by a timeout: got %v, want about %d", n, clients)
 	}
 	await.Until(t, "descriptors and goroutines as before", func() bool {

@@ -16,6 +16,7 @@ import (
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // precaution is what an operator has asked for against bad releases.
@@ -95,7 +96,10 @@ func (c *cell) start(t *testing.T, keys pair) {
 		patience = await.Hang
 	}
 	l := load.Load{Network: "tcp", Address: c.Address, Exchanges: append(exchange.Echo(""), exchange.Echo("/api")...),
-		Pause: 50 * time.Millisecond, Rest: 40 * time.Millisecond, Patience: patience, Lenient: true}
+		Pause: 100 * time.Millisecond, Rest: 80 * time.Millisecond, Patience: patience, Lenient: true}
+	if tier.Strict() {
+		l.Pause, l.Rest = l.Pause/2, l.Rest/2
+	}
 	l.Clients = [load.Habits]int{load.Pausing: 10, load.PerRequest: perRequest, load.SocketsSilent: 1}
 	var stopPlain, stopSecure func() *load.Tally
 	c.plain, stopPlain = load.Start(t, l)
@@ -179,24 +183,26 @@ func (c *cell) upgrade(t *testing.T, r *row) {
 	c.Signal(syscall.SIGHUP)
 	// Whoever answers knows of the upgrade when it is over.
 	await.Until(t, "the end of the upgrade", func() bool {
-		time.Sleep(50 * time.Millisecond) // a question takes of what the load is to have
-		c.expectFailure()
+		time.Sleep(100 * time.Millisecond) // a question takes of what the load is to have
+		left := c.expectFailure()
 		s, err := c.TryStatus()
 		if err == nil && len(s.Upgrades) > 0 {
 			r.Result, r.Reason = s.Upgrades[0].Result, s.Upgrades[0].Reason
 		}
-		return r.Result != "" || len(process.Descendants(c.Mark)) == 0
+		return r.Result != "" || left == 0
 	})
 }
 
-// expectFailure notes that a successor may exit with an error.
-func (c *cell) expectFailure() {
-	for _, pid := range process.Descendants(c.Mark) {
+// expectFailure notes that a successor may exit with an error, and returns how many processes there are.
+func (c *cell) expectFailure() int {
+	all := process.Descendants(c.Mark)
+	for _, pid := range all {
 		if !slices.Contains(c.Alive(), pid) {
 			c.TryFollow(pid)
 			c.ExpectBad(pid)
 		}
 	}
+	return len(all)
 }
 
 // checkTakenBack checks that the old release serves, alone, and that its answers are right.

@@ -3,6 +3,8 @@ package trial
 import (
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -25,7 +27,7 @@ import (
 
 const (
 	stageTime = 300 * time.Millisecond // of a trial and of a watch
-	pace      = 20 * time.Millisecond  // between two looks at the processes, which cost the machine something
+	pace      = 40 * time.Millisecond  // between two looks at the processes, which cost the machine something
 )
 
 // phases are the moments from which an upgrade is interrupted, by the message that begins them.
@@ -99,7 +101,7 @@ func TestInterruptions(t *testing.T) {
 	tier.Slow(t, "interrupts upgrades in every phase")
 	rounds := *tier.Soak
 	if rounds == 0 {
-		rounds = tier.Times(t, "interrupted upgrades", 0, 30, 60)
+		rounds = tier.Times(t, "interrupted upgrades", 0, 12, 60)
 	}
 	const services = 3
 	for i := range services {
@@ -211,8 +213,7 @@ func (r *round) awaitPhase(t *testing.T) {
 
 // interrupt does something to one of both.
 func (r *round) interrupt() {
-	r.find()
-	alive := generations(r.Baton)
+	alive := r.find()
 	if len(alive) == 0 {
 		return
 	}
@@ -225,22 +226,23 @@ func (r *round) interrupt() {
 	x.do(r, pid)
 }
 
-// find finds the successor, and follows whatever else there is.
-func (r *round) find() {
-	for _, pid := range generations(r.Baton) {
+// find finds the successor, follows whatever else there is, and returns all generations.
+func (r *round) find() (alive []int) {
+	alive = generations(r.Baton)
+	for _, pid := range alive {
 		r.TryFollow(pid)
 		r.ExpectBad(pid)
 		if pid != r.predecessor && (r.successor == 0 || !slices.Contains(r.Alive(), r.successor)) {
 			r.successor = pid
 		}
 	}
+	return alive
 }
 
 // decider returns the pid of the generation that serves alone, 0 if there is no process left, and -1 else.
 func (r *round) decider() (pid int) {
 	time.Sleep(pace)
-	r.find()
-	alive := generations(r.Baton)
+	alive := r.find()
 	if len(alive) == 0 {
 		return 0
 	}
@@ -253,8 +255,13 @@ func (r *round) decider() (pid int) {
 
 // logSince returns what was logged in the round.
 func (r *round) logSince() string {
-	log := r.Log()
-	return log[min(r.log, int64(len(log))):]
+	f, err := os.Open(r.LogPath())
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	log, _ := io.ReadAll(io.NewSectionReader(f, r.log, math.MaxInt64-r.log))
+	return string(log)
 }
 
 // generations returns the processes of a service that are no commands.

@@ -45,6 +45,9 @@ func TestBadReleases(t *testing.T) {
 	t.Run("upgrade to", func(t *testing.T) {
 		for _, c := range some {
 			t.Run(fmt.Sprintf("%s by %s with %s", c.badRelease.name, c.trigger, c.precaution.name), func(t *testing.T) {
+				if c.long && *tier.Soak == 0 {
+					tier.Long(t, "takes half a minute; others show the same sooner")
+				}
 				t.Parallel()
 				r := c.run(t, keys)
 				t.Logf("%+v", r)

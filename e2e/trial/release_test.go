@@ -26,6 +26,7 @@ type badRelease struct {
 	fault string
 
 	slow    bool // its answers are right
+	long    bool // it takes half a minute, and is much like another one
 	fatal   bool // it dies, or must be killed, and what it has is lost with it
 	checked bool // -check finds it
 }
@@ -34,7 +35,7 @@ var badReleases = []badRelease{
 	{name: "500 to all", answer: status(500), checked: true},
 	{name: "500 to half", answer: status(500), every: 2},
 	{name: "500 to 5 %", answer: status(500), every: 20},
-	{name: "500 to 1 %", answer: status(500), every: 100},
+	{name: "500 to 1 %", answer: status(500), every: 100, long: true},
 	{name: "500 to /api", answer: status(500), below: "/api"},
 	{name: "404 to all", answer: status(404), checked: true},
 	{name: "302 to all", answer: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/login", http.StatusFound) }},
@@ -53,7 +54,7 @@ var badReleases = []badRelease{
 	{name: "dies after 3 s", fault: "exit 3s", fatal: true},
 	{name: "panics", fault: "panic 10"},
 	{name: "deadlocks after 1 s", fault: "deadlock 1s", fatal: true},
-	{name: "freezes after 1 s", fault: "freeze 1s", fatal: true},
+	{name: "freezes after 1 s", fault: "freeze 1s", fatal: true, long: true},
 	{name: "leaks descriptors", fault: "leak 1"},
 }
 

@@ -93,7 +93,7 @@ func TestShortAndLongRequestsAcrossUpgrades(t *testing.T) {
 		io.WriteString(w, "ok")
 	}))
 	b := service.Start(t, service.Args("-proxy", "/="+url))
-	l := load.Load{Network: b.Network, Address: b.Address, Exchanges: []exchange.Exchange{exchange.New("GET", "/long", nil, 200, []byte("ok"))}, Pause: 100 * time.Millisecond}
+	l := load.Load{Network: b.Network, Address: b.Address, Exchanges: []exchange.Exchange{exchange.New("GET", "/long", nil, 200, []byte("ok"))}}.Paced()
 	l.Clients = [load.Habits]int{load.BackToBack: 4, load.Pausing: 8, load.PerRequest: 4}
 	long, stopLong := load.Start(t, l)
 	l.Exchanges = []exchange.Exchange{exchange.New("GET", "/short", nil, 200, []byte("ok"))}
@@ -149,14 +149,14 @@ func TestPausingPosts(t *testing.T) {
 	tier.Slow(t, "makes slow requests")
 	t.Parallel()
 	b := service.Start(t, service.Proxied(t), service.Args("-idle-grace", "500ms"))
-	l := load.Load{Network: b.Network, Address: b.Address, Pause: 50 * time.Millisecond, Exchanges: []exchange.Exchange{
+	l := load.Load{Network: b.Network, Address: b.Address, Pause: 100 * time.Millisecond, Exchanges: []exchange.Exchange{
 		exchange.New("POST", "/echo", exchange.Pattern(300), 200, exchange.Pattern(300)),
 	}}
 	l.Clients[load.Pausing] = 200
 	counts, stop := load.Start(t, l)
-	for range 5 {
+	for range tier.Times(t, "upgrades", 0, 3, 5) {
 		before := counts.Requests()
-		await.Until(t, "requests", func() bool { return counts.Requests() > before+1000 })
+		await.Until(t, "requests", func() bool { return counts.Requests() > before+500 })
 		b.Upgrade()
 	}
 	if stop(); counts.Failures() != 0 {

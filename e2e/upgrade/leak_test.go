@@ -16,7 +16,7 @@ import (
 func TestNothingGrows(t *testing.T) {
 	tier.Slow(t, "upgrades until something would have grown")
 	t.Parallel()
-	upgrades := tier.Times(t, "upgrades", 0, 40, 60) // of which the first ten and the last ten are compared
+	upgrades := tier.Times(t, "upgrades", 0, 30, 60) // of which the first ten and the last ten are compared
 	b := service.Start(t, service.Listen("HOST:PORT", "unix:DIR/public.sock"), service.Files(t), service.Args("-idle-grace", "10ms"))
 	// The same work in each generation before it is measured, so that the numbers compare.
 	work := func() process.Footprint {

@@ -26,7 +26,7 @@ type world struct {
 
 func worlds() []world {
 	return []world{
-		{"tcp+files", nil, service.Files, exchange.Files(), 30},
+		{"tcp+files", nil, service.Files, exchange.Files(), 20},
 		{"tcp+proxy", nil, service.Proxied, exchange.Echo(""), 10},
 		{"unix+files", []string{"unix:DIR/public.sock"}, service.Files, exchange.Files(), 10},
 		{"unix+proxy", []string{"unix:DIR/public.sock"}, service.Proxied, exchange.Echo(""), 10},
@@ -44,7 +44,7 @@ func TestUpgradesUnderLoad(t *testing.T) {
 			}
 			upgrades := *tier.Soak // with -run UnderLoad$ -soak=1000, 1,000 in each world
 			if upgrades == 0 {
-				upgrades = tier.Times(t, "upgrades", 2, w.upgrades*2/3, w.upgrades)
+				upgrades = tier.Times(t, "upgrades", 2, w.upgrades*2/5, w.upgrades)
 			}
 			upgradeUnderLoad(t, w, upgrades)
 		})
@@ -82,12 +82,12 @@ func upgradeUnderLoad(t *testing.T, w world, upgrades int) {
 // The promise without migration: no request is lost, and silent connections are closed in order.
 func TestUpgradesUnderLoadWithoutMigration(t *testing.T) {
 	tier.Slow(t, "waits for the grace of connections")
-	upgrades := tier.Times(t, "upgrades", 0, 4, 6)
+	upgrades := tier.Times(t, "upgrades", 0, 3, 6)
 	w := worlds()[1]
 	crowd := crowd
 	crowd[load.Silent], crowd[load.SilentAfter] = 25, 25
 	b := service.Start(t, service.Listen(w.listen...), w.handler(t), service.Args("-migrate=false"))
-	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: w.exchanges, Clients: crowd}.Paced())
+	counts, stop := load.Start(t, load.Load{Network: b.Network, Address: b.Address, Grace: b.Grace(), Exchanges: w.exchanges, Clients: crowd, Pause: 50 * time.Millisecond}.Paced())
 	load.AwaitCrowd(t, counts, crowd)
 	all := upgradeAgainAndAgain(t, b, counts, upgrades, 500*time.Millisecond, service.DefaultGrace+service.Slack)
 	stop()
@@ -99,7 +99,7 @@ func TestUpgradesUnderLoadWithoutMigration(t *testing.T) {
 		}
 	}
 	load.CheckNothingLost(t, counts)
-	// Somebody who speaks every 20 ms is never idle for the whole grace.
+	// Somebody who speaks every 50 ms is never idle for the whole grace.
 	for _, h := range []load.Habit{load.BackToBack, load.Pausing} {
 		if n := counts.IdleClosed[h].Load(); n != 0 {
 			t.Errorf("%v clients: %d connections closed while idle, want none", h, n)

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"example.com/baton/e2e/internal/await"
-	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
@@ -31,27 +30,23 @@ func everyExchange() []exchange.Exchange { return append(exchange.Files(), excha
 // Without migration connections of HTTP/2 end with two GOAWAYs, and those over TLS with an answer: nothing is lost, and
 // nothing refused. package migrate has the same load with migration.
 func TestUpgradesUnderLoadOfEveryProtocolWithoutMigration(t *testing.T) {
-	tier.Slow(t, "makes 20 upgrades under load of every protocol")
+	tier.Slow(t, "waits for connections that are sent a GOAWAY")
 	t.Parallel()
 	// Silent connections of HTTP/1.1 stay for the whole grace, and so are not among the clients.
 	const grace = 20 * time.Second
 	serve, secure := service.Secured(t)
 	b := service.Start(t, everything(t), serve, service.Listen("HOST:PORT", "tls:HOST:PORT"), service.Patient(), service.Args("-migrate=false", "-idle-grace", grace.String()))
 	plain := load.Load{Network: "tcp", Address: b.Address, Exchanges: everyExchange(), Clients: [load.Habits]int{
-		load.PerRequest: 1, load.PerRequestEnd: 1, load.Streams: 2, load.StreamsPausing: 8, load.StreamsSilent: 16}}.Paced()
+		load.PerRequest: 1, load.PerRequestEnd: 1, load.Streams: 2, load.StreamsPausing: 4, load.StreamsSilent: 8}}.Paced()
 	over := plain
 	_, over.Address = service.SplitAddress(b.Setup.Listen[1])
 	over.TLS = secure.Config
-	over.Clients[load.BackToBack], over.Clients[load.Pausing] = 1, 8
-	if !build.Race { // with the race detector their handshakes are too much for two processors
-		over.Clients[load.BackToBack], over.Clients[load.Pausing] = crowd[load.BackToBack], crowd[load.Pausing]
-		over.Clients[load.PerRequest], over.Clients[load.PerRequestEnd] = crowd[load.PerRequest], crowd[load.PerRequestEnd]
-	}
+	over.Clients[load.BackToBack], over.Clients[load.Pausing] = 2, 4
 	plainCounts, stopPlain := load.Start(t, plain)
 	overCounts, stopOver := load.Start(t, over)
 	load.AwaitCrowd(t, plainCounts, plain.Clients)
 	load.AwaitCrowd(t, overCounts, over.Clients)
-	all := upgradeAgainAndAgain(t, b, plainCounts, 20, 0, grace*9/10, overCounts)
+	all := upgradeAgainAndAgain(t, b, plainCounts, tier.Times(t, "upgrades", 0, 4, 10), 0, grace*9/10, overCounts)
 	told := load.ClientsOf(plain.Clients, load.HTTP2Habits...) + load.ClientsOf(over.Clients, append(load.HTTP2Habits, load.BackToBack, load.Pausing)...)
 	for i, u := range all {
 		if c := u.Predecessor.Connections; u.Predecessor.Moved > 0 || c.Cut+c.Grace+c.Timeout+c.Error > 0 || c.Announced < told {

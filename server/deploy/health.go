@@ -91,6 +91,9 @@ func (c check) ask() (all []reply) {
 	return all
 }
 
+// pauses are those before each attempt. A test has shorter ones.
+var pauses = [...]time.Duration{0, 500 * time.Millisecond, time.Second}
+
 // run makes the requests until all answers are good, three times at most: that allows for a bad moment, as
 // of a backend that was just restarted. It returns the answers, for people.
 func (c check) run(before []reply) (answers string, err error) {
@@ -98,8 +101,8 @@ func (c check) run(before []reply) (answers string, err error) {
 	for _, r := range before {
 		of[r.Label] = r
 	}
-	for _, wait := range []time.Duration{0, 500 * time.Millisecond, time.Second} {
-		time.Sleep(wait)
+	for _, pause := range pauses {
+		time.Sleep(pause)
 		var good []string
 		err = nil
 		for _, r := range c.ask() {

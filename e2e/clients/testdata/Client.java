@@ -48,6 +48,7 @@ public class Client {
 		input.start();
 		byte[] small = pattern(1000), large = pattern(300_000), upload = pattern(60_000);
 		while (!ended.get()) {
+			Thread.sleep(5);
 			ask(client, HttpRequest.newBuilder(URI.create(args[1] + "/fixed/1000")).build(), args[0], small);
 			ask(client, HttpRequest.newBuilder(URI.create(args[1] + "/drip/300000")).build(), args[0], large);
 			ask(client, HttpRequest.newBuilder(URI.create(args[1] + "/echo")).POST(HttpRequest.BodyPublishers.ofByteArray(upload)).build(), args[0], upload);

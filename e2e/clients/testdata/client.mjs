@@ -63,6 +63,7 @@ async function ask(method, path, upload, want) {
 const small = pattern(1000), large = pattern(300_000), upload = pattern(60_000);
 try {
 	while (!ended) {
+		await sleep(5);
 		await ask("GET", "/fixed/1000", null, small);
 		const all = [ask("POST", "/echo", upload, upload)];
 		if (session) all.push(ask("GET", "/drip/300000", null, large), ask("GET", "/fixed/1000", null, small)); // at once

@@ -48,6 +48,7 @@ def ask(method, path, extra=""):
 
 small, large, upload = pattern(1000), pattern(300000), pattern(60000)
 while not ended.is_set():
+    time.sleep(0.005)
     if what == "get":
         ask("GET", "/fixed/1000")
         answer(small)

@@ -213,8 +213,8 @@ func Boot(t testing.TB, unitDirs ...string) *Machine {
 		if _, err := os.Stat(m.Path("/run/systemd/private")); err != nil {
 			return false
 		}
-		out, _ := m.Run("systemctl", "is-active", "machine.target")
-		return out == "active\n"
+		_, code := m.Run("systemctl", "start", "machine.target") // waits for what the boot has begun
+		return code == 0
 	})
 	return m
 }

@@ -19,6 +19,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Unit is baton.service in a booted machine.
@@ -125,7 +126,7 @@ func (u *Unit) Await(t testing.TB, what string, cond func() bool) {
 		if time.Now().Before(next) {
 			return false
 		}
-		defer func() { next = time.Now().Add(50 * time.Millisecond) }()
+		defer func() { next = time.Now().Add(100 * time.Millisecond) }()
 		return cond()
 	})
 }
@@ -321,7 +322,11 @@ var SmallCrowd = [load.Habits]int{load.BackToBack: 2, load.Pausing: 32, load.Per
 // is a line in the journal, which costs more than the answer.
 func (u *Unit) SmallLoad(t testing.TB) (counts *load.Tally, stop func() *load.Tally) {
 	t.Helper()
-	counts, stop = load.Start(t, load.Load{Network: "tcp", Address: u.Address, Exchanges: exchange.Files(), Pause: 50 * time.Millisecond, Rest: 5 * time.Millisecond, Clients: SmallCrowd})
+	l := load.Load{Network: "tcp", Address: u.Address, Exchanges: exchange.Files(), Pause: 100 * time.Millisecond, Rest: 20 * time.Millisecond, Clients: SmallCrowd}
+	if tier.Strict() {
+		l.Pause, l.Rest = 50*time.Millisecond, 5*time.Millisecond
+	}
+	counts, stop = load.Start(t, l)
 	await.Until(t, "requests of every client", func() bool {
 		return counts.Answered[load.BackToBack].Load() > 0 && counts.Answered[load.Pausing].Load() > 32 &&
 			counts.Answered[load.PerRequest].Load() > 0 && counts.Answered[load.PerRequestEnd].Load() > 0

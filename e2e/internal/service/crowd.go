@@ -78,8 +78,10 @@ func StartCrowd(t *testing.T, b *Baton, over Over, n CrowdSize, once bool) *Crow
 			{"HTTP/2", [load.Habits]int{load.Streams: n.Busy, load.StreamsPausing: n.Pausing, load.StreamsSilent: n.Silent}},
 			{"WebSockets", [load.Habits]int{load.Sockets: n.Busy, load.SocketsPausing: n.Pausing, load.SocketsSilent: n.Silent}},
 		} {
-			counts, stop := load.Start(t, load.Load{Network: "tcp", Address: way.address, TLS: way.config, Exchanges: exchanges(),
-				Clients: protocol.clients, Patience: patience, Grace: b.Grace(), LastWords: true, Once: once}.Paced())
+			l := load.Load{Network: "tcp", Address: way.address, TLS: way.config, Exchanges: exchanges(),
+				Clients: protocol.clients, Patience: patience, Grace: b.Grace(), LastWords: true, Once: once}.Paced()
+			l.Rest *= 4 // one request in ten takes a fifth of a second, and there are clients of six kinds
+			counts, stop := load.Start(t, l)
 			c.kinds = append(c.kinds, kind{protocol.name + way.name, counts, stop})
 		}
 	}

@@ -15,8 +15,8 @@ import (
 	"example.com/baton/e2e/internal/process"
 )
 
-// Main runs the tests of a package: what each TestMain of e2e calls.
-func Main(m *testing.M) {
+// Main runs the tests of a package, and then what ends what they share: what each TestMain of e2e calls.
+func Main(m *testing.M, ends ...func()) {
 	impostor.Impersonate()
 	if build.Race {
 		os.Setenv("GORACE", "atexit_sleep_ms=0") // what is started reports a race at once, and need not wait for that when it exits
@@ -34,6 +34,9 @@ func Main(m *testing.M) {
 		keepPipes()
 	}
 	code := m.Run()
+	for _, end := range ends {
+		end()
+	}
 	endStrays()
 	os.Exit(code)
 }

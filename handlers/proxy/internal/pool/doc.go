@@ -23,6 +23,6 @@
 //
 // A request of which no byte was sent goes to the next backend. One that was sent, and to which
 // no byte of a response has come, is repeated only if its method is idempotent (RFC 9110,
-// section 9.2.2), and it has no body, or all that was read of it is still there. A backend gets it
-// once, a single one twice. Nothing else is sent twice.
+// section 9.2.2), and it has no body, or all that was read of it is still there. It is repeated
+// three times, to another backend if there is one. Nothing else is sent twice.
 package pool

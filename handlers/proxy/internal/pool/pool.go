@@ -64,6 +64,7 @@ type backend struct {
 	Backend
 	standing
 	inProgress int
+	keeps      bool          // it keeps connections open
 	waiting    int           // requests for which it is one of those that they wait for
 	probing    bool          // a prober runs
 	hurry      chan struct{} // has a value when that is to go by waiting again
@@ -81,12 +82,18 @@ func New(options Options) *Pool {
 	for _, b := range options.Backends {
 		p.backends = append(p.backends, &backend{Backend: b, hurry: make(chan struct{}, 1), requests: make(map[int]uint64)})
 	}
-	if p.healthPath != "" {
-		for _, b := range p.backends {
-			p.goroutines.Go(func() { p.watch(b) })
-		}
-	}
+	p.startWatching()
 	return p
+}
+
+// startWatching begins health checks.
+func (p *Pool) startWatching() {
+	if p.healthPath == "" {
+		return
+	}
+	for _, b := range p.backends {
+		p.goroutines.Go(func() { p.watch(b) })
+	}
 }
 
 // Close ends what runs in the background, and closes idle connections. Requests go on, but wait

@@ -69,22 +69,21 @@ func (t *trip) attempt() *http.Request {
 	return &r
 }
 
-// finish counts a response, and sees whether it is a farewell.
+// finish counts a response, and sees whether it is a farewell: 503 with Connection: close from a
+// backend that does not close every connection.
 func (p *Pool) finish(b *backend, response *http.Response, trial bool) {
 	p.mu.Lock()
 	b.requests[response.StatusCode]++
+	b.keeps = b.keeps || !response.Close
+	farewell := b.keeps && response.StatusCode == http.StatusServiceUnavailable &&
+		httpguts.HeaderValuesContainsToken(response.Header["Connection"], "close")
 	p.mu.Unlock()
 	switch {
-	case isFarewell(response):
+	case farewell:
 		p.happen(b, resigned, errFarewell)
 	case trial:
 		p.happen(b, answered, nil)
 	}
-}
-
-func isFarewell(response *http.Response) bool {
-	return response.StatusCode == http.StatusServiceUnavailable &&
-		(response.Close || httpguts.HeaderValuesContainsToken(response.Header["Connection"], "close"))
 }
 
 // fail ends an attempt that has failed. It returns nil when there may be another.
@@ -111,18 +110,26 @@ func (g *Group) fail(t *trip, b *backend, err error) error {
 		return g.rest(t)
 	case unsent:
 		return nil
-	case progress == transport.Sent && t.mayRepeat(err, len(g.backends)):
+	case progress == transport.Sent && t.mayRepeat(err):
 		t.sentTo = append(t.sentTo, b)
 		t.until = time.Now().Add(g.pool.wait)
+		if len(t.sentTo) > 1 {
+			return g.rest(t)
+		}
 		return nil
 	}
 	return t.err
 }
 
+// maxRepeats is how often a request is repeated that was sent. One is not enough: a backend that
+// is killed may close its connections before the socket that it listens on, and come back to be
+// killed again.
+const maxRepeats = 3
+
 // mayRepeat reports whether a request that was sent is sent once more. A backend that
 // has not answered in time may still be at it.
-func (t *trip) mayRepeat(err error, backends int) bool {
-	return isIdempotent(t.request.Method) && !isTimeout(err) && len(t.sentTo) < max(1, backends-1)
+func (t *trip) mayRepeat(err error) bool {
+	return isIdempotent(t.request.Method) && !isTimeout(err) && len(t.sentTo) < maxRepeats
 }
 
 // isIdempotent reports whether a method is idempotent: RFC 9110, section 9.2.2. Of others that

@@ -63,6 +63,12 @@ func (c *conn) prepare() (err error) {
 // isQuiet reports whether nothing has come on an idle connection: no end, and no bytes. With TLS
 // these may be a session ticket, but they may as well be the end.
 func (c *conn) isQuiet() bool {
+	if c.secure { // which may have read more than the last response
+		_ = c.patient.SetReadDeadline(time.Unix(1, 0))
+		if _, err := c.stream.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+			return false
+		}
+	}
 	return c.raw.Control(c.peek) == nil && errors.Is(c.err, syscall.EAGAIN)
 }
 
