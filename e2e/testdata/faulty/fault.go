@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"example.com/baton/handlers/proxy"
 )
 
 // faulty makes a release one that fails as the file fault in the working directory says:
@@ -19,17 +21,17 @@ import (
 //	deadlock D  that long after the first request: no handler returns any more
 //	freeze D    that long after the first request: the process does nothing any more
 //	leak N      at the Nth request and at all that follow: two descriptors are left open
-func faulty(h http.Handler, err error) (http.Handler, error) {
+func faulty(h http.Handler, applications *proxy.Proxy, err error) (http.Handler, *proxy.Proxy, error) {
 	if err != nil {
-		return nil, err
+		return nil, applications, err
 	}
 	text, err := os.ReadFile("fault")
 	if err != nil {
-		return nil, err
+		return nil, applications, err
 	}
 	var kind, when string
 	if _, err := fmt.Sscan(string(text), &kind, &when); err != nil {
-		return nil, err
+		return nil, applications, err
 	}
 	happen := map[string]func(){
 		"exit":     func() { os.Exit(3) },
@@ -40,14 +42,14 @@ func faulty(h http.Handler, err error) (http.Handler, error) {
 	}[kind]
 	due, err := after(when)
 	if happen == nil || err != nil {
-		return nil, fmt.Errorf("no such fault: %q", text)
+		return nil, applications, fmt.Errorf("no such fault: %q", text)
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if due() {
 			happen()
 		}
 		h.ServeHTTP(w, r)
-	}), nil
+	}), applications, nil
 }
 
 // after returns what says at each request whether the moment has come.
