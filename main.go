@@ -192,7 +192,9 @@ func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logg
 // newServers sets both servers of a pair, which listen nowhere yet.
 func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Settings, handler http.Handler,
 	metrics *metrics.Metrics, logger *slog.Logger) {
-	counted := func(h http.Handler) http.Handler { return config.TrustedProxies.Handler(middleware.Log(metrics.Count(h), logger)) }
+	counted := func(h http.Handler) http.Handler {
+		return config.TrustedProxies.Handler(middleware.Log(metrics.Count(h), logger))
+	}
 	options := config.Connections
 	options.Handler, options.Logger = counted(middleware.Resources(handler)), logger
 	options.Resume = config.Resume(counted, logger)

@@ -63,10 +63,10 @@ func (s *Server) migrateHTTP2() error {
 
 // surrender returns the state of a connection at rest, which then has migrated.
 func (h *http2Conn) surrender() (*http2State, error) {
-	for {
+	for pause := 10 * time.Millisecond; ; pause *= 2 {
 		h.mu.Lock()
 		state, ok := h.streams.Export()
-		if !ok && h.streams.AtRest() {
+		if !ok && h.streams.AtRest() && !h.streams.IsSyncing() { // once: the wake nudges changed, too
 			h.streams.Sync(ping())
 			h.wake()
 		}
@@ -84,7 +84,10 @@ func (h *http2Conn) surrender() (*http2State, error) {
 		if h.conn.isClosed() {
 			return nil, errEnds
 		}
-		<-h.changed
+		select {
+		case <-h.changed:
+		case <-time.After(pause): // never wait for good, whatever net/http does
+		}
 	}
 }
 

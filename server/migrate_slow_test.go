@@ -87,7 +87,6 @@ func TestNothingIsLostOnTheWay(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: moves connections at one moment after another; go test without -short includes it")
 	}
-	t.Parallel()
 	const generations, clients, requests = 6, 60, 150
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -187,7 +186,6 @@ func TestManySilentConnections(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: makes many connections; go test without -short includes it")
 	}
-	t.Parallel()
 	const conns = 1000
 	m := newMovers(t, names("first"))
 	var clients []*client

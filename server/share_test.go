@@ -197,7 +197,6 @@ func TestShareAndReturn(t *testing.T) {
 
 // All connections go to a successor in the end, in steps, and stay there.
 func TestShareMoreAndDrain(t *testing.T) {
-	t.Parallel()
 	const clients = 50
 	eachProtocol(t, func(t *testing.T, x *sharers) {
 		load := x.start(clients)

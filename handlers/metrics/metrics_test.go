@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"example.com/baton/handlers/internal/reply"
 	"example.com/baton/handlers/backends"
+	"example.com/baton/handlers/internal/reply"
 	"example.com/baton/handlers/internal/testserver"
 	"example.com/baton/handlers/middleware"
 	"example.com/baton/server"
@@ -38,9 +38,9 @@ func newMetrics() *Metrics {
 				{Name: "http://127.0.0.1:3001", State: "up", InProgress: 4, Requests: map[int]uint64{200: 7, 204: 1, 503: 1}, Errors: 2},
 				{Name: "unix:/run/a", State: "down"},
 			}},
-			Connections:   upgrade.Connections{Idle: 5, Hijacked: 2},
-			Closed:        closed,
-			MigratedIn:    in, MigratedOut: out,
+			Connections: upgrade.Connections{Idle: 5, Hijacked: 2},
+			Closed:      closed,
+			MigratedIn:  in, MigratedOut: out,
 			LastUpgrade:  map[upgrade.Result]time.Time{upgrade.Failed: time.Unix(1700000000, 250e6)},
 			Certificates: map[string]tlskeys.Validity{"example.com": {NotBefore: time.Unix(1700000000, 0), NotAfter: time.Unix(1800000000, 0)}},
 		}

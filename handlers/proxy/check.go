@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 
@@ -30,7 +31,7 @@ func Check(ctx context.Context, options Options) []error {
 }
 
 func (rule Rule) check(ctx context.Context, options Options) error {
-	t := rule.newTransport(options.HeaderTimeout)
+	t := rule.newTransport(options.HeaderTimeout, slog.New(slog.DiscardHandler))
 	defer t.Close()
 	if err := t.Probe(ctx); err != nil || options.HealthPath == "" {
 		return err
