@@ -148,9 +148,7 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	defer tlskeys.Keep(certificates, tickets)()
 
 	// Be ready, wait, and drain.
-	notifier := manager.NewNotifier(systemd.NotifierOptions{
-		Generation: gen, Service: pair, StopTime: config.StopTime(), Logger: logger,
-	})
+	notifier := manager.NewNotifier(systemd.NotifierOptions{Generation: gen, Service: pair, StopTime: config.StopTime(), Logger: logger})
 	gen.Observe(notifier)
 	gen.Observe(metrics)
 	service := service{Pair: pair, metrics: metrics, tickets: tickets, applications: applications}
