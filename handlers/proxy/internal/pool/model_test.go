@@ -72,8 +72,7 @@ func (c *chaos) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	response := &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody, Request: r}
 	if what == 7 {
-		response.StatusCode = 503
-		response.Header.Set("Connection", "close")
+		response.StatusCode, response.Close = 503, true
 	}
 	return response, nil
 }
