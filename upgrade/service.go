@@ -55,6 +55,16 @@ type Sharer interface {
 	Reclaim()
 }
 
+// Holder is a Sharer that goes on accepting from listeners that its successor does not have, while
+// that may be taken back.
+type Holder interface {
+	Sharer
+	// Unserved returns the address of such a listener, and how many clients have connected to it
+	// since the successor took over. They would be refused when the watch has passed; with three of
+	// them the successor is taken back. Unserved is called some times a second.
+	Unserved() (address string, connections uint64)
+}
+
 // Judged is a Service whose requests are compared with those of another generation.
 type Judged interface {
 	Service
