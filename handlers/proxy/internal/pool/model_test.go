@@ -140,6 +140,7 @@ func anything(t *testing.T, seed uint64) {
 		})
 	}
 	clients.Wait()
+	p.Close()
 	for id, times := range got {
 		if id != "" && (times > 1+maxRepeats || times > 1 && (id[:2] == "PO" || id[:2] == "PA")) { // "": health checks
 			t.Errorf("%s was delivered %d times", id, times)
@@ -150,7 +151,6 @@ func anything(t *testing.T, seed uint64) {
 			t.Errorf("backend %d: %+v, %d wait", i, s, p.backends[i].waiting)
 		}
 	}
-	p.Close()
 }
 
 // What it costs when all is well.
