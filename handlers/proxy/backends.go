@@ -47,7 +47,7 @@ func (p *Proxy) addRules(options Options) []*pool.Group {
 			i = len(p.names)
 			scheme, host := rule.origin()
 			p.names, p.prefixes = append(p.names, name), append(p.prefixes, nil)
-			backends = append(backends, pool.Backend{Name: name, URL: scheme + "://" + host, Transport: rule.newTransport(p.headerTimeout)})
+			backends = append(backends, pool.Backend{Name: name, URL: scheme + "://" + host, Transport: rule.newTransport(p.headerTimeout, p.logger)})
 		}
 		p.prefixes[i] = append(p.prefixes[i], rule.Prefix)
 		if len(members[rule.Prefix]) == 0 {

@@ -171,3 +171,51 @@ func TestHealthPath(t *testing.T) {
 		testserver.Equal(t, "body", body, "well")
 	}
 }
+
+// A tunnel to a unix socket migrates with it.
+func TestUnixTunnelMigrates(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "app.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		}
+		accepted <- conn
+	}()
+	l := &line{t: t, target: "unix:" + socket}
+	l.serving, l.listener = l.generation(func(options Options) http.Handler { return start(t, options) })
+	client, err := net.Dial("tcp", l.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	io.WriteString(client, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+	if response, err := http.ReadResponse(bufio.NewReader(client), nil); err != nil || response.StatusCode != 101 {
+		t.Fatalf("got %v, %v", response, err)
+	}
+	backend := <-accepted
+	defer backend.Close()
+	for _, c := range []net.Conn{client, backend} {
+		c.SetDeadline(time.Now().Add(time.Minute))
+	}
+	for range 3 {
+		expectMigrated(t, l)
+		io.WriteString(client, "ping")
+		expect(t, "at the backend", backend, []byte("ping"))
+		io.WriteString(backend, "pong")
+		expect(t, "at the client", client, []byte("pong"))
+	}
+	client.Close()
+	expectEnd(t, "at the backend", backend)
+	backend.Close()
+	l.stop(time.Minute)
+}

@@ -63,9 +63,6 @@ func getHealth(ctx context.Context, b *backend, path string) error {
 	if response.StatusCode >= 400 || response.StatusCode < 200 {
 		return fmt.Errorf("status %d", response.StatusCode)
 	}
-	_, err = io.CopyN(io.Discard, response.Body, maxHealthBody)
-	if err == io.EOF {
-		err = nil
-	}
+	_, err = io.Copy(io.Discard, io.LimitReader(response.Body, maxHealthBody))
 	return err
 }
