@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// What is sent where, and what the client gets. Those of nginx are from its tests proxy_next_upstream*.t,
+// What is sent where, and what the client gets. Those of nginx are modelled on what its tests proxy_next_upstream*.t are about,
 // proxy_non_idempotent.t and upstream*.t, those of HAProxy from the manual's retries, redispatch and
 // retry-on, and its tests of them, where these say something about what Baton does by itself.
 func TestRetries(t *testing.T) {
