@@ -38,7 +38,10 @@ func TestBackends(t *testing.T) {
 	}()
 	await(t, "a request in progress", func() bool { return p.Backends()[0].InProgress == 1 })
 	got := fmt.Sprint(p.Backends())
-	want := fmt.Sprint([]Backend{{app.URL, []string{"/a/", "/"}, "up", 1, map[int]uint64{418: 4}, 0}, {gone, []string{"/"}, "down", 0, map[int]uint64{}, 1}})
+	want := fmt.Sprint([]Backend{
+		{Name: app.URL, Prefixes: []string{"/a/", "/"}, State: "up", InProgress: 1, Requests: map[int]uint64{418: 4}},
+		{Name: gone, Prefixes: []string{"/"}, State: "down", Requests: map[int]uint64{}, Errors: 1},
+	})
 	testserver.Equal(t, "backends", got, want)
 	close(hold)
 	<-held
