@@ -1,6 +1,7 @@
 package trial
 
 import (
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -104,6 +105,7 @@ func (r *badRelease) handler() http.Handler {
 	var requests atomic.Int64
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if req.URL.Path != "/ws" && strings.HasPrefix(req.URL.Path, r.below) && (r.every == 0 || requests.Add(1)%r.every == 0) {
+			io.Copy(io.Discard, req.Body) // an answer before the end of a request may end the connection
 			r.answer(w, req)
 			return
 		}
