@@ -1,4 +1,8 @@
-// Package proxy tests what Baton promises as "a reverse proxy in front of applications in any language".
+// Package proxy tests the promise of the reverse proxy:
+//
+//	Backends can restart, and be replaced, without anyone noticing: requests wait for
+//	one that accepts connections. Only what a backend has received that is killed
+//	fails, and nothing that may not be is delivered twice.
 package proxy
 
 import (
