@@ -94,6 +94,14 @@ func TestAdopt(t *testing.T) {
 				if _, ok := m.Export(); ok || m.AtRest() || !m.IsPriming() {
 					t.Error("at rest before it has begun")
 				}
+				for _, other := range [][]byte{ // nothing else ends it
+					frames.Append(nil, frames.Ping, 0, 0, ping[:]), frames.Append(nil, frames.Ping, ack, 0, make([]byte, 8)),
+					frames.Append(nil, frames.RSTStream, ack, 0, ping[:]),
+				} {
+					if out, _ := m.Write(other); len(out) > 0 || !m.IsPriming() || len(m.Give()) > 0 {
+						t.Fatalf("the client gets %x", out)
+					}
+				}
 				out, _ := m.Write(answer)
 				if !bytes.Equal(out, test.client) || m.IsPriming() {
 					t.Fatalf("the client gets %+v, want %+v", list(out), list(test.client))
