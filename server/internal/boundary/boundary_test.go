@@ -166,6 +166,7 @@ func TestMachine(t *testing.T) {
 			{wake(ToExpire), WakeUp, WokenToExpire}, {sets(hurry), 0, WokenToExpire}}},
 
 		// Timeouts that are the client's.
+		{"a Read with something below, before the deadline for idleness", served[:len(served)-1], []row{{readsTLS(whole), 0, Arriving}}},
 		{"no idle timeout", served[:len(served)-1], []row{{sets(none), RestoreDeadline, Idle}, {reads(whole), Rest, AtRest}}},
 		{"a deadline for the header, after a first part", parked, []row{
 			{comes("G"), 0, Begun}, {sets(hurry), RestoreDeadline, Arriving}}},
@@ -331,6 +332,15 @@ func TestGrace(t *testing.T) {
 	if end, _ = m.Expire(start.Add(2*grace), grace); end != start.Add(3*grace) {
 		t.Errorf("after bytes: got the end %v, want a whole grace", end)
 	}
+	m.Returned([]byte(get), OK, Empty)
+	m.BecomeActive(true, start)
+	m.BecomeIdle()
+	m.SetDeadline(idle)
+	m.Read(whole, true)
+	m.Block(start)
+	if end, _ = m.Expire(start.Add(3*grace), grace); end != start.Add(4*grace) {
+		t.Errorf("after a request: got the end %v, want a whole grace", end)
+	}
 	if _, do = m.Expire(start.Add(4*grace), -1); do != WakeUp {
 		t.Errorf("got %b, want a wake-up", do)
 	}
@@ -346,7 +356,7 @@ func TestPipelines(t *testing.T) {
 			t.Errorf("after %d boundaries", i)
 		}
 		run(t, &m, []row{{sets(none), RestoreDeadline, Arriving}})
-		m.BecomeActive(true, start)
+		m.BecomeActive(true, start.Add(time.Duration(i)))
 		run(t, &m, []row{{handle, 0, Handling}, {toIdle, 0, Ended}, {sets(idle), RestoreDeadline, Idle}})
 	}
 	if m.Pipelines(start.Add(grace-1), grace) || !m.Pipelines(start.Add(grace), grace) {

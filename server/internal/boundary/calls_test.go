@@ -52,6 +52,9 @@ func TestPresentRequest(t *testing.T) {
 	var m Machine
 	run(t, &m, parked)
 	m.Returned([]byte(get+bad), OK, Empty)
+	if m.SentAhead() || !m.Awaits(0) || !m.SentAhead() {
+		t.Error("two requests: none is awaited")
+	}
 	for i, want := range []bool{false, true} {
 		m.BecomeActive(false, start)
 		m.Handle(false)
@@ -72,6 +75,7 @@ func TestAdoptedOthers(t *testing.T) {
 	if h2.State() != HTTP2 || hijacked.State() != Hijacked || !h2.used || !hijacked.used {
 		t.Errorf("got %v and %v", h2.State(), hijacked.State())
 	}
+	hijacked.SetDeadline(idle) // the handler's
 	hijacked.Offer()
 	if e, ok := hijacked.Export(); !ok || e != (Exported{Used: true}) || !hijacked.State().Shared() {
 		t.Errorf("got %+v, %t", e, ok)

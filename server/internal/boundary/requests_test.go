@@ -41,6 +41,7 @@ func TestRequestsAreFollowed(t *testing.T) {
 		"a chunk out of range":               {in: "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4000000000000000\r\n\r\n0\r\n\r\n", begun: 1},
 		"a chunk of ten and seven":           {in: "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n11\r\n0123456789abcdefg\r\n0\r\n\r\n", begun: 1, between: true},
 		"folded, in another line":            {in: "GET / HTTP/1.1\r\nContent-Length: 1\r\nX: a\r\n b\r\n\r\naG", begun: 2},
+		"empty lines after CONNECT":          {in: "CONNECT x:1 HTTP/1.1\r\n\r\n\r\n\r\nab", begun: 2},
 		"an empty line after CONNECT":        {in: "CONNECT x:1 HTTP/1.1\r\n\r\n\r\n", begun: 1, between: true},
 		"CONNECT":                            {in: "CONNECT x:1 HTTP/1.1\r\n\r\n\r\nab", begun: 2},
 		"HTTP/2":                             {in: Preface + "\n\n\r\n", begun: 1},

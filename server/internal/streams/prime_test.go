@@ -118,6 +118,12 @@ func TestAdopt(t *testing.T) {
 				if out, _ := m.Write(frames.Append(nil, frames.Headers, end|endHeaders, 11, encoder)); len(out) == 0 {
 					t.Error("a response does not pass")
 				}
+				// The client's table is known to be empty, if there was no block that could have filled it.
+				follow(m.Received, frames.Append(nil, frames.Headers, end|endHeaders, 11, indexed))
+				follow(m.Sent, frames.Append(nil, frames.Headers, end|endHeaders, 11, encoder))
+				if rests := m.AtRest(); rests != (bytes.Equal(own, test.state.Own) && len(test.state.Block) == 0 && (test.state.Last > 0 || m.first != nil)) {
+					t.Errorf("after another request at rest: %t", rests)
+				}
 			}
 		})
 	}

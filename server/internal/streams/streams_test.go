@@ -254,6 +254,7 @@ func TestIsValid(t *testing.T) {
 		"new":                    {Send: initialWindow},
 		"the last stream":        {Last: 1<<31 - 1},
 		"no window":              {Last: 1},
+		"stream 3":               {Last: 3},
 		"the largest window":     {Last: 1, Send: maxWindow},
 		"all that it may send":   {Last: 1, Receive: 1 << 20},
 		"the longest block":      {Last: 1, Send: initialWindow, Block: make([]byte, frames.FirstLen)},

@@ -265,7 +265,7 @@ func TestSecretsAreNotFormatted(t *testing.T) {
 			t.Errorf("%s was formatted: %s %s", encoded, text.String(), log.String())
 		}
 	}
-	if got := log.String(); !strings.Contains(got, redacted) || strings.Contains(got, "PANIC") || !strings.Contains(text.String(), "tls13.Conn") {
+	if got := log.String(); !strings.Contains(got, redacted) || strings.Contains(got, "panicked") || !strings.Contains(text.String(), "tls13.Conn") {
 		t.Errorf("got %s %s, want placeholders", text.String(), got)
 	}
 	state.Clear()

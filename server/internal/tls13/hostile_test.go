@@ -269,6 +269,18 @@ func TestRecordLen(t *testing.T) {
 	}
 }
 
+// TestCanceledWithinMessage has the alert at once, whatever follows.
+func TestCanceledWithinMessage(t *testing.T) {
+	state := newState(tls.TLS_AES_128_GCM_SHA256)
+	layer, p := newMemory(), newPeer(t, state)
+	c := newConn(t, layer, state)
+	layer.toRead = slices.Concat(p.record(typeHandshake, typeKeyUpdate, 0), p.record(typeAlert, levelWarning, byte(alertUserCanceled)))
+	if _, err := readAll(c); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("is ignored")
+	}
+	ends(t, c, layer, p, alertUnexpectedMessage)
+}
+
 // TestUpdateZeroes has the secret zeroed of which the next one is derived.
 func TestUpdateZeroes(t *testing.T) {
 	p := newPeer(t, newState(tls.TLS_AES_128_GCM_SHA256))
