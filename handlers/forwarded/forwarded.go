@@ -35,7 +35,7 @@ func (t *Trusted) Add(s string) error {
 	}
 	switch {
 	case err != nil || strings.Contains(s, "%"):
-		return fmt.Errorf("%q is neither a prefix such as 10.0.0.0/8, nor an address, nor unix:", s)
+		return fmt.Errorf("%q is neither an address, nor a prefix such as 10.0.0.0/8, nor unix: for unix sockets", s)
 	case prefix.Addr().Is4In6():
 		return fmt.Errorf("%q is an IPv4 address in IPv6 form; want it as IPv4", s)
 	case prefix != prefix.Masked():

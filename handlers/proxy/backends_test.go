@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,7 +38,10 @@ func TestBackends(t *testing.T) {
 	}()
 	await(t, "a request in progress", func() bool { return p.Backends()[0].InProgress == 1 })
 	got := fmt.Sprint(p.Backends())
-	want := fmt.Sprint([]Backend{{app.URL, []string{"/a/", "/"}, "up", 1, map[int]uint64{418: 4}, 0}, {gone, []string{"/"}, "down", 0, map[int]uint64{}, 1}})
+	want := fmt.Sprint([]Backend{
+		{Name: app.URL, Prefixes: []string{"/a/", "/"}, State: "up", InProgress: 1, Requests: map[int]uint64{418: 4}},
+		{Name: gone, Prefixes: []string{"/"}, State: "down", Requests: map[int]uint64{}, Errors: 1},
+	})
 	testserver.Equal(t, "backends", got, want)
 	close(hold)
 	<-held
@@ -218,4 +222,27 @@ func TestUnixTunnelMigrates(t *testing.T) {
 	expectEnd(t, "at the backend", backend)
 	backend.Close()
 	l.stop(time.Minute)
+}
+
+// A backend that stops gracefully, and says so, gets no more than one request that it does not want.
+func TestBackendThatLeaves(t *testing.T) {
+	var leaving, refusals atomic.Int64
+	a := testserver.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if leaving.Load() > 0 {
+			refusals.Add(1)
+			w.Header().Set("Connection", "close")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	b := testserver.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+	p := start(t, Options{Rules: rules(t, "/="+a.URL, "/="+b.URL), Wait: time.Minute, Logger: testserver.Discard()})
+	server := testserver.Serve(t, p)
+	for i := range 50 {
+		if i == 10 {
+			leaving.Store(1)
+		}
+		testserver.Do(t, server, "GET", "/")
+	}
+	testserver.Equal(t, "refusals", refusals.Load(), 1)
+	testserver.Equal(t, "state", p.Backends()[0].State, "leaving")
 }

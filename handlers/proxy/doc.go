@@ -6,7 +6,9 @@
 // readings, and a path is answered 400 if a backend might resolve it to one that the rule
 // does not cover or that another rule does.
 //
-// A request keeps its Host, gets X-Forwarded-For, -Host and -Proto set afresh, and loses all
+// A request keeps its Host, gets X-Forwarded-For, -Host and -Proto set afresh, and loses
+// Forwarded. If it has come from a trusted proxy, they are kept, and the list of addresses is extended
+// ([example.com/baton/handlers/forwarded]): a backend should count from its right end. A request loses all
 // fields whose names have other characters than letters, digits and hyphens, because
 // backends confuse X_Forwarded_For with X-Forwarded-For. To a response the proxy adds
 // X-Request-Id, and no Content-Type or Date. A URL with a path replaces the prefix, with one
@@ -26,7 +28,8 @@
 // When no backend has come in time, or 1,000 requests wait, the answer is 503 with Retry-After. A
 // backend that loses the connection, or answers nonsense, is answered 502, one that is slow 504.
 //
-// In an upgrade WebSockets and other upgraded connections to backends without TLS migrate with both sockets ([Tunnels], [Resume]): what was read at one end and not written to the other, at
+// In an upgrade WebSockets and other upgraded connections to backends without TLS migrate with
+// both sockets ([Tunnels], [Resume]): what was read at one end and not written to the other, at
 // most 16 KiB in each direction, travels along, and the positions in the frames of both. A
 // client or backend that does not read holds nobody. One that does not migrate is drained, as all
 // are in a stop.

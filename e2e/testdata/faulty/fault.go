@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -14,6 +13,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"example.com/baton/handlers/proxy"
 )
 
 // faulty makes a release one that fails as the file fault in the working directory says:
@@ -28,7 +29,12 @@ import (
 //	backend URL everything but WebSockets is passed on there
 //	fail 0      it does not start
 //	hang 0      its start has no end
-func faulty(h http.Handler, err error) (http.Handler, error) {
+func faulty(h http.Handler, applications *proxy.Proxy, err error) (http.Handler, *proxy.Proxy, error) {
+	h, err = unsound(h, err)
+	return h, applications, err
+}
+
+func unsound(h http.Handler, err error) (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -82,20 +88,13 @@ func toBackend(h http.Handler, target string) (http.Handler, error) {
 	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.ResponseHeaderTimeout = 7 * time.Second
-	proxy := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u) }}
+	passing := &httputil.ReverseProxy{Transport: transport, Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(u) }}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/ws" {
 			h.ServeHTTP(w, r)
 			return
 		}
-		// The transport ends a connection whose backend answers before the end of the body has been read,
-		// one of some 10,000, and the response with it.
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			return
-		}
-		r.Body = io.NopCloser(bytes.NewReader(body))
-		proxy.ServeHTTP(w, r)
+		passing.ServeHTTP(w, r)
 	}), nil
 }
 

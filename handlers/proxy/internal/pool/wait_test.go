@@ -48,6 +48,7 @@ func TestWaitUntilOneAccepts(t *testing.T) {
 				t.Fatalf("got %d (%v) after %v", r.status, r.err, r.after)
 			}
 		}
+		p.Close()
 		if a.deliveries() != 0 || b.deliveries() != MaxWaiting {
 			t.Errorf("got %d and %d requests, want 0 and %d", a.deliveries(), b.deliveries(), MaxWaiting)
 		}
