@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"example.com/baton/handlers/metrics"
 	"example.com/baton/handlers/middleware"
 	"example.com/baton/handlers/page"
+	"example.com/baton/handlers/proxy"
 	"example.com/baton/server"
 	"example.com/baton/server/command"
 	"example.com/baton/server/deploy"
@@ -101,6 +103,7 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	manager := systemd.New()
 	options := config.Lifecycle
 	options.Version, options.Store, options.Logger, options.Output = build.Version, manager, logger, output
+	options.KeepCount = metrics.KeepBackends(config.Backends())
 	replacement, replaced := deploy.Replaced()
 	if replaced {
 		options.Notice = replacement.String()
@@ -122,21 +125,22 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	}
 
 	// Serve.
-	pair := new(server.Pair)
-	metrics := metrics.New(metrics.Options{
-		Version: build.Version, Revision: build.Revision,
-		Source: metrics.Source{Generation: gen, Servers: pair, Certificates: certificates, Output: output, CrashRollback: replacement.Time}.Snapshot,
-		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
-	})
 	public, admin, err := listen(gen, config, logger)
 	if err != nil {
 		return command.Failed, err
 	}
 	builtin := page.Options{Identity: page.Identity{Generation: gen.Number(), PID: os.Getpid(), Version: build.Version}, Trial: gen.Trial}
-	handler, err := config.Handler(builtin, public, logger)
+	handler, applications, err := config.Handler(builtin, public, logger)
 	if err != nil {
 		return command.Failed, err
 	}
+	defer applications.Close()
+	pair := new(server.Pair)
+	metrics := metrics.New(metrics.Options{
+		Version: build.Version, Revision: build.Revision,
+		Source: metrics.Source{Generation: gen, Servers: pair, Certificates: certificates, Output: output, CrashRollback: replacement.Time, Proxy: applications}.Snapshot,
+		Others: func(ctx context.Context) map[string]float64 { return gen.Others(ctx) },
+	})
 	newServers(pair, gen, config, handler, metrics, logger)
 	secured := &tls.Config{GetCertificate: certificates.Get}
 	tickets.Use(secured)
@@ -144,12 +148,10 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	defer tlskeys.Keep(certificates, tickets)()
 
 	// Be ready, wait, and drain.
-	notifier := manager.NewNotifier(systemd.NotifierOptions{
-		Generation: gen, Service: pair, StopTime: config.StopTime(), Logger: logger,
-	})
+	notifier := manager.NewNotifier(systemd.NotifierOptions{Generation: gen, Service: pair, StopTime: config.StopTime(), Logger: logger})
 	gen.Observe(notifier)
 	gen.Observe(metrics)
-	service := service{Pair: pair, metrics: metrics, tickets: tickets}
+	service := service{Pair: pair, metrics: metrics, tickets: tickets, applications: applications}
 	if gen.Predecessors() > 0 {
 		service.check = func(ctx context.Context) error { return config.Check(ctx, handler) }
 	}
@@ -188,7 +190,9 @@ func listen(gen *upgrade.Generation, config settings.Settings, logger *slog.Logg
 // newServers sets both servers of a pair, which listen nowhere yet.
 func newServers(pair *server.Pair, gen *upgrade.Generation, config settings.Settings, handler http.Handler,
 	metrics *metrics.Metrics, logger *slog.Logger) {
-	counted := func(h http.Handler) http.Handler { return middleware.Log(metrics.Count(h), logger) }
+	counted := func(h http.Handler) http.Handler {
+		return config.TrustedProxies.Handler(middleware.Log(metrics.Count(h), logger))
+	}
 	options := config.Connections
 	options.Handler, options.Logger = counted(middleware.Resources(handler)), logger
 	options.Resume = config.Resume(counted, logger)
@@ -222,9 +226,10 @@ func addListeners(pair *server.Pair, config settings.Settings, public []net.List
 // service is what a generation runs, hands on, and shows in its metrics.
 type service struct {
 	*server.Pair
-	metrics *metrics.Metrics
-	tickets *tlskeys.TicketKeys
-	check   func(context.Context) error // of a successor; nil: none
+	metrics      *metrics.Metrics
+	tickets      *tlskeys.TicketKeys
+	applications *proxy.Proxy                // nil: none
+	check        func(context.Context) error // of a successor; nil: none
 }
 
 // Check checks the servers and, in a successor, what the settings name.
@@ -237,6 +242,9 @@ func (s service) Check(ctx context.Context) error {
 
 // Counts returns what this generation has counted, for its neighbors.
 func (s service) Counts() upgrade.Counts { return s.metrics.Own() }
+
+// Describe returns what the status shows of the applications.
+func (s service) Describe() json.RawMessage { return s.applications.Report().JSON() }
 
 // Secret returns the keys of session tickets.
 func (s service) Secret() []byte { return s.tickets.Secret() }

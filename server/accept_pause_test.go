@@ -106,8 +106,24 @@ func TestTakeoverAndTakeBackOfAQueue(t *testing.T) {
 // From a listener that the successor does not have connections are accepted until the drain.
 func TestListenerThatIsNotKeptIsNotPaused(t *testing.T) {
 	s := serve(t, server.Options{Handler: names("first")})
-	s.Share(upgrade.Handoff{Kept: none}, 1)
+	checkUnserved := func(want uint64) {
+		t.Helper()
+		address, n := s.Unserved()
+		if n != want || (address != "") != (want > 0) {
+			t.Errorf("unserved: got %d connections to %q, want %d", n, address, want)
+		}
+	}
 	s.dial().isFrom("first")
+	s.Share(upgrade.Handoff{Kept: none}, 0.5)
+	s.dial().isFrom("first")
+	checkUnserved(0)
+	s.Share(upgrade.Handoff{Kept: none}, 1)
+	checkUnserved(0)
+	s.dial().isFrom("first")
+	s.dial().isFrom("first")
+	checkUnserved(2)
+	s.Reclaim()
+	checkUnserved(0)
 	<-s.drain(patience, none)
 }
 

@@ -23,6 +23,7 @@ type listener struct {
 	emptying atomic.Bool // accept what the kernel has queued, then end
 	paused   atomic.Bool // accept nothing for now
 	failures failures
+	accepted atomic.Uint64
 	once     sync.Once
 	closed   chan struct{}
 
@@ -56,6 +57,7 @@ func (l *listener) Accept() (net.Conn, error) {
 			if n := l.failures.reset(); n > 0 {
 				l.server.opts.Logger.Info("connections are accepted again", "address", l.Addr().String(), "errors", n)
 			}
+			l.accepted.Add(1)
 			return l.server.track(nc, l.Listener, l.config).served(), nil
 		case errors.Is(err, net.ErrClosed):
 			return nil, err

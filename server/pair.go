@@ -19,6 +19,7 @@ type Pair struct{ Public, Admin *Server }
 var (
 	_ upgrade.Sharer = (*Pair)(nil)
 	_ upgrade.Judged = (*Pair)(nil)
+	_ upgrade.Holder = (*Pair)(nil)
 )
 
 // Check checks both servers.

@@ -39,8 +39,13 @@ func (s *Server) Share(h upgrade.Handoff, share float64) {
 		_, s.before = s.MigratedBy()
 	}
 	s.begin(next)
+	s.unserved = nil
 	for _, ln := range s.listeners {
-		ln.pause(share >= 1 && h.Kept(ln.Listener))
+		kept := h.Kept(ln.Listener)
+		ln.pause(share >= 1 && kept)
+		if share >= 1 && !kept {
+			s.unserved = append(s.unserved, unserved{ln, ln.accepted.Load()})
+		}
 	}
 	next.start()
 }
@@ -57,7 +62,7 @@ func (s *Server) Reclaim() {
 		return
 	}
 	s.begin(nil)
-	s.before = nil
+	s.before, s.unserved = nil, nil
 	for _, ln := range s.listeners {
 		ln.pause(false)
 	}
@@ -79,6 +84,7 @@ type migration struct {
 	changing sync.Mutex          // held while a session begins or ends
 	sessions []*migrator         // those of which something may be under way
 	before   map[Protocol]uint64 // what had migrated when Share was called first; nil: it was not
+	unserved []unserved          // since Share was called with 1
 }
 
 // begin begins a session, which the caller then starts, or none with nil. It ends the one before.

@@ -53,6 +53,7 @@
 // A unit needs Type=notify, NotifyAccess=all, a file descriptor store, and unless it has
 // KillMode=control-group an ExecStop= that waits, because systemd would otherwise kill what
 // still drains. The comments of
-// baton.service beside this file explain each line, and e2e/testdata/shop has a unit for a program that
+// baton.service beside this file explain each line, node-app@.service is for applications behind the
+// proxy, and e2e/testdata/shop has a unit for a program that
 // embeds packages upgrade and server.
 package systemd

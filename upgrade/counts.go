@@ -32,6 +32,14 @@ func (c Counts) merge(other Counts, f func(a, b float64) float64) Counts {
 	return merged
 }
 
+// bury adds the counts of a generation that is gone to those of the past. The caller holds the lock of
+// the generation.
+func (g *Generation) bury(counts Counts) {
+	kept := maps.Clone(counts)
+	maps.DeleteFunc(kept, func(name string, _ float64) bool { return g.opts.KeepCount != nil && !g.opts.KeepCount(name) })
+	g.past = g.past.plus(kept)
+}
+
 // answerTimeout is how long a neighbor's response to a question is waited for. One that
 // is alive gives it within a millisecond, or a little later on a busy machine. A scraper may
 // wait for one second only.

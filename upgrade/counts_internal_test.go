@@ -1,6 +1,8 @@
 package upgrade
 
 import (
+	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,5 +72,36 @@ func TestReportBeforeALinkIsPassed(t *testing.T) {
 	g.mu.Unlock()
 	if got != 110 {
 		t.Errorf("after the early report: got %v, want 110", got)
+	}
+}
+
+// What is not kept counts while the generation lives that has counted it, and then no more.
+func TestKeepCount(t *testing.T) {
+	g := &Generation{opts: Options{KeepCount: func(name string) bool { return name == "n" }}}
+	counts := Counts{"n": 1, "old": 2}
+	g.bury(counts)
+	g.bury(counts)
+	if got := g.beyond(nil); len(got) != 1 || got["n"] != 2 || counts["old"] != 2 {
+		t.Errorf("got %v, want n twice, and nothing of old", got)
+	}
+	g.opts.KeepCount = nil
+	if g.bury(counts); g.beyond(nil)["old"] != 2 {
+		t.Errorf("got %v, want old as well", g.beyond(nil))
+	}
+}
+
+// described is a service that shows something.
+type described struct{ idle }
+
+func (described) Describe() json.RawMessage { return json.RawMessage(`{"a":1}`) }
+
+func TestDescribe(t *testing.T) {
+	g := &Generation{service: described{}}
+	if got := string(encode(g.Status())); !strings.Contains(got, `"service":{"a":1}`) {
+		t.Errorf("got %s", got)
+	}
+	g.service = idle{}
+	if got := string(encode(g.Status())); strings.Contains(got, "service") {
+		t.Errorf("nothing to show: got %s", got)
 	}
 }

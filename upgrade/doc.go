@@ -28,13 +28,14 @@
 //     the drain connections can migrate over the link to the successor: see [Handoff]
 //     and [Adopter].
 //
-// Up to the commit the predecessor can take back: because the requests that the successor
-// serves fail more often than its own (package internal/judge has the test), because it was
-// told to ([Abort]), because the successor is about to use up descriptors or memory, or because it
-// has died. It accepts again at once, from the same queues, so that no client is refused. The
-// successor stops accepting, and its connections migrate back; requests in progress there complete
-// first. One that answers none of its predecessor's questions for five seconds is killed instead. A
-// stop in that time takes back, too, and the predecessor stops the service.
+// Up to the commit the predecessor can take back: because the requests that the successor serves
+// fail more often than its own (package internal/judge has the test), because it was told to
+// ([Abort]), because the successor is about to use up descriptors or memory, because it does not
+// listen where clients still connect ([Holder]), or because it has died. It accepts again at once,
+// from the same queues, so that no client is refused. The successor stops accepting, and its
+// connections migrate back; requests in progress there complete first. One that answers none of its
+// predecessor's questions for five seconds is killed instead. A stop in that time takes back, too,
+// and the predecessor stops the service.
 //
 // After the commit the predecessor cannot serve again, but as long as it drains it keeps duplicates
 // of the listeners that the successor has. Should that one die, it executes its own program again,

@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"cmp"
+	"encoding/json"
 	"slices"
 	"time"
 
@@ -100,6 +101,18 @@ func (g *Generation) load() Load {
 		return Load{}
 	}
 	return service.Load()
+}
+
+// describe returns what the service shows of itself. It calls the service, so that no lock may be
+// held.
+func (g *Generation) describe() json.RawMessage {
+	g.mu.Lock()
+	d, ok := g.service.(Describer)
+	g.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	return d.Describe()
 }
 
 // snapshot is what the service of this generation reports of itself.

@@ -40,6 +40,10 @@ type Options struct {
 	ShutdownDelay time.Duration
 	// Trial is how a successor is tried. The zero value: not at all.
 	Trial Trial
+	// KeepCount reports whether a counter of [Counts] goes on when the generation is gone that has
+	// counted. It is for counters whose names come and go with what the service is configured for,
+	// of which all generations together would have more than any one. Nil: all go on.
+	KeepCount func(name string) bool
 	// Store holds the listeners open when the process dies. Nil means none.
 	Store ListenerStore
 	// Logger gets a line for each transition. Nil means slog.Default().

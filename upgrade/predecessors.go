@@ -24,7 +24,7 @@ func (g *Generation) inheritPredecessor(from *link.Link, m *link.Message) {
 	if err != nil {
 		g.log.Warn("drain of the predecessor cannot be observed", "predecessor", m.Hello.Generation, "error", err)
 		g.mu.Lock()
-		g.past = g.past.plus(m.Hello.Counts)
+		g.bury(m.Hello.Counts)
 		g.note(from, m.Report)
 		g.mu.Unlock()
 		return
@@ -170,7 +170,7 @@ func (r *run) forget(p *member, _ lifecycle.Action) {
 	p.process.Close()
 	r.mu.Lock()
 	r.remove(p)
-	r.past = r.past.plus(p.counts)
+	r.bury(p.counts)
 	r.mu.Unlock()
 }
 

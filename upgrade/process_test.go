@@ -69,6 +69,7 @@ type plan struct {
 	Store       bool          // there is one, which has descriptor 3 for the first generation
 	Trial       upgrade.Trial // of its successors; zero: its service cannot be shared
 	Fails       bool          // all its answers are failures
+	Unserved    uint64        // clients that connect where successors do not listen
 }
 
 func generation(path string, signals <-chan os.Signal) error {
@@ -107,7 +108,7 @@ func generation(path string, signals <-chan os.Signal) error {
 		registerHooks(gen, log, p)
 	}
 	if p.Trial != (upgrade.Trial{}) {
-		return gen.Run(&sharer{whoami: s, fails: p.Fails}, signals)
+		return gen.Run(&sharer{whoami: s, fails: p.Fails, unserved: p.Unserved}, signals)
 	}
 	return gen.Run(s, signals)
 }

@@ -139,7 +139,8 @@ func (g *Generation) takeInherited() error {
 	if err := json.Unmarshal([]byte(text), &own); err != nil {
 		return fmt.Errorf("take the listeners of a generation that has died: %w", err)
 	}
-	g.number, g.upgrades, g.past = own.Generation, own.Upgrades, own.Counts
+	g.number, g.upgrades = own.Generation, own.Upgrades
+	g.bury(own.Counts)
 	for i, c := range own.Claims {
 		f := os.NewFile(uintptr(firstInherited+i), c.Bound)
 		ln, err := net.FileListener(f)

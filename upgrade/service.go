@@ -2,11 +2,12 @@ package upgrade
 
 import (
 	"context"
+	"encoding/json"
 	"net"
 )
 
 // Service is what a generation serves. Package server has one for HTTP. A service
-// may also be an [Adopter], a [Counter] and a [SecretKeeper]: [Generation.Run] asks.
+// may also be an [Adopter], a [Counter], a [Describer] and a [SecretKeeper]: [Generation.Run] asks.
 type Service interface {
 	// Check fails if the service could not do its work. It is the last step before
 	// the generation could take over, and an error ends it. Check must not accept
@@ -55,6 +56,16 @@ type Sharer interface {
 	Reclaim()
 }
 
+// Holder is a Sharer that goes on accepting from listeners that its successor does not have, while
+// that may be taken back.
+type Holder interface {
+	Sharer
+	// Unserved returns the address of such a listener, and how many clients have connected to it
+	// since the successor took over. They would be refused when the watch has passed; with three of
+	// them the successor is taken back. Unserved is called some times a second.
+	Unserved() (address string, connections uint64)
+}
+
 // Judged is a Service whose requests are compared with those of another generation.
 type Judged interface {
 	Service
@@ -70,6 +81,14 @@ type Counter interface {
 	// several goroutines at once, some times a second while a neighbor is alive.
 	// [Generation.Others] documents what it is for.
 	Counts() Counts
+}
+
+// Describer is a Service that has something of its own to show in the [Status].
+type Describer interface {
+	Service
+	// Describe returns what that is, as JSON, some KiB at most. It is called by several
+	// goroutines at once, some times a second.
+	Describe() json.RawMessage
 }
 
 // SecretKeeper is a Service with a secret that is for its successor only: keys, say.

@@ -2,6 +2,7 @@ package upgrade
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -40,6 +41,9 @@ type Status struct {
 	// Trial is the one that runs, or else the last one with its verdict. It is nil if there
 	// was none, and where it is not known.
 	Trial *TrialStatus `json:"trial,omitempty"`
+	// Service is what the service of the generation that answers shows of itself, if it is a
+	// [Describer].
+	Service json.RawMessage `json:"service,omitempty"`
 }
 
 // Member is one generation that is alive.
@@ -96,7 +100,7 @@ type Predecessor struct {
 // Status returns what is known now of this generation, of its predecessors and
 // its successor, and of the last upgrades.
 func (g *Generation) Status() Status {
-	load := g.load()
+	load, description := g.load(), g.describe()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	own := member{Hello: g.introduction(), state: g.state, load: load}
@@ -104,6 +108,7 @@ func (g *Generation) Status() Status {
 		Generation: g.number, PID: own.PID, Version: own.Version, State: own.state.String(),
 		Listen:   append([]string{}, g.addresses...),
 		Upgrades: append([]Upgrade{}, g.upgrades...), Notice: g.opts.Notice,
+		Service: description,
 	}
 	s.Trial = g.lastTrial()
 	for _, m := range slices.Concat(g.predecessors, []*member{&own, g.successor}) {

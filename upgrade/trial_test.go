@@ -17,7 +17,8 @@ import (
 // sharer is a whoami whose connections can be shared, before it has answered on them.
 type sharer struct {
 	*whoami
-	fails bool
+	fails    bool
+	unserved uint64
 
 	mu      sync.Mutex
 	handoff upgrade.Handoff
@@ -112,6 +113,8 @@ func (s *sharer) Outcomes() (o upgrade.Outcomes) {
 	return o
 }
 
+func (s *sharer) Unserved() (address string, connections uint64) { return "another port", s.unserved }
+
 // visits asks who answers, again and again, until stop is called, which returns how often each
 // generation did.
 func (l *line) visits() (stop func() map[int]int) {
@@ -140,16 +143,18 @@ func (l *line) visits() (stop func() map[int]int) {
 func TestTrial(t *testing.T) {
 	const soon = 300 * time.Millisecond
 	for name, test := range map[string]struct {
-		trial  upgrade.Trial
-		fails  bool
-		act    func(*line) error // once the stage has begun
-		stage  string
-		fault  string // of the upgrade; empty: it succeeds
-		shared bool   // the successor has answered
+		trial    upgrade.Trial
+		fails    bool
+		unserved uint64
+		act      func(*line) error // once the stage has begun
+		stage    string
+		fault    string // of the upgrade; empty: it succeeds
+		shared   bool   // the successor has answered
 	}{
 		"good":              {trial: upgrade.Trial{Share: 0.5, Time: soon, Watch: soon}, shared: true},
 		"bad in the trial":  {trial: upgrade.Trial{Share: 0.5, Time: time.Hour}, fails: true, fault: "trial: ", shared: true},
 		"bad in the watch":  {trial: upgrade.Trial{Watch: time.Hour}, fails: true, fault: "watch: ", shared: true},
+		"another port":      {trial: upgrade.Trial{Watch: time.Hour}, unserved: 3, fault: "watch: 3 clients have connected to another port, ", shared: true},
 		"promoted":          {trial: upgrade.Trial{Share: 0.5, Time: time.Hour}, stage: upgrade.StageTrial, act: (*line).promote, shared: true},
 		"promoted in watch": {trial: upgrade.Trial{Watch: time.Hour}, stage: upgrade.StageWatch, act: (*line).promote, shared: true},
 		"aborted":           {trial: upgrade.Trial{Share: 0.5, Time: time.Hour}, stage: upgrade.StageTrial, act: (*line).abort, fault: "trial: aborted on request: slow"},
@@ -163,7 +168,7 @@ func TestTrial(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			l := newLine(t)
-			l.setPlan(func(p *plan) { p.Trial = test.trial })
+			l.setPlan(func(p *plan) { p.Trial, p.Unserved = test.trial, test.unserved })
 			l.launch()
 			l.setPlan(func(p *plan) { p.Fails = test.fails })
 			done := make(chan upgrade.Outcome)

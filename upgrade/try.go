@@ -42,7 +42,7 @@ type comparison struct {
 	last    time.Time     // when that was
 	silence time.Duration // since the successor's last answer
 
-	exhausting string // what the successor has nearly all of; empty: nothing
+	unfit string // why the successor is bad, whatever becomes of its requests; empty: it is not
 }
 
 // canTry reports whether a successor can be tried on the service's connections.
@@ -126,7 +126,10 @@ func (r *run) compare() {
 		r.mu.Unlock()
 		c.listen(time.Now(), answered)
 		a.resources = a.resources.Most(resourcesOf(os.Getpid(), r.load()))
-		c.exhausting = judge.Exhausting(resourcesOf(a.next.PID, load), a.resources, resourceLimits())
+		c.unfit = judge.Exhausting(resourcesOf(a.next.PID, load), a.resources, resourceLimits())
+		if holder, ok := r.service.(Holder); ok && c.unfit == "" {
+			c.unfit = judge.Unserved(holder.Unserved())
+		}
 		r.post(c.observe(theirs, own, a.next.PID))
 	}()
 }
@@ -179,8 +182,8 @@ func (c *comparison) observe(theirs, own Outcomes, pid int) lifecycle.Event {
 	switch {
 	case c.silence >= silenceLimit:
 		e.Verdict, e.Text, e.Cause = lifecycle.Bad, fmt.Sprintf("the successor hangs: no answer from it for %v", silenceLimit), lifecycle.Death
-	case c.exhausting != "":
-		e.Verdict, e.Text, e.Cause = lifecycle.Bad, c.exhausting, lifecycle.Failures
+	case c.unfit != "":
+		e.Verdict, e.Text, e.Cause = lifecycle.Bad, c.unfit, lifecycle.Failures
 	case v.Decision == judge.Good:
 		e.Verdict = lifecycle.Good
 	case v.Decision == judge.Bad:

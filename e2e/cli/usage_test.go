@@ -94,7 +94,7 @@ func TestBadUsage(t *testing.T) {
 		want []string // each has to be named
 	}{
 		{name: "every problem at once", args: []string{"-root", dir + "/none", "-proxy", "/a=ftp://x", "-log-level", "loud", "-listen", "nonsense"},
-			want: []string{dir + "/none", "neither http nor https", "loud", "nonsense"}},
+			want: []string{dir + "/none", "none of http, https and unix", "loud", "nonsense"}},
 		{name: "unknown flag", args: []string{"-frobnicate"}, want: []string{"frobnicate"}},
 		{name: "value that is no duration", args: []string{"-drain-timeout", "soon"}, want: []string{"soon", "drain-timeout"}},
 		{name: "negative duration", args: []string{"-drain-timeout", "-3s"}, want: []string{"drain-timeout"}},

@@ -3,6 +3,7 @@ package trial
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,10 +15,10 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// cells returns those that run: with everything on each bad release, and without -check those that it finds.
-// In a soak it is each release with each precaution and trigger: some 200, which take most of an hour.
-func cells() (some []*cell) {
-	for i, r := range badReleases {
+// cellsOf returns those of some releases: each with everything on, and without -check if that finds it.
+// In a soak it is each release with each precaution and trigger: some hundreds, which take half an hour.
+func cellsOf(releases []badRelease, triggers []string) (some []*cell) {
+	for i, r := range releases {
 		if *tier.Soak > 0 {
 			for _, p := range precautions {
 				for _, trigger := range triggers {
@@ -25,10 +26,10 @@ func cells() (some []*cell) {
 				}
 			}
 		} else {
-			some = append(some, &cell{badRelease: r, precaution: all, trigger: triggers[i%2]})
+			some = append(some, &cell{badRelease: r, precaution: all, trigger: triggers[i%len(triggers)]})
 		}
 		if r.checked {
-			some = append(some, &cell{badRelease: r, precaution: judgedOnly, trigger: triggers[(i+1)%2]})
+			some = append(some, &cell{badRelease: r, precaution: judgedOnly, trigger: triggers[(i+1)%len(triggers)]})
 		}
 	}
 	return some
@@ -36,12 +37,20 @@ func cells() (some []*cell) {
 
 func TestBadReleases(t *testing.T) {
 	tier.Slow(t, "upgrades to one bad release after the other")
-	var mu sync.Mutex
-	rows := make(map[*cell]row)
-	some := cells()
 	build.Version(t, build.Faulty) // before the clocks of upgrades run
 	var keys pair
 	keys.cert, keys.key = certificate.Certificate(t)
+	some := cellsOf(slices.DeleteFunc(slices.Clone(badReleases), func(r badRelease) bool { return r.booted }), plainTriggers)
+	for _, c := range some {
+		c.site = plain{}
+	}
+	runCells(t, some, keys)
+}
+
+// runCells runs cells beside each other, and logs their table.
+func runCells(t *testing.T, some []*cell, keys pair) {
+	var mu sync.Mutex
+	rows := make(map[*cell]row)
 	t.Run("upgrade to", func(t *testing.T) {
 		for _, c := range some {
 			t.Run(fmt.Sprintf("%s by %s with %s", c.badRelease.name, c.trigger, c.precaution.name), func(t *testing.T) {
@@ -69,13 +78,13 @@ func (c *cell) check(t *testing.T, r row) {
 			t.Logf("%v\n%v", c.plain, c.secure)
 		}
 	}()
-	if r.Refused != 0 && r.Serves != "nobody" {
+	if r.Refused != 0 && r.Serves == "old" {
 		t.Errorf("%d connects refused, want none", r.Refused)
 	}
 	if (r.Result == "succeeded") != (r.Code == "0") && r.Code != "-" {
 		t.Errorf("the command: got exit code %s for an upgrade that %s", r.Code, r.Result)
 	}
-	if !c.judged {
+	if !c.judged && !c.startup {
 		return
 	}
 	if r.Serves != "old" || r.Result != "failed" || r.Reason == "" {
@@ -84,11 +93,11 @@ func (c *cell) check(t *testing.T, r row) {
 	if limit := int64(r.Migrated + perRequest); c.fatal && r.Closed > limit || !c.fatal && r.Closed != 0 {
 		t.Errorf("%d connections closed, %d had migrated", r.Closed, r.Migrated)
 	}
+	if r.Announced > r.Wrong { // an answer of the bad release that has left a body unread
+		t.Errorf("%d connections were closed in order, and only %d answers were wrong", r.Announced, r.Wrong)
+	}
 	if limit := r.Closed; r.Lost > limit {
 		t.Errorf("%d requests lost, on %d connections", r.Lost, limit)
-	}
-	if log := c.Log(); !c.fatal && strings.Contains(log, "has not exited in the time for returning") {
-		t.Errorf("the bad release had to be killed")
 	}
 	c.checkShare(t, r)
 	if n := c.count(exchange.NoConnection); n != 0 {
@@ -100,7 +109,7 @@ func (c *cell) check(t *testing.T, r row) {
 func (c *cell) checkShare(t *testing.T, r row) {
 	t.Helper()
 	// The share is one of 22 connections, of which hardly ever more than a third is drawn.
-	if limit := 20 + r.Requests/3; r.Wrong > limit {
+	if limit := 20 + r.Requests/3; c.shared && r.Wrong > limit {
 		t.Errorf("%d wrong answers of %d, want %d at most", r.Wrong, r.Requests, limit)
 	}
 }
@@ -108,14 +117,14 @@ func (c *cell) checkShare(t *testing.T, r row) {
 func table(some []*cell, rows map[*cell]row) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "release\tby\twith\tserves\texit\trequests\twrong\tlost\trefused\tclosed\tafter\treason")
+	fmt.Fprintln(w, "release\tby\twith\tserves\texit\trequests\twrong\tlost\trefused\tclosed\tannounced\tafter\treason")
 	for _, c := range some {
 		r, ran := rows[c]
 		if !ran {
 			continue
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%v\t%s\n", c.badRelease.name, c.trigger, c.precaution.name,
-			r.Serves, r.Code, r.Requests, r.Wrong, r.Lost, r.Refused, r.Closed, r.Took, cmp.Or(r.Reason, r.Result))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%d\t%d\t%v\t%.240s\n", c.badRelease.name, c.trigger, c.precaution.name,
+			r.Serves, r.Code, r.Requests, r.Wrong, r.Lost, r.Refused, r.Closed, r.Announced, r.Took, cmp.Or(strings.ReplaceAll(r.Reason, "\n", "; "), r.Result))
 	}
 	w.Flush()
 	return b.String()

@@ -1,6 +1,6 @@
 // Package admin serves the admin listener of a service:
 //
-//	/         a page that shows generations, upgrades, connections and traffic
+//	/         a page that shows generations, upgrades, connections, traffic and backends
 //	/events   what keeps that page current: server-sent events
 //	/status   the status as JSON
 //	/metrics  metrics for Prometheus

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"example.com/baton/handlers/backends"
 	"example.com/baton/handlers/internal/figure"
 	"example.com/baton/upgrade"
 )
@@ -15,7 +16,7 @@ import (
 var statusHTML string
 
 var statusPage = template.Must(template.New("status").Funcs(template.FuncMap{
-	"number": figure.Number[int], "plural": figure.Plural[int], "span": figure.Span, "duration": figure.Duration,
+	"number": figure.Number[int], "count": figure.Number[uint64], "join": strings.Join, "plural": figure.Plural[int], "span": figure.Span, "duration": figure.Duration,
 	"open":    func(l upgrade.Load) int { c := l.Connections; return c.New + c.Active + c.Idle + c.Hijacked },
 	"rfc3339": func(t time.Time) string { return t.Format(time.RFC3339Nano) },
 }).Parse(statusHTML))
@@ -34,6 +35,9 @@ func (v view) render() string {
 	_ = statusPage.Execute(&html, v) // fails only where a test would have
 	return html.String()
 }
+
+// Report returns what is known of the applications behind the proxy.
+func (v view) Report() backends.Report { return backends.Parse(v.Status.Service) }
 
 // At returns the time of the view.
 func (v view) At() string { return v.now.UTC().Format("15:04:05 UTC") }

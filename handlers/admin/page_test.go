@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/handlers/backends"
 	"example.com/baton/handlers/internal/testserver"
 	"example.com/baton/upgrade"
 )
@@ -26,6 +27,10 @@ func TestPageHasContentWithoutScripts(t *testing.T) {
 		return upgrade.Load{Requests: requests, Connections: upgrade.Connections{Active: active, Idle: idle}}
 	}
 	status := upgrade.Status{
+		Service: backends.Report{Waiting: 1200, Backends: []backends.Backend{
+			{Name: "http://127.0.0.1:3001", Prefixes: []string{"/", "/<b>/"}, State: "up", InProgress: 12, Requests: map[int]uint64{200: 1234, 503: 5}, Errors: 6},
+			{Name: "unix:/run/app.sock", Prefixes: []string{"/"}, State: "down"},
+		}}.JSON(),
 		Notice:     "1.6.0 crashed 3 times & was replaced",
 		Generation: 3, PID: 4242, Version: "1.5.0<b>", State: "serving", Listen: []string{"127.0.0.1:80", "[::1]:443"},
 		Generations: []upgrade.Member{
@@ -50,6 +55,8 @@ func TestPageHasContentWithoutScripts(t *testing.T) {
 		"requests":    "3 requests 1,234 in all",
 		"connections": "1,508 8 active 0 hijacked 1,500 idle 0 new",
 		"generations": "4 1.6.0 starting for 250 ms 3 1.5.0&lt;b&gt; serving · 2 requests, 1,507 connections 2 1.4.0 draining · 1 request, 1 connection",
+		"backends": "1,200 requests waiting backend for state in progress answered 5xx errors" +
+			" http://127.0.0.1:3001 / /&lt;b&gt;/ up 12 1,239 5 6 unix:/run/app.sock / down 0 0 0 0 Last",
 		"upgrades": "✕ 2 → 3 failed after 12 s, by baton upgrade 2 min ago &lt;script&gt;alert(1)&lt;/script&gt;" +
 			" ✓ 1 → 2 succeeded in 123 ms, by SIGHUP 1,340 connections migrated (1300 http/1.1, 40 http/2&#43;tls); closed: 1 by the client, 2 idle 1 h ago",
 	} {

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/handlers/backends"
 	"example.com/baton/handlers/internal/reply"
 	"example.com/baton/handlers/internal/testserver"
 	"example.com/baton/handlers/middleware"
@@ -33,9 +34,13 @@ func newMetrics() *Metrics {
 			Trials: upgrade.TrialCounts{Successor: map[string]uint64{"succeeded": 5, "failed": 2}, Serving: map[string]uint64{"succeeded": 70, "denied": 1},
 				Takebacks: map[upgrade.Takeback]uint64{upgrade.TakebackDied: 1}},
 			CrashRollback: time.Unix(1700000001, 0),
-			Connections:   upgrade.Connections{Idle: 5, Hijacked: 2},
-			Closed:        closed,
-			MigratedIn:    in, MigratedOut: out,
+			Backends: backends.Report{Waiting: 9, Backends: []backends.Backend{
+				{Name: "http://127.0.0.1:3001", State: "up", InProgress: 4, Requests: map[int]uint64{200: 7, 204: 1, 503: 1}, Errors: 2},
+				{Name: "unix:/run/a", State: "down"},
+			}},
+			Connections: upgrade.Connections{Idle: 5, Hijacked: 2},
+			Closed:      closed,
+			MigratedIn:  in, MigratedOut: out,
 			LastUpgrade:  map[upgrade.Result]time.Time{upgrade.Failed: time.Unix(1700000000, 250e6)},
 			Certificates: map[string]tlskeys.Validity{"example.com": {NotBefore: time.Unix(1700000000, 0), NotAfter: time.Unix(1800000000, 0)}},
 		}
@@ -61,6 +66,25 @@ func TestMetrics(t *testing.T) {
 	whole, samples := scrape(t, m)
 	want := []string{
 		`baton_accept_errors_total 4`,
+		`baton_backend_errors_total{backend="http://127.0.0.1:3001"} 2`,
+		`baton_backend_errors_total{backend="unix:/run/a"} 0`,
+		`baton_backend_requests_in_progress{backend="http://127.0.0.1:3001"} 4`,
+		`baton_backend_requests_in_progress{backend="unix:/run/a"} 0`,
+		`baton_backend_requests_total{backend="http://127.0.0.1:3001",code="1xx"} 0`,
+		`baton_backend_requests_total{backend="http://127.0.0.1:3001",code="2xx"} 8`,
+		`baton_backend_requests_total{backend="http://127.0.0.1:3001",code="3xx"} 0`,
+		`baton_backend_requests_total{backend="http://127.0.0.1:3001",code="4xx"} 0`,
+		`baton_backend_requests_total{backend="http://127.0.0.1:3001",code="5xx"} 1`,
+		`baton_backend_requests_total{backend="http://127.0.0.1:3001",code="other"} 0`,
+		`baton_backend_requests_total{backend="unix:/run/a",code="1xx"} 0`,
+		`baton_backend_requests_total{backend="unix:/run/a",code="2xx"} 0`,
+		`baton_backend_requests_total{backend="unix:/run/a",code="3xx"} 0`,
+		`baton_backend_requests_total{backend="unix:/run/a",code="4xx"} 0`,
+		`baton_backend_requests_total{backend="unix:/run/a",code="5xx"} 0`,
+		`baton_backend_requests_total{backend="unix:/run/a",code="other"} 0`,
+		`baton_backend_up{backend="http://127.0.0.1:3001"} 1`,
+		`baton_backend_up{backend="unix:/run/a"} 0`,
+		`baton_backend_waiting_requests 9`,
 		`baton_build_info{goversion="` + runtime.Version() + `",revision="abc",version="1.4.0"} 1`,
 		`baton_connections{state="active"} 0`,
 		`baton_connections{state="hijacked"} 2`,

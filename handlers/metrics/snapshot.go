@@ -3,6 +3,7 @@ package metrics
 import (
 	"time"
 
+	"example.com/baton/handlers/backends"
 	"example.com/baton/server"
 	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
@@ -30,6 +31,7 @@ type Snapshot struct {
 	LogDropped       uint64                       // lines of the log that this generation could not write
 	Certificates     map[string]tlskeys.Validity  // by name
 	CrashRollback    time.Time                    // when this release replaced one that crashed
+	Backends         backends.Report              // of this generation
 }
 
 // snapshots turns what its function returns into metrics, at each scrape. Every
@@ -68,7 +70,8 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 
 func (source snapshots) Describe(descs chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{generationDesc, stateDesc, predecessorsDesc, resultsDesc, lastUpgradeDesc, trialDesc, takebacksDesc,
-		connectionsDesc, acceptedDesc, acceptErrorsDesc, closedDesc, migratedDesc, inFlightDesc, logDroppedDesc, crashRollbackDesc, notAfterDesc, notBeforeDesc} {
+		connectionsDesc, acceptedDesc, acceptErrorsDesc, closedDesc, migratedDesc, inFlightDesc, logDroppedDesc, crashRollbackDesc, notAfterDesc, notBeforeDesc,
+		backendUpDesc, backendRequestsDesc, backendErrorsDesc, backendInProgressDesc, backendWaitingDesc} {
 		descs <- d
 	}
 }
@@ -120,6 +123,7 @@ func (source snapshots) Collect(metrics chan<- prometheus.Metric) {
 	for protocol, n := range now.MigratedOut {
 		counter(migratedDesc, n, "out", protocol.String())
 	}
+	collectBackends(metrics, now.Backends)
 	for name, valid := range now.Certificates {
 		precise(notAfterDesc, timestamp(valid.NotAfter), name)
 		precise(notBeforeDesc, timestamp(valid.NotBefore), name)

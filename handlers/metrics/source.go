@@ -3,6 +3,7 @@ package metrics
 import (
 	"time"
 
+	"example.com/baton/handlers/backends"
 	"example.com/baton/server"
 	"example.com/baton/server/tlskeys"
 	"example.com/baton/upgrade"
@@ -18,7 +19,11 @@ type Source struct {
 	// CrashRollback is when the release that serves came into the place of one that crashed;
 	// zero if it did not.
 	CrashRollback time.Time
+	Proxy         Reporter
 }
+
+// Reporter is a proxy.
+type Reporter interface{ Report() backends.Report }
 
 // Snapshot returns what is so now.
 func (s Source) Snapshot() Snapshot {
@@ -38,6 +43,7 @@ func (s Source) Snapshot() Snapshot {
 		LogDropped:       s.Output.Dropped(),
 		Certificates:     s.Certificates.Validity(),
 		CrashRollback:    s.CrashRollback,
+		Backends:         s.Proxy.Report(),
 		LastUpgrade:      make(map[upgrade.Result]time.Time),
 	}
 	now.MigratedIn, now.MigratedOut = s.Servers.Public.MigratedBy()

@@ -7,6 +7,7 @@ import (
 	"runtime/debug"
 	"time"
 
+	"example.com/baton/handlers/forwarded"
 	"example.com/baton/handlers/internal/recorder"
 	"example.com/baton/handlers/internal/reply"
 	"example.com/baton/handlers/internal/request"
@@ -26,6 +27,8 @@ const statusClientClosed = 499
 // hijacked connection that is the end of the connection, with status 101 and, but for
 // one that was proxied, only the bytes before the hijack. If it has migrated, the line is
 // that of the last generation, for all. The query is left out, it may hold secrets.
+// For a request from a trusted proxy it has the client that this reports ([forwarded.Origin]) as
+// remote, without a port, and the peer of the connection as via.
 //
 // A panic is logged once with its stack at level Error. It is answered 500 if
 // nothing was written; otherwise the connection is aborted, so that the client does
@@ -73,13 +76,22 @@ func Log(next http.Handler, logger *slog.Logger) http.Handler {
 			case status == 0:
 				status = http.StatusOK // net/http sends it when the handler returns
 			}
+			remote, via := client(r)
 			logger.LogAttrs(r.Context(), slog.LevelInfo, "request",
 				slog.String("method", method), slog.String("path", request.Shorten(path)),
 				slog.Int("status", status), slog.Int64("bytes", rec.Bytes),
 				slog.Float64("seconds", time.Since(begin).Seconds()),
-				slog.String("protocol", r.Proto), slog.String("remote", r.RemoteAddr),
+				slog.String("protocol", r.Proto), slog.String("remote", remote), via,
 				slog.String("request_id", id), slog.String("user_agent", request.Shorten(r.UserAgent())))
 		}()
 		next.ServeHTTP(rec, r)
 	})
+}
+
+// client returns the client of a request, and the proxy between, as the access log has them.
+func client(r *http.Request) (remote string, via slog.Attr) {
+	if origin, ok := forwarded.From(r.Context()); ok && origin.Client != "" {
+		return origin.Client, slog.String("via", r.RemoteAddr)
+	}
+	return r.RemoteAddr, slog.Attr{} // which handlers ignore
 }

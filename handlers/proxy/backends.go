@@ -5,36 +5,42 @@ import (
 	"net/http"
 	"slices"
 
+	"example.com/baton/handlers/backends"
 	"example.com/baton/handlers/proxy/internal/pool"
 )
 
 // Backend is what is known of a backend.
-type Backend struct {
-	Name       string         // as in Rule.Name
-	Prefixes   []string       // of the rules that lead to it
-	State      string         // up, down, leaving or sick; only one that is up gets requests
-	InProgress int            // requests, upgraded connections among them, but for those of a predecessor
-	Requests   map[int]uint64 // that it has answered, by status code
-	Errors     uint64         // connects and requests that failed, repeated ones as well
-}
+type Backend = backends.Backend
 
 // Backends returns what is known of all backends, in the order of Options.Rules.
 func (p *Proxy) Backends() []Backend {
 	stats := p.pool.Stats()
-	backends := make([]Backend, len(stats))
+	all := make([]Backend, len(stats))
 	for i, s := range stats {
-		backends[i] = Backend{Name: p.names[i], Prefixes: slices.Clone(p.prefixes[i]), State: s.State.String(),
+		all[i] = Backend{Name: p.names[i], Prefixes: slices.Clone(p.prefixes[i]), State: s.State.String(),
 			InProgress: s.InProgress, Requests: s.Requests, Errors: s.Errors}
 	}
-	return backends
+	return all
 }
 
 // Waiting returns the number of requests that wait for a backend.
 func (p *Proxy) Waiting() int { return p.pool.Waiting() }
 
+// Report returns both. That of a nil Proxy has no backends.
+func (p *Proxy) Report() backends.Report {
+	if p == nil {
+		return backends.Report{}
+	}
+	return backends.Report{Backends: p.Backends(), Waiting: p.Waiting()}
+}
+
 // Close ends health checks, and closes idle connections. Requests that wait are answered. It may
-// be called while others are in progress, which go on.
-func (p *Proxy) Close() { p.pool.Close() }
+// be called while others are in progress, which go on, and of a nil Proxy.
+func (p *Proxy) Close() {
+	if p != nil {
+		p.pool.Close()
+	}
+}
 
 // addRules makes the pool, and returns the group of each of p.rules.
 func (p *Proxy) addRules(options Options) []*pool.Group {
@@ -47,7 +53,7 @@ func (p *Proxy) addRules(options Options) []*pool.Group {
 			i = len(p.names)
 			scheme, host := rule.origin()
 			p.names, p.prefixes = append(p.names, name), append(p.prefixes, nil)
-			backends = append(backends, pool.Backend{Name: name, URL: scheme + "://" + host, Transport: rule.newTransport(p.headerTimeout)})
+			backends = append(backends, pool.Backend{Name: name, URL: scheme + "://" + host, Transport: rule.newTransport(p.headerTimeout, p.logger)})
 		}
 		p.prefixes[i] = append(p.prefixes[i], rule.Prefix)
 		if len(members[rule.Prefix]) == 0 {

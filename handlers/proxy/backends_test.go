@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,7 +38,10 @@ func TestBackends(t *testing.T) {
 	}()
 	await(t, "a request in progress", func() bool { return p.Backends()[0].InProgress == 1 })
 	got := fmt.Sprint(p.Backends())
-	want := fmt.Sprint([]Backend{{app.URL, []string{"/a/", "/"}, "up", 1, map[int]uint64{418: 4}, 0}, {gone, []string{"/"}, "down", 0, map[int]uint64{}, 1}})
+	want := fmt.Sprint([]Backend{
+		{Name: app.URL, Prefixes: []string{"/a/", "/"}, State: "up", InProgress: 1, Requests: map[int]uint64{418: 4}},
+		{Name: gone, Prefixes: []string{"/"}, State: "down", Requests: map[int]uint64{}, Errors: 1},
+	})
 	testserver.Equal(t, "backends", got, want)
 	close(hold)
 	<-held
@@ -170,4 +174,75 @@ func TestHealthPath(t *testing.T) {
 		_, body := testserver.Do(t, server, "GET", "/")
 		testserver.Equal(t, "body", body, "well")
 	}
+}
+
+// A tunnel to a unix socket migrates with it.
+func TestUnixTunnelMigrates(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "app.sock")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		if _, err := http.ReadRequest(bufio.NewReader(conn)); err == nil {
+			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+		}
+		accepted <- conn
+	}()
+	l := &line{t: t, target: "unix:" + socket}
+	l.serving, l.listener = l.generation(func(options Options) http.Handler { return start(t, options) })
+	client, err := net.Dial("tcp", l.listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	io.WriteString(client, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
+	if response, err := http.ReadResponse(bufio.NewReader(client), nil); err != nil || response.StatusCode != 101 {
+		t.Fatalf("got %v, %v", response, err)
+	}
+	backend := <-accepted
+	defer backend.Close()
+	for _, c := range []net.Conn{client, backend} {
+		c.SetDeadline(time.Now().Add(time.Minute))
+	}
+	for range 3 {
+		expectMigrated(t, l)
+		io.WriteString(client, "ping")
+		expect(t, "at the backend", backend, []byte("ping"))
+		io.WriteString(backend, "pong")
+		expect(t, "at the client", client, []byte("pong"))
+	}
+	client.Close()
+	expectEnd(t, "at the backend", backend)
+	backend.Close()
+	l.stop(time.Minute)
+}
+
+// A backend that stops gracefully, and says so, gets no more than one request that it does not want.
+func TestBackendThatLeaves(t *testing.T) {
+	var leaving, refusals atomic.Int64
+	a := testserver.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if leaving.Load() > 0 {
+			refusals.Add(1)
+			w.Header().Set("Connection", "close")
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	}))
+	b := testserver.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+	p := start(t, Options{Rules: rules(t, "/="+a.URL, "/="+b.URL), Wait: time.Minute, Logger: testserver.Discard()})
+	server := testserver.Serve(t, p)
+	for i := range 50 {
+		if i == 10 {
+			leaving.Store(1)
+		}
+		testserver.Do(t, server, "GET", "/")
+	}
+	testserver.Equal(t, "refusals", refusals.Load(), 1)
+	testserver.Equal(t, "state", p.Backends()[0].State, "leaving")
 }

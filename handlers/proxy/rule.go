@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"example.com/baton/handlers/forwarded"
 	"example.com/baton/handlers/internal/request"
 	"golang.org/x/net/http/httpguts"
 )
@@ -222,6 +223,9 @@ func (rule Rule) rewrite(r *httputil.ProxyRequest) {
 	removeAmbiguous(r.Out.Header)
 	// What Baton sets stays, whatever the client's Connection names.
 	r.SetXForwarded()
+	if origin, ok := forwarded.From(r.In.Context()); ok {
+		origin.Set(r.Out.Header)
+	}
 	if id, ok := r.In.Header[request.IDHeader]; ok {
 		r.Out.Header[request.IDHeader] = id
 	}

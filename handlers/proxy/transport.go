@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"net/http"
 	"time"
@@ -10,8 +11,8 @@ import (
 )
 
 // newTransport returns the transport to the rule's backend.
-func (rule Rule) newTransport(headerTimeout time.Duration) *transport.Transport {
-	options := transport.Options{HeaderTimeout: headerTimeout}
+func (rule Rule) newTransport(headerTimeout time.Duration, logger *slog.Logger) *transport.Transport {
+	options := transport.Options{HeaderTimeout: headerTimeout, Logger: logger}
 	options.Network, options.Address = rule.Address()
 	if rule.Target.Scheme == "https" {
 		host, _, _ := net.SplitHostPort(options.Address)

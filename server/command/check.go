@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"example.com/baton/handlers/proxy"
 	"example.com/baton/server/settings"
 	"example.com/baton/upgrade"
 )
@@ -33,6 +34,7 @@ func (c *Call) check() int {
 	for _, warning := range s.TrialWarnings() {
 		c.warn(warning)
 	}
+	c.checkBackends(s.Proxy)
 	if s.Lifecycle.Control != c.Input.DefaultControl() {
 		control = s.Lifecycle.Control
 	}
@@ -58,6 +60,18 @@ func (c *Call) checkContinuity(control string, addresses []string) error {
 		c.warn(fmt.Errorf("it is unknown whether the running server could be upgraded to it: %w", err))
 	}
 	return nil
+}
+
+// backendTimeout is how long backends have to answer, which are asked at the same time.
+const backendTimeout = 2 * time.Second
+
+// checkBackends warns about backends that do not answer: they may be started later.
+func (c *Call) checkBackends(options proxy.Options) {
+	ctx, cancel := context.WithTimeout(context.Background(), backendTimeout)
+	defer cancel()
+	for _, silent := range proxy.Check(ctx, options) {
+		c.warn(silent)
+	}
 }
 
 // become makes this process one of another user, who is given by name or number.

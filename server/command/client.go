@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 
+	"example.com/baton/handlers/backends"
 	"example.com/baton/server/settings"
 	"example.com/baton/upgrade"
 )
@@ -81,6 +82,10 @@ func (c *Call) status() int {
 		c.printJSON(status)
 	} else {
 		status.WriteTo(c.Stdout)
+		if report := backends.Parse(status.Service); len(report.Backends) > 0 {
+			fmt.Fprintln(c.Stdout)
+			report.WriteTo(c.Stdout)
+		}
 	}
 	return Done
 }

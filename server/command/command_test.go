@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -184,6 +186,16 @@ func TestCheck(t *testing.T) {
 	t.Run("a trial that makes no sense", func(t *testing.T) {
 		call(t, nil, "check", "-canary", "10%", "-migrate=false").check(t, command.Done, "the configuration is valid: it listens on :8080\n",
 			"baton: warning: -canary: with -migrate=false no connection can be given to a successor on trial\n")
+	})
+	t.Run("backends that do not answer", func(t *testing.T) {
+		backend := httptest.NewServer(http.NotFoundHandler())
+		defer backend.Close()
+		listens, silent := backend.URL, "unix:"+filepath.Join(t.TempDir(), "s")
+		refused := "baton: warning: backend " + silent + " does not answer: dial unix " + silent[5:] + ": connect: no such file or directory\n"
+		valid := "the configuration is valid: it listens on :8080\n"
+		call(t, nil, "check", "-proxy", "/="+silent+",/="+listens+",/a/="+silent).check(t, command.Done, valid, refused)
+		call(t, nil, "check", "-proxy", "/="+silent+",/="+listens, "-proxy-health", "/health").check(t, command.Done, valid,
+			refused+"baton: warning: backend "+listens+" does not answer: /health: status 404\n")
 	})
 	t.Run("problems", func(t *testing.T) {
 		call(t, nil, "check", "-max-body", "x", "-log-level", "y").check(t, command.BadUsage, "",

@@ -17,10 +17,17 @@ const checkPause = 200 * time.Millisecond
 
 // addCheck adds a path that a successor must answer.
 func (s *Settings) addCheck(path string) error {
+	if err := checkPath(path); err != nil {
+		return err
+	}
+	s.Checks = append(s.Checks, path)
+	return nil
+}
+
+func checkPath(path string) error {
 	if u, err := url.ParseRequestURI(path); err != nil || u.Host != "" || !strings.HasPrefix(path, "/") {
 		return fmt.Errorf("%q is not a path such as /health", path)
 	}
-	s.Checks = append(s.Checks, path)
 	return nil
 }
 

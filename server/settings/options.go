@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"example.com/baton/handlers/backends"
 	"example.com/baton/handlers/files"
 	"example.com/baton/handlers/middleware"
 	"example.com/baton/handlers/page"
@@ -35,17 +36,18 @@ func (s Settings) UpgradeTime() time.Duration {
 
 // Handler returns what the public server serves on its listeners, which are in the
 // order of s.Listen: files, applications, or else a page that shows which generation
-// answers.
-func (s Settings) Handler(builtin page.Options, public []net.Listener, logger *slog.Logger) (handler http.Handler, err error) {
+// answers. The proxy is nil if there are no applications, and must be closed.
+func (s Settings) Handler(builtin page.Options, public []net.Listener, logger *slog.Logger) (handler http.Handler, applications *proxy.Proxy, err error) {
 	if s.Files.Root != "" {
 		s.Files.Logger = logger
 		if handler, err = files.New(s.Files); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
 	if len(s.Proxy.Rules) > 0 {
 		s.Proxy.Next = handler
-		handler = proxy.New(s.proxy(logger))
+		applications = proxy.New(s.proxy(logger))
+		handler = applications
 	}
 	if handler == nil {
 		builtin.Draining = server.Draining
@@ -55,7 +57,18 @@ func (s Settings) Handler(builtin page.Options, public []net.Listener, logger *s
 		at := slices.IndexFunc(s.Listen, Address.isHTTPS)
 		handler = middleware.RedirectHTTPS(public[at].Addr().(*net.TCPAddr).Port, handler)
 	}
-	return handler, nil
+	return handler, applications, nil
+}
+
+// Backends returns the names of the applications that requests are passed on to.
+func (s Settings) Backends() (all []backends.Backend) {
+	for _, rule := range s.Proxy.Rules {
+		b := backends.Backend{Name: rule.Name()}
+		if !slices.ContainsFunc(all, func(known backends.Backend) bool { return known.Name == b.Name }) {
+			all = append(all, b)
+		}
+	}
+	return all
 }
 
 // proxied are the tunnels of the proxy.

@@ -68,10 +68,11 @@ func TestHandler(t *testing.T) {
 		{"redirected", settings.Settings{Listen: secured, TLS: settings.TLS{RedirectHTTPS: true}}, "/a", "308 https://x:" + port(ln)},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			handler, err := tt.Handler(page.Options{}, []net.Listener{nil, ln}, slog.New(slog.DiscardHandler))
+			handler, proxied, err := tt.Handler(page.Options{}, []net.Listener{nil, ln}, slog.New(slog.DiscardHandler))
 			if err != nil {
 				t.Fatal(err)
 			}
+			defer proxied.Close()
 			w := httptest.NewRecorder()
 			r := httptest.NewRequest("GET", "http://x"+tt.path, nil)
 			handler.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, ln.Addr())))
@@ -84,7 +85,7 @@ func TestHandler(t *testing.T) {
 			}
 		})
 	}
-	if _, err := (settings.Settings{Files: files.Options{Root: "/nosuch"}}).Handler(page.Options{}, nil, nil); err == nil {
+	if _, _, err := (settings.Settings{Files: files.Options{Root: "/nosuch"}}).Handler(page.Options{}, nil, nil); err == nil {
 		t.Error("got no error for a directory that is gone")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"example.com/baton/handlers/files"
+	"example.com/baton/handlers/forwarded"
 	"example.com/baton/handlers/proxy"
 	"example.com/baton/server"
 	"example.com/baton/server/tlskeys"
@@ -18,11 +19,14 @@ import (
 
 // Settings is the configuration of a generation.
 type Settings struct {
-	Listen      Addresses // of the public server, one at least
-	Admin       string    // address of the admin server; empty: none
-	TLS         TLS
-	Files       files.Options  // without a Root there are none
-	Proxy       proxy.Options  // without Rules there is none
+	Listen Addresses // of the public server, one at least
+	Admin  string    // address of the admin server; empty: none
+	TLS    TLS
+	Files  files.Options // without a Root there are none
+	Proxy  proxy.Options // without Rules there is none
+
+	TrustedProxies forwarded.Trusted // in front
+
 	Connections server.Options // of both servers
 	Lifecycle   upgrade.Options
 	Checks      []string // paths that a successor must answer before it is given anything

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net/netip"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,6 +14,7 @@ import (
 	"time"
 
 	"example.com/baton/handlers/files"
+	"example.com/baton/handlers/forwarded"
 	"example.com/baton/handlers/proxy"
 	"example.com/baton/server"
 	"example.com/baton/server/settings"
@@ -35,7 +38,7 @@ func defaults(tmp string) settings.Settings {
 	return settings.Settings{
 		Listen: settings.Addresses{{Address: ":8080"}},
 		Admin:  "127.0.0.1:9180",
-		Proxy:  proxy.Options{HeaderTimeout: time.Minute, MaxBody: 1 << 30},
+		Proxy:  proxy.Options{HeaderTimeout: time.Minute, Wait: 5 * time.Second, MaxBody: 1 << 30},
 		Connections: server.Options{
 			IdleGrace: time.Second, IdleTimeout: 75 * time.Second, ReadHeaderTimeout: 10 * time.Second,
 		},
@@ -73,7 +76,7 @@ func TestRead(t *testing.T) {
 		{
 			name: "all of the rest", args: []string{
 				"-admin", "", "-control", "/c", "-pid-file", dir + "/pid", "-root", dir, "-listing", "-proxy", rule,
-				"-proxy-timeout", "1ms", "-max-body", "1",
+				"-proxy-timeout", "1ms", "-proxy-wait", "0s", "-proxy-health", "/health?deep=1", "-trusted-proxies", "10.0.0.0/8, unix:", "-max-body", "1",
 				"-canary", "2.5%", "-canary-time", "1m", "-canary-latency", "-canary-undecided", "abort", "-watch", "9s", "-upgrade-timeout", "2s", "-drain-timeout", "3s", "-idle-grace", "0",
 				"-websocket-grace", "4s", "-stream-grace", "5s", "-migrate=false", "-max-draining", "0", "-shutdown-delay", "6s",
 				"-idle-timeout", "7s", "-read-header-timeout", "8s", "-foreground", "-log-format", "json", "-log-level", "warn",
@@ -81,14 +84,23 @@ func TestRead(t *testing.T) {
 			want: func(s *settings.Settings) {
 				s.Admin = ""
 				s.Files = files.Options{Root: dir, Listing: true}
-				s.Proxy = proxy.Options{Rules: []proxy.Rule{parsed}, HeaderTimeout: time.Millisecond, MaxBody: 1,
+				s.Proxy = proxy.Options{Rules: []proxy.Rule{parsed}, HeaderTimeout: time.Millisecond, HealthPath: "/health?deep=1", MaxBody: 1,
 					WebSocketGrace: 4 * time.Second, StreamGrace: 5 * time.Second}
+				s.TrustedProxies.Add("10.0.0.0/8")
+				s.TrustedProxies.Add("unix:")
 				s.Connections = server.Options{IdleGrace: -1, DisableMigration: true, IdleTimeout: 7 * time.Second, ReadHeaderTimeout: 8 * time.Second}
 				s.Lifecycle = upgrade.Options{Control: "/c", PIDFile: dir + "/pid", UpgradeTimeout: 2 * time.Second,
 					DrainTimeout: 3 * time.Second, ShutdownDelay: 6 * time.Second, MaxDraining: -1,
 					Trial: upgrade.Trial{Share: .025, Time: time.Minute, Latency: true, AbortUndecided: true, Watch: 9 * time.Second}}
 				s.Foreground = settings.Always
 				s.Log = settings.Log{Format: "json", Level: slog.LevelWarn}
+			},
+		},
+		{
+			name: "several backends", file: "proxy /=http://127.0.0.1:1\nproxy /=unix:/run/a\n",
+			want: func(s *settings.Settings) {
+				s.Proxy.Rules = []proxy.Rule{{Prefix: "/", Target: &url.URL{Scheme: "http", Host: "127.0.0.1:1"}},
+					{Prefix: "/", Target: &url.URL{Scheme: "unix", Path: "/run/a"}}}
 			},
 		},
 		{
@@ -131,7 +143,8 @@ func TestRead(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(proxy.Options{})); diff != "" {
+			if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(proxy.Options{}),
+				cmp.AllowUnexported(forwarded.Trusted{}), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 				t.Errorf("want (-), got (+):\n%s", diff)
 			}
 		})
@@ -157,7 +170,10 @@ func TestReadProblems(t *testing.T) {
 		{"a value is missing", "-admin", "", []string{"error parsing commandline arguments: flag needs an argument: -admin"}},
 		{"too short", "-idle-timeout 0 -shutdown-delay -1s", "", []string{"-shutdown-delay: -1s is too short; want 0s or more", "-idle-timeout: 0s is too short; want 1ms or more"}},
 		{"what may be a password is left out", "scheme:secret", "", []string{`unexpected argument "scheme…"`}},
-		{"the same prefix twice", "-proxy /a=http://x -proxy /a=http://y", "", []string{"-proxy: prefix /a is given twice"}},
+		{"the same backend twice", "-proxy /a=http://x -proxy /a=http://x", "", []string{`-proxy: prefix "/a" has the backend http://x twice`}},
+		{"backends with other paths", "-proxy /a=http://x/b -proxy /a=http://y", "", []string{`-proxy: prefix "/a" has backends with different paths`}},
+		{"a health path that is none", "-proxy-health health", "", []string{`-proxy-health: "health" is not a path`}},
+		{"a proxy that is no address", "-trusted-proxies 10.0.0.0/8,lb.example", "", []string{`-trusted-proxies: "lb.example" is neither`}},
 		{"a key is missing", "-tls-cert x -listen tls::1", "", []string{"got 1 -tls-cert and 0 -tls-key; want them in pairs"}},
 		{"no certificate", "-listen :1 -listen tls::2", "", []string{"-listen tls::2: want -tls-cert and -tls-key"}},
 		{"no address for TLS", "-tls-cert /x -tls-key /y", "", []string{"-tls-cert is given, but no address for TLS", "certificate /x with key /y: "}},

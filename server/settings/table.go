@@ -48,8 +48,11 @@ func (r *reader) table() []setting {
 		{"pid-file", once, "", "`path` of a file that names the serving generation", s.setPIDFile},
 		{"root", once, "", "`directory` whose files are served at /", text(&s.Files.Root)},
 		{"listing", toggle, "", "list directories that have no index.html; false: answer them 403", boolean(&s.Files.Listing)},
-		{"proxy", each, "", "`PREFIX=URL` to pass requests on to; repeatable", s.addProxyRule},
+		{"proxy", each, "", "`PREFIX=URL` to pass requests on to, or PREFIX=unix:PATH; repeatable, also with the same prefix for several backends", s.addProxyRule},
+		{"proxy-wait", once, "5s", "`time` that a request waits for a backend that accepts connections", duration(&s.Proxy.Wait, 0)},
+		{"proxy-health", once, "", "`path` that each backend is asked for every 2 s; empty: none is", s.setHealthPath},
 		{"proxy-timeout", once, "1m0s", "`time` that a backend may take to begin its response", duration(&s.Proxy.HeaderTimeout, time.Millisecond)},
+		{"trusted-proxies", each, "", "`CIDR` of proxies whose X-Forwarded-For, -Proto and -Host count, or unix: for the peers of unix sockets; repeatable", s.TrustedProxies.Add},
 		{"max-body", once, "1073741824", "`bytes` of a proxied request's body, beyond which it is answered 413", s.setMaxBody},
 		{"check", each, "", "`path` that a successor must answer with a status below 400 before it is given anything; repeatable", s.addCheck},
 		{"canary", once, "0%", "`share` of the connections that a successor is tried on before it takes over", share(&s.Lifecycle.Trial.Share)},
@@ -175,11 +178,20 @@ func (s *Settings) setPIDFile(path string) error {
 
 func (s *Settings) addProxyRule(text string) error {
 	rule, err := proxy.ParseRule(text)
-	if slices.ContainsFunc(s.Proxy.Rules, func(r proxy.Rule) bool { return err == nil && r.Prefix == rule.Prefix }) {
-		err = fmt.Errorf("prefix %s is given twice", rule.Prefix)
+	if err == nil {
+		err = proxy.CheckRules(append(s.Proxy.Rules, rule))
 	}
-	s.Proxy.Rules = append(s.Proxy.Rules, rule)
+	if err == nil {
+		s.Proxy.Rules = append(s.Proxy.Rules, rule)
+	}
 	return err
+}
+
+func (s *Settings) setHealthPath(path string) error {
+	if s.Proxy.HealthPath = path; path == "" {
+		return nil
+	}
+	return checkPath(path)
 }
 
 func (s *Settings) setMaxBody(text string) error {

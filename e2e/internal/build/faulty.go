@@ -14,7 +14,8 @@ const Faulty = "faulty"
 
 // overlayFaulty writes the sources of that release beside the binary to be, and returns the flag that has them built.
 func overlayFaulty(path string) (flag string, err error) {
-	const sound, unsound = "handler, err := config.Handler(builtin, public, logger)", "handler, err := faulty(config.Handler(builtin, public, logger))"
+	const sound, unsound = "handler, applications, err := config.Handler(builtin, public, logger)",
+		"handler, applications, err := faulty(config.Handler(builtin, public, logger))"
 	program := filepath.Join(sources.root, "main.go")
 	content, err := os.ReadFile(program)
 	if err != nil {

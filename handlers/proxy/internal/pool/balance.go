@@ -55,6 +55,7 @@ func (s *standing) on(e event, now time.Time) (changed bool) {
 			s.state = Up
 		}
 	case refused:
+		s.trusted = time.Time{} // it is another one that comes back
 		if s.state != Sick {
 			s.state = Down
 		}

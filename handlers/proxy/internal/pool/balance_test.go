@@ -26,6 +26,7 @@ func TestStanding(t *testing.T) {
 		{"leaves, and stays", []step{{0, resigned, Leaving}, {leavingTime - 1, accepted, Leaving}, {1, accepted, Up}}},
 		{"leaves, and goes on leaving", []step{{0, resigned, Leaving}, {leavingTime - 1, resigned, Leaving}, {1, accepted, Leaving}}},
 		{"was not leaving", []step{{0, resigned, Leaving}, {trialPause, answered, Up}, {trustTime - 1, resigned, Up}, {1, resigned, Leaving}}},
+		{"was not leaving, and does when it is back", []step{{0, resigned, Leaving}, {trialPause, answered, Up}, {0, refused, Down}, {0, accepted, Up}, {0, resigned, Leaving}}},
 		{"leaves, but is well", []step{{0, resigned, Leaving}, {0, healthy, Up}, {0, resigned, Leaving}, {0, unhealthy, Leaving}, {0, unhealthy, Sick}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

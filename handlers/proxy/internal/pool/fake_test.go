@@ -116,11 +116,7 @@ func (f *fake) RoundTrip(r *http.Request) (*http.Response, error) {
 	if o.err != nil {
 		return nil, o.err
 	}
-	header := http.Header{}
-	if o.close {
-		header.Set("Connection", "close")
-	}
-	return &http.Response{StatusCode: o.code, Close: o.close, Header: header, Body: http.NoBody, Request: r}, nil
+	return &http.Response{StatusCode: o.code, Close: o.close, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
 }
 
 func (f *fake) Probe(context.Context) error {

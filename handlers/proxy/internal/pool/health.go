@@ -49,6 +49,11 @@ func (p *Pool) askHealth(b *backend) (event, error) {
 	return unhealthy, fmt.Errorf("health path: %w", err)
 }
 
+// CheckHealth asks the health path of a backend once, and reports why it is not healthy.
+func CheckHealth(ctx context.Context, b Backend, path string) error {
+	return getHealth(ctx, &backend{Backend: b}, path)
+}
+
 func getHealth(ctx context.Context, b *backend, path string) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL+path, nil)
 	if err != nil {
@@ -63,9 +68,6 @@ func getHealth(ctx context.Context, b *backend, path string) error {
 	if response.StatusCode >= 400 || response.StatusCode < 200 {
 		return fmt.Errorf("status %d", response.StatusCode)
 	}
-	_, err = io.CopyN(io.Discard, response.Body, maxHealthBody)
-	if err == io.EOF {
-		err = nil
-	}
+	_, err = io.Copy(io.Discard, io.LimitReader(response.Body, maxHealthBody))
 	return err
 }

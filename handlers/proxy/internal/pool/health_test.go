@@ -101,3 +101,25 @@ func TestHealthAllSick(t *testing.T) {
 		p.Close()
 	})
 }
+
+// It is down, and comes back, and takes a while until it is well: that does not make it sick.
+func TestHealthWhileStarting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fake{outcomes: []outcome{refuse}}
+		p, g := newPool(t, Options{HealthPath: "/healthz", Wait: time.Minute}, a)
+		results := send(t.Context(), g, 10)
+		time.Sleep(time.Second)
+		a.set(nil, outcome{code: 503})
+		time.Sleep(3 * time.Second)
+		if got := p.Stats()[0].State; got != Down {
+			t.Errorf("got %v, want down", got)
+		}
+		a.set(nil, ok)
+		for range 10 {
+			if r := <-results; r.status != 200 || r.after > 4*time.Second+2*slowPause {
+				t.Errorf("got %d (%v) after %v", r.status, r.err, r.after)
+			}
+		}
+		p.Close()
+	})
+}

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"example.com/baton/handlers/proxy/internal/transport"
-	"golang.org/x/net/http/httpguts"
 )
 
 // trip is a request on its way to the backend that answers it.
@@ -75,8 +74,7 @@ func (p *Pool) finish(b *backend, response *http.Response, trial bool) {
 	p.mu.Lock()
 	b.requests[response.StatusCode]++
 	b.keeps = b.keeps || !response.Close
-	farewell := b.keeps && response.StatusCode == http.StatusServiceUnavailable &&
-		httpguts.HeaderValuesContainsToken(response.Header["Connection"], "close")
+	farewell := b.keeps && response.Close && response.StatusCode == http.StatusServiceUnavailable
 	p.mu.Unlock()
 	switch {
 	case farewell:

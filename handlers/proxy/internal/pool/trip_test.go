@@ -10,9 +10,9 @@ import (
 	"time"
 )
 
-// What is sent where, and what the client gets. Those of nginx are from its tests proxy_next_upstream*.t,
-// proxy_non_idempotent.t and upstream*.t, those of HAProxy from the manual's retries, redispatch and
-// retry-on, and its tests of them, where these say something about what Baton does by itself.
+// What is sent where, and what the client gets. The cases are those that nginx's tests of
+// proxy_next_upstream and proxy_non_idempotent and HAProxy's of retries, redispatch and retry-on
+// are about, where they say something about what Baton does by itself.
 func TestRetries(t *testing.T) {
 	for _, test := range []struct {
 		name      string

@@ -71,11 +71,11 @@ func (g *Group) await(t *trip) (b *backend, trial bool, err error) {
 			err = context.Cause(ctx)
 		}
 		p.mu.Lock()
-		switch {
-		case over || p.closed:
-			err = g.giveUp()
-		case err == nil:
+		if err == nil {
 			b, trial = g.take(t)
+		}
+		if b == nil && err == nil && (over || p.closed) {
+			err = g.giveUp()
 		}
 	}
 	return b, trial, err

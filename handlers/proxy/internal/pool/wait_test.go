@@ -48,6 +48,7 @@ func TestWaitUntilOneAccepts(t *testing.T) {
 				t.Fatalf("got %d (%v) after %v", r.status, r.err, r.after)
 			}
 		}
+		p.Close()
 		if a.deliveries() != 0 || b.deliveries() != MaxWaiting {
 			t.Errorf("got %d and %d requests, want 0 and %d", a.deliveries(), b.deliveries(), MaxWaiting)
 		}
@@ -304,6 +305,44 @@ func TestWaitReadsBody(t *testing.T) {
 		}
 		if statusOf(nil, err) != 503 {
 			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// One that was down for long is probed at once when a request comes.
+func TestWaitHurries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fake{outcomes: []outcome{refuse}, probe: errRefused}
+		_, g := newPool(t, Options{Wait: time.Minute}, a)
+		<-send(t.Context(), g, 1)
+		time.Sleep(time.Hour + 300*time.Millisecond)
+		a.set(nil, ok)
+		if r := <-send(t.Context(), g, 1); r.status != 200 || r.after > fastPause {
+			t.Errorf("got %d (%v) after %v", r.status, r.err, r.after)
+		}
+	})
+}
+
+// What is lacking here is no failure of the backend.
+func TestLocalFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fake{outcomes: []outcome{{err: errNoFiles}}}
+		p, g := newPool(t, Options{Wait: 5 * time.Second}, a)
+		r := <-send(t.Context(), g, 1)
+		if s := p.Stats()[0]; r.status != 502 || s.State != Up || s.Errors > 30 {
+			t.Errorf("got %d, %+v, want 502, up and a few attempts", r.status, s)
+		}
+	})
+}
+
+// A request that was lost goes to another backend, even if that has more to do.
+func TestRepeatElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := &fake{outcomes: []outcome{lose}}, &fake{outcomes: []outcome{ok}}
+		p, g := newPool(t, Options{}, a, b)
+		p.backends[1].inProgress = 100
+		if r := <-send(t.Context(), g, 1); r.status != 200 || a.deliveries() != 1 {
+			t.Errorf("got %d after %d attempts elsewhere", r.status, a.deliveries())
 		}
 	})
 }

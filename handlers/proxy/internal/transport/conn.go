@@ -36,6 +36,8 @@ type conn struct {
 	p    []byte
 	n    int
 	err  error
+
+	peeked [64]byte
 }
 
 // prepare makes what needs the socket.
@@ -54,22 +56,29 @@ func (c *conn) prepare() (err error) {
 		}
 	}
 	c.peek = func(fd uintptr) {
-		var b [1]byte
-		_, _, c.err = syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		c.n, _, c.err = syscall.Recvfrom(int(fd), c.peeked[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 	}
 	return err
 }
 
-// isQuiet reports whether nothing has come on an idle connection: no end, and no bytes. With TLS
-// these may be a session ticket, but they may as well be the end.
-func (c *conn) isQuiet() bool {
+// isQuiet reports whether nothing has come on an idle connection: no end, and no bytes. more are the
+// first of these. With TLS they may be a session ticket, but as well the end; nobody can tell.
+func (c *conn) isQuiet() (quiet bool, more []byte) {
 	if c.secure { // which may have read more than the last response
 		_ = c.patient.SetReadDeadline(time.Unix(1, 0))
 		if _, err := c.stream.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-			return false
+			return false, nil
 		}
 	}
-	return c.raw.Control(c.peek) == nil && errors.Is(c.err, syscall.EAGAIN)
+	switch err := c.raw.Control(c.peek); {
+	case err != nil:
+		return false, nil
+	case errors.Is(c.err, syscall.EAGAIN):
+		return true, nil
+	case c.n > 0 && !c.secure:
+		return false, c.peeked[:c.n]
+	}
+	return false, nil
 }
 
 // begin prepares the connection for an exchange.

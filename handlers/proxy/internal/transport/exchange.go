@@ -201,7 +201,11 @@ func (x *exchange) end() {
 		return
 	}
 	x.conn.beforeWait = nil
-	keep := x.release() && x.keep && (x.sender == nil || x.sender.finish()) && x.conn.in.Buffered() == 0
+	more, _ := x.conn.in.Peek(min(x.conn.in.Buffered(), len(x.conn.peeked)))
+	if x.keep {
+		x.transport.unsolicited(more)
+	}
+	keep := x.release() && x.keep && (x.sender == nil || x.sender.finish()) && len(more) == 0
 	if !keep {
 		x.conn.abort()
 		return

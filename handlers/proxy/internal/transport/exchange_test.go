@@ -60,7 +60,8 @@ func TestRequests(t *testing.T) {
 					}
 					text.WriteByte(next)
 				}
-				got <- text.String()
+				more, _ := in.Peek(in.Buffered())
+				got <- text.String() + string(more)
 				io.WriteString(conn, plain)
 			})
 			r := request(t, test.method, nil)

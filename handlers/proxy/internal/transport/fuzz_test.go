@@ -31,6 +31,11 @@ func FuzzResponses(f *testing.F) {
 		"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nhi", "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nhi", "HTTP/1.1 200\r\n\r\n", "HTTP/1.1 999 x\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nX: a\r\n b\r\n\r\n", "HTTP/1.1 200 OK\nContent-Length: 2\n\nhi", "HTTP/1.1 200 OK\r\nX : 1\r\n\r\n", "HTTP/2.0 200 OK\r\n\r\n", "HTTP/1.1 000 OK\r\n\r\n",
 		"HTTP/1.1 200 OK\r\nConnection: close\r\nX: \x00\r\n\r\n", "HTTP/1.1 200 OK\r\nno field\r\n\r\n", "\r\n\r\n" + plain, "HTTP/1.1 099 x\r\n\r\n",
+		"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nhi",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n00000000000000002\r\nhi\r\n0\r\n\r\n", "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nhi",
+		"HTTP/1.1 101 Switching Protocols\r\n\r\n" + plain, "HTTP/1.1 205 Reset\r\nContent-Length: 2\r\n\r\nhi", "HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551617\r\n\r\nhi",
+		"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\nContent-Length: 1\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\nhi\n0\n\n",
 	} {
 		f.Add([]byte(response), uint8(i), uint16(7*i))
 	}
@@ -61,7 +66,7 @@ func FuzzResponses(f *testing.F) {
 			defer cancel()
 			return outcome(ctx, transport, []string{"GET", "HEAD", "POST"}[method%3], listener.Addr().String())
 		}
-		ours := New(Options{Network: "tcp", Address: listener.Addr().String(), HeaderTimeout: time.Minute})
+		ours := New(Options{Network: "tcp", Address: listener.Addr().String(), HeaderTimeout: time.Minute, Logger: slog.New(slog.DiscardHandler)})
 		defer ours.Close()
 		if got, want := ask(ours), ask(model); got != want {
 			t.Errorf("got\n%s\nwant\n%s", got, want)

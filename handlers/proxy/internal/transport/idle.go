@@ -16,6 +16,8 @@ type idle struct {
 	closed bool        // none is kept any more
 	timer  *time.Timer // closes those that have waited for too long
 	armed  bool
+
+	unsolicited func(bytes []byte) // is called with what has come on one of them
 }
 
 // take returns the connection that was used last and is still good for a request, nil if there is
@@ -32,8 +34,12 @@ func (i *idle) take(now time.Time) *conn {
 		i.conns[last] = nil
 		i.conns = i.conns[:last]
 		i.mu.Unlock()
-		if now.Before(c.expires) && c.isQuiet() {
-			return c
+		if now.Before(c.expires) {
+			quiet, more := c.isQuiet()
+			if quiet {
+				return c
+			}
+			i.unsolicited(more)
 		}
 		c.stream.Close()
 	}

@@ -2,11 +2,14 @@ package transport
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
+	"regexp"
 	"sync"
 	"time"
 )
@@ -26,8 +29,10 @@ type Options struct {
 	TLS     *tls.Config // nil: plaintext; else with a ServerName
 
 	// HeaderTimeout is how long a backend may take to send its final response header once it has the
-	// request, and how long it may take nothing of what is being sent to it.
+	// request, and how long it may take nothing of what is being sent to it. It must be positive.
 	HeaderTimeout time.Duration
+
+	Logger *slog.Logger // for what a backend sends that belongs to no response; nil means slog.Default
 }
 
 // Transport sends requests to one backend.
@@ -39,8 +44,22 @@ type Transport struct {
 
 // New returns a transport that has no connection yet.
 func New(options Options) *Transport {
-	return &Transport{options: options, dialer: net.Dialer{Timeout: dialTimeout}}
+	options.Logger = cmp.Or(options.Logger, slog.Default())
+	t := &Transport{options: options, dialer: net.Dialer{Timeout: dialTimeout}}
+	t.idle.unsolicited = t.unsolicited
+	return t
 }
+
+// unsolicited reports what belongs to no response: maybe the end of one that was longer than its
+// header has said. A 408 is none of this: the backend has waited for a request long enough.
+func (t *Transport) unsolicited(bytes []byte) {
+	if len(bytes) == 0 || is408.Match(bytes) {
+		return
+	}
+	t.options.Logger.Warn("backend sent bytes that belong to no response", "backend", t.options.Address, "begin", string(bytes))
+}
+
+var is408 = regexp.MustCompile(`^HTTP/1\.. 408`)
 
 // RoundTrip sends the request, whose URL gives nothing but the path and query, and the Host if the
 // request has none. It follows [http.RoundTripper]; the request's body is closed, maybe after

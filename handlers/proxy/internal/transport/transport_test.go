@@ -37,7 +37,7 @@ func listen(t testing.TB, serve func(number int, conn *net.TCPConn, in *bufio.Re
 		t.Fatal(err)
 	}
 	b := &backend{listener: listener}
-	b.transport = New(Options{Network: "tcp", Address: listener.Addr().String(), HeaderTimeout: time.Minute})
+	b.transport = New(Options{Network: "tcp", Address: listener.Addr().String(), HeaderTimeout: time.Minute, Logger: testserver.Discard()})
 	b.serving.Go(func() {
 		for {
 			conn, err := listener.Accept()
@@ -170,6 +170,47 @@ func TestConnectionIsUsedAgain(t *testing.T) {
 	}
 }
 
+// Who has to find out why a backend's connections are not used again, is told what it has sent.
+func TestUnsolicitedBytesAreLogged(t *testing.T) {
+	for more, want := range map[string]string{"": "", "!": "!", plain: plain, "HTTP/1.1 408 Timeout\r\n\r\n": "", strings.Repeat("x", 1000): strings.Repeat("x", 64)} {
+		for _, late := range []bool{false, true} {
+			next := make(chan struct{})
+			b := listen(t, func(number int, conn *net.TCPConn, in *bufio.Reader) {
+				readRequest(in)
+				if number > 1 {
+					io.WriteString(conn, plain)
+				} else if late {
+					io.WriteString(conn, plain)
+					<-next
+					io.WriteString(conn, more)
+				} else {
+					io.WriteString(conn, plain+more)
+				}
+				readRequest(in)
+			})
+			logged, logger := testserver.Capture()
+			b.transport.options.Logger = logger
+			b.get(t, request(t, "GET", nil))
+			close(next)
+			if more != "" {
+				await(t, "the bytes", func() bool {
+					if len(b.transport.idle.conns) == 0 {
+						return true
+					}
+					quiet, _ := b.transport.idle.conns[0].isQuiet()
+					return !quiet
+				})
+			}
+			b.get(t, request(t, "GET", nil))
+			var got string
+			for _, line := range logged.With("backend sent bytes that belong to no response") {
+				got += line["begin"].(string)
+			}
+			testserver.Equal(t, fmt.Sprintf("logged for %.20q, late %v", more, late), got, want)
+		}
+	}
+}
+
 // A connection on which an end or bytes have come since is not written to.
 func TestIdleConnectionIsChecked(t *testing.T) {
 	for name, event := range map[string]func(*net.TCPConn){
@@ -198,7 +239,11 @@ func TestIdleConnectionIsChecked(t *testing.T) {
 			await(t, "the event", func() bool {
 				b.transport.idle.mu.Lock()
 				defer b.transport.idle.mu.Unlock()
-				return len(b.transport.idle.conns) == 0 || !b.transport.idle.conns[0].isQuiet()
+				if len(b.transport.idle.conns) == 0 {
+					return true
+				}
+				quiet, _ := b.transport.idle.conns[0].isQuiet()
+				return !quiet
 			})
 			if _, _, err := b.get(t, request(t, "POST", strings.NewReader("x"))); err != nil {
 				t.Error(err)

@@ -1,0 +1,45 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"example.com/baton/handlers/proxy/internal/pool"
+)
+
+// Check connects to each backend of options once and, if there is a HealthPath, asks it. It reports
+// those that do not answer before ctx ends, in the order of the rules.
+func Check(ctx context.Context, options Options) []error {
+	problems := make([]error, len(options.Rules))
+	var asked sync.WaitGroup
+	known := make(map[string]bool)
+	for i, rule := range options.Rules {
+		if name := rule.Name(); !known[name] {
+			known[name] = true
+			asked.Go(func() {
+				if err := rule.check(ctx, options); err != nil {
+					problems[i] = fmt.Errorf("backend %s does not answer: %w", name, err)
+				}
+			})
+		}
+	}
+	asked.Wait()
+	return slices.DeleteFunc(problems, func(err error) bool { return err == nil })
+}
+
+func (rule Rule) check(ctx context.Context, options Options) error {
+	t := rule.newTransport(options.HeaderTimeout, slog.New(slog.DiscardHandler))
+	defer t.Close()
+	if err := t.Probe(ctx); err != nil || options.HealthPath == "" {
+		return err
+	}
+	scheme, host := rule.origin()
+	err := pool.CheckHealth(ctx, pool.Backend{URL: scheme + "://" + host, Transport: t}, options.HealthPath)
+	if err != nil {
+		return fmt.Errorf("%s: %w", options.HealthPath, err)
+	}
+	return nil
+}
