@@ -42,6 +42,9 @@ const Keyless = "keyless"
 // Embedded is the version of the program below testdata that embeds Baton's packages.
 const Embedded = "embedded"
 
+// Counting is the version of a backend below testdata that writes down each request.
+const Counting = "counting"
+
 // Dies is the version of a release whose process is killed some time after it is ready.
 func Dies(after time.Duration) string { return "dies-after-" + after.String() }
 
@@ -131,7 +134,7 @@ func buildOnce(path, version string) error {
 		set += " -X example.com/baton/upgrade/internal/link.Protocol=2"
 	}
 	args := []string{"build", "-o", path + ".new", "-ldflags", set}
-	if Race {
+	if Race && version != Counting {
 		args = append(args, "-race")
 	}
 	if strings.HasPrefix(version, "dies-") {
@@ -147,6 +150,8 @@ func buildOnce(path, version string) error {
 		program += "/e2e/testdata/keyless"
 	case Embedded:
 		program += "/e2e/testdata/embed"
+	case Counting:
+		program += "/e2e/testdata/counting"
 	case Faulty:
 		overlay, err := overlayFaulty(path)
 		if err != nil {

@@ -60,6 +60,7 @@ func getHealth(ctx context.Context, b *backend, path string) error {
 		return err
 	}
 	r.Header.Set("User-Agent", "baton")
+	r.Close = true // one that closes its listener may answer on kept connections for long, and its successor stay unseen
 	response, err := b.Transport.RoundTrip(r)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,6 +55,23 @@ func TestHealth(t *testing.T) {
 				p.Close()
 			})
 		})
+	}
+}
+
+// keeper fails health checks that do not end their connection, as a process does that still has it
+// when its successor has the address.
+type keeper struct{ *fake }
+
+func (k keeper) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !r.Close {
+		return &http.Response{StatusCode: 503, Body: http.NoBody}, nil
+	}
+	return k.fake.RoundTrip(r)
+}
+
+func TestHealthOfSuccessor(t *testing.T) {
+	if err := CheckHealth(t.Context(), Backend{URL: "http://a", Transport: keeper{&fake{outcomes: []outcome{ok}}}}, "/healthz"); err != nil {
+		t.Errorf("got %v, want the successor asked", err)
 	}
 }
 
