@@ -15,6 +15,7 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/http1"
+	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/tier"
 )
 
@@ -46,7 +47,7 @@ func (s *stage) through(name string, rekey []string, argv ...string) {
 		conn := http1.NewConn(nc)
 		all := lines()
 		for i := 0; !ending.Load(); i++ {
-			if err := askThrough(conn, &all[i%len(all)], rekey, i); err != nil {
+			if err := askThrough(conn, c.pid, &all[i%len(all)], rekey, i); err != nil {
 				c.problem("request %d: %v", i+1, err)
 				return
 			}
@@ -64,9 +65,10 @@ func (s *stage) through(name string, rekey []string, argv ...string) {
 	s.add(c)
 }
 
-// awaitRead waits until the program has read all that was written to it: it takes for a command only what it reads
-// alone, at the beginning of a line.
-func awaitRead(conn *http1.Conn) error {
+// awaitRead waits until the program has read all that was written to it, and sleeps: it takes for a command only what
+// it reads alone, at the beginning of a line. Before it sleeps, the system call that has read all may go on to read
+// what is written next.
+func awaitRead(conn *http1.Conn, pid int) error {
 	raw, err := conn.Conn.(*net.UnixConn).SyscallConn()
 	if err != nil {
 		return err
@@ -74,9 +76,9 @@ func awaitRead(conn *http1.Conn) error {
 	var unread int
 	if !await.Holds(await.Hang, func() bool {
 		raw.Control(func(fd uintptr) { unread, err = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
-		return unread == 0 || err != nil
+		return unread == 0 && process.Sleeps(pid) || err != nil
 	}) {
-		err = fmt.Errorf("%d bytes were not read", unread)
+		err = fmt.Errorf("%d bytes were not read, or the program does not sleep", unread)
 	}
 	return err
 }
@@ -93,19 +95,19 @@ func lines() []exchange.Exchange {
 }
 
 // askThrough makes one request, every third time with a change of keys before, and every third within.
-func askThrough(conn *http1.Conn, x *exchange.Exchange, rekey []string, i int) error {
+func askThrough(conn *http1.Conn, pid int, x *exchange.Exchange, rekey []string, i int) error {
 	conn.SetDeadline(time.Now().Add(await.Hang))
 	change := func(when int) error {
 		if len(rekey) == 0 || i == 0 || i%3 != when {
 			return nil
 		}
-		if err := awaitRead(conn); err != nil {
+		if err := awaitRead(conn, pid); err != nil {
 			return err
 		}
 		if _, err := conn.Write([]byte(rekey[i%len(rekey)])); err != nil {
 			return err
 		}
-		return awaitRead(conn)
+		return awaitRead(conn, pid)
 	}
 	if err := change(0); err != nil {
 		return err

@@ -245,6 +245,9 @@ func (k *talker) receive() {
 // each message arrives whole and in order, and the predecessors are gone at once.
 func TestWebSocketsMigrate(t *testing.T) {
 	clients, upgrades := tier.Times(t, "clients", 10, 20, 100), tier.Times(t, "upgrades", 2, 3, 8)
+	if *tier.Soak > 0 {
+		clients, upgrades = 100, *tier.Soak
+	}
 	t.Run("plaintext", func(t *testing.T) { webSocketsMigrate(t, false, clients, upgrades) })
 	t.Run("TLS", func(t *testing.T) { webSocketsMigrate(t, true, clients/2, upgrades) })
 }

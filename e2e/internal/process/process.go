@@ -161,3 +161,10 @@ func Stopped(t testing.TB, pid int) bool {
 	t.Helper()
 	return strings.HasPrefix(ProcStatus(t, pid, "State"), "T")
 }
+
+// Sleeps says whether a process with one thread waits for something.
+func Sleeps(pid int) bool {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, state, _ := strings.Cut(string(stat), ") ")
+	return strings.HasPrefix(state, "S")
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -94,6 +95,13 @@ func toBackend(h http.Handler, target string) (http.Handler, error) {
 			h.ServeHTTP(w, r)
 			return
 		}
+		// The transport ends a connection whose backend answers before the end of the body has been read,
+		// one of some 10,000, and the response with it.
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		passing.ServeHTTP(w, r)
 	}), nil
 }

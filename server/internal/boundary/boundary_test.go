@@ -166,6 +166,14 @@ func TestMachine(t *testing.T) {
 			{wake(ToExpire), WakeUp, WokenToExpire}, {sets(hurry), 0, WokenToExpire}}},
 
 		// Timeouts that are the client's.
+		{"a Read with something below, before the deadline for idleness", served[:len(served)-1], []row{{readsTLS(whole), 0, Arriving}}},
+		{"no idle timeout", served[:len(served)-1], []row{{sets(none), RestoreDeadline, Idle}, {reads(whole), Rest, AtRest}}},
+		{"a deadline for the header, after a first part", parked, []row{
+			{comes("G"), 0, Begun}, {sets(hurry), RestoreDeadline, Arriving}}},
+		{"a first part fills the rest of the buffer", parked, []row{{comes("G"), 0, Begun}, {reads(whole), HeaderDeadline, Arriving}}},
+		{"a timeout after a first part", parked, []row{{comes("G"), 0, Begun}, {ends(Timeout, Empty), TimedOut, Arriving}}},
+		{"a handler does not read, and a layer below has a part", served[:len(served)-2], []row{
+			{ends(OK, Part), Continue, Handling}, {ends(OK, Empty), Continue, Handling}}},
 		{"the idle timeout passes", parked, []row{{ends(Timeout, Empty), TimedOut, Arriving}}},
 		{"net/http aborts its background read", served[:len(served)-2], []row{
 			{reads(1), 0, Handling}, {sets(time.Unix(1, 0)), RestoreDeadline, Handling}, {ends(Timeout, Empty), 0, Handling},
@@ -176,6 +184,10 @@ func TestMachine(t *testing.T) {
 			{ends(Timeout, Empty), 0, Handling}}},
 		{"the rest of a body is discarded", served[:len(served)-3], []row{
 			{handleBody, 0, Body}, {sets(idle), RestoreDeadline, Handling}, {discard, BodyDeadline, Body}, {toIdle, 0, Ended}}},
+		{"the rest is discarded, by a Read after the handler's deadline", served[:len(served)-3], []row{
+			{handleBody, 0, Body}, {discard, BodyDeadline, Body}, {reads(1), 0, Body}, {ends(OK, Part), Continue, Body}, {ends(OK, Empty), Continue, Body}}},
+		{"a body, and its handler takes the connection", served[:len(served)-3], []row{
+			{handleBody, 0, Body}, {hijack, 0, Hijacked}, {reads(1), 0, Hijacked}}},
 		{"nobody reads the rest of a body", served[:len(served)-3], []row{
 			{handleBody, 0, Body}, {abandon, 0, Abandoned}, {reads(whole), EOF, Abandoned}, {toIdle, 0, Abandoned}}},
 
@@ -183,6 +195,14 @@ func TestMachine(t *testing.T) {
 		{"a handshake", fresh, []row{
 			{ends(OK, Part), Continue, Partial}, {wake(ToExpire), 0, Partial}, {ends(OK, Empty), RestoreDeadline | Rest, AtRest},
 			{block, 0, Waiting}, {comes(get[:probe]), IsHTTP1, Arriving}}},
+		{"the first bytes are held below", fresh[:1], []row{{readsTLS(probe), 0, Arriving}}},
+		{"a handshake in three parts", fresh, []row{{ends(OK, Part), Continue, Partial}, {ends(OK, Part), Continue, Partial},
+			{ends(Timeout, Part), TimedOut, Arriving}}},
+		{"woken for its descriptor, and a part of a record came", parked, []row{
+			{wake(ToReclaim), WakeUp, WokenToReclaim}, {ends(Timeout, Part), HeaderDeadline | Continue, Partial}}},
+		{"offered, and not taken", parked[:len(parked)-1], []row{{offer, 0, Offered}, {kept, Rest, AtRest}}},
+		{"ends that are the last", parked, []row{
+			{wake(ToExpire), WakeUp, WokenToExpire}, {ends(Timeout, Empty), Expired | EOF, Ending}, {reads(1), EOF, Ending}, {readsTLS(whole), EOF, Ending}}},
 		{"a handshake fails", fresh, []row{
 			{ends(OK, Part), Continue, Partial}, {ends(Failed, Empty), 0, Partial}, {refuse, EOF, Ending}, {reads(probe), EOF, Ending}}},
 		{"a part of a record has been read before net/http reads", served, []row{
@@ -312,6 +332,15 @@ func TestGrace(t *testing.T) {
 	if end, _ = m.Expire(start.Add(2*grace), grace); end != start.Add(3*grace) {
 		t.Errorf("after bytes: got the end %v, want a whole grace", end)
 	}
+	m.Returned([]byte(get), OK, Empty)
+	m.BecomeActive(true, start)
+	m.BecomeIdle()
+	m.SetDeadline(idle)
+	m.Read(whole, true)
+	m.Block(start)
+	if end, _ = m.Expire(start.Add(3*grace), grace); end != start.Add(4*grace) {
+		t.Errorf("after a request: got the end %v, want a whole grace", end)
+	}
 	if _, do = m.Expire(start.Add(4*grace), -1); do != WakeUp {
 		t.Errorf("got %b, want a wake-up", do)
 	}
@@ -327,7 +356,7 @@ func TestPipelines(t *testing.T) {
 			t.Errorf("after %d boundaries", i)
 		}
 		run(t, &m, []row{{sets(none), RestoreDeadline, Arriving}})
-		m.BecomeActive(true, start)
+		m.BecomeActive(true, start.Add(time.Duration(i)))
 		run(t, &m, []row{{handle, 0, Handling}, {toIdle, 0, Ended}, {sets(idle), RestoreDeadline, Idle}})
 	}
 	if m.Pipelines(start.Add(grace-1), grace) || !m.Pipelines(start.Add(grace), grace) {

@@ -33,6 +33,16 @@ func TestRequestsAreFollowed(t *testing.T) {
 		"folded encoding":                    {in: "PUT / HTTP/1.1\r\nTransfer-Encoding:\r\n\tchunked\r\n\r\nabc", begun: 1, bad: 1},
 		"folded otherwise":                   {in: "GET / HTTP/1.1\r\nX: a\r\n Content-Length: 3\r\n\r\nG", begun: 2},
 		"another protocol":                   {in: "GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n\r\nab", begun: 2},
+		"a length that is no number":         {in: "PUT / HTTP/1.1\r\nContent-Length: x\r\n\r\nabc", begun: 1},
+		"a length that is no number, twice":  {in: "PUT / HTTP/1.1\r\nContent-Length: x\r\nContent-Length: 3\r\n\r\nabc", begun: 1},
+		"a length of ten and one":            {in: "PUT / HTTP/1.1\r\nContent-Length: 11\r\n\r\n0123456789aG", begun: 2},
+		"a length out of range":              {in: "PUT / HTTP/1.1\r\nContent-Length: 9223372036854775808\r\n\r\nabc\r\n", begun: 1},
+		"a chunk that has no number":         {in: "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n\r\n0\r\n\r\n", begun: 1},
+		"a chunk out of range":               {in: "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n4000000000000000\r\n\r\n0\r\n\r\n", begun: 1},
+		"a chunk of ten and seven":           {in: "PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n11\r\n0123456789abcdefg\r\n0\r\n\r\n", begun: 1, between: true},
+		"folded, in another line":            {in: "GET / HTTP/1.1\r\nContent-Length: 1\r\nX: a\r\n b\r\n\r\naG", begun: 2},
+		"empty lines after CONNECT":          {in: "CONNECT x:1 HTTP/1.1\r\n\r\n\r\n\r\nab", begun: 2},
+		"an empty line after CONNECT":        {in: "CONNECT x:1 HTTP/1.1\r\n\r\n\r\n", begun: 1, between: true},
 		"CONNECT":                            {in: "CONNECT x:1 HTTP/1.1\r\n\r\n\r\nab", begun: 2},
 		"HTTP/2":                             {in: Preface + "\n\n\r\n", begun: 1},
 	} {
@@ -104,4 +114,36 @@ func FuzzRequests(f *testing.F) {
 			}
 		}
 	})
+}
+
+// Whether a request has come behind the present one is settled at the first call, but for what was pending then.
+func TestAwaits(t *testing.T) {
+	const get = "GET / HTTP/1.1\r\n\r\n"
+	const put = "PUT / HTTP/1.1\r\nContent-Length: 30\r\n\r\n"
+	for name, test := range map[string]struct {
+		come    string // before the first call
+		pending int64
+		later   string // before the second one
+		want    [2]bool
+	}{
+		"nothing":                   {come: get},
+		"a request that is whole":   {come: get + get, want: [2]bool{true, true}},
+		"the beginning of one":      {come: get + "G", want: [2]bool{true, true}},
+		"bytes that are pending":    {come: get, pending: 1, want: [2]bool{true, false}},
+		"which are a request":       {come: get, pending: 10, later: get, want: [2]bool{true, true}},
+		"a later one":               {come: get, later: get},
+		"bytes of the body":         {come: put, pending: 30},
+		"of which more come":        {come: put, pending: 30, later: "0123456789"},
+		"and a request behind them": {come: put, pending: 40, later: "012345678901234567890123456789" + get, want: [2]bool{false, true}},
+		"and a later one":           {come: put, pending: 30, later: "012345678901234567890123456789" + get},
+	} {
+		var q requests
+		q.follow([]byte(test.come))
+		got := [2]bool{q.awaits(1, test.pending)}
+		q.follow([]byte(test.later))
+		got[1] = q.awaits(1, 0)
+		if got != test.want || q.ahead != (test.want[0] || test.want[1]) {
+			t.Errorf("%s: got %v, want %v; ahead %t", name, got, test.want, q.ahead)
+		}
+	}
 }

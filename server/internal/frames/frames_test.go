@@ -99,3 +99,112 @@ func TestReservedBit(t *testing.T) {
 		t.Errorf("its header: got stream %d, want 5", got)
 	}
 }
+
+func TestBlockAndCarried(t *testing.T) {
+	const both = FlagPadded | FlagPriority
+	for name, test := range map[string]struct {
+		frame   Frame
+		carried int
+		block   string
+	}{
+		"data":                              {Frame{Type: Data, Length: 300, Payload: []byte("12345678")}, 300, "12345678"},
+		"padded data":                       {Frame{Type: Data, Flags: FlagPadded, Length: 300, Payload: []byte("\x0a2345678")}, 289, "2345678"},
+		"padding of no bytes":               {Frame{Type: Data, Flags: FlagPadded, Length: 3, Payload: []byte("\x00ab")}, 2, "ab"},
+		"more padding than there is":        {Frame{Type: Data, Flags: FlagPadded, Length: 3, Payload: []byte("\x09ab")}, 0, ""},
+		"padded, and empty":                 {Frame{Type: Data, Flags: FlagPadded}, 0, ""},
+		"headers":                           {Frame{Type: Headers, Length: 5, Payload: []byte("block")}, 5, "block"},
+		"headers with padding":              {Frame{Type: Headers, Flags: FlagPadded, Length: 8, Payload: []byte("\x02block00")}, 5, "block"},
+		"with a priority":                   {Frame{Type: Headers, Flags: FlagPriority, Length: 10, Payload: []byte("prio!block")}, 10, "block"},
+		"with both":                         {Frame{Type: Headers, Flags: both, Length: 13, Payload: []byte("\x02prio!block00")}, 10, "block"},
+		"with a priority that is not whole": {Frame{Type: Headers, Flags: FlagPriority, Length: 3, Payload: []byte("pri")}, 3, ""},
+		"continuation":                      {Frame{Type: Continuation, Flags: FlagPadded, Length: 7}, 7, ""},
+		"a PING":                            {Frame{Type: Ping, Length: 8}, 0, ""},
+	} {
+		if got := test.frame.Carried(); got != test.carried {
+			t.Errorf("%s: got %d bytes carried, want %d", name, got, test.carried)
+		}
+		if got := string(test.frame.Block()); got != test.block && test.frame.Type == Headers {
+			t.Errorf("%s: got the block %q, want %q", name, got, test.block)
+		}
+	}
+}
+
+func TestEndsResponse(t *testing.T) {
+	for kind := range byte(10) {
+		for _, flags := range []byte{0, FlagEndStream, FlagEndHeaders, FlagEndStream | FlagEndHeaders} {
+			want := (kind == Data || kind == Headers) && (flags == FlagEndStream || flags == FlagEndStream|FlagEndHeaders)
+			if got := (Frame{Type: kind, Flags: flags}).EndsResponse(); got != want {
+				t.Errorf("type %d, flags %x: got %t", kind, flags, got)
+			}
+		}
+	}
+}
+
+// The other codes are those of handlers that return early, or fail.
+func TestRefuses(t *testing.T) {
+	for code, want := range []bool{CodeNo: false, 1: true, CodeInternal: false, 3: true, 5: true, 7: true, CodeCancel: false, CodeEnhanceYourCalm: true} {
+		if got := (Frame{Payload: []byte{0, 0, 0, byte(code)}}).Refuses(); got != want && code != 4 && code != 6 && code != 9 && code != 10 {
+			t.Errorf("code %d: got %t, want %t", code, got, want)
+		}
+	}
+}
+
+// Of the first HEADERS more is kept than of others, and of SETTINGS as many as net/http allows.
+func TestPayload(t *testing.T) {
+	for _, test := range []struct {
+		kind byte
+		want []int // of one after the other
+	}{{Headers, []int{FirstLen, 8}}, {Settings, []int{settingsLen, settingsLen}}, {Data, []int{8, 8}}} {
+		p := Append(nil, test.kind, FlagEndHeaders, 1, make([]byte, 3000))
+		for _, size := range []int{1, 7, 700, len(p)} {
+			var f Follower
+			for i, want := range test.want {
+				for rest := p; len(rest) > 0; {
+					n := min(size, len(rest))
+					f.Follow(rest[:n], func(f Frame) {
+						if len(f.Payload) != want || f.Length != 3000 {
+							t.Errorf("type %d, number %d, in pieces of %d: got %d of %d bytes, want %d", f.Type, i+1, size, len(f.Payload), f.Length, want)
+						}
+					})
+					rest = rest[n:]
+				}
+			}
+		}
+	}
+}
+
+func TestWithin(t *testing.T) {
+	f := Resume()
+	if !f.Seen() {
+		t.Error("resumed: no frame was seen")
+	}
+	p := append(Append(nil, Data, 0, 1, []byte("ab")), Append(nil, Headers, 0, 1, []byte("x"))...)
+	for i, b := range p {
+		isAny, isData := f.Within()
+		if wantAny, wantData := i != 0 && i != 11, i >= 9 && i < 11; isAny != wantAny || isData != wantData {
+			t.Errorf("after %d bytes: got %t, %t, want %t, %t", i, isAny, isData, wantAny, wantData)
+		}
+		want := HeaderLen - i
+		switch {
+		case i >= 20:
+			want = 21 - i
+		case i >= 11:
+			want = 20 - i
+		case i >= 9:
+			want = 11 - i
+		}
+		if got := f.Need(); got != want {
+			t.Errorf("after %d bytes: %d are needed, want %d", i, got, want)
+		}
+		f.Follow([]byte{b}, func(Frame) {})
+	}
+	if isAny, isData := f.Within(); !isAny || isData {
+		t.Errorf("within a header block: got %t, %t", isAny, isData)
+	}
+}
+
+func TestHeader(t *testing.T) {
+	if got := Header([]byte{1, 2, 3, 4, 5, 0, 0, 0, 7}); got.Length != 0x010203 || got.Type != 4 || got.Flags != 5 || got.Stream != 7 {
+		t.Errorf("got %+v", got)
+	}
+}

@@ -68,17 +68,33 @@ func TestPending(t *testing.T) {
 		"a Read of nothing":                    {do: func(in *Inbound) { in.Came(whole); in.Read(0, 60) }, want: maxPlaintext},
 		"the beginning of a header":            {do: func(in *Inbound) { in.Came(whole[:1]) }, want: maxPlaintext},
 		"all but the end":                      {do: func(in *Inbound) { in.Came(whole[:104]) }, want: maxPlaintext},
-		"a handshake":                          {do: func(in *Inbound) { in.Came(record(22, 50)) }},
-		"the end of a handshake":               {do: func(in *Inbound) { in.Came(whole); in.EndHandshake() }},
-		"and a record":                         {do: func(in *Inbound) { in.Came(whole); in.EndHandshake(); in.Came(whole) }, want: maxPlaintext},
+		"one that was read, and the beginning of the next": {do: func(in *Inbound) { in.Came(whole); in.Read(100, 4096); in.Came(whole[:7]) }, want: maxPlaintext},
+		"two, and more read than came":                     {do: func(in *Inbound) { in.Read(10, 20); in.Read(10, 20); in.Read(10, 10) }, want: maxPlaintext},
+		"a Read of one byte":                               {do: func(in *Inbound) { in.Came(whole[:5]); in.Came(whole[5:]); in.Read(1, 60) }},
+		"a handshake":                                      {do: func(in *Inbound) { in.Came(record(22, 50)) }},
+		"the end of a handshake":                           {do: func(in *Inbound) { in.Came(whole); in.EndHandshake() }},
+		"and a record":                                     {do: func(in *Inbound) { in.Came(whole); in.EndHandshake(); in.Came(whole) }, want: maxPlaintext},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			in := new(Inbound)
 			test.do(in)
+			for range 2 { // it changes nothing
+				in.Pending()
+			}
 			if got := in.Pending(); got != test.want {
 				t.Errorf("got %d, want %d", got, test.want)
 			}
 		})
+	}
+}
+
+func TestNeed(t *testing.T) {
+	var in Inbound
+	for i, want := range []int{5, 4, 3, 2, 1, 2, 1, 5} {
+		if got := in.Need(); got != want {
+			t.Errorf("after %d bytes: got %d, want %d", i, got, want)
+		}
+		in.Came([]byte{applicationData, 3, 3, 0, 2, 0, 0, 0}[i : i+1])
 	}
 }

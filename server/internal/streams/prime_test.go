@@ -94,6 +94,14 @@ func TestAdopt(t *testing.T) {
 				if _, ok := m.Export(); ok || m.AtRest() || !m.IsPriming() {
 					t.Error("at rest before it has begun")
 				}
+				for _, other := range [][]byte{ // nothing else ends it
+					frames.Append(nil, frames.Ping, 0, 0, ping[:]), frames.Append(nil, frames.Ping, ack, 0, make([]byte, 8)),
+					frames.Append(nil, frames.RSTStream, ack, 0, ping[:]),
+				} {
+					if out, _ := m.Write(other); len(out) > 0 || !m.IsPriming() || len(m.Give()) > 0 {
+						t.Fatalf("the client gets %x", out)
+					}
+				}
 				out, _ := m.Write(answer)
 				if !bytes.Equal(out, test.client) || m.IsPriming() {
 					t.Fatalf("the client gets %+v, want %+v", list(out), list(test.client))
@@ -109,6 +117,12 @@ func TestAdopt(t *testing.T) {
 				}
 				if out, _ := m.Write(frames.Append(nil, frames.Headers, end|endHeaders, 11, encoder)); len(out) == 0 {
 					t.Error("a response does not pass")
+				}
+				// The client's table is known to be empty, if there was no block that could have filled it.
+				follow(m.Received, frames.Append(nil, frames.Headers, end|endHeaders, 11, indexed))
+				follow(m.Sent, frames.Append(nil, frames.Headers, end|endHeaders, 11, encoder))
+				if rests := m.AtRest(); rests != (bytes.Equal(own, test.state.Own) && len(test.state.Block) == 0 && (test.state.Last > 0 || m.first != nil)) {
+					t.Errorf("after another request at rest: %t", rests)
 				}
 			}
 		})

@@ -83,6 +83,13 @@ func TestAtRest(t *testing.T) {
 		{"a reserved bit in the stream", begun, []step{get, client(frames.RSTStream, 0, 1|1<<31, number(8)...)}, true},
 		{"two requests of which one is answered", begun, []step{get, client(frames.Headers, end|endHeaders, 3, indexed...), answer}, false},
 		{"settings of the client, later", served, []step{client(frames.Settings, 0, 0, setting(4, 1)...), server(frames.Settings, ack, 0)}, true},
+		{"frames of older streams", served, []step{client(frames.Headers, end|endHeaders, 1, noTable...), client(frames.WindowUpdate, 0, 1, number(1<<31-1)...)}, true},
+		{"a first block that goes on", begun, []step{client(frames.Headers, end, 1, indexed...), client(frames.Continuation, endHeaders, 1, indexed...), answer}, false},
+		{"a first block with a priority", begun, []step{client(frames.Headers, end|endHeaders|frames.FlagPriority, 1, 0, 0, 0, 0, 16, 0x82), answer}, true},
+		{"a window that is used up by an upload", begun, []step{post, client(frames.Data, end, 1, make([]byte, 65535)...), answer}, true},
+		{"a size of 31", begun, []step{client(frames.Headers, end|endHeaders, 1, 0x3f, 0, 0x82), answer,
+			client(frames.Headers, end|endHeaders, 3, indexed...), server(frames.Headers, end|endHeaders, 3, indexed...)}, false},
+		{"a size of 30", begun, []step{client(frames.Headers, end|endHeaders, 1, 0x3e, 0x82), answer}, true},
 		{"a push", served, []step{server(frames.PushPromise, endHeaders, 1, number(2)...)}, false},
 
 		{"a window at zero", served, []step{server(frames.Data, 0, 1, make([]byte, 65535)...)}, true},
@@ -222,18 +229,82 @@ func TestExport(t *testing.T) {
 		t.Errorf("got %+v, want %+v", s, want)
 	}
 	for name, s := range map[string]State{
-		"even stream":             {Last: 2, Send: 65535},
-		"stream out of range":     {Last: 1<<31 + 1, Send: 65535},
-		"negative window":         {Last: 1, Send: -1},
-		"window out of range":     {Last: 1, Send: 1 << 31},
-		"small, without a stream": {Send: 65534},
-		"a part of a setting":     {Send: 65535, Own: []byte{1}},
-		"a block, and no stream":  {Send: 65535, Block: indexed},
-		"a block, and no window":  {Last: 1, Send: 65534, Block: indexed},
-		"a block too long":        {Last: 1, Send: 65535, Block: make([]byte, frames.FirstLen+1)},
+		"no stream, and no window":      {Send: 65534},
+		"more window than there is":     {Last: 1, Send: 65535, Receive: 1<<20 + 1},
+		"less than none for the client": {Last: 1, Send: 65535, Receive: -1},
+		"even stream":                   {Last: 2, Send: 65535},
+		"stream out of range":           {Last: 1<<31 + 1, Send: 65535},
+		"negative window":               {Last: 1, Send: -1},
+		"window out of range":           {Last: 1, Send: 1 << 31},
+		"small, without a stream":       {Send: 65534},
+		"a part of a setting":           {Send: 65535, Own: []byte{1}},
+		"a block, and no stream":        {Send: 65535, Block: indexed},
+		"a block, and no window":        {Last: 1, Send: 65534, Block: indexed},
+		"a block too long":              {Last: 1, Send: 65535, Block: make([]byte, frames.FirstLen+1)},
 	} {
 		if s.IsValid(1 << 20) {
 			t.Errorf("%s: is valid", name)
 		}
+	}
+}
+
+// The least and the most that a state may have.
+func TestIsValid(t *testing.T) {
+	for name, s := range map[string]State{
+		"new":                    {Send: initialWindow},
+		"the last stream":        {Last: 1<<31 - 1},
+		"no window":              {Last: 1},
+		"stream 3":               {Last: 3},
+		"the largest window":     {Last: 1, Send: maxWindow},
+		"all that it may send":   {Last: 1, Receive: 1 << 20},
+		"the longest block":      {Last: 1, Send: initialWindow, Block: make([]byte, frames.FirstLen)},
+		"a new one with windows": {Send: maxWindow, Receive: 1 << 20},
+	} {
+		if !s.IsValid(1 << 20) {
+			t.Errorf("%s: is not valid", name)
+		}
+	}
+}
+
+func TestOpenSince(t *testing.T) {
+	m := New()
+	for _, s := range append(begun[:4:4], client(frames.Headers, end|endHeaders, 3, noTable...), client(frames.Headers, end|endHeaders, 5, noTable...)) {
+		s(m)
+	}
+	for id, want := range map[uint32]bool{1: true, 2: true, 3: false, 4: false, 5: false} {
+		if got := m.OpenSince(id); got != want {
+			t.Errorf("streams 3 and 5 are open: since %d: got %t", id, got)
+		}
+	}
+	if !New().OpenSince(5) {
+		t.Error("no stream is open: got false")
+	}
+}
+
+// The client gets nothing of the PING that net/http is given, nor does net/http get more than one at a time.
+func TestSyncIsNotSeen(t *testing.T) {
+	ping := [8]byte{1, 2, 3}
+	m := New()
+	for _, s := range begun {
+		s(m)
+	}
+	m.Give()
+	for range 2 {
+		m.Sync(ping)
+	}
+	if got, want := m.Give(), frames.Append(nil, frames.Ping, 0, 0, ping[:]); !bytes.Equal(got, want) || !m.IsSyncing() {
+		t.Errorf("net/http is given %x, want %x", got, want)
+	}
+	if out, _ := m.Write(frames.Append(nil, frames.Ping, ack, 0, ping[:])); len(out) > 0 || m.IsSyncing() {
+		t.Errorf("the client gets %x", out)
+	}
+	own := frames.Append(nil, frames.Settings, 0, 0, setting(frames.SettingHeaderTableSize, 0))
+	m.Sync(ping)
+	acked := frames.Append(nil, frames.Settings, ack, 0, nil)
+	if out, _ := m.Write(append(acked, own...)); !bytes.Equal(out, append(acked, own...)) {
+		t.Errorf("the client gets %x", out)
+	}
+	if New().Padding() != 0 || New().IsSyncing() {
+		t.Error("a machine that begins has a padding or a PING")
 	}
 }

@@ -205,14 +205,15 @@ func TestValidate(t *testing.T) {
 		t.Error(err)
 	}
 	for name, change := range map[string]func(*State){
-		"no suite":      func(s *State) { s.Suite = 0 },
-		"TLS 1.2":       func(s *State) { s.Suite = tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 },
-		"AES-128":       func(s *State) { s.Suite = tls.TLS_AES_128_GCM_SHA256 },
-		"no secret":     func(s *State) { s.In.Secret = nil },
-		"short secret":  func(s *State) { s.Out.Secret = s.Out.Secret[1:] },
-		"long secret":   func(s *State) { s.Out.Secret = append(s.Out.Secret, 0) },
-		"high sequence": func(s *State) { s.In.Sequence = 1 << 63 },
-		"last sequence": func(s *State) { s.Out.Sequence = 1<<64 - 1 },
+		"no suite":               func(s *State) { s.Suite = 0 },
+		"TLS 1.2":                func(s *State) { s.Suite = tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 },
+		"AES-128":                func(s *State) { s.Suite = tls.TLS_AES_128_GCM_SHA256 },
+		"no secret":              func(s *State) { s.In.Secret = nil },
+		"short secret":           func(s *State) { s.Out.Secret = s.Out.Secret[1:] },
+		"long secret":            func(s *State) { s.Out.Secret = append(s.Out.Secret, 0) },
+		"high sequence":          func(s *State) { s.In.Sequence = 1 << 63 },
+		"first that is too high": func(s *State) { s.In.Sequence = maxSequence },
+		"last sequence":          func(s *State) { s.Out.Sequence = 1<<64 - 1 },
 	} {
 		invalid := newState(valid.Suite)
 		change(&invalid)
@@ -263,6 +264,9 @@ func TestSecretsAreNotFormatted(t *testing.T) {
 		if strings.Contains(text.String(), encoded) || strings.Contains(log.String(), encoded) {
 			t.Errorf("%s was formatted: %s %s", encoded, text.String(), log.String())
 		}
+	}
+	if got := log.String(); !strings.Contains(got, redacted) || strings.Contains(got, "panicked") || !strings.Contains(text.String(), "tls13.Conn") {
+		t.Errorf("got %s %s, want placeholders", text.String(), got)
 	}
 	state.Clear()
 	if state.In.Secret[0] != 0 || state.Out.Secret[31] != 0 {

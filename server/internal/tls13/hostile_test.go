@@ -106,6 +106,8 @@ func TestViolations(t *testing.T) {
 		{"empty handshake", of(typeHandshake), alertUnexpectedMessage},
 		{"half an alert", of(typeAlert, 1), alertDecodeError},
 		{"two alerts", of(typeAlert, 1, 90, 1, 0), alertDecodeError},
+		{"user_canceled within a message", all(message(24, 0), of(typeAlert, 1, 90)), alertUnexpectedMessage},
+		{"a message that is too long in its third byte", message(24, 0, 1, 1, 0), alertDecodeError},
 		{"data within a message", all(message(24, 0), data), alertUnexpectedMessage},
 		{"empty data within a message", all(message(24, 0), of(typeApplicationData)), alertUnexpectedMessage},
 		{"alert within a message", all(message(24, 0), of(typeAlert, 1, 90)), alertUnexpectedMessage},
@@ -248,6 +250,44 @@ func TestUselessRecords(t *testing.T) {
 	}
 	if got, err := readAll(c); string(got) != "datadatadata" || !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("received %q and %v", got, err)
+	}
+	for range maxUseless {
+		layer.toRead = append(layer.toRead, p.record(typeApplicationData)...)
+	}
+	layer.toRead = append(layer.toRead, p.record(typeAlert, levelWarning, byte(alertCloseNotify))...)
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		t.Errorf("close_notify after as many as are allowed: got %v, want io.EOF", err)
+	}
+}
+
+// TestRecordLen has the longest record that is allowed, which no content can fill without padding.
+func TestRecordLen(t *testing.T) {
+	for length, want := range map[int]error{0: nil, maxCiphertext: nil, maxCiphertext + 1: alertRecordOverflow} {
+		if n, err := recordLen([]byte{23, 3, 3, byte(length >> 8), byte(length)}); err != want || err == nil && n != headerLen+length {
+			t.Errorf("%d: got %d and %v, want %v", length, n, err, want)
+		}
+	}
+}
+
+// TestCanceledWithinMessage has the alert at once, whatever follows.
+func TestCanceledWithinMessage(t *testing.T) {
+	state := newState(tls.TLS_AES_128_GCM_SHA256)
+	layer, p := newMemory(), newPeer(t, state)
+	c := newConn(t, layer, state)
+	layer.toRead = slices.Concat(p.record(typeHandshake, typeKeyUpdate, 0), p.record(typeAlert, levelWarning, byte(alertUserCanceled)))
+	if _, err := readAll(c); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("is ignored")
+	}
+	ends(t, c, layer, p, alertUnexpectedMessage)
+}
+
+// TestUpdateZeroes has the secret zeroed of which the next one is derived.
+func TestUpdateZeroes(t *testing.T) {
+	p := newPeer(t, newState(tls.TLS_AES_128_GCM_SHA256))
+	old := p.out.Secret
+	p.update(updateNotRequested)
+	if !bytes.Equal(old, make([]byte, len(old))) {
+		t.Error("the secret of before is still there")
 	}
 }
 

@@ -33,6 +33,7 @@ func TestCountSealed(t *testing.T) {
 			"a whole flight":        {slices.Concat(plain, before, tickets), 3, true},
 			"one ticket":            {slices.Concat(plain, before, records(state.Out, 200)), 1, true},
 			"something after":       {slices.Concat(tickets, before), 0, false},
+			"an empty record after": {slices.Concat(tickets, []byte{20, 3, 3, 0, 0}), 3, true},
 			"a part":                {tickets[:len(tickets)-1], 0, false},
 			"the part of a header":  {append(tickets[:len(tickets):len(tickets)], 23, 3), 0, false},
 			"not the first records": {records(Half{Secret: state.Out.Secret, Sequence: 1}, 200), 0, true},
