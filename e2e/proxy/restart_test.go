@@ -198,15 +198,21 @@ func (s *site) upgradeMeanwhile() {
 	})
 }
 
+// awaitUnused waits until the only backend gets no requests, and has none.
+func (s *site) awaitUnused() {
+	s.t.Helper()
+	await.Until(s.t, "a backend that gets no requests", func() bool {
+		return s.Metric("baton_backend_up") == 0 && s.Metric("baton_backend_requests_in_progress") == 0
+	})
+}
+
 // announce lets the backend's health path fail, and stops it when Baton sends it no more requests.
 func (s *site) announce(int) {
 	s.t.Helper()
 	s.upgraded()
 	old := s.running[0]
 	old.cmd.Process.Signal(syscall.SIGTERM)
-	await.Until(s.t, "a backend that gets no requests", func() bool {
-		return s.Metric("baton_backend_up") == 0 && s.Metric("baton_backend_requests_in_progress") == 0
-	})
+	s.awaitUnused()
 	old.stop(s.t)
 	s.start(0).await(s.t, "ready")
 	<-old.done
@@ -225,7 +231,7 @@ func (s *site) lendPort(int) {
 	s.t.Helper()
 	s.upgraded() // a successor does not know yet what its backends are
 	s.kill(0)
-	await.Until(s.t, "a backend that is known to be down", func() bool { return s.Metric("baton_backend_up") == 0 })
+	s.awaitUnused()
 	ln, err := net.Listen("tcp", s.addresses[0])
 	if err != nil {
 		s.t.Fatal(err)
