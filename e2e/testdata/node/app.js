@@ -1,13 +1,20 @@
-// A Node application as pm2's documentation has it for its cluster mode: it says when it is ready, and finishes what it
-// has at SIGINT.
+// A Node application for pm2's cluster mode: it says when it is ready. At SIGINT it finishes what it has, and ends each
+// connection with its next response, so that pm2 need not kill it.
 const http = require("node:http");
 
 const body = "x".repeat(1000);
+let leaving = false;
 const server = http.createServer((request, response) => {
 	request.resume();
-	request.on("end", () => response.end(body));
+	request.on("end", () => {
+		if (leaving) response.setHeader("Connection", "close");
+		response.end(body);
+	});
 });
 
 server.listen(Number(process.env.PORT), process.env.HOST, () => process.send("ready"));
 
-process.on("SIGINT", () => server.close(() => process.exit(0)));
+process.on("SIGINT", () => {
+	leaving = true;
+	server.close(() => process.exit(0));
+});

@@ -6,7 +6,7 @@ module.exports = {
 		instances: 2,
 		wait_ready: true,
 		listen_timeout: 60000,
-		kill_timeout: 10000,
+		kill_timeout: 30000,
 		out_file: "/dev/null",
 		error_file: "/dev/null",
 	}],
