@@ -30,7 +30,8 @@ func sizes(name string) http.Handler {
 }
 
 func newHTTP2Movers(t *testing.T) *movers {
-	return &movers{first: serve(t, server.Options{Handler: sizes("first"), IdleGrace: patience}), second: serve(t, server.Options{Handler: sizes("second")})}
+	return &movers{first: serve(t, server.Options{Handler: sizes("first"), IdleGrace: patience, ReadHeaderTimeout: hang}),
+		second: serve(t, server.Options{Handler: sizes("second"), ReadHeaderTimeout: hang})}
 }
 
 // rests has a connection of HTTP/2 come to rest: it has carried a request, and another one

@@ -39,7 +39,7 @@ func (d *drain) onDrain(_ context.Context, grace time.Duration, say func(context
 	}
 }
 
-// open returns how many farewells are registered.
+// open returns how many hooks are registered.
 func (d *drain) open() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()

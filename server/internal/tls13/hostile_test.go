@@ -263,7 +263,7 @@ func TestUselessRecords(t *testing.T) {
 // TestRecordLen has the longest record that is allowed, which no content can fill without padding.
 func TestRecordLen(t *testing.T) {
 	for length, want := range map[int]error{0: nil, maxCiphertext: nil, maxCiphertext + 1: alertRecordOverflow} {
-		if n, err := recordLen([]byte{23, 3, 3, byte(length >> 8), byte(length)}); err != want || err == nil && n != headerLen+length {
+		if n, err := recordLen([]byte{23, 3, 3, byte(length >> 8), byte(length)}); !errors.Is(err, want) || err == nil && n != headerLen+length {
 			t.Errorf("%d: got %d and %v, want %v", length, n, err, want)
 		}
 	}

@@ -20,7 +20,7 @@ func (e *Error) Unwrap() error { return e.Err }
 var (
 	errQueueFull = errors.New("too many requests wait for a backend")
 	errClosed    = errors.New("backend is not asked any more")
-	errFarewell  = errors.New("503 with Connection: close")
+	errLeaving   = errors.New("503 with Connection: close")
 )
 
 // presence says how much there is of the backend: nobody, somebody who does not accept in time,

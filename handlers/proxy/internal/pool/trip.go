@@ -68,17 +68,17 @@ func (t *trip) attempt() *http.Request {
 	return &r
 }
 
-// finish counts a response, and sees whether it is a farewell: 503 with Connection: close from a
+// finish counts a response, and sees whether the backend is leaving: 503 with Connection: close from a
 // backend that does not close every connection.
 func (p *Pool) finish(b *backend, response *http.Response, trial bool) {
 	p.mu.Lock()
 	b.requests[response.StatusCode]++
 	b.keeps = b.keeps || !response.Close
-	farewell := b.keeps && response.Close && response.StatusCode == http.StatusServiceUnavailable
+	leaving := b.keeps && response.Close && response.StatusCode == http.StatusServiceUnavailable
 	p.mu.Unlock()
 	switch {
-	case farewell:
-		p.happen(b, resigned, errFarewell)
+	case leaving:
+		p.happen(b, resigned, errLeaving)
 	case trial:
 		p.happen(b, answered, nil)
 	}
