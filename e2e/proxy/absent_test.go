@@ -45,7 +45,7 @@ func TestBackendStaysDown(t *testing.T) {
 			return err
 		})
 	}
-	fill(100) // what is made once is there
+	fill(refused) // what so many at a time take once is there
 	before := process.FootprintOf(t, b.PID()).Resident
 	fill(refused)
 	grown := process.FootprintOf(t, b.PID()).Resident - before
