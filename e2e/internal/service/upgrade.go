@@ -141,16 +141,18 @@ func UpgradeInBackground(t *testing.T, b *Baton) (checked func() *Upgraded) {
 	}
 }
 
-// AwaitDrain waits until a predecessor has stopped accepting, which it says itself in its status.
+// AwaitDrain waits until a predecessor has stopped accepting, which it says itself in its status. It is asked
+// twice: its state changes a moment before its server drains.
 func AwaitDrain(t *testing.T, b *Baton) {
 	t.Helper()
+	seen := 0
 	await.Until(t, "the drain", func() bool {
 		for _, g := range b.Status().Generations {
 			if g.State == "draining" {
-				return true
+				seen++
 			}
 		}
-		return false
+		return seen >= 2
 	})
 }
 
