@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -28,7 +27,7 @@ type attempt struct {
 	claims     []link.Claim    // of the successor, once it serves
 	pipe       uint64          // see flip.Process.ReleasePipe
 	began      Outcomes        // of this generation, when it was executed
-	resources  judge.Resources // of this generation, at most, since then
+	resources  judge.Resources // of this generation, at most, while it is tried; guarded by the lock of the generation
 	comparison *comparison     // in the present stage, or the last one
 	adopts     bool            // connections can migrate there
 	assumed    bool            // it cannot report its claims, and is taken to have all
@@ -44,7 +43,7 @@ func (a *attempt) has(c claim) bool {
 
 // execute executes the successor.
 func (r *run) execute(a lifecycle.Action) {
-	r.attempt = &attempt{over: make(chan struct{}), began: r.outcomes(), resources: resourcesOf(os.Getpid(), r.load())}
+	r.attempt = &attempt{over: make(chan struct{}), began: r.outcomes()}
 	if err := r.equip(r.attempt, a.Trigger); err != nil {
 		r.enqueue(lifecycle.Event{Kind: lifecycle.FlipFailed, Err: err})
 		return

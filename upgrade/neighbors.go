@@ -91,28 +91,37 @@ func (g *Generation) report(l *link.Link, m link.Message, answers uint64) error 
 	})
 }
 
-// load returns what the service has in hand. It calls the service, so that no lock may
-// be held.
-func (g *Generation) load() Load {
+// serviceAs returns the service as one that is more, if it is that. It may only be called when no
+// lock is held.
+func serviceAs[T Service](g *Generation) (service T, ok bool) {
 	g.mu.Lock()
-	service := g.service
-	g.mu.Unlock()
-	if service == nil {
-		return Load{}
-	}
-	return service.Load()
+	defer g.mu.Unlock()
+	service, ok = g.service.(T)
+	return service, ok
 }
 
-// describe returns what the service shows of itself. It calls the service, so that no lock may be
-// held.
-func (g *Generation) describe() json.RawMessage {
-	g.mu.Lock()
-	d, ok := g.service.(Describer)
-	g.mu.Unlock()
-	if !ok {
-		return nil
+// load returns what the service has in hand.
+func (g *Generation) load() (l Load) {
+	if s, ok := serviceAs[Service](g); ok {
+		l = s.Load()
 	}
-	return d.Describe()
+	return l
+}
+
+// describe returns what the service shows of itself.
+func (g *Generation) describe() (description json.RawMessage) {
+	if s, ok := serviceAs[Describer](g); ok {
+		description = s.Describe()
+	}
+	return description
+}
+
+// outcomes returns what has become of the requests of this generation.
+func (g *Generation) outcomes() (o Outcomes) {
+	if s, ok := serviceAs[Judged](g); ok {
+		o = s.Outcomes()
+	}
+	return o
 }
 
 // snapshot is what the service of this generation reports of itself.

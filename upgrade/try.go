@@ -63,17 +63,6 @@ func (r *run) plan(t Trial) lifecycle.Trial {
 	return lifecycle.Trial{Share: t.Share, Time: t.Time, Watch: t.Watch, AbortUndecided: t.AbortUndecided}
 }
 
-// outcomes returns what has become of the requests of this generation.
-func (g *Generation) outcomes() (o Outcomes) {
-	g.mu.Lock()
-	service, ok := g.service.(Judged)
-	g.mu.Unlock()
-	if ok {
-		o = service.Outcomes()
-	}
-	return o
-}
-
 // share gives the successor a share of the connections, or all, and begins to compare.
 func (r *run) share(a lifecycle.Action) {
 	r.adoption.begin(r.service) // for what it returns
@@ -85,8 +74,10 @@ func (r *run) share(a lifecycle.Action) {
 	}
 	c := &comparison{judge: judge.New(judge.Options{Latency: r.opts.Trial.Latency}), stage: a.Stage, share: a.Share, began: time.Now(), own: r.outcomes()}
 	t := TrialStatus{Stage: StageTrial, Share: a.Share, Began: c.began, Ends: a.At, From: r.number, To: r.number + 1}
+	resources := r.resources()
 	r.mu.Lock()
 	c.theirs = r.successor.outcomes
+	r.attempt.resources = r.attempt.resources.Most(resources)
 	if a.Stage == lifecycle.StageWatch {
 		t.Stage = StageWatch
 		if c.before = c.own.Minus(r.attempt.began); c.before.Ended < leastBaseline {
@@ -115,7 +106,7 @@ func (r *run) compare() {
 		ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
 		defer cancel()
 		answered := question(ctx, []*link.Link{a.link}) && !a.link.Silent()
-		own := r.outcomes()
+		own, resources := r.outcomes(), r.resources()
 		r.mu.Lock()
 		successor := r.successor
 		if successor == nil { // the attempt is over
@@ -123,16 +114,20 @@ func (r *run) compare() {
 			return
 		}
 		theirs, load := successor.outcomes, successor.load
+		a.resources = a.resources.Most(resources) // the stage before may still be at it
+		most := a.resources
 		r.mu.Unlock()
 		c.listen(time.Now(), answered)
-		a.resources = a.resources.Most(resourcesOf(os.Getpid(), r.load()))
-		c.unfit = judge.Exhausting(resourcesOf(a.next.PID, load), a.resources, resourceLimits())
+		c.unfit = judge.Exhausting(resourcesOf(a.next.PID, load), most, resourceLimits())
 		if holder, ok := r.service.(Holder); ok && c.unfit == "" {
 			c.unfit = judge.Unserved(holder.Unserved())
 		}
 		r.post(c.observe(theirs, own, a.next.PID))
 	}()
 }
+
+// resources returns what this generation has.
+func (r *run) resources() judge.Resources { return resourcesOf(os.Getpid(), r.load()) }
 
 // resourcesOf returns what a generation has. What cannot be found out is 0.
 func resourcesOf(pid int, load Load) judge.Resources {
