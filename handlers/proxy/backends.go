@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"cmp"
+	"log/slog"
 	"net/http"
 	"slices"
+	"time"
 
 	"example.com/baton/handlers/backends"
 	"example.com/baton/handlers/proxy/internal/pool"
@@ -51,9 +53,8 @@ func (p *Proxy) addRules(options Options) []*pool.Group {
 		i := slices.Index(p.names, name)
 		if i < 0 {
 			i = len(p.names)
-			scheme, host := rule.origin()
 			p.names, p.prefixes = append(p.names, name), append(p.prefixes, nil)
-			backends = append(backends, pool.Backend{Name: name, URL: scheme + "://" + host, Transport: rule.newTransport(p.headerTimeout, p.logger)})
+			backends = append(backends, rule.backend(p.headerTimeout, p.logger))
 		}
 		p.prefixes[i] = append(p.prefixes[i], rule.Prefix)
 		if len(members[rule.Prefix]) == 0 {
@@ -68,6 +69,12 @@ func (p *Proxy) addRules(options Options) []*pool.Group {
 		groups = append(groups, p.pool.Group(members[rule.Prefix]...))
 	}
 	return groups
+}
+
+// backend returns the rule's backend. Its Transport must be closed.
+func (rule Rule) backend(headerTimeout time.Duration, logger *slog.Logger) pool.Backend {
+	scheme, host := rule.origin()
+	return pool.Backend{Name: rule.Name(), URL: scheme + "://" + host, Transport: rule.newTransport(headerTimeout, logger)}
 }
 
 // balanced sends requests to a group of backends.

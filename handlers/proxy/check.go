@@ -31,14 +31,12 @@ func Check(ctx context.Context, options Options) []error {
 }
 
 func (rule Rule) check(ctx context.Context, options Options) error {
-	t := rule.newTransport(options.HeaderTimeout, slog.New(slog.DiscardHandler))
-	defer t.Close()
-	if err := t.Probe(ctx); err != nil || options.HealthPath == "" {
+	b := rule.backend(options.HeaderTimeout, slog.New(slog.DiscardHandler))
+	defer b.Transport.Close()
+	if err := b.Transport.Probe(ctx); err != nil || options.HealthPath == "" {
 		return err
 	}
-	scheme, host := rule.origin()
-	err := pool.CheckHealth(ctx, pool.Backend{URL: scheme + "://" + host, Transport: t}, options.HealthPath)
-	if err != nil {
+	if err := pool.CheckHealth(ctx, b, options.HealthPath); err != nil {
 		return fmt.Errorf("%s: %w", options.HealthPath, err)
 	}
 	return nil

@@ -39,7 +39,7 @@ func (p *Pool) watch(b *backend) {
 func (p *Pool) askHealth(b *backend) (event, error) {
 	ctx, cancel := context.WithTimeout(p.ctx, healthTimeout)
 	defer cancel()
-	err := getHealth(ctx, b, p.healthPath)
+	err := CheckHealth(ctx, b.Backend, p.healthPath)
 	switch progress := p.progressOf(err); {
 	case err == nil:
 		return healthy, nil
@@ -51,10 +51,6 @@ func (p *Pool) askHealth(b *backend) (event, error) {
 
 // CheckHealth asks the health path of a backend once, and reports why it is not healthy.
 func CheckHealth(ctx context.Context, b Backend, path string) error {
-	return getHealth(ctx, &backend{Backend: b}, path)
-}
-
-func getHealth(ctx context.Context, b *backend, path string) error {
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, b.URL+path, nil)
 	if err != nil {
 		return err
