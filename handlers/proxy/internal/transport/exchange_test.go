@@ -4,23 +4,17 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
-	"net/url"
-	"os"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"example.com/baton/handlers/internal/testserver"
 	"golang.org/x/sys/unix"
@@ -304,59 +298,6 @@ func TestBeforeWait(t *testing.T) {
 	}
 }
 
-func TestUpgrade(t *testing.T) {
-	const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"
-	for name, body := range map[string]string{"without a body": "", "with a body": strings.Repeat("body", 100_000)} {
-		t.Run(name, func(t *testing.T) {
-			b := listen(t, func(_ int, conn *net.TCPConn, in *bufio.Reader) {
-				r, err := http.ReadRequest(in)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				io.WriteString(conn, switching+"early")
-				if got, _ := io.ReadAll(r.Body); string(got) != body {
-					t.Errorf("body: got %d bytes, want %d", len(got), len(body))
-				}
-				line, _ := in.ReadString('\n')
-				io.WriteString(conn, line)
-				io.Copy(io.Discard, in)
-			})
-			b.transport.options.HeaderTimeout = time.Minute
-			ctx, cancel := context.WithCancel(t.Context())
-			r := request(t, "POST", strings.NewReader(body)).WithContext(ctx)
-			r.Header.Set("Connection", "Upgrade")
-			r.Header.Set("Upgrade", "x")
-			sent := make(chan struct{})
-			if body != "" {
-				r.Body = closing{r.Body, sent}
-			} else {
-				close(sent)
-			}
-			response, err := b.transport.RoundTrip(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			select {
-			case <-sent:
-			default:
-				t.Error("got the connection while the request is being sent")
-			}
-			cancel() // the connection is not the request's any more
-			up, ok := response.Body.(*Upgraded)
-			if _, isTCP := up.Conn.(*net.TCPConn); !ok || !isTCP {
-				t.Fatalf("body: got %T over %T", response.Body, up.Conn)
-			}
-			io.WriteString(up, "hello\n")
-			got := make([]byte, len("earlyhello\n"))
-			if _, err := io.ReadFull(up, got); string(got) != "earlyhello\n" {
-				t.Errorf("got %q, %v", got, err)
-			}
-			up.Close()
-		})
-	}
-}
-
 // What has come already is read without a wait, though it has not been read with the header.
 func TestNoWait(t *testing.T) {
 	body := strings.Repeat("x", 20_000)
@@ -413,207 +354,4 @@ func TestResponseIsLeft(t *testing.T) {
 			testserver.Equal(t, "idle connections", len(b.transport.idle.conns), 0)
 		})
 	}
-}
-
-// A backend that takes nothing of a request for the header timeout has failed; one that takes it
-// slowly has not.
-func TestBackendThatStopsReading(t *testing.T) {
-	for name, header := range map[string]int{"in the body": 10, "in the header": 32 << 20} {
-		t.Run(name, func(t *testing.T) {
-			stop := make(chan struct{})
-			b := listen(t, func(_ int, _ *net.TCPConn, _ *bufio.Reader) { <-stop })
-			defer close(stop)
-			b.transport.options.HeaderTimeout = 100 * time.Millisecond
-			r := request(t, "POST", io.LimitReader(rand.NewChaCha8([32]byte{}), 1<<40))
-			r.Header.Set("X", strings.Repeat("x", header))
-			_, err := b.transport.RoundTrip(r)
-			testserver.Equal(t, "progress", ProgressOf(err), Sent)
-			testserver.Equal(t, "timeout", errors.Is(err, os.ErrDeadlineExceeded), true)
-		})
-	}
-}
-
-// The header timeout is for the time between the end of the request and the response's header.
-func TestHeaderTimeout(t *testing.T) {
-	for _, test := range []struct {
-		name, body, response string
-		want                 string
-	}{
-		{"all at once", "", plain, "bounded"},
-		{"body of the response", "", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n|hi", "bounded unbounded"},
-		{"body of the request", "body", plain, "unbounded bounded"},
-		{"both", "body", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n|hi", "unbounded bounded unbounded"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			bounded, waiting := make(chan struct{}), make(chan struct{})
-			b := listen(t, func(_ int, conn *net.TCPConn, in *bufio.Reader) {
-				readRequest(in)
-				<-bounded
-				header, body, _ := strings.Cut(test.response, "|")
-				io.WriteString(conn, header)
-				<-waiting
-				io.WriteString(conn, body)
-			})
-			if err := b.transport.Probe(t.Context()); err != nil {
-				t.Fatal(err)
-			}
-			c := b.transport.idle.conns[0]
-			deadlines := &recording{Conn: c.patient.Conn, bounded: sync.OnceFunc(func() { close(bounded) })}
-			c.patient.Conn = deadlines
-			response, err := b.transport.RoundTrip(request(t, "POST", strings.NewReader(test.body)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			var wait interface{ BeforeWait(func()) } = response.Body.(*exchange)
-			wait.BeforeWait(sync.OnceFunc(func() { close(waiting) }))
-			body, err := io.ReadAll(response.Body)
-			testserver.Equal(t, "body", string(body), "hi")
-			testserver.Equal(t, "error", err, nil)
-			testserver.Equal(t, "deadlines", strings.Join(deadlines.set, " "), test.want)
-			if !strings.Contains(test.response, "|") {
-				close(waiting)
-			}
-		})
-	}
-}
-
-// recording remembers the read deadlines that were set.
-type recording struct {
-	net.Conn
-	bounded func() // called for the first one
-
-	mu  sync.Mutex
-	set []string
-}
-
-func (r *recording) SetReadDeadline(at time.Time) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if at.IsZero() {
-		r.set = append(r.set, "unbounded")
-		return nil
-	}
-	r.set = append(r.set, "bounded")
-	r.bounded()
-	return nil
-}
-
-// echo answers with the body that it gets, at once or when it has all of it.
-func echo(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("X-Early") != "" {
-		_ = http.NewResponseController(w).EnableFullDuplex()
-		_ = http.NewResponseController(w).Flush()
-		io.Copy(w, r.Body)
-		return
-	}
-	body, _ := io.ReadAll(r.Body)
-	w.Write(body)
-}
-
-func TestUnixAndTLS(t *testing.T) {
-	socket := t.TempDir() + "/socket"
-	listener, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
-	overUnix := httptest.NewUnstartedServer(http.HandlerFunc(echo))
-	overUnix.Listener.Close()
-	overUnix.Listener = listener
-	overUnix.Start()
-	t.Cleanup(overUnix.Close)
-	secure := httptest.NewTLSServer(http.HandlerFunc(echo))
-	t.Cleanup(secure.Close)
-	at, _ := url.Parse(secure.URL)
-	for name, options := range map[string]Options{
-		"unix": {Network: "unix", Address: socket, HeaderTimeout: time.Minute},
-		"TLS":  {Network: "tcp", Address: at.Host, HeaderTimeout: time.Minute, TLS: secure.Client().Transport.(*http.Transport).TLSClientConfig.Clone()},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if options.TLS != nil {
-				options.TLS.ServerName, options.TLS.NextProtos = "example.com", nil
-			}
-			b := &backend{transport: New(options)}
-			defer b.transport.Close()
-			for range 3 {
-				body := strings.Repeat("body", 100_000)
-				_, got, err := b.get(t, request(t, "POST", strings.NewReader(body)))
-				if got != body {
-					t.Fatalf("got %d bytes, %v, want %d", len(got), err, len(body))
-				}
-				testserver.Equal(t, "idle connections", len(b.transport.idle.conns), 1)
-			}
-		})
-	}
-	t.Run("TLS that nobody trusts", func(t *testing.T) {
-		untrusting := New(Options{Network: "tcp", Address: at.Host, HeaderTimeout: time.Minute, TLS: &tls.Config{ServerName: "example.com"}})
-		testserver.Equal(t, "progress", ProgressOf(untrusting.Probe(t.Context())), Unsent)
-	})
-}
-
-// What a backend sends behind its response is not taken for the next one, even if it is in the same
-// record of TLS and was not read.
-func TestMoreInTheRecord(t *testing.T) {
-	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		conn, in, _ := http.NewResponseController(w).Hijack()
-		defer conn.Close()
-		header := "HTTP/1.1 200 OK\r\nContent-Length: 3800\r\n"
-		header += "X: " + strings.Repeat("x", 4096-3800-len(header)-len("X: \r\n\r\n")) + "\r\n\r\n" // as large as the buffer with the body
-		io.WriteString(conn, header+strings.Repeat("a", 3800)+plain)
-		if _, err := readRequest(in.Reader); err == nil {
-			t.Error("the connection is used again")
-		}
-	}))
-	server.TLS = &tls.Config{DynamicRecordSizingDisabled: true}
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	roots := server.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
-	b := &backend{transport: New(Options{Network: "tcp", Address: server.Listener.Addr().String(), HeaderTimeout: time.Minute, TLS: &tls.Config{ServerName: "example.com", RootCAs: roots}})}
-	for range 2 {
-		_, body, err := b.get(t, request(t, "GET", nil))
-		testserver.Equal(t, "error", err, nil)
-		testserver.Equal(t, "bytes", len(body), 3800)
-	}
-	b.transport.Close()
-}
-
-// Many requests at once do not get each other's responses.
-func TestManyAtOnce(t *testing.T) {
-	server := httptest.NewServer(http.HandlerFunc(echo))
-	t.Cleanup(server.Close)
-	b := &backend{transport: New(Options{Network: "tcp", Address: server.Listener.Addr().String(), HeaderTimeout: time.Minute})}
-	defer b.transport.Close()
-	var all sync.WaitGroup
-	for seed := range uint64(8) {
-		all.Go(func() {
-			random := rand.New(rand.NewPCG(seed, 0))
-			for range 100 {
-				body := make([]byte, 1<<random.IntN(18))
-				for i := range body {
-					body[i] = byte(random.Uint32())
-				}
-				r := request(t, "POST", bytes.NewReader(body))
-				if random.IntN(2) == 0 {
-					r.ContentLength = -1
-				}
-				if random.IntN(2) == 0 {
-					r.Header.Set("X-Early", "1")
-				}
-				response, err := b.transport.RoundTrip(r)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				if random.IntN(10) == 0 {
-					response.Body.Close()
-					continue
-				}
-				got, err := io.ReadAll(response.Body)
-				if sha256.Sum256(got) != sha256.Sum256(body) {
-					t.Errorf("got %d bytes, %v, want the %d that were sent", len(got), err, len(body))
-				}
-				response.Body.Close()
-			}
-		})
-	}
-	all.Wait()
 }
