@@ -66,36 +66,38 @@ func TestTLSDrain(t *testing.T) {
 
 // On the same server, those without TLS migrate if the successor has that listener only.
 func TestTLSStaysWhilePlaintextMoves(t *testing.T) {
-	t.Parallel()
-	m := newMovers(t, names("first"))
-	<-m.first.drain(patience, all)
-	certificate := selfsigned.New(t, time.Now().Add(time.Hour), "example.com")
-	plain, over := listen(t), listen(t)
-	m.first = newServed(t, plain, server.Options{Handler: names("first"), IdleGrace: 100 * time.Millisecond})
-	m.first.AddTLS(over, &tls.Config{Certificates: []tls.Certificate{certificate.TLS(t)}})
-	m.first.Serve()
-	secured := &servedTLS{&served{Server: m.first.Server, t: t, addr: over.Addr()}, certificate}
+	synctest.Test(t, func(t *testing.T) {
+		certificate := selfsigned.New(t, time.Now().Add(time.Hour), "example.com")
+		over := memory()
+		m := &movers{
+			first:  newServed(t, memory(), server.Options{Handler: names("first"), IdleGrace: 100 * time.Millisecond}),
+			second: serveOn(t, memory(), server.Options{Handler: names("second")}),
+		}
+		m.first.AddTLS(over, &tls.Config{Certificates: []tls.Certificate{certificate.TLS(t)}})
+		m.first.Serve()
+		secured := &servedTLS{&served{Server: m.first.Server, t: t, listener: over, addr: over.Addr()}, certificate}
 
-	moves := m.first.dial()
-	moves.isFrom("first")
-	http1 := secured.dialTLS("http/1.1")
-	http1.isFrom("first")
-	http2 := secured.dialHTTP2("h2")
-	http2.isFrom("first")
-	known := m.first.dialHTTP2()
-	known.isFrom("first")
-	await(t, "the connections", func() bool { return m.first.Load().Connections == upgrade.Connections{Idle: 4} })
-	drained := m.handOff(patience)
-	moves.movesOn()
-	http1.closedCleanly()
-	http2.closes()
-	if d := <-drained; d.Migrated != 2 || d.Connections != (upgrade.Closed{IdleGrace: 1, ConnectionClose: 1}) {
-		t.Errorf("got %+v, want 2 migrated, one closed after the grace, and one sent a GOAWAY", d)
-	}
-	known.request(3, "/")
-	known.gets(3, "second")
-	known.Close()
-	m.end()
+		moves := m.first.dial()
+		moves.isFrom("first")
+		http1 := secured.dialTLS("http/1.1")
+		http1.isFrom("first")
+		http2 := secured.dialHTTP2("h2")
+		http2.isFrom("first")
+		known := m.first.dialHTTP2()
+		known.isFrom("first")
+		await(t, "the connections", func() bool { return m.first.Load().Connections == upgrade.Connections{Idle: 4} })
+		drained := m.handOff(patience)
+		moves.movesOn()
+		http1.closedCleanly()
+		http2.closes()
+		if d := <-drained; d.Migrated != 2 || d.Connections != (upgrade.Closed{IdleGrace: 1, ConnectionClose: 1}) {
+			t.Errorf("got %+v, want 2 migrated, one closed after the grace, and one sent a GOAWAY", d)
+		}
+		known.request(3, "/")
+		known.gets(3, "second")
+		known.Close()
+		m.end()
+	})
 }
 
 // Clients that never retry, around the beginning of a drain and the end of the grace.
