@@ -140,7 +140,7 @@ func newChats(t *testing.T, secure bool) (m *movers, first, second *chat, dial f
 	t.Cleanup(func() {
 		for _, s := range []*served{m.first, m.second} {
 			if !s.IsDraining() {
-				<-s.drain(time.Second, all)
+				<-s.drain(patience, all)
 			}
 		}
 	})
@@ -365,7 +365,7 @@ func TestHijackedInAStopDoesNotMigrate(t *testing.T) {
 	c := dial()
 	c.send(chatRequest + "one\n")
 	c.expectLine("first 1 one")
-	done := m.first.drain(time.Second, all)
+	done := m.first.drain(patience, all)
 	c.expectLine("bye")
 	<-done
 	if len(first.refused) > 0 {

@@ -27,13 +27,19 @@ func joined(t *testing.T, counts ...float64) (line []*Generation) {
 		t.Cleanup(func() { close(g.done) })
 		line = append(line, g)
 	}
-	last := line[len(line)-1]
-	for _, g := range line[:len(line)-1] {
-		ahead, behind := linkPair(t)
-		g.successorLink, g.successor = ahead, &member{link: ahead, state: Serving}
-		last.add(&member{link: behind, Hello: link.Hello{Generation: g.number}})
-		ahead.Follow(g.events, g.done, g.exchange(ahead, false))
-		behind.Follow(last.events, last.done, last.exchange(behind, true))
+	last, behind := line[len(line)-1], line[:len(line)-1]
+	var begin []func() // none asks before all are linked
+	for _, g := range behind {
+		toLast, toG := linkPair(t)
+		g.successorLink, g.successor = toLast, &member{link: toLast, state: Serving}
+		last.add(&member{link: toG, Hello: link.Hello{Generation: g.number}})
+		begin = append(begin, func() {
+			toLast.Follow(g.events, g.done, g.exchange(toLast, false))
+			toG.Follow(last.events, last.done, last.exchange(toG, true))
+		})
+	}
+	for _, follow := range begin {
+		follow()
 	}
 	return line
 }
