@@ -128,38 +128,35 @@ func TestIdleConnectionsMoveAtOnce(t *testing.T) {
 	defer func() { all.close() }()
 	cost := make(map[int]time.Duration)
 	var none, most time.Duration // without a connection, and with the most
-	var busy, busiest float64
+	busy := await.Measure(t)
 	for _, n := range []int{0, 100, 1000, many} {
 		all.grow(t, b, n)
 		var took, drained []time.Duration
-		busy = await.Strain()
 		for range rounds {
 			gone, u := moveAll(t, b, n)
 			took = append(took, gone)
 			drained = append(drained, time.Duration(u.Predecessor.DrainSeconds*float64(time.Second)))
-			busy = max(busy, await.Strain())
-			busiest = max(busiest, busy)
-			if limit := await.Slower(250*time.Millisecond, busy); n <= 1000 && gone > limit {
+			if limit := busy.Slower(250 * time.Millisecond); n <= 1000 && gone > limit {
 				t.Errorf("predecessor with %d idle connections: gone %v after the handoff, want %v at most", n, gone, limit)
 			}
 		}
 		if most = load.Median(took); n == 0 {
 			none = most
-			t.Logf("without connections: predecessor gone after %v; strain %.1f", none, busy)
+			t.Logf("without connections: predecessor gone after %v; %v", none, busy)
 			continue
 		}
 		cost[n] = max(0, most-none) / time.Duration(n) // noise may make it less than none
-		t.Logf("%d idle connections: predecessor gone after %v, drained in %v, %v for each connection; strain %.1f", n, most, load.Median(drained), cost[n], busy)
+		t.Logf("%d idle connections: predecessor gone after %v, drained in %v, %v for each connection; %v", n, most, load.Median(drained), cost[n], busy)
 	}
 	// One in thousands may not cost more than one of a thousand, measuring errors aside.
-	if cost[many] > await.Slower(3*cost[1000]+10*time.Microsecond, busiest) {
+	if all := time.Duration(many); all*cost[many] > busy.Slower(all*(3*cost[1000]+10*time.Microsecond)) {
 		t.Errorf("cost of a connection: got %v among %d, %v among 1,000, want it to be the same", cost[many], many, cost[1000])
 	}
 	await.InParallel(t, len(all), func(i int) error { return http1.Ask(all[i]) })
 
 	t.Run("while clients are under way", func(t *testing.T) {
 		const clients = 8
-		busy := await.Strain()
+		busy := await.Measure(t)
 		stop := startTimed(t, b, clients)
 		time.Sleep(500 * time.Millisecond) // a load to compare with, not a condition
 		var took, drained []time.Duration
@@ -172,19 +169,18 @@ func TestIdleConnectionsMoveAtOnce(t *testing.T) {
 			time.Sleep(300 * time.Millisecond)
 		}
 		requests := stop()
-		busy = max(busy, await.Strain())
 		within := func(r timed) bool {
 			return slices.ContainsFunc(windows, func(w timed) bool { return r.begun.Before(w.ended) && w.begun.Before(r.ended) })
 		}
 		inside, n := worstOf(requests, within)
 		outside, m := worstOf(requests, func(r timed) bool { return !within(r) })
-		t.Logf("%d idle connections and %d busy ones: predecessor gone after %v, drained in %v; 99 of 100 requests took %v at most meanwhile (%d requests), %v else (%d); strain %.1f",
+		t.Logf("%d idle connections and %d busy ones: predecessor gone after %v, drained in %v; 99 of 100 requests took %v at most meanwhile (%d requests), %v else (%d); %v",
 			len(all), clients, took, drained, inside, n, outside, m, busy)
 		// The best of them, because whatever else the machine does in such a moment counts as well.
-		if limit := await.Slower(400*time.Millisecond, busy); slices.Min(took) > limit {
+		if limit := busy.Slower(400 * time.Millisecond); slices.Min(took) > limit {
 			t.Errorf("predecessor gone %v after the handoff, want %v at most", slices.Min(took), limit)
 		}
-		if limit := await.Slower(100*time.Millisecond, busy); inside > limit || n == 0 || m == 0 {
+		if limit := busy.Slower(100 * time.Millisecond); inside > limit || n == 0 || m == 0 {
 			t.Errorf("99 of 100 requests while connections moved: got %v at most of %d requests, want %v", inside, n, limit)
 		}
 	})

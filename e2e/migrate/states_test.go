@@ -33,18 +33,18 @@ func TestConnectionsWithStatesMoveAtOnce(t *testing.T) {
 	all.Grow(t, b, over, "WebSocket", tunnels/2)
 	all.Grow(t, b, over, "WebSocket over TLS", tunnels/2)
 	stop := startTimed(t, b, clients)
-	busy := await.Strain()
+	busy := await.Measure(t)
 	var took []time.Duration
 	for range rounds {
 		gone, u := moveAll(t, b, all.Len()+clients)
 		took = append(took, gone)
-		busy = max(busy, await.Strain())
-		t.Logf("predecessor gone after %v, drained in %.0f ms; strain %.1f", gone, 1000*u.Predecessor.DrainSeconds, busy)
+		busy.Again()
+		t.Logf("predecessor gone after %v, drained in %.0f ms; %v", gone, 1000*u.Predecessor.DrainSeconds, busy)
 		all.Ask(t)
 	}
 	stop()
 	// The best of them, because whatever else the machine does in such a moment counts as well.
-	if limit := await.Slower(400*time.Millisecond, busy); slices.Min(took) > limit {
+	if limit := busy.Slower(400 * time.Millisecond); slices.Min(took) > limit {
 		t.Errorf("predecessor gone %v after the handoff, want %v at most", slices.Min(took), limit)
 	}
 	service.CheckMigrated(t, b, rounds*(all.Len()+clients))

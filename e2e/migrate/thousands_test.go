@@ -32,19 +32,19 @@ func TestThousandsOverTLSMoveAtOnce(t *testing.T) {
 	all.Grow(t, b, over, "WebSocket", tunnels/2)
 	all.Grow(t, b, over, "WebSocket over TLS", tunnels-tunnels/2)
 	const clients = 8
-	strain := await.Strain()
+	busy := await.Measure(t)
 	stop := startTimed(t, b, clients)
 	var drained []time.Duration
 	for range rounds {
 		_, u := moveAll(t, b, all.Len()+clients)
 		drained = append(drained, time.Duration(u.Predecessor.DrainSeconds*float64(time.Second)))
-		strain = max(strain, await.Strain())
+		busy.Again()
 	}
 	requests := stop()
 	worst, n := worstOf(requests, func(timed) bool { return true })
-	t.Logf("%d connections over TLS, %d tunnels: drained in %v; 99 of 100 of %d requests took %v at most; strain %.1f", secure, tunnels, drained, n, worst, strain)
+	t.Logf("%d connections over TLS, %d tunnels: drained in %v; 99 of 100 of %d requests took %v at most; %v", secure, tunnels, drained, n, worst, busy)
 	// The best of them, because whatever else the machine does in such a moment counts as well.
-	if limit := await.Slower(400*time.Millisecond, strain); slices.Min(drained) > limit {
+	if limit := busy.Slower(400 * time.Millisecond); slices.Min(drained) > limit {
 		t.Errorf("drained in %v, want one within %v", drained, limit)
 	}
 	all.Ask(t)

@@ -16,14 +16,14 @@ import (
 // lasts checks how long after a moment a connection ended. A busy machine may be late.
 func lasts(c *http1.Conn, t *testing.T, what string, since time.Time, least, most time.Duration) {
 	t.Helper()
-	busy := await.Strain()
+	busy := await.Measure(t)
 	e := c.AwaitClose(most + await.Hang)
 	// What an answer to half a request looks like is not the matter here.
 	for e == http1.MoreData {
 		e = c.AwaitClose(most + await.Hang)
 	}
 	took := time.Since(since)
-	most += await.Slower(time.Second, max(busy, await.Strain()))
+	most += busy.Slower(time.Second)
 	if e == http1.StillOn || took < least || took > most {
 		t.Errorf("%s: got %s after %v, want the end after %v to %v", what, e, took.Round(time.Millisecond), least, most)
 	}

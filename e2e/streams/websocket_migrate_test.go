@@ -272,9 +272,9 @@ func webSocketsMigrate(t *testing.T, secure bool, clients, upgrades int) {
 		for n, k := range talkers {
 			before[n] = k.received.Load()
 		}
-		strain := await.Strain()
+		busy := await.Measure(t)
 		p := b.Upgrade().Predecessor
-		if most := await.Slower(500*time.Millisecond, strain).Seconds(); p.DrainSeconds > most || p.Moved != clients || p.RequestsFinished != 0 {
+		if most := busy.Slower(500 * time.Millisecond).Seconds(); p.DrainSeconds > most || p.Moved != clients || p.RequestsFinished != 0 {
 			t.Errorf("upgrade %d: report %+v, want %d moved within %.1f s", i+1, p, clients, most)
 		}
 		await.Until(t, "messages for all through the successor", func() bool {

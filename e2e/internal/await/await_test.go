@@ -46,7 +46,9 @@ func TestStrain(t *testing.T) {
 	if got := Strain(); got < 1 {
 		t.Errorf("strain: got %v, want 1 or more", got)
 	}
-	if got := Slower(time.Second, 3); got < 3*time.Second {
-		t.Errorf("three times as slow: got %v, want 3s or more", got)
+	l := Measure(t)
+	l.note(3, 7*time.Second)
+	if got := l.Slower(time.Second); got < 10*time.Second {
+		t.Errorf("three times as slow, and held up for 7 s: got %v, want 10s or more", got)
 	}
 }

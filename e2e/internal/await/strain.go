@@ -1,9 +1,11 @@
 package await
 
 import (
+	"fmt"
 	"runtime"
 	"slices"
 	"sync"
+	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,10 +42,60 @@ func Unhurried(d time.Duration) time.Duration {
 	return time.Duration(float64(d) * min(Strain(), 10))
 }
 
-// Slower is what a time may be that is promised for a machine of two processors that has nothing else to do.
-func Slower(d time.Duration, strain float64) time.Duration {
+// Load is what this machine has done to the times of what runs on it since a moment of a test.
+type Load struct {
+	mu     sync.Mutex
+	strain float64       // the highest measured
+	lag    time.Duration // see Lag
+}
+
+// Measure begins to measure the load.
+func Measure(t *testing.T) *Load {
+	const every = 10 * time.Millisecond
+	l := &Load{strain: Strain()}
+	quit, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		for last := time.Now(); ; last = time.Now() {
+			select {
+			case <-quit:
+				return
+			case <-time.After(every):
+				l.note(0, time.Since(last)-every)
+			}
+		}
+	}()
+	t.Cleanup(func() { close(quit); <-gone })
+	return l
+}
+
+// Again measures the strain again; the lag is measured all the time.
+func (l *Load) Again() { l.note(Strain(), 0) }
+
+func (l *Load) note(strain float64, lag time.Duration) (float64, time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.strain, l.lag = max(l.strain, strain), max(l.lag, lag)
+	return l.strain, l.lag
+}
+
+// Slower returns what a time may have been that is promised for a machine of two processors that has nothing else
+// to do.
+func (l *Load) Slower(d time.Duration) time.Duration {
 	if build.Race {
 		d *= 5 // as much slower is the program
 	}
-	return time.Duration(float64(d) * strain)
+	strain, lag := l.note(Strain(), 0)
+	return time.Duration(float64(d)*strain) + lag
+}
+
+// Lag returns for how long at most the test did not run although it wanted to.
+func (l *Load) Lag() time.Duration {
+	_, lag := l.note(0, 0)
+	return lag
+}
+
+func (l *Load) String() string {
+	strain, lag := l.note(0, 0)
+	return fmt.Sprintf("strain %.1f, lag %v", strain, lag)
 }
