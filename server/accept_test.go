@@ -48,6 +48,7 @@ func (b *logBuffer) String() string {
 }
 
 func TestAcceptErrorsAreRetried(t *testing.T) {
+	t.Parallel()
 	for _, errno := range []syscall.Errno{syscall.ENOMEM, syscall.ENOBUFS, syscall.EPERM, syscall.EPROTO, syscall.ENETDOWN,
 		syscall.EHOSTUNREACH, syscall.ENONET, syscall.EOPNOTSUPP, syscall.EIO, syscall.EMFILE, syscall.ENFILE,
 		syscall.ECONNABORTED, syscall.EHOSTDOWN, syscall.ENOPROTOOPT, syscall.ENETUNREACH, syscall.EINVAL, syscall.ENOSR,

@@ -94,6 +94,7 @@ var bodies = map[string][2]string{
 // body: nothing of that is a request. The connection ends, and says so, unless the body
 // has been read to its end.
 func TestEarlyAnswerLeavesNoBody(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("slow: waits for each kind of body; go test without -short includes it")
 	}
@@ -149,6 +150,7 @@ func TestEarlyAnswerLeavesNoBody(t *testing.T) {
 
 // A body that has arrived costs no connection, whatever the handler makes of it.
 func TestEarlyAnswerAfterTheWholeBody(t *testing.T) {
+	t.Parallel()
 	for _, path := range []string{"/closed", "/silent", "/plain"} { // while another goroutine may read it, it does
 
 		for name, body := range map[string]string{
@@ -317,6 +319,7 @@ func TestHijackOfAnUnreadBody(t *testing.T) {
 // A connection whose request's body has not been read to its end stays where it is, and one
 // whose body has been goes on.
 func TestUnreadBodyDoesNotMove(t *testing.T) {
+	t.Parallel()
 	duplex := func(g *gate) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			http.NewResponseController(w).EnableFullDuplex()

@@ -98,6 +98,7 @@ func TestOptionsOfTheServer(t *testing.T) {
 // What a client has sent before it could know that its connection ends is answered, and
 // the last answer tells it.
 func TestDrainAnswersWhatHasArrived(t *testing.T) {
+	t.Parallel()
 	const get = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 	long := strings.Replace(get, "\r\n\r\n", "\r\nX: "+strings.Repeat("x", 1000)+"\r\n\r\n", 1)
 	post := "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nabcde"

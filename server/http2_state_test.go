@@ -20,6 +20,7 @@ const newWindow = 65_535
 
 // The windows of both directions go on as they were.
 func TestHTTP2Windows(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		before int // of a response, which the client does not give back
 		given  int // more window, by the client

@@ -122,6 +122,7 @@ func TestBegunConnectionsDoNotMove(t *testing.T) {
 }
 
 func TestHTTP2Reasons(t *testing.T) {
+	t.Parallel()
 	tests := map[string]struct {
 		do   func(c *http2Client)
 		want server.Reason

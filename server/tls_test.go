@@ -114,6 +114,7 @@ func TestPlainHTTPToTLS(t *testing.T) {
 }
 
 func TestTLSReasons(t *testing.T) {
+	t.Parallel()
 	trust := func(c *tls.Config) *tls.Config { return c }
 	tests := map[string]struct {
 		config func(*tls.Config) *tls.Config

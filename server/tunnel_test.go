@@ -290,6 +290,7 @@ func socketPair(t *testing.T, network string) (ends [2]net.Conn) {
 
 // What the successor does not take goes on as before.
 func TestHijackedIsRefused(t *testing.T) {
+	t.Parallel()
 	for name, refuse := range map[string]func(*movers, *upgrade.Handoff){
 		"all": func(m *movers, _ *upgrade.Handoff) {
 			m.gate = func(context.Context, []upgrade.Connection) []bool { return nil }

@@ -35,6 +35,7 @@ func TestSuccessorIsCleanProcess(t *testing.T) {
 }
 
 func TestSuccessorThatIsNoGood(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("slow: waits for successors that hang; go test without -short includes it")
 	}

@@ -92,6 +92,7 @@ func TestStopDuringUpgrade(t *testing.T) {
 // The end of the last generation is the end of the service: it waits for a
 // predecessor that still drains, unless it is signalled again.
 func TestStopWaitsForPredecessor(t *testing.T) {
+	t.Parallel()
 	for _, signals := range []int{1, 2} {
 		t.Run(strconv.Itoa(signals), func(t *testing.T) {
 			t.Parallel()

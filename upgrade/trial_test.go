@@ -141,6 +141,7 @@ func (l *line) visits() (stop func() map[int]int) {
 // A successor that fails on live requests is taken back, in the trial or after it has taken over,
 // and no client is refused at any moment.
 func TestTrial(t *testing.T) {
+	t.Parallel()
 	const soon = 300 * time.Millisecond
 	for name, test := range map[string]struct {
 		trial    upgrade.Trial

@@ -19,6 +19,7 @@ import (
 // an exit code, and nothing disturbed.
 
 func TestSecondServer(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name  string
 		share func(first, second *service.Baton)
@@ -81,6 +82,7 @@ func errorLines(stderr string) (n int) {
 }
 
 func TestBadUsage(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "conf")
 	if err := os.WriteFile(conf, []byte("idle-grace never\n"), 0o644); err != nil {

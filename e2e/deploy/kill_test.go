@@ -93,6 +93,7 @@ func (i *Interposer) Run(n int, signal syscall.Signal, runs bool, args ...string
 // third has to come to serve after that.
 func TestDeployScriptInterrupted(t *testing.T) {
 	tier.Slow(t, "interrupts a deploy at one command after another")
+	t.Parallel()
 	// One kind after another at some commands, at every second one if everything has to run; with -soak all of them at each.
 	shards, step := 1, 12/tier.Times(t, "interrupted commands", 1, 1, 2)
 	if *tier.Soak > 0 {

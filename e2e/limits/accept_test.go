@@ -47,6 +47,7 @@ func inject(t testing.TB, pid int, what string) (stop func()) {
 // accept(2): whatever it fails with, the next attempt may succeed.
 func TestFailedAcceptsKillNoListener(t *testing.T) {
 	tier.Slow(t, "traces a process")
+	t.Parallel()
 	for _, errno := range []string{"ENOMEM", "EPERM", "ENETDOWN", "EIO"} {
 		t.Run(errno, func(t *testing.T) {
 			t.Parallel()

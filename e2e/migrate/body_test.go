@@ -15,6 +15,7 @@ import (
 
 // Bodies of which one part comes before the upgrade and the rest after it.
 func TestBodyAcrossTheUpgrade(t *testing.T) {
+	t.Parallel()
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -77,6 +78,7 @@ func requestsInFlight(b *service.Baton) (n int) {
 
 // A client that waits for 100 Continue to send its body, with the upgrade before and after that.
 func TestExpectContinueAcrossTheUpgrade(t *testing.T) {
+	t.Parallel()
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()

@@ -14,6 +14,7 @@ import (
 
 // One byte of the next request, sent exactly while the connection moves; then the rest.
 func TestOneByteWhileMoving(t *testing.T) {
+	t.Parallel()
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -44,6 +45,7 @@ func TestOneByteWhileMoving(t *testing.T) {
 // Requests that are split at every byte, with the upgrade between the two parts.
 func TestSplitAtEveryByte(t *testing.T) {
 	tier.Slow(t, "moves a connection at every byte of a request")
+	t.Parallel()
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -98,6 +100,7 @@ func TestSplitAtEveryByte(t *testing.T) {
 
 // Three requests that arrive at once around the handoff: each boundary between them is one at which the connection must not move.
 func TestPipelinedWhileMoving(t *testing.T) {
+	t.Parallel()
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -123,6 +126,7 @@ func TestPipelinedWhileMoving(t *testing.T) {
 // An empty line after the body of a POST, which some old clients send, is passed over even if it comes to another
 // generation than the POST (RFC 9112, section 2.2).
 func TestEmptyLineAfterTheMove(t *testing.T) {
+	t.Parallel()
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -144,6 +148,7 @@ func TestEmptyLineAfterTheMove(t *testing.T) {
 
 // The end of a connection that has moved is the successor's to make: the predecessor, which lives on, holds nothing of it.
 func TestEndOfAMovedConnection(t *testing.T) {
+	t.Parallel()
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()

@@ -105,6 +105,7 @@ func awaitDraining(t *testing.T, b *service.Baton, want int) (numbers []int) {
 // Downloads that began in three generations end whole while the service is upgraded past all of them.
 func TestDownloadsFromSeveralGenerations(t *testing.T) {
 	tier.Slow(t, "makes slow downloads")
+	t.Parallel()
 	const size = 32 << 20 // far more than the kernel buffers
 	content := exchange.Pattern(size)
 	worlds := []struct {
@@ -200,6 +201,7 @@ func TestDownloadsFromSeveralGenerations(t *testing.T) {
 // Beyond -max-draining the trigger waits for a predecessor to be gone, and says so.
 func TestMaxDraining(t *testing.T) {
 	tier.Slow(t, "holds several generations up")
+	t.Parallel()
 	for _, limit := range []int{0, 1, 2} {
 		t.Run(strconv.Itoa(limit), func(t *testing.T) {
 			t.Parallel()

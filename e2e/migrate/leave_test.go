@@ -21,6 +21,7 @@ import (
 // can, nobody else notices, and nothing of them is left.
 func TestClientsLeaveWhileMoving(t *testing.T) {
 	tier.Slow(t, "makes many clients leave")
+	t.Parallel()
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -118,6 +119,7 @@ func resetIt(k *talk) {
 // request: they are sent Connection: close after the grace, and have lost nothing of what came up to that answer.
 func TestNeverASafeMoment(t *testing.T) {
 	tier.Slow(t, "waits for a moment that does not come")
+	t.Parallel()
 	const grace = 400 * time.Millisecond
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 // they pass through generations that live for some milliseconds.
 func TestUpgradesWithoutAPause(t *testing.T) {
 	tier.Slow(t, "makes upgrades without a pause")
+	t.Parallel()
 	for _, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()

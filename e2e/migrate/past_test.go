@@ -45,7 +45,7 @@ func TestReleasesOfThePast(t *testing.T) {
 // Between this release and the one before, and between that and older ones, no request of any kind is lost. Connections
 // that only this one can move end in order.
 func TestPreviousRelease(t *testing.T) {
-	tier.Slow(t, "builds releases of the past")
+	tier.Long(t, "upgrades to all kinds of releases of the past; TestReleasesOfThePast has fewer")
 	t.Parallel()
 	option, over := service.EveryKind(t)
 	b := service.Start(t, option, service.Args("-idle-grace", "500ms", "-websocket-grace", "500ms"))

@@ -53,6 +53,7 @@ func TestPredecessorKilledWhileMoving(t *testing.T) {
 // meanwhile: they are nowhere else.
 func TestPredecessorKilledWhileSuccessorIsStopped(t *testing.T) {
 	tier.Slow(t, "kills a generation that moves connections")
+	t.Parallel()
 	for round, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()

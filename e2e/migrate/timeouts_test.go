@@ -32,6 +32,7 @@ func lasts(c *http1.Conn, t *testing.T, what string, since time.Time, least, mos
 // A connection's silence does not begin anew because it moves.
 func TestIdleTimeoutOfAMovedConnection(t *testing.T) {
 	tier.Slow(t, "waits for timeouts")
+	t.Parallel()
 	for _, network := range []string{"tcp", "unix"} {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
@@ -76,6 +77,7 @@ func on(network string) service.Option {
 
 func TestHeaderTimeoutOfAMovedConnection(t *testing.T) {
 	tier.Slow(t, "waits for timeouts")
+	t.Parallel()
 	timeout := await.Unhurried(2 * time.Second)
 	head := string(http1.Request("GET", "/100.bin", nil))
 	// after uses the connection once it has moved, and returns since when the timeout runs; nil: since the dial.

@@ -79,6 +79,7 @@ var ways = []struct {
 // fails. Of the POSTs only those fail that a killed backend has received, and nothing that has been delivered is
 // delivered once more unless it is a GET that nobody can have answered.
 func TestBackendsRestart(t *testing.T) {
+	t.Parallel()
 	rounds, pause := tier.Times(t, "restarts in each way", 1, 1, 8), 500*time.Millisecond
 	if tier.Strict() {
 		pause = 3 * time.Second

@@ -20,6 +20,7 @@ import (
 // The stop: readiness first, then the delay, the drain, and the exit with 0.
 
 func TestStopIsOrderly(t *testing.T) {
+	t.Parallel()
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
 		t.Run(sig.String(), func(t *testing.T) {
 			t.Parallel()
@@ -109,6 +110,7 @@ func TestShutdownDelay(t *testing.T) {
 }
 
 func TestSecondSignalCutsTheDrain(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name  string
 		flags []string

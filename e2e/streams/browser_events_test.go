@@ -14,6 +14,7 @@ import (
 // The event streams of a browser go on over upgrades: what each generation says of itself comes once, and
 // of what a backend numbers nothing is lost and nothing comes twice.
 func TestEventSourceInBrowser(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name     string
 		secure   bool // and in HTTP/2

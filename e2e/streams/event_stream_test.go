@@ -40,6 +40,7 @@ func numbers(w http.ResponseWriter, r *http.Request) {
 // An event stream of a backend goes on in the drain, and ends between two events. What its client
 // asks for next, on whichever connection, the successor gets.
 func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name     string
 		secure   bool

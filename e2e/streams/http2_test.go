@@ -63,6 +63,7 @@ func begin(o service.Over, t testing.TB, b *service.Baton) (begin func(path stri
 
 // Streams of one connection of HTTP/2 end each in its time and in order, while others of it go on.
 func TestStreamsOfHTTP2(t *testing.T) {
+	t.Parallel()
 	const grace = 500 * time.Millisecond
 	for _, secure := range []bool{false, true} {
 		t.Run(map[bool]string{false: "prior knowledge", true: "TLS"}[secure], func(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 
 // Pages that are being watched do not hold a drain: they are told, end in order, and come back to the successor.
 func TestLivePageEndsAtTheDrain(t *testing.T) {
+	t.Parallel()
 	for _, secure := range []bool{false, true} {
 		t.Run(map[bool]string{false: "HTTP/2", true: "HTTP/2 over TLS"}[secure], func(t *testing.T) {
 			t.Parallel()

@@ -173,6 +173,7 @@ func noting(ends *farewells) http.HandlerFunc {
 // Its client finds the successor, and goes on.
 func TestWebSocketsOverUpgrades(t *testing.T) {
 	tier.Slow(t, "keeps WebSockets through upgrades")
+	t.Parallel()
 	t.Run("plaintext", func(t *testing.T) {
 		t.Parallel()
 		webSocketsOverUpgrades(t, false, tier.Times(t, "upgrades", 0, 4, 10))
@@ -270,6 +271,7 @@ func webSocketsOverUpgrades(t *testing.T, secure bool, upgrades int) {
 // However its peers behave, a WebSocket does not hold the drain, and none is cut by its deadline.
 func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 	tier.Slow(t, "makes a hundred WebSockets")
+	t.Parallel()
 	const reading, deaf = 80, 20
 	for _, tt := range []struct {
 		name     string
@@ -314,6 +316,7 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 
 func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 	tier.Slow(t, "waits for deadlines")
+	t.Parallel()
 	second := await.Unhurried(time.Second)
 	upgrade := func(b *service.Baton) { b.Upgrade() }
 	tests := []struct {

@@ -77,6 +77,7 @@ const ownProc = "mount -t proc proc /proc"
 
 func TestForeground(t *testing.T) {
 	tier.Slow(t, "runs four other supervisors")
+	t.Parallel()
 	tests := []struct {
 		name, tool string
 		proc       string
@@ -130,6 +131,7 @@ func TestForeground(t *testing.T) {
 
 func TestWarningOfSupervisor(t *testing.T) {
 	tier.Slow(t, "runs other supervisors")
+	t.Parallel()
 	const pass = `"$@"; exit $?` // a last command would take the place of the shell
 	tests := []struct {
 		name, tool, proc string

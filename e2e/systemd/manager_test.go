@@ -209,6 +209,7 @@ func TestListenersOutliveTheProcess(t *testing.T) {
 // then. If that fails it is the end of the service, of which the manager would not know. One that is asked to stop is
 // another matter.
 func TestManagerIsToldOfAnOrphan(t *testing.T) {
+	t.Parallel()
 	for name, sig := range map[string]syscall.Signal{"another takes over": syscall.SIGKILL, "nobody takes over": syscall.SIGKILL, "stop": syscall.SIGTERM} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -166,6 +166,7 @@ func held(u *machine.Unit, t *testing.T, g *backend.Gate) (answered func()) {
 
 // A reload goes past a predecessor that still has a long request, and waits for it where none may be left behind.
 func TestSystemdReloadDuringADrain(t *testing.T) {
+	t.Parallel()
 	for _, waits := range []bool{false, true} {
 		name, lines := "goes past", []string(nil)
 		if waits {

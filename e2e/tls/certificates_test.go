@@ -213,7 +213,7 @@ func TestCertificatesAreReplaced(t *testing.T) {
 	}
 	check("without an upgrade", look)
 
-	for range 3 {
+	for range tier.Times(t, "upgrades", 0, 1, 3) {
 		for _, r := range all {
 			r.renew(t)
 		}

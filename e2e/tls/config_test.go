@@ -125,6 +125,7 @@ func inFile(t *testing.T, directory string, flags []string) (path string) {
 
 // A certificate that is not valid now is told of, and used all the same: the clock may be wrong, or the clients may not mind.
 func TestCertificateThatIsNotValid(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name  string
 		valid certificate.Validity

@@ -57,6 +57,7 @@ func (a *asker) run(stop <-chan struct{}) {
 // An address that speaks another protocol from one generation to the next: what was connected is brought to a good
 // end by the generation that accepted it, and never given to one that would not understand it.
 func TestAddressChangesItsProtocol(t *testing.T) {
+	t.Parallel()
 	const plain, secure = "", "tls:"
 	for _, tt := range []struct {
 		name, from, to string

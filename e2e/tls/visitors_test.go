@@ -110,7 +110,7 @@ func keepVisiting(address string, configs []*tls.Config, seen func(client int, s
 					h.first.CompareAndSwap(nil, &err)
 				}
 				h.done.Add(1)
-				time.Sleep(20 * time.Millisecond) // or the load takes all of the machine
+				time.Sleep(50 * time.Millisecond) // or the load takes all of the machine
 			}
 		})
 	}

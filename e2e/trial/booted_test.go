@@ -26,7 +26,7 @@ var bootedTriggers = []string{"SIGHUP", "systemctl reload", "deploy.sh"}
 
 // The same in a booted systemd, which supervises one service for each of the cells.
 func TestSystemdBadReleases(t *testing.T) {
-	tier.Slow(t, "upgrades to one bad release after the other in a booted systemd")
+	tier.Long(t, "upgrades to bad releases in a booted systemd; TestBadReleases does without it")
 	build.Version(t, build.Faulty)
 	build.Version(t, "v2")
 	m := machine.Installed(t)

@@ -99,6 +99,7 @@ func (r *round) kill(pid int) {
 
 func TestInterruptions(t *testing.T) {
 	tier.Slow(t, "interrupts upgrades in every phase")
+	t.Parallel()
 	rounds := *tier.Soak
 	if rounds == 0 {
 		rounds = tier.Times(t, "interrupted upgrades", 0, 12, 60)

@@ -36,7 +36,7 @@ func cellsOf(releases []badRelease, triggers []string) (some []*cell) {
 }
 
 func TestBadReleases(t *testing.T) {
-	tier.Slow(t, "upgrades to one bad release after the other")
+	tier.Slow(t, "upgrades to bad releases")
 	build.Version(t, build.Faulty) // before the clocks of upgrades run
 	var keys pair
 	keys.cert, keys.key = certificate.Certificate(t)
@@ -54,8 +54,8 @@ func runCells(t *testing.T, some []*cell, keys pair) {
 	t.Run("upgrade to", func(t *testing.T) {
 		for _, c := range some {
 			t.Run(fmt.Sprintf("%s by %s with %s", c.badRelease.name, c.trigger, c.precaution.name), func(t *testing.T) {
-				if c.long && *tier.Soak == 0 {
-					tier.Long(t, "takes half a minute; others show the same sooner")
+				if !c.often && *tier.Soak == 0 {
+					tier.Long(t, "upgrades to one bad release after the other")
 				}
 				t.Parallel()
 				r := c.run(t, keys)

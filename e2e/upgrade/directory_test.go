@@ -16,6 +16,7 @@ import (
 // Where a service is started from, and under which name: neither is needed for an upgrade.
 
 func TestNameOfAnotherProgram(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name, argv0 string
 	}{
@@ -45,6 +46,7 @@ func TestNameOfAnotherProgram(t *testing.T) {
 }
 
 func TestWorkingDirectoryIsLost(t *testing.T) {
+	t.Parallel()
 	for _, when := range []string{"after the start", "before the start"} {
 		t.Run(when, func(t *testing.T) {
 			t.Parallel()

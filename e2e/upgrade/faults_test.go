@@ -23,6 +23,7 @@ import (
 func TestSuccessorFaults(t *testing.T) {
 	tier.Slow(t, "upgrades to each kind of bad release")
 	tier.Tool(t, "sh")
+	t.Parallel()
 	tests := []struct {
 		name   string
 		spoil  func(t *testing.T, b *service.Baton)

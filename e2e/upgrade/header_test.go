@@ -17,6 +17,7 @@ import (
 // Partial requests at the start of a drain.
 func TestHalfARequestInTheDrain(t *testing.T) {
 	tier.Slow(t, "waits for deadlines")
+	t.Parallel()
 	for _, migrate := range []bool{true, false} {
 		t.Run(fmt.Sprintf("migrate=%v", migrate), func(t *testing.T) { halfARequest(t, migrate) })
 	}
@@ -54,6 +55,7 @@ func halfARequest(t *testing.T, migrate bool) {
 // One byte at a time: the header timeout ends it, or the drain deadline if that comes first.
 func TestSlowHeader(t *testing.T) {
 	tier.Slow(t, "waits for deadlines")
+	t.Parallel()
 	tests := []struct {
 		name  string
 		flags []string

@@ -64,6 +64,7 @@ func TestSuccessorStoppedAtStart(t *testing.T) {
 // The configuration file as a named pipe holds a successor in the midst of its start.
 func TestSuccessorInTheMiddle(t *testing.T) {
 	tier.Slow(t, "stops a successor at one moment after another")
+	t.Parallel()
 	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL, syscall.SIGTERM, syscall.SIGHUP} {
 		t.Run(sig.String(), func(t *testing.T) {
 			t.Parallel()
@@ -98,6 +99,7 @@ func TestSuccessorInTheMiddle(t *testing.T) {
 // What the successor had already accepted itself may be lost with it.
 func TestSuccessorKilledAnywhere(t *testing.T) {
 	tier.Slow(t, "kills a successor at one moment after another")
+	t.Parallel()
 	for _, sig := range []syscall.Signal{syscall.SIGSTOP, syscall.SIGKILL} {
 		t.Run(sig.String(), func(t *testing.T) {
 			t.Parallel()

@@ -38,6 +38,7 @@ var endsAfterReady = regexp.MustCompile(`ready (close|malformed|large)`)
 // A successor that does not keep to the protocol of the link is killed, wherever it fails, and its predecessor serves on.
 func TestSuccessorBreaksTheLink(t *testing.T) {
 	tier.Slow(t, "breaks the link in several ways")
+	t.Parallel()
 	for _, refused := range []bool{false, true} { // pidfds
 		for _, steps := range []string{
 			"close hang",
@@ -112,6 +113,7 @@ func TestSuccessorBreaksTheLink(t *testing.T) {
 // SIGTERM ends the service also while a successor hangs that has said ready.
 func TestStopWhileSuccessorHangs(t *testing.T) {
 	tier.Slow(t, "waits for a successor that hangs")
+	t.Parallel()
 	for name, option := range map[string]func(testing.TB) service.Option{"": func(testing.TB) service.Option { return service.Args() }, "without pidfds": withoutPidfd} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -144,6 +146,7 @@ func withoutPidfd(t testing.TB) service.Option {
 // up, which waits for being told to take over.
 func TestPredecessorCannotReceive(t *testing.T) {
 	tier.Slow(t, "traces a process")
+	t.Parallel()
 	strace := tier.Tool(t, "strace")
 	for name, test := range map[string]struct {
 		inject string
@@ -210,6 +213,7 @@ func TestPredecessorCannotReceive(t *testing.T) {
 // A successor that cannot talk to its predecessor leaves the service to it, or takes it over.
 func TestSuccessorCannotTalk(t *testing.T) {
 	tier.Slow(t, "traces a process")
+	t.Parallel()
 	strace := tier.Tool(t, "strace")
 	for _, inject := range []string{"recvmsg:error=ENOMEM:when=1", "recvmsg:error=ENOMEM", "recvmsg:error=EIO:when=1", "recvmsg:error=EIO:when=2+", "sendmsg:error=ENOBUFS:when=1", "sendmsg:error=ENOBUFS", "sendmsg:error=EIO:when=2+"} {
 		t.Run(inject, func(t *testing.T) {

@@ -101,6 +101,7 @@ func TestPortZeroIsKept(t *testing.T) {
 }
 
 func TestListenerSpelledDifferently(t *testing.T) {
+	t.Parallel()
 	tests := []struct{ before, after string }{
 		{"127.0.0.1:%s", "localhost:%s"},
 		{"localhost:%s", "127.0.0.1:%s"},

@@ -14,6 +14,7 @@ import (
 // the upgrade runs the new one.
 
 func TestDeploy(t *testing.T) {
+	t.Parallel()
 	// A service whose binary is DIR/current/baton, current being a symlink into DIR/releases.
 	releases := func(t *testing.T, b *service.Baton) {
 		t.Helper()

@@ -241,6 +241,7 @@ func TestTunnelBackendGoesWithinAMessage(t *testing.T) {
 
 // Peers that keep silent, or never end a frame, are not waited for.
 func TestTunnelOfSilentPeers(t *testing.T) {
+	t.Parallel()
 	for name, begun := range map[string][]byte{"between frames": nil, "within a frame": {0x81, 5, 'h', 'a'}, "no frames at all": []byte("\x81\x7f\xff\xff\xff\xff\xff\xff\xff\xff")} {
 		for bound, within := range map[time.Duration]time.Duration{closeTimeout: time.Minute, 200 * time.Millisecond: 200 * time.Millisecond} {
 			t.Run(name+" "+bound.String(), func(t *testing.T) {

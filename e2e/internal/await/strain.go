@@ -37,9 +37,13 @@ func Strain() float64 {
 	return max(1, slices.Max(factors))
 }
 
+// AtStart returns the strain before the first test. What the tests do to each other when they run in parallel is not
+// in it: they would wait for each other's timeouts.
+var AtStart = sync.OnceValue(Strain)
+
 // Unhurried returns a timeout that does not run out while a service is upgraded, however busy this machine is.
 func Unhurried(d time.Duration) time.Duration {
-	return time.Duration(float64(d) * min(Strain(), 10))
+	return time.Duration(float64(d) * min(max(1.5, AtStart()), 10))
 }
 
 // Load is what this machine has done to the times of what runs on it since a moment of a test.

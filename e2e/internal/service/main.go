@@ -5,11 +5,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/impostor"
 	"example.com/baton/e2e/internal/process"
@@ -22,8 +24,13 @@ func Main(m *testing.M, ends ...func()) {
 		os.Setenv("GORACE", "atexit_sleep_ms=0") // what is started reports a race at once, and need not wait for that when it exits
 	}
 	// Most tests wait most of the time; those that measure a load do not run in parallel with others.
-	flag.Set("test.parallel", "3")
+	parallel := 12
+	if build.Race {
+		parallel = 4
+	}
+	flag.Set("test.parallel", strconv.Itoa(parallel))
 	flag.Parse()
+	await.AtStart()
 	// A generation is the child of its predecessor, which exits. With this the orphans become children
 	// of the test, so that it learns how they exit, and no zombie outlives them.
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
