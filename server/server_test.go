@@ -19,7 +19,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	flag.Set("test.parallel", "6") // those that are wait most of the time
+	flag.Set("test.parallel", "12") // those that are wait most of the time
 	goleak.VerifyTestMain(m)
 }
 

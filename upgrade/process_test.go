@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	flag.Set("test.parallel", "4") // those that are wait most of the time
+	flag.Set("test.parallel", "12") // those that are wait most of the time
 	// Generations outlive who started them; their ends must be seen.
 	unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 	os.Exit(m.Run())

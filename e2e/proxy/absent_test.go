@@ -126,7 +126,7 @@ func TestNoAnswer(t *testing.T) {
 	host := service.Loopback()
 	closes, hangs := listen(t, (*net.TCPConn).Close), listen(t, func(c *net.TCPConn) error { _, err := io.Copy(io.Discard, c); return err })
 	nonsense := listen(t, func(c *net.TCPConn) error { io.WriteString(c, "hello\r\n\r\n"); return c.CloseWrite() })
-	b := service.Start(t, service.Args("-proxy-wait", "50ms", "-proxy-timeout", "200ms",
+	b := service.Start(t, service.Args("-proxy-wait", "50ms", "-proxy-timeout", "2s",
 		"-proxy", "/refused/=http://"+host+":"+service.FreePort(t, host), "-proxy", "/missing/=unix:DIR/missing",
 		"-proxy", "/closes/=http://"+closes, "-proxy", "/nonsense/=http://"+nonsense, "-proxy", "/hangs/=http://"+hangs))
 	for _, test := range []struct {

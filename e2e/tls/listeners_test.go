@@ -77,7 +77,7 @@ func TestAddressChangesItsProtocol(t *testing.T) {
 			// Another listener for TLS, so that the files are always of use.
 			const lines = "listen HOST:0\nlisten tls:HOST:0\nlisten "
 			b := service.Prepare(t, service.ListenInFile(), service.Config(lines+tt.from+address), service.Files(t),
-				service.Args("-idle-grace", await.Unhurried(500*time.Millisecond).String(), "-tls-cert", certFile, "-tls-key", keyFile))
+				service.Args("-idle-grace", await.Unhurried(500*time.Millisecond).String(), "-read-header-timeout", "1m", "-tls-cert", certFile, "-tls-key", keyFile))
 			b.Launch()
 			b.AwaitReady()
 			connect := func(protocol string) (c *http1.Conn) {

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
 	"testing"
 	"time"
@@ -30,6 +31,7 @@ func Main(m *testing.M, ends ...func()) {
 	}
 	flag.Set("test.parallel", strconv.Itoa(parallel))
 	flag.Parse()
+	heedInterrupts()
 	await.AtStart()
 	// A generation is the child of its predecessor, which exits. With this the orphans become children
 	// of the test, so that it learns how they exit, and no zombie outlives them.
@@ -46,6 +48,14 @@ func Main(m *testing.M, ends ...func()) {
 	}
 	endStrays()
 	os.Exit(code)
+}
+
+// heedInterrupts has SIGINT end what is started. A shell that runs the tests in the background has it ignored, which
+// would be inherited, and no script could trap it.
+func heedInterrupts() {
+	if signal.Ignored(os.Interrupt) {
+		signal.Notify(make(chan os.Signal, 1), os.Interrupt)
+	}
 }
 
 // keepPipes keeps the pipes of a fuzz worker from what it starts. It is given them as descriptors 3 to 5, and they
