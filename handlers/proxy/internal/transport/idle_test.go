@@ -1,8 +1,12 @@
 package transport
 
 import (
+	"bufio"
+	"io"
 	"net"
 	"net/http"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -67,4 +71,46 @@ func TestIdleConnectionsExpire(t *testing.T) {
 		testserver.Equal(t, "open when closed", many[0](), false)
 		testserver.Equal(t, "open when closed before", add(idleTimeout)(), false)
 	})
+}
+
+// A connection on which an end or bytes have come since is not written to.
+func TestIdleConnectionIsChecked(t *testing.T) {
+	for name, event := range map[string]func(*net.TCPConn){
+		"end":              func(conn *net.TCPConn) { conn.CloseWrite() },
+		"reset":            func(conn *net.TCPConn) { conn.SetLinger(0); conn.Close() },
+		"a 408":            func(conn *net.TCPConn) { io.WriteString(conn, "HTTP/1.1 408 Timeout\r\n\r\n") },
+		"another response": func(conn *net.TCPConn) { io.WriteString(conn, plain) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var second sync.WaitGroup
+			b := listen(t, func(number int, conn *net.TCPConn, in *bufio.Reader) {
+				readRequest(in)
+				io.WriteString(conn, plain)
+				if number == 1 {
+					event(conn)
+					defer second.Done()
+				}
+				if r, err := readRequest(in); err == nil {
+					t.Errorf("connection %d got a second request: %v", number, r.URL)
+				}
+			})
+			second.Add(1)
+			if _, _, err := b.get(t, request(t, "GET", nil)); err != nil {
+				t.Fatal(err)
+			}
+			await(t, "the event", func() bool {
+				b.transport.idle.mu.Lock()
+				defer b.transport.idle.mu.Unlock()
+				if len(b.transport.idle.conns) == 0 {
+					return true
+				}
+				quiet, _ := b.transport.idle.conns[0].isQuiet()
+				return !quiet
+			})
+			if _, _, err := b.get(t, request(t, "POST", strings.NewReader("x"))); err != nil {
+				t.Error(err)
+			}
+			second.Wait()
+		})
+	}
 }
