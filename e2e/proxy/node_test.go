@@ -58,9 +58,10 @@ func TestNodeWithPM2(t *testing.T) {
 	}
 	behind := tallies[0]
 	unserved := int64(strings.Count(behind.String(), "i/o timeout"))
-	if failed := behind.Failures(); failed != unserved || failed > 1+int64(n)/5 {
-		t.Errorf("%d requests failed, %d of them unserved for a minute; want none but one or two of these", failed, unserved)
+	if failed, most := behind.Failures(), 1+int64(n)/10; failed != unserved || failed > most {
+		t.Errorf("%d requests failed, %d of them unserved for a minute; want none but %d of these at most", failed, unserved, most)
 	}
+	load.CheckAnswered(t, behind)
 	if t.Failed() {
 		t.Log(behind)
 	}

@@ -66,6 +66,12 @@ func CheckNothingLost(t *testing.T, counts *Tally) {
 	if counts.Failures() != 0 {
 		t.Errorf("%d requests lost, want none", counts.Failures())
 	}
+	CheckAnswered(t, counts)
+}
+
+// CheckAnswered checks that clients of each habit but silence have been answered.
+func CheckAnswered(t *testing.T, counts *Tally) {
+	t.Helper()
 	for h := range Habits {
 		if h != Silent && counts.Clients[h] > 0 && counts.Answered[h].Load() == 0 {
 			t.Errorf("%v clients: no requests", h)
