@@ -38,11 +38,12 @@ type http2Client struct {
 	statuses   map[uint32]string
 	ended      map[uint32]error // how a stream has: nil: in full
 	pings      [][8]byte        // not answered yet
-	acks       int
-	settings   []http2.Setting // the server's
-	failed     http2.ErrCode   // in a GOAWAY
-	trailer    string          // the latest
-	err        error           // of the connection
+	acks       int              // of PINGs
+	agreed     int              // acknowledgements of SETTINGS
+	settings   []http2.Setting  // the server's
+	failed     http2.ErrCode    // in a GOAWAY
+	trailer    string           // the latest
+	err        error            // of the connection
 }
 
 func newHTTP2Client(t *testing.T, nc net.Conn) *http2Client {
@@ -108,7 +109,9 @@ func (c *http2Client) step() error {
 	defer c.mu.Unlock()
 	switch f := f.(type) {
 	case *http2.SettingsFrame:
-		if !f.IsAck() {
+		if f.IsAck() {
+			c.agreed++
+		} else {
 			f.ForeachSetting(func(s http2.Setting) error {
 				c.settings = append(c.settings, s)
 				if s.ID == http2.SettingHeaderTableSize && !c.keepsTable {

@@ -148,6 +148,24 @@ func testSettingsThatChange(t *testing.T, again func(c *http2Client)) {
 	m.end()
 }
 
+// SETTINGS are acknowledged by whoever has the connection, also if they are the first that the client sends there.
+func TestHTTP2SettingsAfterMigration(t *testing.T) {
+	t.Parallel()
+	m := newHTTP2Movers(t)
+	fresh, used := m.first.dialHTTP2(), m.first.dialHTTP2()
+	fresh.await("the settings of both", func() bool { return len(fresh.settings) > 0 && fresh.agreed == 1 })
+	used.rests("first")
+	m.migrates(t, 2)
+	for _, c := range []*http2Client{fresh, used} {
+		for agreed := 2; agreed < 5; agreed++ {
+			c.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1})
+			c.await("an acknowledgement", func() bool { return c.agreed == agreed })
+		}
+		c.Close()
+	}
+	m.end()
+}
+
 // A client that does not acknowledge the settings, or has a header table all the same, is
 // drained.
 func TestHTTP2ThatCannotMigrate(t *testing.T) {
