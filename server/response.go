@@ -174,6 +174,7 @@ func (w *response) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		}
 		w.begun, w.request = true, nil
 		w.conn.secure.hijack()
+		w.conn.socket.hijack()
 		if w.conn.tunnel == nil { // that of a predecessor stays
 			w.conn.tunnel = &tunnel{request: w.handed, began: w.came}
 		}

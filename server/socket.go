@@ -107,8 +107,19 @@ var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 func (s *socket) SetWriteDeadline(t time.Time) error {
 	s.writing.mu.Lock()
 	defer s.writing.mu.Unlock()
+	if t.IsZero() && s.writing.deadline.IsZero() {
+		return nil // net/http takes back after each request what nobody has set
+	}
 	s.writing.deadline = t
 	return s.set(earlier(t, s.writing.until))
+}
+
+// hijack takes back the deadline that the last write has left: who has taken the connection over may write
+// to the descriptor itself.
+func (s *socket) hijack() {
+	s.writing.mu.Lock()
+	defer s.writing.mu.Unlock()
+	s.set(s.writing.deadline)
 }
 
 // set sets the deadline of Conn, with the lock held.

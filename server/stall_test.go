@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -263,4 +264,34 @@ func TestDrainOfClientsThatNeverRead(t *testing.T) {
 			t.Errorf("got %+v, want nothing closed at the deadline", d)
 		}
 	})
+}
+
+// Who has taken a connection over, and writes to its descriptor, has no deadline left of the response before.
+func TestHijackedHasNoWriteDeadline(t *testing.T) {
+	const limit = 40 * time.Millisecond
+	s := endWith(t, serve(t, server.Options{WriteTimeout: limit, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/hijack" {
+			return
+		}
+		nc, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer nc.Close()
+		time.Sleep(limit)
+		raw, err := nc.(syscall.Conn).SyscallConn()
+		if err == nil {
+			err = raw.Write(func(fd uintptr) bool { syscall.Write(int(fd), []byte("mine\n")); return true })
+		}
+		if err != nil {
+			t.Errorf("write: %v", err)
+		}
+	})}))
+	c := s.dial()
+	c.get("/")
+	c.send("GET /hijack HTTP/1.1\r\nHost: x\r\n\r\n")
+	if line, err := c.in.ReadString('\n'); line != "mine\n" {
+		t.Errorf("got %q, %v, want mine", line, err)
+	}
 }
