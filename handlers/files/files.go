@@ -9,7 +9,6 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
-	"os"
 	"path"
 	"slices"
 	"strconv"
@@ -45,6 +44,9 @@ type Options struct {
 // New serves a directory: its index.html for a directory, ranges, conditional
 // requests by time and by ETag, and gzip for text and the like.
 //
+// A file of up to 16 KiB is read once and then remembered, within bounds, until the kernel
+// notes a change of it: all that writes through a memory mapping is not noted at once.
+//
 // Nothing leads out of the root, neither `..` nor a symbolic link, and files and
 // directories whose name begins with a dot are neither listed nor served, except
 // .well-known (RFC 8615). Whatever is not a regular file or directory is not there.
@@ -70,16 +72,16 @@ func New(o Options) (http.Handler, error) {
 		o.Logger = slog.Default()
 	}
 	return &files{root: root, listing: o.Listing, log: o.Logger, compress: compress,
-		validators: validators{known: make(map[version]string)}, slots: make(chan struct{}, compressors)}, nil
+		memory: memory{known: make(map[version]knowledge)}, slots: make(chan struct{}, compressors)}, nil
 }
 
 type files struct {
-	root       *root
-	listing    bool
-	log        *slog.Logger
-	compress   func(http.Handler) http.HandlerFunc
-	validators validators
-	slots      chan struct{} // one for each response that is compressed
+	root     *root
+	listing  bool
+	log      *slog.Logger
+	compress func(http.Handler) http.HandlerFunc
+	memory   memory
+	slots    chan struct{} // one for each response that is compressed
 }
 
 func (f *files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -91,10 +93,6 @@ func (f *files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// errIsDirectory is the error of a path that leads to a directory and lacks the slash
-// at its end.
-var errIsDirectory = errors.New("is a directory")
-
 // answer answers a request. An error means that nothing was written.
 func (f *files) answer(w http.ResponseWriter, r *http.Request) error {
 	name := r.URL.Path
@@ -104,7 +102,7 @@ func (f *files) answer(w http.ResponseWriter, r *http.Request) error {
 	if strings.HasSuffix(name, "/") {
 		return f.answerDirectory(w, r, name)
 	}
-	file, info, err := f.open(name)
+	file, err := f.open(name)
 	if errors.Is(err, errIsDirectory) {
 		to := url.URL{Path: path.Base(name) + "/", RawQuery: r.URL.RawQuery}
 		w.Header().Set("Location", to.String())
@@ -113,17 +111,17 @@ func (f *files) answer(w http.ResponseWriter, r *http.Request) error {
 	} else if err != nil {
 		return err
 	}
-	defer file.Close()
-	return f.serve(w, r, file, info)
+	defer file.close()
+	return f.serve(w, r, file)
 }
 
 // answerDirectory answers with the index of a directory, or what there is without one.
 func (f *files) answerDirectory(w http.ResponseWriter, r *http.Request, name string) error {
 	const index = "index.html"
-	file, info, failure := f.open(name + index)
+	file, failure := f.open(name + index)
 	if failure == nil {
-		defer file.Close()
-		return f.serve(w, r, file, info)
+		defer file.close()
+		return f.serve(w, r, file)
 	}
 	isDirectory := errors.Is(failure, errIsDirectory)
 	if !isDirectory && statusOf(failure) != http.StatusNotFound {
@@ -152,35 +150,6 @@ func (f *files) answerDirectory(w http.ResponseWriter, r *http.Request, name str
 	}
 	defer readable.Close()
 	return list(w, r, readable)
-}
-
-// open opens a regular file.
-func (f *files) open(name string) (*os.File, fs.FileInfo, error) {
-	// Without O_NONBLOCK, opening a FIFO waits for its writer.
-	file, err := f.root.open(name, unix.O_RDONLY|unix.O_NONBLOCK)
-	if errors.Is(err, fs.ErrPermission) {
-		// To find a directory it need not be readable.
-		if dir, notDirectory := f.root.open(name, unix.O_PATH|unix.O_DIRECTORY); notDirectory == nil {
-			dir.Close()
-			return nil, nil, errIsDirectory
-		}
-	}
-	if err != nil {
-		return nil, nil, err
-	}
-	info, err := file.Stat()
-	switch {
-	case err != nil:
-		err = fmt.Errorf("stat opened file: %w", err)
-	case info.IsDir():
-		err = errIsDirectory
-	case !info.Mode().IsRegular():
-		err = fs.ErrNotExist
-	default:
-		return file, info, nil
-	}
-	file.Close()
-	return nil, nil, err
 }
 
 // fail answers a request whose file cannot be served.
@@ -223,22 +192,22 @@ func statusOf(err error) int {
 }
 
 // serve answers with a file. An error means that nothing was written.
-func (f *files) serve(w http.ResponseWriter, r *http.Request, file *os.File, info fs.FileInfo) error {
-	etag, modified, err := f.validators.of(file, info)
+func (f *files) serve(w http.ResponseWriter, r *http.Request, file *file) error {
+	etag, modified, err := f.memory.validators(file)
 	if err != nil {
 		return err
 	}
 	ignoreRange(r)
 	h := w.Header()
-	if info.Size() < gzipMinSize || !compressible(info.Name()) {
+	if file.size() < gzipMinSize || !compressible(file.name) {
 		setETag(h, etag)
-		servePlain(w, r, file, info, modified)
+		servePlain(w, r, file, modified)
 		return nil
 	}
 	if r.Header.Get("Range") != "" || !reply.AcceptsGzip(r.Header["Accept-Encoding"]) || r.Method != http.MethodHead && !f.mayCompress() {
 		h.Add("Vary", "Accept-Encoding")
 		setETag(h, etag)
-		servePlain(w, r, file, info, modified)
+		servePlain(w, r, file, modified)
 		return nil
 	}
 	// The same content in other bytes: a weak ETag still confirms a copy
@@ -250,14 +219,14 @@ func (f *files) serve(w http.ResponseWriter, r *http.Request, file *os.File, inf
 		// What GET would say. ServeContent then leaves out the length.
 		h.Add("Vary", "Accept-Encoding")
 		h.Set("Content-Encoding", "gzip")
-		http.ServeContent(w, r, info.Name(), modified, file)
+		http.ServeContent(w, r, file.name, modified, file.reader())
 		return nil
 	}
 	defer func() { <-f.slots }()
 	out := &breakable{ResponseWriter: w}
 	f.compress(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		in := &watched{File: file}
-		http.ServeContent(w, r, info.Name(), modified, in)
+		in := &watched{ReadSeeker: file.reader()}
+		http.ServeContent(w, r, file.name, modified, in)
 		out.broken = in.failed
 	})).ServeHTTP(out, r) // adds Vary itself
 	if out.broken {
@@ -268,14 +237,14 @@ func (f *files) serve(w http.ResponseWriter, r *http.Request, file *os.File, inf
 
 // servePlain serves a file as it is, and aborts a response that is shorter than it says:
 // HTTP/2 would end it in order.
-func servePlain(w http.ResponseWriter, r *http.Request, file *os.File, info fs.FileInfo, modified time.Time) {
+func servePlain(w http.ResponseWriter, r *http.Request, file *file, modified time.Time) {
 	rec := recorder.New(w)
 	before := rec.Bytes
-	content := io.ReadSeeker(file) // which the kernel sends
-	if r.TLS != nil {              // it cannot, and the length need not be asked for
-		content = io.NewSectionReader(file, 0, info.Size())
+	content := file.reader() // which the kernel may send
+	if r.TLS != nil {        // it cannot, and the length need not be asked for
+		content = file.section()
 	}
-	http.ServeContent(rec, r, info.Name(), modified, content)
+	http.ServeContent(rec, r, file.name, modified, content)
 	length, err := strconv.ParseInt(w.Header().Get("Content-Length"), 10, 64)
 	if r.Method == http.MethodGet && err == nil && rec.Bytes-before < length {
 		panic(http.ErrAbortHandler)
@@ -310,12 +279,12 @@ func ignoreRange(r *http.Request) {
 // watched is a file that notes when it ends before it should: ServeContent reads no
 // more than the length that the file had.
 type watched struct {
-	*os.File
+	io.ReadSeeker
 	failed bool
 }
 
 func (f *watched) Read(p []byte) (int, error) {
-	n, err := f.File.Read(p)
+	n, err := f.ReadSeeker.Read(p)
 	f.failed = f.failed || err != nil
 	return n, err
 }

@@ -54,7 +54,7 @@ var errOutside = fmt.Errorf("the path leads out of the root: %w", fs.ErrNotExist
 
 // open opens name, a path with slashes, with the flags of open(2).
 func (r *root) open(name string, flags int) (*os.File, error) {
-	fd, err := r.walk(name, flags)
+	fd, err := r.walk(name, flags, nil)
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
@@ -62,8 +62,9 @@ func (r *root) open(name string, flags int) (*os.File, error) {
 }
 
 // walk opens each element of name in turn. It takes the path apart itself because
-// openat2(2) cannot follow absolute links within a directory.
-func (r *root) walk(name string, flags int) (int, error) {
+// openat2(2) cannot follow absolute links within a directory. The last element is not
+// opened, and the descriptor none, if suffices is not nil and returns true for it.
+func (r *root) walk(name string, flags int, suffices func(dir int, element string) bool) (int, error) {
 	if len(name) >= unix.PathMax {
 		return -1, unix.ENAMETOOLONG
 	}
@@ -83,7 +84,9 @@ func (r *root) walk(name string, flags int) (int, error) {
 		}
 		last, how := len(w.todo) == 0, unix.O_PATH|unix.O_DIRECTORY
 		if last {
-			how = flags
+			if how = flags; suffices != nil && suffices(w.dir, element) {
+				return -1, nil
+			}
 		}
 		fd, err := openat(w.dir, element, how|unix.O_NOFOLLOW)
 		switch {
@@ -131,7 +134,7 @@ func (w *walker) leave() error {
 		return w.follow(w.resolved + "/..")
 	}
 	w.done = w.done[:len(w.done)-1]
-	fd, err := w.walk(strings.Join(w.done, "/"), unix.O_PATH|unix.O_DIRECTORY)
+	fd, err := w.walk(strings.Join(w.done, "/"), unix.O_PATH|unix.O_DIRECTORY, nil)
 	if err == nil {
 		w.enter(fd)
 	}

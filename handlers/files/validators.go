@@ -4,81 +4,48 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"sync"
-	"syscall"
 	"time"
 )
 
-const (
-	// maxHashed is the size up to which the content of a file makes its ETag.
-	maxHashed = 1 << 20
-	// maxKnown bounds the ETags that are remembered.
-	maxKnown = 4096
-)
+// maxHashed is the size up to which the content of a file makes its ETag.
+const maxHashed = 1 << 20
 
-// validators makes ETags, and remembers those that cost reading a file.
-type validators struct {
-	mu    sync.Mutex
-	known map[version]string
-}
-
-// version is what a file system says of the content of a file. The time of the last
-// change is set by the kernel alone: unlike that of the last modification it changes
-// when a file is put in place by tools that preserve, or make up, the latter.
-type version struct {
-	device, inode     uint64
-	size              int64
-	modified, changed syscall.Timespec
-}
-
-// of returns the ETag of a file, in quotes, and the time that it was modified; each is
+// validators returns the ETag of a file, in quotes, and the time that it was modified; each is
 // the zero value if there is none to rely on.
 //
 // The ETag is made of the content, or for a large file of its size and time, as in
 // nginx. Either is the same on all machines that have the same file.
-func (v *validators) of(file *os.File, info fs.FileInfo) (etag string, modified time.Time, err error) {
-	if modified = info.ModTime(); isMeaningless(modified) {
+func (m *memory) validators(file *file) (etag string, modified time.Time, err error) {
+	if modified = file.modified(); isMeaningless(modified) {
 		modified = time.Time{}
 	}
 	switch {
-	case info.Size() <= maxHashed:
-		etag, err = v.ofContent(file, info)
+	case file.size() <= maxHashed:
+		etag, err = m.etagOf(file)
 	case !modified.IsZero():
-		etag = fmt.Sprintf(`"%x-%x"`, modified.UnixNano(), info.Size())
+		etag = fmt.Sprintf(`"%x-%x"`, modified.UnixNano(), file.size())
 	}
 	return etag, modified, err
 }
 
-func (v *validators) ofContent(file *os.File, info fs.FileInfo) (string, error) {
-	stat := info.Sys().(*syscall.Stat_t)
-	key := version{stat.Dev, stat.Ino, stat.Size, stat.Mtim, stat.Ctim}
-	v.mu.Lock()
-	etag, found := v.known[key]
-	v.mu.Unlock()
-	if found {
-		return etag, nil
+// etagOf returns the ETag that the content of a file makes, or none while it is being written.
+func (m *memory) etagOf(file *file) (string, error) {
+	if file.etag != "" {
+		return file.etag, nil
+	}
+	if k, found := m.find(&file.stat); found {
+		return k.etag, nil
 	}
 	hash := sha256.New()
-	n, err := io.Copy(hash, io.NewSectionReader(file, 0, info.Size()))
+	n, err := io.Copy(hash, file.section())
 	if err != nil {
 		return "", fmt.Errorf("read file for its ETag: %w", err)
 	}
-	if n != info.Size() { // it is being written
+	if n != file.stat.Size {
 		return "", nil
 	}
-	etag = fmt.Sprintf(`"%x"`, hash.Sum(nil)[:16])
-	// Within a tick of the clock, a second on some file systems, the content may
-	// change again and all of this stay the same.
-	if changed := time.Unix(stat.Ctim.Unix()); time.Since(changed) > 2*time.Second {
-		v.mu.Lock()
-		if len(v.known) >= maxKnown {
-			clear(v.known)
-		}
-		v.known[key] = etag
-		v.mu.Unlock()
-	}
+	etag := fmt.Sprintf(`"%x"`, hash.Sum(nil)[:16])
+	m.remember(&file.stat, knowledge{etag, file.content})
 	return etag, nil
 }
 

@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -65,43 +64,6 @@ func TestFilesTimesThatMeanNothing(t *testing.T) {
 				testserver.Equal(t, "other content", get(h, "/a.txt", "If-None-Match", first.Get("Etag")).Code, 200)
 			})
 		}
-	}
-}
-
-// What is remembered of a file is that of no other content.
-func TestFilesRemembersETags(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "a.txt")
-	put(t, path, "one", 0o644)
-	file, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		t.Fatal(err)
-	}
-	v := validators{known: make(map[version]string)}
-	etag, _, err := v.of(file, info)
-	if err != nil {
-		t.Fatal(err)
-	}
-	testserver.Equal(t, "remembered of a file that has just changed", len(v.known), 0)
-	stat := info.Sys().(*syscall.Stat_t)
-	stat.Ctim.Sec -= 3
-	again, _, err := v.of(file, info)
-	if err != nil {
-		t.Fatal(err)
-	}
-	testserver.Equal(t, "ETag", again, etag)
-	testserver.Equal(t, "remembered", len(v.known), 1)
-	for range maxKnown {
-		stat.Ino++
-		v.of(file, info)
-	}
-	if len(v.known) > maxKnown {
-		t.Errorf("got %d ETags remembered, want %d at most", len(v.known), maxKnown)
 	}
 }
 
