@@ -245,11 +245,12 @@ func (k *talker) receive() {
 // each message arrives whole and in order, and the predecessors are gone at once.
 func TestWebSocketsMigrate(t *testing.T) {
 	clients, upgrades := tier.Times(t, "clients", 10, 20, 100), tier.Times(t, "upgrades", 2, 3, 8)
+	overTLS := clients / 2
 	if *tier.Soak > 0 {
-		clients, upgrades = 100, *tier.Soak
+		clients, overTLS, upgrades = 100, 100, *tier.Soak
 	}
 	t.Run("plaintext", func(t *testing.T) { webSocketsMigrate(t, false, clients, upgrades) })
-	t.Run("TLS", func(t *testing.T) { webSocketsMigrate(t, true, clients/2, upgrades) })
+	t.Run("TLS", func(t *testing.T) { webSocketsMigrate(t, true, overTLS, upgrades) })
 }
 
 func webSocketsMigrate(t *testing.T, secure bool, clients, upgrades int) {
