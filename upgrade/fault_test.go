@@ -67,6 +67,9 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
+			if test.timeout > hanging && os.Getenv("BATON_STRICT") != "1" {
+				t.Skip("long: waits until shortly before a deadline that no machine misses; BATON_STRICT=1, as in .ci/run, includes it")
+			}
 			t.Parallel()
 			l := newLine(t)
 			l.plan.Timeout = cmp.Or(test.timeout, patience)

@@ -24,7 +24,7 @@ import (
 // nobody can save: now and then the cluster accepts a connection for a worker that leaves, and then neither serves nor
 // closes it. Those that fail behind nginx, and with nothing in front, are reported: they are what users of pm2 see today.
 func TestNodeWithPM2(t *testing.T) {
-	tier.Slow(t, "pm2 takes seconds for each reload")
+	tier.Long(t, "pm2 takes seconds for each reload, and a minute to begin and end")
 	tier.Tool(t, "node")
 	nginx := tier.Tool(t, "nginx")
 	pm2, err := exec.LookPath("pm2")
@@ -46,7 +46,7 @@ func TestNodeWithPM2(t *testing.T) {
 		await.Until(t, "answers behind "+front.name, func() bool { return counts.Requests() > 20 })
 		tallies, stops = append(tallies, counts), append(stops, stop)
 	}
-	n := tier.Times(t, "reloads", 1, 1, 10)
+	const n = 10 // reloads
 	for range n {
 		a.run("reload", "app")
 	}
