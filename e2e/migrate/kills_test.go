@@ -3,6 +3,7 @@ package migrate
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -46,6 +47,10 @@ var harms = []harm{
 			return
 		}
 		b.ExpectBad(successor) // if it cannot start
+		// Without its poller Go has no program to run.
+		await.Holds(await.Hang, func() bool {
+			return slices.Contains(open(successor), "anon_inode:[eventpoll]") || !b.Known[successor].Alive()
+		})
 		few := before
 		few.Cur = uint64(descriptors(successor) + rand.N(40))
 		unix.Prlimit(successor, unix.RLIMIT_NOFILE, &few, nil)

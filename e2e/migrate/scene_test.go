@@ -85,23 +85,25 @@ func drainOf(b *service.Baton, pid int) (moved int, drained bool) {
 	return 0, false
 }
 
-// descriptors counts what a process has open; 0 if it is gone.
-func descriptors(pid int) int {
-	dir, err := os.Open(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		return 0
+// open returns what the descriptors of a process lead to; nothing if it is gone.
+func open(pid int) (targets []string) {
+	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil {
+			targets = append(targets, to)
+		}
 	}
-	defer dir.Close()
-	names, _ := dir.Readdirnames(-1)
-	return len(names)
+	return targets
 }
 
-// sockets are those that a process has open, by their inodes; none if it is gone.
+// descriptors counts what a process has open.
+func descriptors(pid int) int { return len(open(pid)) }
+
+// sockets are those that a process has open, by their inodes.
 func sockets(pid int) map[string]bool {
-	links, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
 	all := make(map[string]bool)
-	for _, link := range links {
-		if to, err := os.Readlink(link); err == nil && strings.HasPrefix(to, "socket:") {
+	for _, to := range open(pid) {
+		if strings.HasPrefix(to, "socket:") {
 			all[to] = true
 		}
 	}
