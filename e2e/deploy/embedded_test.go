@@ -12,6 +12,7 @@ import (
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/machine"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // The deploy script for a program that embeds Baton's packages: it must not run what it does not know.
@@ -68,6 +69,7 @@ func shop(t testing.TB, version, address string) (path string) {
 }
 
 func TestSystemdDeployEmbedded(t *testing.T) {
+	tier.Long(t, "deploys another program under systemd; TestSystemdDeploy deploys Baton")
 	t.Parallel()
 	u := machine.Installed(t)
 	address := u.Host + ":8080"

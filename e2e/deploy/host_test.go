@@ -14,6 +14,7 @@ import (
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/machine"
 	"example.com/baton/e2e/internal/process"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // The deploy script over ssh: one host after the other, each of them a machine of its own, and a stand-in
@@ -92,6 +93,7 @@ func checkOutput(t *testing.T, what, got string, want ...string) {
 }
 
 func TestSystemdDeployHosts(t *testing.T) {
+	tier.Long(t, "boots one machine after another")
 	t.Parallel()
 	o := operator(t)
 	one, two := machine.Running(t), machine.Running(t)

@@ -141,6 +141,7 @@ func TestSystemdDeployOfACrash(t *testing.T) {
 
 // What is not active is refused if somebody stopped it, and cured if it failed.
 func TestSystemdDeployToWhatDoesNotRun(t *testing.T) {
+	tier.Long(t, "starts a service that keeps failing, several times")
 	t.Parallel()
 	u := machine.Running(t, "crash-rollback false") // which would be the cure
 	deployIn(u, 0, releaseIn(u, "v2"))

@@ -104,6 +104,7 @@ func TestSystemdRollbackWhileADeployWaits(t *testing.T) {
 
 // In a loop of restarts, whatever the moment, and right after a crash.
 func TestSystemdRollbackOfACrash(t *testing.T) {
+	tier.Long(t, "rolls back by hand, under systemd; TestSystemdCrashRollback has systemd do it")
 	t.Parallel()
 	tests := []struct {
 		name    string

@@ -8,10 +8,12 @@ import (
 
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // A page for whose events there is no place says so, and goes on as soon as there is.
 func TestRefusedPagesInBrowser(t *testing.T) {
+	tier.Long(t, "a browser takes its time before it asks again")
 	t.Parallel()
 	b := service.Start(t)
 	for _, place := range []struct {

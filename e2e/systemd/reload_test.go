@@ -83,6 +83,7 @@ func TestSystemdTwentyReloads(t *testing.T) {
 }
 
 func TestSystemdReloadOfABadRelease(t *testing.T) {
+	tier.Long(t, "reloads to one bad release after the other under systemd; e2e/trial does without it")
 	t.Parallel()
 	tests := []struct {
 		name   string

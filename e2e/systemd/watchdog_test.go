@@ -8,11 +8,13 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/machine"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // The watchdog: kept by whichever generation serves, and fired by one that hangs.
 
 func TestSystemdWatchdogThroughGenerations(t *testing.T) {
+	tier.Long(t, "waits for watchdogs; TestSystemdWatchdogFires has one")
 	t.Parallel()
 	u := machine.Installed(t)
 	u.DropIn("baton.service", "watchdog", "[Service]", "WatchdogSec=3s")
