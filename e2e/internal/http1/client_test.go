@@ -6,6 +6,8 @@ import (
 	"net"
 	"testing"
 	"time"
+
+	"example.com/baton/e2e/internal/await"
 )
 
 // answering returns a connection whose server has sent this and closed it.
@@ -71,6 +73,31 @@ func TestReceiveSaysHowFarItCame(t *testing.T) {
 				t.Errorf("got %v, want it %v", err, tt.want)
 			}
 		})
+	}
+}
+
+// What has come before the time was over is seen, however late the look is.
+func TestAwaitCloseLooksLate(t *testing.T) {
+	for raw, want := range map[string]Ending{"": Fin, "x": MoreData} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		c := MustDial(t, "tcp", ln.Addr().String())
+		server, err := ln.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.AwaitClose(-time.Second); got != StillOn {
+			t.Errorf("open: got %s, want %s", got, StillOn)
+		}
+		io.WriteString(server, raw)
+		server.Close()
+		await.Until(t, "what the server has sent", c.hasCome)
+		if got := c.AwaitClose(-time.Second); got != want {
+			t.Errorf("server that sends %q: got %s, want %s", raw, got, want)
+		}
 	}
 }
 
