@@ -32,7 +32,7 @@ func Check(ctx context.Context, options Options) []error {
 
 func (rule Rule) check(ctx context.Context, options Options) error {
 	b := rule.backend(options.HeaderTimeout, slog.New(slog.DiscardHandler))
-	defer b.Transport.Close()
+	defer b.Transport.KeepIdle(false)
 	if err := b.Transport.Probe(ctx); err != nil || options.HealthPath == "" {
 		return err
 	}

@@ -14,7 +14,8 @@
 //
 // A probe is a connect or, if there is a health path, a request for that. One that is not up is
 // probed every second, or every two if that is a request. Of those that are up only the health
-// path is asked.
+// path is asked. One that is not up has no idle connections: an application that stops gracefully
+// would wait for them, in Node for 5 s.
 //
 // While no backend of its group is up, a request waits. Then each is probed every 10 ms, one
 // attempt at a time, and the first that is up wakes all that wait for it. At most

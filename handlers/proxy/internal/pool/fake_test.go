@@ -65,6 +65,7 @@ type fake struct {
 	probes    []time.Time
 	delivered [][32]byte // the hashes of the bodies of requests that have reached it
 	hold      chan struct{}
+	keepsNone bool // no idle connections
 }
 
 func (f *fake) next() outcome {
@@ -126,7 +127,11 @@ func (f *fake) Probe(context.Context) error {
 	return f.probe
 }
 
-func (f *fake) Close() {}
+func (f *fake) KeepIdle(keep bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.keepsNone = !keep
+}
 
 func (f *fake) deliveries() int {
 	f.mu.Lock()

@@ -84,7 +84,7 @@ func (c *chaos) Probe(context.Context) error {
 	return nil
 }
 
-func (c *chaos) Close() {}
+func (c *chaos) KeepIdle(bool) {}
 
 // Whatever backends do, every request ends in time, none that must not be is delivered twice, all
 // bodies that come whole are those of the clients, and nothing is left.
@@ -176,4 +176,4 @@ var answer = &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.N
 
 func (instant) RoundTrip(*http.Request) (*http.Response, error) { return answer, nil }
 func (instant) Probe(context.Context) error                     { return nil }
-func (instant) Close()                                          {}
+func (instant) KeepIdle(bool)                                   {}

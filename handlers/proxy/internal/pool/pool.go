@@ -23,8 +23,9 @@ type Transport interface {
 	RoundTrip(*http.Request) (*http.Response, error)
 	// Probe reports why the backend accepts no connection, nil if it does.
 	Probe(context.Context) error
-	// Close closes idle connections.
-	Close()
+	// KeepIdle says whether connections may be idle; if not, those that are, are closed. It is called with the lock of
+	// the pool held, and must not block.
+	KeepIdle(bool)
 }
 
 // Options configure a Pool.
@@ -101,13 +102,13 @@ func (p *Pool) startWatching() {
 func (p *Pool) Close() {
 	p.mu.Lock()
 	p.closed = true
+	for _, b := range p.backends {
+		b.Transport.KeepIdle(false)
+	}
 	p.wake()
 	p.mu.Unlock()
 	p.cancel()
 	p.goroutines.Wait()
-	for _, b := range p.backends {
-		b.Transport.Close()
-	}
 }
 
 // Waiting returns the number of requests that wait for a backend.
@@ -184,6 +185,9 @@ func (p *Pool) happen(b *backend, e event, cause error) {
 	state := b.state
 	if cause != nil {
 		b.reason, b.probed = cause, now
+	}
+	if changed {
+		b.Transport.KeepIdle(state == Up && !p.closed)
 	}
 	if changed && state == Up {
 		p.wake()

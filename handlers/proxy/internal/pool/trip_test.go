@@ -110,3 +110,34 @@ func checkBody(t *testing.T, fakes []*fake, name string, body []byte) {
 		t.Error("the body that was answered is not the client's")
 	}
 }
+
+// A backend that gets no requests has no idle connections either, for the end of which it might wait.
+func TestIdleConnections(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &fake{outcomes: []outcome{ok}}
+		p, g := newPool(t, Options{Wait: time.Minute, Logger: discard}, a)
+		check := func(when string, want bool) {
+			t.Helper()
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			if a.keepsNone == want {
+				t.Errorf("%s: it may keep idle connections: %t, want %t", when, !a.keepsNone, want)
+			}
+		}
+		<-send(t.Context(), g, 1)
+		check("up", true)
+		a.set(errRefused, refuse)
+		waiting := send(t.Context(), g, 1)
+		synctest.Wait()
+		check("down", false)
+		a.set(nil, outcome{code: 503, close: true})
+		<-waiting
+		check("leaving", false)
+		a.set(nil, ok)
+		time.Sleep(time.Minute)
+		<-send(t.Context(), g, 1)
+		check("up again", true)
+		p.Close()
+		check("closed", false)
+	})
+}

@@ -67,7 +67,7 @@ func FuzzResponses(f *testing.F) {
 			return outcome(ctx, transport, []string{"GET", "HEAD", "POST"}[method%3], listener.Addr().String())
 		}
 		ours := New(Options{Network: "tcp", Address: listener.Addr().String(), HeaderTimeout: time.Minute, Logger: slog.New(slog.DiscardHandler)})
-		defer ours.Close()
+		defer ours.KeepIdle(false)
 		if got, want := ask(ours), ask(model); got != want {
 			t.Errorf("got\n%s\nwant\n%s", got, want)
 		}

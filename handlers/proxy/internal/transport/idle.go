@@ -13,7 +13,7 @@ import (
 type idle struct {
 	mu     sync.Mutex
 	conns  []*conn     // the one that was used last is the last
-	closed bool        // none is kept any more
+	refuse bool        // none is kept
 	timer  *time.Timer // closes those that have waited for too long
 	armed  bool
 
@@ -50,7 +50,7 @@ func (i *idle) keep(c *conn, now time.Time) {
 	c.expires = now.Add(c.idleTimeout)
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.closed || c.idleTimeout <= 0 || len(i.conns) >= maxIdle {
+	if i.refuse || c.idleTimeout <= 0 || len(i.conns) >= maxIdle {
 		_ = c.patient.Close()
 		return
 	}
@@ -85,14 +85,18 @@ func (i *idle) expire() {
 	}
 }
 
-func (i *idle) close() {
+// accept says whether connections are kept from now on; those that are kept are closed if not.
+func (i *idle) accept(keep bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.closed = true
+	i.refuse = !keep
+	if keep {
+		return
+	}
 	for _, c := range i.conns {
 		_ = c.patient.Close()
 	}
-	i.conns = nil
+	i.conns, i.armed = nil, false
 	if i.timer != nil {
 		i.timer.Stop()
 	}

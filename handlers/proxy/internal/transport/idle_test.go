@@ -67,9 +67,14 @@ func TestIdleConnectionsExpire(t *testing.T) {
 		}
 		testserver.Equal(t, "the last of many is open", many[maxIdle](), false)
 		testserver.Equal(t, "the last but one is", many[maxIdle-1](), true)
-		i.close()
-		testserver.Equal(t, "open when closed", many[0](), false)
-		testserver.Equal(t, "open when closed before", add(idleTimeout)(), false)
+		i.accept(false)
+		testserver.Equal(t, "open when none is to be idle", many[0](), false)
+		testserver.Equal(t, "open when it becomes idle after that", add(idleTimeout)(), false)
+		i.accept(true)
+		last := add(idleTimeout)
+		testserver.Equal(t, "open when some may be idle again", last(), true)
+		time.Sleep(idleTimeout)
+		testserver.Equal(t, "open after its time", last(), false)
 	})
 }
 

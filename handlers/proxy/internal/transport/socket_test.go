@@ -53,7 +53,7 @@ func TestUnixAndTLS(t *testing.T) {
 				options.TLS.ServerName, options.TLS.NextProtos = "example.com", nil
 			}
 			b := &backend{transport: New(options)}
-			defer b.transport.Close()
+			defer b.transport.KeepIdle(false)
 			for range 3 {
 				body := strings.Repeat("body", 100_000)
 				_, got, err := b.get(t, request(t, "POST", strings.NewReader(body)))
@@ -93,7 +93,7 @@ func TestMoreInTheRecord(t *testing.T) {
 		testserver.Equal(t, "error", err, nil)
 		testserver.Equal(t, "bytes", len(body), 3800)
 	}
-	b.transport.Close()
+	b.transport.KeepIdle(false)
 }
 
 // Many requests at once do not get each other's responses.
@@ -101,7 +101,7 @@ func TestManyAtOnce(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(echo))
 	t.Cleanup(server.Close)
 	b := &backend{transport: New(Options{Network: "tcp", Address: server.Listener.Addr().String(), HeaderTimeout: time.Minute})}
-	defer b.transport.Close()
+	defer b.transport.KeepIdle(false)
 	var all sync.WaitGroup
 	for seed := range uint64(8) {
 		all.Go(func() {

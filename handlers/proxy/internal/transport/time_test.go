@@ -37,7 +37,7 @@ func overPipe(t *testing.T, test func(t *testing.T, p *piped)) {
 		defer p.serving.Wait()
 		defer near.Close()
 		defer far.Close()
-		defer p.transport.Close()
+		defer p.transport.KeepIdle(false)
 		test(t, p)
 	})
 }

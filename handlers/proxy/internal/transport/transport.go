@@ -118,8 +118,9 @@ func (t *Transport) Probe(ctx context.Context) error {
 	return nil
 }
 
-// Close closes the idle connections, and those in use when they become idle.
-func (t *Transport) Close() { t.idle.close() }
+// KeepIdle says whether connections may be idle, as they may at first. If not, those that are, are closed, and those in
+// use when they become idle.
+func (t *Transport) KeepIdle(keep bool) { t.idle.accept(keep) }
 
 // dial returns a new connection. Its errors have a progress.
 func (t *Transport) dial(ctx context.Context) (*conn, error) {

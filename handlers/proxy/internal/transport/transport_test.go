@@ -56,7 +56,7 @@ func listen(t testing.TB, serve func(number int, conn *net.TCPConn, in *bufio.Re
 		}
 	})
 	t.Cleanup(func() {
-		b.transport.Close()
+		b.transport.KeepIdle(false)
 		listener.Close()
 		b.mu.Lock()
 		for _, conn := range b.conns {
@@ -357,6 +357,6 @@ func TestProbe(t *testing.T) {
 	testserver.Equal(t, "connections", b.accepted, 1)
 	b.mu.Unlock()
 	b.listener.Close()
-	b.transport.Close()
+	b.transport.KeepIdle(false)
 	testserver.Equal(t, "progress", ProgressOf(b.transport.Probe(t.Context())), Unreached)
 }
