@@ -76,8 +76,8 @@ func TestSystemdCrashWithoutRollback(t *testing.T) {
 	t.Parallel()
 	u := machine.Running(t, "idle-grace 100ms", "crash-rollback false")
 	for range 4 {
-		u.Kill("KILL", u.MainPID())
 		restarts := u.Restarts()
+		u.Kill("KILL", u.MainPID())
 		u.Await(t, "restart", func() bool { return u.Restarts() > restarts && http1.Answers("tcp", u.Address) })
 	}
 	u.CheckServes(t, 1, "v1")

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -141,18 +142,17 @@ func UpgradeInBackground(t *testing.T, b *Baton) (checked func() *Upgraded) {
 	}
 }
 
-// AwaitDrain waits until a predecessor has stopped accepting, which it says itself in its status. It is asked
-// twice: its state changes a moment before its server drains.
+// AwaitDrain waits until a predecessor has stopped accepting, which it says itself in its status. Its state changes a
+// moment before its server drains, so that it has to be seen for a while.
 func AwaitDrain(t *testing.T, b *Baton) {
 	t.Helper()
-	seen := 0
+	looks := 0
 	await.Until(t, "the drain", func() bool {
-		for _, g := range b.Status().Generations {
-			if g.State == "draining" {
-				seen++
-			}
+		if slices.ContainsFunc(b.Status().Generations, func(g generation) bool { return g.State == "draining" }) {
+			looks++
+			time.Sleep(20 * time.Millisecond)
 		}
-		return seen >= 2
+		return looks >= 10
 	})
 }
 
