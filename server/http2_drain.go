@@ -16,6 +16,9 @@ const afterPong = 100 * time.Millisecond
 // first request, without being told to end before.
 const firstRequest = time.Second
 
+// lateTime is how long what has come before the end is taken, from the first look on.
+const lateTime = time.Second
+
 // drainPing is in the PING that follows on the first GOAWAY.
 const drainPing = "draining"
 

@@ -169,11 +169,15 @@ func FuzzPutIn(f *testing.F) {
 		h.in = bufio.NewReaderSize(h.conn.layer, 16)
 		h.noticing.Store(true)
 		from, begun = random.IntN(len(came)), -1
+		ended := false
 		var got []byte
 		for {
-			if begun < 0 && len(got) >= from {
-				begun = len(got)
+			if !ended && len(got) >= from {
+				ended = true
 				h.end()
+			}
+			if ended && begun < 0 && h.received.Between() && h.received.Seen() && h.in.Buffered() < frames.HeaderLen { // else more has come before
+				begun = len(got)
 			}
 			p := make([]byte, 1+random.IntN(50))
 			n, err := h.Read(p)

@@ -36,7 +36,10 @@ func (h *http2Conn) beforeFrame() (pass bool, err error) {
 	case h.ending && h.hold.isActive():
 		h.release()
 		return false, nil
-	case h.ending && h.received.Seen() && len(h.ready) == 0: // what has come before is taken
+	case h.ending && h.received.Seen() && len(h.ready) == 0: // what was read before is taken
+		if h.lingers() {
+			return h.await()
+		}
 		h.ending, h.put = false, clientGoAway
 		return false, nil
 	case h.wantsToMigrate() && h.streams.AtRest() && !h.conn.layer.holds() && h.ahead() <= aheadBytes:
@@ -66,6 +69,23 @@ func (h *http2Conn) await() (pass bool, err error) {
 		return false, nil
 	}
 	return true, nil
+}
+
+// lingers reports whether more has come by now, which nobody had the time to read: it is taken, for a moment.
+func (h *http2Conn) lingers() bool {
+	if h.in.Buffered() < frames.HeaderLen && h.conn.layer.pending() == 0 {
+		return false
+	}
+	now := time.Now()
+	if h.last.IsZero() {
+		h.last = now.Add(lateTime)
+		time.AfterFunc(lateTime, func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.wake()
+		})
+	}
+	return now.Before(h.last)
 }
 
 // ahead returns how much the client has sent that net/http has not got.
