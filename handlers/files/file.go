@@ -22,6 +22,7 @@ type file struct {
 	stat    unix.Stat_t
 	etag    string   // if it is known
 	content []byte   // of a small file, which is not open
+	isNoted bool     // every change of it is
 	open    *os.File // a larger one; nil: content is all
 }
 
@@ -75,7 +76,7 @@ func (f *file) take(fd int) error {
 	if err != nil {
 		return &fs.PathError{Op: "read", Path: f.name, Err: err}
 	}
-	f.content = content
+	f.content, f.isNoted = content, notes(fd)
 	unix.Close(fd)
 	return nil
 }

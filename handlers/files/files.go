@@ -44,8 +44,8 @@ type Options struct {
 // New serves a directory: its index.html for a directory, ranges, conditional
 // requests by time and by ETag, and gzip for text and the like.
 //
-// A file of up to 16 KiB is read once and then remembered, within bounds, until the kernel
-// notes a change of it: all that writes through a memory mapping is not noted at once.
+// A file of up to 16 KiB that has not changed for a minute is remembered, within bounds, until
+// it changes; but not if it is on a file system that may not tell: on one of a network, say.
 //
 // Nothing leads out of the root, neither `..` nor a symbolic link, and files and
 // directories whose name begins with a dot are neither listed nor served, except
@@ -72,7 +72,7 @@ func New(o Options) (http.Handler, error) {
 		o.Logger = slog.Default()
 	}
 	return &files{root: root, listing: o.Listing, log: o.Logger, compress: compress,
-		memory: memory{known: make(map[version]knowledge)}, slots: make(chan struct{}, compressors)}, nil
+		memory: memory{written: written, known: make(map[version]knowledge)}, slots: make(chan struct{}, compressors)}, nil
 }
 
 type files struct {

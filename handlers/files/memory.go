@@ -1,6 +1,7 @@
 package files
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -15,11 +16,20 @@ const (
 	// settled is the age from which on a change makes another version: within a tick of the clock, a second on some
 	// file systems, the content may change again and all that is known of the version stay the same.
 	settled = 2 * time.Second
+	// written is the age from which on the content is remembered. What is written through a memory mapping is noted
+	// when a page is written to that the disk has; until the disk has it, more may be written to it.
+	written = time.Minute
 )
 
-// memory remembers the ETags that cost reading a file, and the content of small files. It relies on the kernel to
-// note every change of a file, as an ETag of it has to.
+// noting are the file systems that show every change to all at once. Those of a network may show an old version for
+// some time, and tmpfs notes nothing of what is written through a memory mapping.
+var noting = []int64{unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.BTRFS_SUPER_MAGIC, unix.F2FS_SUPER_MAGIC, unix.OVERLAYFS_SUPER_MAGIC,
+	unix.SQUASHFS_MAGIC, unix.EROFS_SUPER_MAGIC_V1}
+
+// memory remembers the ETags that cost reading a file, and the content of small files that have not changed for long.
 type memory struct {
+	written time.Duration
+
 	mu    sync.Mutex
 	known map[version]knowledge
 	held  int // bytes of content
@@ -41,7 +51,7 @@ func versionOf(stat *unix.Stat_t) version {
 // knowledge is what is remembered of a version of a file.
 type knowledge struct {
 	etag    string
-	content []byte // nil: of a file that is not small
+	content []byte // nil: it is not remembered
 }
 
 // find returns what is remembered of a file.
@@ -63,10 +73,16 @@ func (m *memory) recall(file *file) bool {
 	return true
 }
 
-// remember forgets all else if it would be too much.
-func (m *memory) remember(stat *unix.Stat_t, k knowledge) {
-	if time.Since(time.Unix(stat.Ctim.Unix())) <= settled {
+// remember remembers the ETag of a file, and its content if that is to be relied on. It forgets all else if it would
+// be too much.
+func (m *memory) remember(file *file, etag string) {
+	age := time.Since(time.Unix(file.stat.Ctim.Unix()))
+	if age <= settled {
 		return
+	}
+	k := knowledge{etag: etag}
+	if file.isNoted && age > m.written {
+		k.content = file.content
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -74,8 +90,12 @@ func (m *memory) remember(stat *unix.Stat_t, k knowledge) {
 		clear(m.known)
 		m.held = 0
 	}
-	if _, found := m.known[versionOf(stat)]; !found {
-		m.known[versionOf(stat)] = k
-		m.held += len(k.content)
-	}
+	m.held += len(k.content) - len(m.known[versionOf(&file.stat)].content)
+	m.known[versionOf(&file.stat)] = k
+}
+
+// notes reports whether the file system of an open file notes every change.
+func notes(fd int) bool {
+	var s unix.Statfs_t
+	return unix.Fstatfs(fd, &s) == nil && slices.Contains(noting, int64(s.Type))
 }

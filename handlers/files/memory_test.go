@@ -33,6 +33,7 @@ func TestFilesMemory(t *testing.T) {
 			t.Fatal(err)
 		}
 		testserver.Equal(t, "remembered of a file that has just changed", len(f.memory.known), 0)
+		file.isNoted = true
 		file.stat.Ctim.Sec -= 3
 		for range 2 {
 			again, _, err := f.memory.validators(file)
@@ -42,10 +43,17 @@ func TestFilesMemory(t *testing.T) {
 			testserver.Equal(t, "ETag", again, etag)
 			testserver.Equal(t, "remembered", len(f.memory.known), 1)
 		}
+		testserver.Equal(t, "recalled, while it may change unnoticed", f.memory.recall(file), false)
+		file.isNoted = false
+		file.stat.Ctim.Sec -= 60
+		f.memory.validators(file)
+		testserver.Equal(t, "recalled, where that is always so", f.memory.recall(file), false)
+		file.isNoted, file.etag = true, ""
+		f.memory.validators(file)
 		testserver.Equal(t, "recalled", f.memory.recall(file), name == "a.txt")
 		for range maxKnown {
 			file.stat.Ino++
-			f.memory.remember(&file.stat, knowledge{etag, file.content})
+			f.memory.remember(file, etag)
 			if len(f.memory.known) > maxKnown || f.memory.held > maxHeld {
 				t.Fatalf("got %d files and %d bytes remembered, want %d and %d at most", len(f.memory.known), f.memory.held, maxKnown, maxHeld)
 			}
@@ -69,12 +77,17 @@ func TestFilesRemembered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	f := h.(*files)
+	f.memory.written = settled
 	time.Sleep(time.Until(time.Unix(written.Ctim.Unix()).Add(settled + 10*time.Millisecond))) // it is not remembered before
 	first := get(h, "/a.txt")
 	testserver.Equal(t, "body", first.Body.String(), "one")
 	for range 2 {
 		again := get(h, "/a.txt")
-		testserver.Equal(t, "remembered", len(h.(*files).memory.known), 1)
+		testserver.Equal(t, "remembered", len(f.memory.known), 1)
+		if notes(f.root.fd) { // O_PATH tells, too
+			testserver.Equal(t, "bytes remembered", f.memory.held, len("one"))
+		}
 		testserver.Equal(t, "body", again.Body.String(), "one")
 		testserver.Equal(t, "ETag", again.Header().Get("Etag"), first.Header().Get("Etag"))
 	}

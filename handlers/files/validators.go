@@ -34,6 +34,9 @@ func (m *memory) etagOf(file *file) (string, error) {
 		return file.etag, nil
 	}
 	if k, found := m.find(&file.stat); found {
+		if file.content != nil { // it was too young
+			m.remember(file, k.etag)
+		}
 		return k.etag, nil
 	}
 	hash := sha256.New()
@@ -45,7 +48,7 @@ func (m *memory) etagOf(file *file) (string, error) {
 		return "", nil
 	}
 	etag := fmt.Sprintf(`"%x"`, hash.Sum(nil)[:16])
-	m.remember(&file.stat, knowledge{etag, file.content})
+	m.remember(file, etag)
 	return etag, nil
 }
 
