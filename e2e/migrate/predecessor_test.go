@@ -65,7 +65,7 @@ func TestPredecessorKilledWhileSuccessorIsStopped(t *testing.T) {
 			each(t, s.idle, "request", func(k *talk, _ *rand.Rand) error { return k.say(a.raw) })
 			unanswered := func() (all []*talk) {
 				for _, k := range s.idle {
-					switch got := k.AwaitClose(time.Millisecond); got {
+					switch got := k.Look(time.Millisecond); got {
 					case http1.MoreData: // the answer
 					case http1.StillOn:
 						all = append(all, k)

@@ -313,9 +313,18 @@ const (
 	MoreData Ending = "unexpected data"
 )
 
-// AwaitClose waits for the server to close a connection on which nothing more is to come. It takes nothing of what
+// AwaitClose waits for the server to close a connection on which nothing more is to come. It takes a byte of what
 // comes all the same.
 func (c *Conn) AwaitClose(within time.Duration) Ending {
+	ending := c.Look(within)
+	if ending == MoreData {
+		c.R.Discard(1)
+	}
+	return ending
+}
+
+// Look waits for anything to come, and takes nothing of it.
+func (c *Conn) Look(within time.Duration) Ending {
 	ending := c.peek(within)
 	if ending == StillOn && c.hasCome() { // the time was over before anybody looked
 		ending = c.peek(await.Hang)
