@@ -61,7 +61,7 @@ type http2Conn struct {
 	settle   time.Duration // from the client's answer to the second step
 	answered bool          // the client has
 	ending   bool          // net/http is to be given a GOAWAY
-	last     time.Time     // until when what has come before that is taken
+	lateEnds time.Time     // until when what has come before that is taken
 
 	account *excess.Account
 }

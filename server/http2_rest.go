@@ -77,15 +77,15 @@ func (h *http2Conn) lingers() bool {
 		return false
 	}
 	now := time.Now()
-	if h.last.IsZero() {
-		h.last = now.Add(lateTime)
+	if h.lateEnds.IsZero() {
+		h.lateEnds = now.Add(lateTime)
 		time.AfterFunc(lateTime, func() {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			h.wake()
 		})
 	}
-	return now.Before(h.last)
+	return now.Before(h.lateEnds)
 }
 
 // ahead returns how much the client has sent that net/http has not got.

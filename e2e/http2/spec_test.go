@@ -77,7 +77,7 @@ func TestHTTP2Spec(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			asked, failed := runH2spec(t, h2spec, specParts, func([]string) string { return server.address }, server.secure)
+			asked, failed := runH2spec(t, h2spec, func() string { return server.address }, server.secure)
 			if asked != cases {
 				t.Errorf("h2spec has asked %d cases, want %d", asked, cases)
 			}
@@ -156,21 +156,18 @@ func netHTTP(t *testing.T, h http.Handler, certFile, keyFile string) (plain, sec
 	return plain, secure
 }
 
-// specParts are the sections of h2spec, in parts that are asked side by side: most of the time is spent on waiting
+// runH2spec returns how many cases there were, and of those that failed what was wanted and what came. The address
+// is asked for each part of the specification: they are tested side by side, as most of the time is spent on waiting
 // for the end of connections.
-var specParts = [][]string{{"generic"}, {"hpack", "http2/3", "http2/4"}, {"http2/5"}, {"http2/6", "http2/7"}, {"http2/8"}}
-
-// runH2spec returns how many cases there were in parts of the specification, and of those that failed what was wanted
-// and what came.
-func runH2spec(t *testing.T, path string, parts [][]string, address func(part []string) string, secure bool) (asked int, failed map[string]string) {
+func runH2spec(t *testing.T, path string, address func() string, secure bool) (asked int, failed map[string]string) {
 	t.Helper()
 	failed = make(map[string]string)
 	var mu sync.Mutex
 	var running sync.WaitGroup
 	defer running.Wait()
 	dir := t.TempDir()
-	for _, part := range parts {
-		host, port, _ := net.SplitHostPort(address(part))
+	for _, part := range [][]string{{"generic"}, {"hpack", "http2/3", "http2/4"}, {"http2/5"}, {"http2/6", "http2/7"}, {"http2/8"}} {
+		host, port, _ := net.SplitHostPort(address())
 		running.Go(func() {
 			report := filepath.Join(dir, part[0][:4]+filepath.Base(part[0])+".xml")
 			args := append([]string{"-S", "-o", "3", "-h", host, "-p", port, "-j", report}, part...)

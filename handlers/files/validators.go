@@ -34,7 +34,7 @@ func (m *memory) etagOf(file *file) (string, error) {
 		return file.etag, nil
 	}
 	if k, found := m.find(&file.stat); found {
-		if file.content != nil { // it was too young
+		if file.isNoted { // it was too young
 			m.remember(file, k.etag)
 		}
 		return k.etag, nil
