@@ -87,7 +87,7 @@
 //
 // HTTP/1.1 over TLS 1.3 migrates as well. crypto/tls performs the handshake; the record layer
 // that follows is package tls13 below internal, whose state, a secret and a sequence number for
-// each direction, goes over the link. Between an offer and its answer nothing is written, not
+// each direction, is sent over the link. Between an offer and its answer nothing is written, not
 // even a close_notify, so that a key has one writer at any time. In the successor a request's
 // TLS field has the version, the cipher suite, the protocol, the server name and the client's
 // certificates of the handshake; ExportKeyingMaterial returns an error, because crypto/tls

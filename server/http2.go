@@ -153,8 +153,8 @@ func (h *http2Conn) peek() (header []byte, err error) {
 	return header, err
 }
 
-// read calls f, which reads from the client, without the lock, and returns what net/http is
-// told of its error.
+// read calls f, which reads from the client, without the lock, and returns the error that net/http
+// gets to see.
 func (h *http2Conn) read(mayBlock bool, f func() error) error {
 	if !mayBlock {
 		return f()

@@ -13,7 +13,7 @@ import (
 const afterPong = 100 * time.Millisecond
 
 // firstRequest is how long a connection that begins in the drain may take for its
-// first request, without being told to end before.
+// first request, without a GOAWAY before.
 const firstRequest = time.Second
 
 // lateTime is how long what has come before the end is taken, from the first look on.

@@ -83,7 +83,7 @@ func TestHTTP2RequestThatIsOvertaken(t *testing.T) {
 	})
 }
 
-// Who begins in the drain is not told to go before there was time for a request.
+// A client that connects in the drain is sent no GOAWAY before it had time for a request.
 func TestHTTP2ConnectionThatBeginsInTheDrain(t *testing.T) {
 	inMemory(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: patience}, func(t *testing.T, s *served) {
 		busy, silent := s.dial(), s.dial()

@@ -20,7 +20,7 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// rawFrame returns a frame whose length is told as it is, or as another.
+// rawFrame returns a frame whose header gives its length as it is, or another one.
 func rawFrame(length int, kind http2.FrameType, flags http2.Flags, stream uint32, payload []byte) []byte {
 	p := []byte{byte(length >> 16), byte(length >> 8), byte(length), byte(kind), byte(flags)}
 	return append(binary.BigEndian.AppendUint32(p, stream), payload...)
@@ -324,7 +324,7 @@ func TestHTTP2ClientLeavesInDrain(t *testing.T) {
 	})
 }
 
-// A client that ends its side without a word, or resets, does not hold the drain.
+// A client that ends its side without GOAWAY, or resets, does not hold the drain.
 func TestHTTP2ClientGoesInDrain(t *testing.T) {
 	t.Parallel()
 	var gone chan struct{} // for each handler: the first connection is

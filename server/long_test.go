@@ -104,7 +104,7 @@ func TestHijackedSaysGoodbye(t *testing.T) {
 		}
 		c.closedCleanly()
 		if _, secure := c.Conn.(*tls.Conn); secure && !raw.endsInAlert() {
-			t.Error("TLS: closed without a word")
+			t.Error("TLS: closed without an alert")
 		}
 		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{Hijacked: 1}) {
 			t.Errorf("got %+v, want one request finished and one connection closed by its handler", d)

@@ -46,7 +46,7 @@ func TestResponseKeepsOptionalInterfaces(t *testing.T) {
 	<-s.drain(patience, none)
 }
 
-// A 1xx response is not the final one, and must not be told apart from it by
+// A 1xx response is not the final one, and must not be distinguished from it by
 // where the announcement stands.
 func TestAnnouncementIsNotInInformationalResponse(t *testing.T) {
 	g := newGate()

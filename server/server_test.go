@@ -215,7 +215,7 @@ func TestReasons(t *testing.T) {
 		"idle timeout":        {func(t *testing.T, c *client) { c.get("/"); c.closedCleanly() }, server.TimedOut},
 		"header timeout":      {func(t *testing.T, c *client) { c.send("GET"); c.answer() }, server.TimedOut},
 		"malformed":           {func(t *testing.T, c *client) { c.send("a lot of garbage\r\n\r\n"); c.answer() }, server.Failed},
-		"malformed, and too short to be told from HTTP/2": {func(t *testing.T, c *client) { c.send("garbage\r\n\r\n"); c.answer() }, server.TimedOut},
+		"malformed, and too short to be distinguished from HTTP/2": {func(t *testing.T, c *client) { c.send("garbage\r\n\r\n"); c.answer() }, server.TimedOut},
 		"handler panics":    {func(t *testing.T, c *client) { c.send("GET /panic HTTP/1.1\r\nHost: x\r\n\r\n"); c.closedCleanly() }, server.Failed},
 		"handler announces": {func(t *testing.T, c *client) { c.get("/close") }, server.ConnectionClose},
 		"body pauses for long": {func(t *testing.T, c *client) {
@@ -312,7 +312,7 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// Handlers that are stuck cannot be told from those that have much to do, so that the
+// Handlers that are stuck cannot be distinguished from those that have much to do, so that the
 // watchdog, which asks this, does not end the requests of either.
 func TestCheckWhileHandlersAreStuck(t *testing.T) {
 	t.Parallel()

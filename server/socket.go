@@ -153,7 +153,7 @@ func (s *socket) sendFile(to io.ReaderFrom, file *fileReader) (int64, error) {
 	interrupted := false
 	return s.progress(func(done int64) (int64, error) {
 		if interrupted {
-			if err := file.goOn(done); err != nil {
+			if err := file.resume(done); err != nil {
 				return 0, err
 			}
 		}
@@ -191,7 +191,7 @@ func asFile(r io.Reader) *fileReader {
 	return f
 }
 
-func (f *fileReader) goOn(done int64) error {
+func (f *fileReader) resume(done int64) error {
 	if f.limited != nil {
 		f.limited.N = f.length - done
 	}

@@ -239,7 +239,7 @@ func TestGraceSparesBegunRecord(t *testing.T) {
 	})
 }
 
-// The deadline cuts without a word of goodbye, which would make half an answer a
+// The deadline aborts without a close_notify, which would make half an answer a
 // whole one, and without waiting for a client that does not read.
 func TestTLSCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -282,7 +282,7 @@ func TestTLSSaysGoodbye(t *testing.T) {
 		before := counted.n
 		c.closedCleanly()
 		if counted.n == before {
-			t.Error("closed without a word")
+			t.Error("closed without an alert")
 		}
 		<-drained
 	})

@@ -20,7 +20,7 @@ func TestHijackedWriteOverTLSIsInterrupted(t *testing.T) {
 	t.Parallel()
 	sent := make([]byte, 20<<20)
 	rand.Read(sent)
-	interrupted, goOn := make(chan int), make(chan struct{})
+	interrupted, resume := make(chan int), make(chan struct{})
 	l := newTLSLine(t)
 	served := l.serve(listen(t), server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
@@ -38,7 +38,7 @@ func TestHijackedWriteOverTLSIsInterrupted(t *testing.T) {
 		if m, err := conn.Write(sent[n:]); m != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("write after it: got %d, %v, want the deadline", m, err)
 		}
-		<-goOn
+		<-resume
 		conn.SetWriteDeadline(time.Time{})
 		if m, err := conn.Write(sent[n:]); n+m != len(sent) || err != nil {
 			t.Errorf("write: got %d, %v, want the rest of %d", m, err, len(sent)-n)
@@ -49,7 +49,7 @@ func TestHijackedWriteOverTLSIsInterrupted(t *testing.T) {
 	if n := <-interrupted; n == 0 || n == len(sent) || n%(16<<10) != 0 {
 		t.Errorf("wrote %d bytes, want some whole records", n)
 	}
-	close(goOn)
+	close(resume)
 	got, err := io.ReadAll(c.in)
 	if err != nil || string(got) != string(sent) {
 		t.Errorf("got %d bytes, %v, want the %d sent", len(got), err, len(sent))

@@ -15,7 +15,7 @@ import (
 	"example.com/baton/upgrade"
 )
 
-// sClient is a client of OpenSSL, which sends KeyUpdates if it is told to.
+// sClient is a client of OpenSSL, which sends KeyUpdates at a command.
 type sClient struct {
 	*client
 	cmd *exec.Cmd

@@ -247,8 +247,8 @@ func TestResumption(t *testing.T) {
 	}
 }
 
-// The end of a body without a length is known by the end within TLS alone: it is
-// told of after a whole one, however slowly that is read, and not after a part.
+// The end of a body without a length is known by the end within TLS alone: close_notify
+// follows a whole one, however slowly that is read, and not a part.
 func TestTLSEndOfBodyWithoutLength(t *testing.T) {
 	if testing.Short() {
 		t.Skip("slow: waits for the end of bodies; go test without -short includes it")

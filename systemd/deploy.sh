@@ -203,7 +203,7 @@ deploy() {
 	[ -z "$undone" ] || { did settled "an earlier deploy was interrupted before its binary ran; it is undone"; look; }
 	was=$pid was_name=${name:-the previous binary} version='' same=''
 	[ -n "$rollback" ] || [ -z "$silent" ] || die "$silent; nothing was replaced"
-	# Who is told to go back after an interruption means back from that.
+	# After an interruption, "back" means back from that.
 	if [ -n "$rollback" ] && { [ -n "$undone" ] || [ "$stands" = "$stood" ]; }; then
 		ask upgrade -back "$target" -unit "$unit" || die "$problem"
 		did "$step" "$was_name serves: generation $generation, pid $pid; nothing else was replaced" "$first"

@@ -29,7 +29,7 @@
 //     and [Adopter].
 //
 // Up to the commit the predecessor can take back: because the requests that the successor serves
-// fail more often than its own (package internal/judge has the test), because it was told to
+// fail more often than its own (package internal/judge has the test), because it was ordered to
 // ([Abort]), because the successor is about to use up descriptors or memory, because it does not
 // listen where clients still connect ([Holder]), or because it has died. It accepts again at once,
 // from the same queues, so that no client is refused. The successor stops accepting, and its

@@ -115,7 +115,7 @@ func TestTooManyDrain(t *testing.T) {
 		case line := <-said:
 			waits = line == "waits: 2 predecessors still drain"
 		case <-time.After(patience):
-			t.Fatalf("nobody was told to wait\n%s", l.printed())
+			t.Fatalf("no trigger was reported to wait\n%s", l.printed())
 		}
 	}
 	time.Sleep(100 * time.Millisecond)

@@ -173,7 +173,7 @@ type answer struct {
 	Leaked      bool // the secret is in the environment
 }
 
-// confidence is what a generation adds to the secret that it was told.
+// confidence is what a generation adds to the secret that it inherits.
 func confidence(generation int) string { return fmt.Sprintf("in-confidence-%d ", generation) }
 
 // descriptors lists those above 2 that are not close-on-exec.

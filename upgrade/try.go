@@ -20,7 +20,7 @@ import (
 const returnSlack = 5 * time.Second
 
 // leastBaseline is how many requests of an upgrade's time make a baseline for the watch: of 1,000
-// without a failure a successor can be told apart that fails 1 %. With fewer it is all that the
+// without a failure a successor can be recognized that fails 1 %. With fewer it is all that the
 // generation has served.
 const leastBaseline = 1000
 

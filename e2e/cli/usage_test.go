@@ -15,7 +15,7 @@ import (
 	"example.com/baton/e2e/internal/service"
 )
 
-// A second server in the place of the first, and a server that is told nonsense: one clear error,
+// A second server in the place of the first, and a server with invalid settings: one clear error,
 // an exit code, and nothing disturbed.
 
 func TestSecondServer(t *testing.T) {

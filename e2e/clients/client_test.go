@@ -40,7 +40,7 @@ func newStage(t *testing.T) *stage {
 // pause is for how long clients rest after a request, or they take the machine from the upgrades.
 const pause = 5 * time.Millisecond
 
-// client is one that makes requests, one after the other, until it is told to end.
+// client is one that makes requests, one after the other, until it is stopped.
 type client struct {
 	name     string
 	pid      int // 0: it is in this process

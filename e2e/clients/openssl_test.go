@@ -19,7 +19,7 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// through starts a program that passes on what it is told, and returns its other end. It makes requests through it
+// through starts a program that passes on its input, and returns its other end. It makes requests through it
 // with what rekey writes between them.
 func (s *stage) through(name string, rekey []string, argv ...string) {
 	s.t.Helper()

@@ -21,7 +21,7 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// The deploy script: a good release comes to serve, one that is no good never does or not for long, and
+// The deploy script: a good release comes to serve, a bad one never does or not for long, and
 // what is in place serves at the end. Here the script talks to a stand-in for systemctl, so that this
 // takes neither root nor systemd; deploy_script_machine_test.go has the real one.
 

@@ -15,7 +15,7 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// The deploy script interrupted: at every command that it runs it is killed, or told to end. Whatever it
+// The deploy script interrupted: at every command that it runs it is killed, or sent SIGTERM. Whatever it
 // was at, the service serves, each binary is whole, and the next deploy finds its way.
 
 // interposed stands before every tool that the script runs. It counts the calls, and at the one that was
@@ -110,7 +110,7 @@ func TestDeployScriptInterrupted(t *testing.T) {
 	}{
 		{"killed before a command", syscall.SIGKILL, false},
 		{"killed with a command at work", syscall.SIGKILL, true},
-		{"told to end", syscall.SIGTERM, true},
+		{"terminated", syscall.SIGTERM, true},
 	}
 	for kind, tt := range tests {
 		for shard := range shards {
@@ -196,7 +196,7 @@ func (i *Interposer) checkInterrupted(n int, signal syscall.Signal, got deployed
 	if signal == syscall.SIGKILL {
 		return
 	}
-	// Who is told to end cleans up, and ends by that signal unless it was done already.
+	// A script that is sent SIGTERM cleans up, and ends by that signal unless it was done already.
 	if got.Code != 0 && got.Code != 128+int(signal) {
 		fail("exit code %d, want %d", got.Code, 128+int(signal))
 	}

@@ -165,7 +165,7 @@ func comeToHarm(t *testing.T, h harm) (a account) {
 		t.Errorf("got %d connections lost, want %d: %d had migrated (drained: %v)", a.Lost, want, moved, drained)
 	}
 	if !drained && a.Announced > 0 {
-		t.Errorf("%d connections were told to go by a predecessor that serves on", a.Announced)
+		t.Errorf("%d connections were sent Connection: close by a predecessor that serves on", a.Announced)
 	}
 	return a
 }

@@ -24,7 +24,7 @@ import (
 // queued is how many requests wait for a backend.
 const queued = 1000
 
-// TestBackendStaysDown has more clients than may wait for a backend. The others are told so at once, at a cost that
+// TestBackendStaysDown has more clients than may wait for a backend. The others get a 503 at once, at a cost that
 // does not grow; Baton is ready and upgrades itself meanwhile. When the backend is back, whoever waits is answered.
 func TestBackendStaysDown(t *testing.T) {
 	refused := tier.Times(t, "clients that find the queue full", 200, 500, 9000)
@@ -120,7 +120,7 @@ func (q *queue) add(t *testing.T, n int) {
 	}
 }
 
-// Who asks is told whether nobody was there, or somebody who does not answer.
+// The response distinguishes a backend that nobody serves from one that does not answer.
 func TestNoAnswer(t *testing.T) {
 	t.Parallel()
 	host := service.Loopback()

@@ -12,7 +12,7 @@ import (
 	"example.com/baton/e2e/internal/service"
 )
 
-// Pages that are being watched do not hold a drain: they are told, end in order, and come back to the successor.
+// Pages that are being watched do not hold a drain: they are notified, end in order, and come back to the successor.
 func TestLivePageEndsAtTheDrain(t *testing.T) {
 	t.Parallel()
 	for _, secure := range []bool{false, true} {

@@ -66,7 +66,7 @@ func TestStatusPageInBrowser(t *testing.T) {
 	}
 	p.awaitText("rows", func(got string) bool { return !strings.Contains(got, "draining") })
 
-	// One that is no good, and says so in words that a page must not take for its own.
+	// A bad one, which says so in words that a page must not take for its own.
 	b.DeployBytes(files.Script(`echo '<img src=x onerror="window.injected=true"><script>window.injected=true</script> & so on' >&2; exit 1`), 0o755)
 	if failed := b.TryUpgrade(); failed.Result != "failed" {
 		t.Fatalf("upgrade: got %s, want failed", failed.Result)

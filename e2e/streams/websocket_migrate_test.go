@@ -321,7 +321,7 @@ func webSocketsMigrate(t *testing.T, secure bool, clients, upgrades int) {
 // A stop after migrations ends both sides of a WebSocket with 1001, shortly before the deadline.
 func TestWebSocketsMigrateAndStop(t *testing.T) {
 	t.Parallel()
-	var backends, seen farewells
+	var backends, seen endings
 	const clients = 5
 	b := service.Start(t, service.Args("-proxy", "/="+backend.Start(t, noting(&backends)), "-drain-timeout", "2s"))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)

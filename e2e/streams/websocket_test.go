@@ -20,7 +20,7 @@ import (
 )
 
 // What lasts longer than a request: WebSockets and event streams through the proxy, and the live page, in HTTP/1.1 and
-// HTTP/2, over TLS and without; each is brought to a good end by the drain.
+// HTTP/2, over TLS and without; the drain closes each gracefully.
 
 // webSocketEcho is a backend that says what it hears.
 func webSocketEcho(w http.ResponseWriter, r *http.Request) {
@@ -111,14 +111,14 @@ func TestWebSocketThroughAnUpgrade(t *testing.T) {
 	}
 }
 
-// farewells are the ways in which WebSockets end, counted by the status of the close frame; -1 is a
+// endings are the ways in which WebSockets end, counted by the status of the close frame; -1 is a
 // connection that breaks off without one, which a browser shows as 1006.
-type farewells struct {
+type endings struct {
 	mu   sync.Mutex
 	seen map[websocket.StatusCode]int
 }
 
-func (f *farewells) add(err error) {
+func (f *endings) add(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.seen == nil {
@@ -127,13 +127,13 @@ func (f *farewells) add(err error) {
 	f.seen[websocket.CloseStatus(err)]++
 }
 
-func (f *farewells) count(status websocket.StatusCode) int {
+func (f *endings) count(status websocket.StatusCode) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.seen[status]
 }
 
-func (f *farewells) check(t *testing.T, whose string, status websocket.StatusCode, want int) {
+func (f *endings) check(t *testing.T, whose string, status websocket.StatusCode, want int) {
 	t.Helper()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -143,7 +143,7 @@ func (f *farewells) check(t *testing.T, whose string, status websocket.StatusCod
 }
 
 // noting is webSocketEcho that notes how its conversations end.
-func noting(ends *farewells) http.HandlerFunc {
+func noting(ends *endings) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c, err := websocket.Accept(w, r, nil)
 		if err != nil {
@@ -183,7 +183,7 @@ func TestWebSocketsOverUpgrades(t *testing.T) {
 
 func webSocketsOverUpgrades(t *testing.T, secure bool, upgrades int) {
 	const clients = 10
-	var backends, seen farewells
+	var backends, seen endings
 	way, clientsWay := service.PlainOrSecured(t, secure)
 	b := service.Start(t, way, service.Args("-proxy", "/="+backend.Start(t, noting(&backends)), "-websocket-grace", "300ms", "-drain-timeout", "20s", "-migrate=false"))
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -286,7 +286,7 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			var backends, seen farewells
+			var backends, seen endings
 			way, clientsWay := service.PlainOrSecured(t, tt.secure)
 			b := service.Start(t, way, service.Args(append(tt.flags, "-proxy", "/="+backend.Start(t, noting(&backends)))...))
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -328,7 +328,7 @@ func TestWebSocketAtTheDrainDeadline(t *testing.T) {
 	}{
 		{"upgrade", false, 2 * second, "0s", upgrade},
 		{"upgrade with a longer grace", true, 2 * second, "1h", upgrade},
-		{"brief", false, second * 9 / 10, "0s", upgrade}, // less than what a farewell may take
+		{"brief", false, second * 9 / 10, "0s", upgrade}, // less than what the drain hook may take
 		{"stop", false, 2 * second, "0s", func(b *service.Baton) { b.Signal(syscall.SIGTERM) }},
 	}
 	for _, tt := range tests {

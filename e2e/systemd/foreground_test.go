@@ -174,14 +174,14 @@ func TestForegroundTakesSockets(t *testing.T) {
 	b := service.Prepare(t, with, service.SocketUnit(t, "ADDRESS"), service.Args("-idle-grace", "50ms", "-foreground"))
 	b.Launch()
 	b.AwaitReady()
-	await.Until(t, "a word to the watchdog", func() bool { return len(m.Heard("WATCHDOG=1")) > 0 })
+	await.Until(t, "a heartbeat for the watchdog", func() bool { return len(m.Heard("WATCHDOG=1")) > 0 })
 	c, err := net.Dial("tcp", b.Address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Close()
 	b.Upgrade()
-	await.Until(t, "a word of the successor", func() bool {
+	await.Until(t, "a notification by the successor", func() bool {
 		fed := m.Heard("WATCHDOG=1")
 		return fed[len(fed)-1].Pid == b.PID()
 	})

@@ -67,7 +67,7 @@ func TestInstall(t *testing.T) {
 	serving := u.MainPID()
 	out = m.Must(installer, m.Share(build.Version(t, "v2")))
 	if !strings.Contains(out, "systemctl reload baton") {
-		t.Errorf("while it runs: got %s, want a word of the reload", out)
+		t.Errorf("while it runs: got %s, want the reload mentioned", out)
 	}
 	if u.MainPID() != serving {
 		t.Error("installing restarted the service")
@@ -214,7 +214,7 @@ func TestInstallRefuses(t *testing.T) {
 				out, code = string(text), cmd.ProcessState.ExitCode()
 			}
 			if code != tt.code || !strings.Contains(out, tt.says) {
-				t.Errorf("got exit code %d, %s want %d and a word of %q", code, out, tt.code, tt.says)
+				t.Errorf("got exit code %d, %s want %d and %q mentioned", code, out, tt.code, tt.says)
 			}
 			if tt.code == 1 && strings.Count(out, "\n") != 1 {
 				t.Errorf("got %s want one line", out)

@@ -2,7 +2,7 @@
 //
 //	systemctl reload baton upgrades. It waits until the new generation serves and
 //	the old one has drained, and fails with the reason in the journal if the new
-//	one is no good; the old one serves on then.
+//	one is bad; the old one serves on then.
 //
 //	If the process dies, by kill -9 or a crash, no connection is refused.
 //

@@ -127,7 +127,7 @@ func TestWatchdogIsFed(t *testing.T) {
 				if note.At.After(since) && note.Pid == pid {
 					k++
 				} else if note.At.After(since) && k > 0 { // or it may have been sent before
-					t.Fatalf("got a word of %d, which drains", note.Pid)
+					t.Fatalf("got a notification by %d, which drains", note.Pid)
 				}
 			}
 			return k >= 2
@@ -137,7 +137,7 @@ func TestWatchdogIsFed(t *testing.T) {
 		result()
 	}
 	if strings.Contains(b.Log(), "watchdog") {
-		t.Error("the log tells of a watchdog that was not fed")
+		t.Error("the log reports a watchdog that was not fed")
 	}
 	fed := m.Heard("WATCHDOG=1")
 	for i, note := range fed[1:] {

@@ -118,7 +118,7 @@ func TestSystemdSocketWithoutListen(t *testing.T) {
 		t.Errorf("systemctl start: got exit code 0: %s", out)
 	}
 	if log := u.Log(); !strings.Contains(log, u.Host+":81") {
-		t.Errorf("journal: got\n%s\nwant a word about %s:81", service.Tail(log, 10), u.Host)
+		t.Errorf("journal: got\n%s\nwant %s:81 mentioned", service.Tail(log, 10), u.Host)
 	}
 	u.Configure("listen HOST:81")
 	// systemd goes on trying.

@@ -221,7 +221,7 @@ func TestCertificatesAreReplaced(t *testing.T) {
 		check("after an upgrade", 0)
 	}
 
-	// A pair that is no good is not used, by nobody; the next one that is good is.
+	// An invalid pair is used by nobody; the next valid one is.
 	for i, r := range all {
 		old := [][]byte{r.cert, r.key}
 		_, other := certificate.Pair(t, certificate.EcdsaKey.Make(t), certificate.ValidNow, r.name)
@@ -230,16 +230,16 @@ func TestCertificatesAreReplaced(t *testing.T) {
 	pid := b.PID()
 	u := b.TryUpgrade()
 	if u.Code != 1 || !strings.Contains(u.Reason, "exit status 2") {
-		t.Errorf("upgrade with certificates that are no good: got exit code %d, %s, want 1 and a successor that exits with status 2", u.Code, u.Reason)
+		t.Errorf("upgrade with invalid certificates: got exit code %d, %s, want 1 and a successor that exits with status 2", u.Code, u.Reason)
 	}
 	for _, r := range all {
 		if said := strings.Join(u.Stderr, "\n"); !strings.Contains(said, r.certFile) {
-			t.Errorf("upgrade with certificates that are no good: got\n%s\nwant a word about %s", said, r.certFile)
+			t.Errorf("upgrade with invalid certificates: got\n%s\nwant %s mentioned", said, r.certFile)
 		}
 	}
 	warned := func() int { return strings.Count(b.Log(), "changed certificate is invalid") }
 	await.Until(t, "a warning for each", func() bool { return warned() >= len(all) })
-	check("while the files are no good", 0)
+	check("while the files are invalid", 0)
 	if b.PID() != pid {
 		t.Errorf("pid %d serves, want still %d", b.PID(), pid)
 	}

@@ -17,7 +17,7 @@ import (
 	"example.com/baton/e2e/internal/service"
 )
 
-// What a service for TLS is told: what is wrong is said by `baton check`, at a start and by an upgrade, all of it at once.
+// The settings of TLS: `baton check`, a start and an upgrade each report everything that is wrong at once.
 
 func TestBadUsageOfTLS(t *testing.T) {
 	t.Parallel()
@@ -123,7 +123,7 @@ func inFile(t *testing.T, directory string, flags []string) (path string) {
 	return path
 }
 
-// A certificate that is not valid now is told of, and used all the same: the clock may be wrong, or the clients may not mind.
+// A certificate that is not valid now is reported, and used all the same: the clock may be wrong, or the clients may not mind.
 func TestCertificateThatIsNotValid(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

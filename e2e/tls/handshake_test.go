@@ -47,7 +47,7 @@ type halting struct {
 	net.Conn
 	at     point
 	halted func()          // called there
-	goOn   <-chan struct{} // closed when it may go on
+	resume <-chan struct{} // closed when it may go on
 
 	flight, sent int
 	heard        bool // the server has answered the flight
@@ -77,7 +77,7 @@ func (h *halting) Write(p []byte) (int, error) {
 		}
 		h.over.Store(true)
 		h.halted()
-		<-h.goOn
+		<-h.resume
 	}
 	n, err := h.Conn.Write(p[before:])
 	h.sent += before + n
@@ -85,7 +85,7 @@ func (h *halting) Write(p []byte) (int, error) {
 }
 
 // halt connects a client that halts at a point, if it gets there. result gives what came of its handshake and one request.
-func halt(address string, at point, config *tls.Config, halted func(), goOn <-chan struct{}, anew *atomic.Int64) (result <-chan error) {
+func halt(address string, at point, config *tls.Config, halted func(), resume <-chan struct{}, anew *atomic.Int64) (result <-chan error) {
 	done := make(chan error, 1)
 	go func() {
 		halted := sync.OnceFunc(halted)
@@ -95,7 +95,7 @@ func halt(address string, at point, config *tls.Config, halted func(), goOn <-ch
 			if err != nil {
 				return err
 			}
-			c, secure, err := overSocket(&halting{Conn: nc, at: at, halted: halted, goOn: goOn}, config)
+			c, secure, err := overSocket(&halting{Conn: nc, at: at, halted: halted, resume: resume}, config)
 			if err != nil {
 				return fmt.Errorf("%s: %w", at.name, err)
 			}
@@ -144,7 +144,7 @@ func leaveHTTP2(secure *tls.Conn, address string, config *tls.Config, anew *atom
 	return err
 }
 
-// Whoever has accepted a connection brings its handshake and its request to a good end, however long ago the drain
+// Whoever has accepted a connection completes its handshake and its request, however long ago the drain
 // began. Those that have only connected are silent, and have the grace to begin.
 func TestHandshakesThroughAnUpgrade(t *testing.T) {
 	tier.Slow(t, "holds handshakes at each message")
@@ -163,7 +163,7 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 	var halted sync.WaitGroup
 	halted.Add(clients + beginners)
 	type waiting struct {
-		goOn   chan struct{}
+		resume chan struct{}
 		result <-chan error
 	}
 	var during, silent, afterwards []waiting
@@ -183,8 +183,8 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 		default:
 			config = http2
 		}
-		w := waiting{goOn: make(chan struct{})}
-		w.result = halt(address, at, config, halted.Done, w.goOn, &anew)
+		w := waiting{resume: make(chan struct{})}
+		w.result = halt(address, at, config, halted.Done, w.resume, &anew)
 		switch {
 		case i%5 == 0:
 			during = append(during, w)
@@ -205,7 +205,7 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 	go func() {
 		defer close(released)
 		for _, w := range during {
-			close(w.goOn)
+			close(w.resume)
 			time.Sleep(2 * time.Millisecond) // so that they meet each moment of the upgrade
 		}
 	}()
@@ -215,7 +215,7 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 	})
 	handoff := time.Now()
 	for _, w := range silent {
-		close(w.goOn)
+		close(w.resume)
 	}
 	<-released
 	failed := 0
@@ -236,7 +236,7 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 	}
 	for some := range slices.Chunk(afterwards, 20) { // all at once take longer than net/http waits for HTTP/2 to begin
 		for _, w := range some {
-			close(w.goOn)
+			close(w.resume)
 		}
 		check(some)
 	}
@@ -325,7 +325,7 @@ func TestHandshakesThatNeverEnd(t *testing.T) {
 	visits.end(t)
 }
 
-// What is no handshake is told so, or just ends; the next one is served.
+// Bytes that are no handshake get an alert, an answer or just the end; the next connection is served.
 func TestNoHandshake(t *testing.T) {
 	t.Parallel()
 	certFile, keyFile := certificate.Certificate(t)
@@ -334,7 +334,7 @@ func TestNoHandshake(t *testing.T) {
 		c := http1.MustDial(t, "tcp", b.Secure())
 		c.Send(t, string(http1.Request("GET", "/100.bin", nil)))
 		if resp := c.Expect(t, "GET", 400); !strings.Contains(string(resp.Body), "HTTPS") {
-			t.Errorf("plain HTTP to a listener for TLS: got %q, want a word about HTTPS", resp.Body)
+			t.Errorf("plain HTTP to a listener for TLS: got %q, want HTTPS mentioned", resp.Body)
 		}
 		if end := c.AwaitClose(await.Hang); end != http1.Fin {
 			t.Errorf("plain HTTP to a listener for TLS: got %v, want FIN", end)

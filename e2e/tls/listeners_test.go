@@ -152,7 +152,7 @@ func TestAddressChangesItsProtocol(t *testing.T) {
 	}
 }
 
-// One that asks in the grace of a connection that cannot move gets its answer, and is told.
+// A request in the grace of a connection that cannot migrate is answered, with `Connection: close`.
 func TestTLSIdleConnectionAsksInItsGrace(t *testing.T) {
 	tier.Slow(t, "waits for the grace of connections")
 	t.Parallel()

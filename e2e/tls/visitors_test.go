@@ -89,7 +89,7 @@ type handshakes struct {
 	wg   sync.WaitGroup
 }
 
-// keepVisiting has a client visit for each configuration. seen, which may be nil, is told of each handshake.
+// keepVisiting has a client visit for each configuration. seen, which may be nil, is called for each handshake.
 func keepVisiting(address string, configs []*tls.Config, seen func(client int, state tls.ConnectionState) error) *handshakes {
 	h := &handshakes{stop: make(chan struct{})}
 	for i, config := range configs {

@@ -17,7 +17,7 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// Successors that are no good: whatever is wrong with a release, the predecessor serves on, whoever
+// Bad successors: whatever is wrong with a release, the predecessor serves on, whoever
 // asked gets the reason, and the next good release takes over.
 
 func TestSuccessorFaults(t *testing.T) {

@@ -16,7 +16,7 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// Keep-alive connections in a drain: each moves to the successor or, where it cannot, is brought to a good end; and
+// Keep-alive connections in a drain: each moves to the successor or, where it cannot, is closed gracefully; and
 // nothing takes longer than it must.
 
 // A connection with a request under way moves when the response is out, whether its header was out before or not.

@@ -143,7 +143,7 @@ func withoutPidfd(t testing.TB) service.Option {
 }
 
 // A predecessor that cannot receive from its successor for a moment tries again. One that never can gives the successor
-// up, which waits for being told to take over.
+// up, which waits for the order to take over.
 func TestPredecessorCannotReceive(t *testing.T) {
 	tier.Slow(t, "traces a process")
 	t.Parallel()

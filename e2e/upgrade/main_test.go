@@ -7,7 +7,7 @@
 //
 //	One upgrade at a time. Triggers that come while one runs are kept for one more.
 //
-// and that "a release that is no good never takes over".
+// and that "no bad release takes over".
 package upgrade
 
 import (

@@ -12,7 +12,7 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// The main promise for what does not move to the successor: connections over TLS and of HTTP/2 are told to go,
+// The main promise for what does not move to the successor: connections over TLS and of HTTP/2 are sent `Connection: close` or GOAWAY,
 // and nothing is lost with them.
 
 // everything serves files, and an echo backend below /echo/.
@@ -70,7 +70,7 @@ func TestUpgradesUnderLoadOfEveryProtocolWithoutMigration(t *testing.T) {
 	}
 }
 
-// checkWarned checks that every connection of HTTP/2 was told to go in each upgrade, and before a last stream was
+// checkWarned checks that every connection of HTTP/2 was sent GOAWAY in each upgrade, and before a last stream was
 // named, so that none had to be refused; and that those who said nothing had the time to hear it.
 func checkWarned(t *testing.T, counts *load.Tally, upgrades int) {
 	t.Helper()
@@ -78,7 +78,7 @@ func checkWarned(t *testing.T, counts *load.Tally, upgrades int) {
 		t.Errorf("%d streams refused, want none", n)
 	}
 	if n := counts.OneStep.Load(); n != 0 {
-		t.Errorf("%d connections were told of a last stream without a warning", n)
+		t.Errorf("%d connections were sent a last stream without a warning", n)
 	}
 	for _, h := range load.HTTP2Habits {
 		if got, want := counts.Reconnects[h].Load(), int64(upgrades*counts.Clients[h]); got < want {

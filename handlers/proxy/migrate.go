@@ -44,11 +44,11 @@ func (t *tunnel) halt() {
 	t.backend.halt()
 }
 
-// goOn lets them run again.
-func (t *tunnel) goOn() {
+// resume lets them run again.
+func (t *tunnel) resume() {
 	t.halting.Store(false)
-	t.client.goOn()
-	t.backend.goOn()
+	t.client.resume()
+	t.backend.resume()
 }
 
 // migrate reports whether a successor goes on with the tunnel, which is halted.

@@ -330,7 +330,7 @@ func TestTunnelGoesOnWhileAWriteEnds(t *testing.T) {
 	defer far.Close()
 	for name, patience := range map[string]time.Duration{"client": 0, "backend": time.Minute} {
 		tun := &tunnel{client: &end{Conn: far}}
-		tun.backend = &end{patience: patience, Conn: interrupted{near, func() { tun.halt(); tun.goOn() }}}
+		tun.backend = &end{patience: patience, Conn: interrupted{near, func() { tun.halt(); tun.resume() }}}
 		var p pipe
 		p.connect(tun, tun.client, tun.backend)
 		p.Held = []byte("held")

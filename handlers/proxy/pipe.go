@@ -164,8 +164,8 @@ func (e *end) halt() {
 	e.SetWriteDeadline(past)
 }
 
-// goOn allows reading and writing again.
-func (e *end) goOn() {
+// resume allows reading and writing again.
+func (e *end) resume() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.halted = false

@@ -24,7 +24,7 @@ const eventPatience = 80 * time.Millisecond
 type stream struct {
 	io.ReadCloser
 	control *http.ResponseController
-	encoded bool // so that events cannot be told apart
+	encoded bool // so that events cannot be distinguished
 	stop    func()
 	over    chan struct{} // closed with the body
 

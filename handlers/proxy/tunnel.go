@@ -50,7 +50,7 @@ func (t *tunnel) serve(ctx context.Context, w http.ResponseWriter) {
 		if t.migrate(ctx) {
 			return
 		}
-		t.goOn()
+		t.resume()
 	}
 	recorder.AddBytes(w, t.toClient.Written)
 }
@@ -88,7 +88,7 @@ func (t *tunnel) copy(ctx context.Context, patience time.Duration) (halted bool)
 			t.halt()
 			stuck.Reset(haltPatience)
 		case <-stuck.C:
-			t.goOn()
+			t.resume()
 			c.restart()
 			due.Reset(migratePause)
 		case <-gone:

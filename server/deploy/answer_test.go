@@ -65,7 +65,7 @@ func checkAnswer(t *testing.T, got, want map[string]string) {
 }
 
 // A fakeService is this process, in the place of a service: systemctl is a stand-in that
-// tells of it, and a control socket here answers.
+// reports it, and a control socket here answers.
 type fakeService struct {
 	dir  string
 	file string // that runs
@@ -93,7 +93,7 @@ func (f *fakeService) set(change func(*upgrade.Status)) {
 	change(&f.status)
 }
 
-// systemd sets what the stand-in says next; reload is what it does when it is told to.
+// systemd sets what the stand-in says next; reload is what it does at a reload.
 func (f *fakeService) systemd(t *testing.T, active string, pid int, reload string) {
 	t.Helper()
 	write(t, filepath.Join(f.dir, "systemctl"), fmt.Sprintf(`#!/bin/sh
@@ -199,7 +199,7 @@ func TestAnswerBack(t *testing.T) {
 	}
 	checkAnswer(t, answered(t, 0, "upgrade", "-back", f.file, "-unit", "x.service"), map[string]string{"again": ""})
 	if got := calls(); got != "" {
-		t.Errorf("what serves was told to %s", got)
+		t.Errorf("the serving generation was sent %s", got)
 	}
 	f.systemd(t, "failed", 0, "true")
 	answered(t, 1, "upgrade", "-back", f.file, "-unit", "x.service")

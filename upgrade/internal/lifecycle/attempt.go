@@ -22,14 +22,14 @@ const (
 	Greeted
 	// Trying: it serves a share of the connections, and accepts none.
 	Trying
-	// TakingOver: it was told to accept. This generation accepts as well until the successor has
+	// TakingOver: it was ordered to accept. This generation accepts as well until the successor has
 	// committed, so that one that dies before costs no more than what it has accepted itself.
 	TakingOver
 	// Watching: it accepts in place of this generation, which can take back.
 	Watching
 	// TakingBack: it returns what it has, and is to exit. This generation accepts.
 	TakingBack
-	// Confirmed: it serves, was told to commit, and tableflip has not said so yet.
+	// Confirmed: it serves, was ordered to commit, and tableflip has not said so yet.
 	Confirmed
 	// ConfirmedUnlinked: as Confirmed, and its link has ended since.
 	ConfirmedUnlinked

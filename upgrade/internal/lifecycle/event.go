@@ -36,7 +36,7 @@ const (
 	FlipAccepted        // tableflip: the successor is ready, there is no way back
 	FlipFailed          // tableflip: it is not; Err
 	Hello               // over the link: PID, Version, Protocol
-	SuccessorPrepared   // over the link: it could accept, and waits for being told to
+	SuccessorPrepared   // over the link: it could accept, and waits for the order
 	SuccessorServes     // over the link: it accepts connections
 	SuccessorUpgrades   // over the link: it has executed a successor of its own
 	SuccessorSettles    // over the link: it serves, and has none

@@ -15,7 +15,7 @@ const (
 	// stopPatience is how long a successor that was notified of a stop may take to exit by itself.
 	stopPatience = time.Second
 
-	// commitPatience is how long one that was told to take over may take to commit at a stop.
+	// commitPatience is how long one that was ordered to take over may take to commit at a stop.
 	commitPatience = 5 * time.Second
 
 	// reportInterval bounds what is lost with a generation that is killed once it has a

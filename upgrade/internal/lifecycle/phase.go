@@ -15,7 +15,7 @@ const (
 	Checked
 	// Preparing: it does what can fail, last of all before it takes over.
 	Preparing
-	// Standby: it could accept, and waits for being told to. It may be tried on connections of its
+	// Standby: it could accept, and waits for the order. It may be tried on connections of its
 	// predecessor.
 	Standby
 	// Probation: it accepts, and its predecessor can take back.

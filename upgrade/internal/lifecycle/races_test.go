@@ -62,7 +62,7 @@ func TestTakeoverRaces(t *testing.T) {
 	const dead = "; restore stderr; forget 1; "
 	for _, r := range []race{
 		// The successor.
-		{"it waits for being told to accept", ordered(), nil, begin, "check; prepare; send prepared", Standby, None, ""},
+		{"it waits for the order to accept", ordered(), nil, begin, "check; prepare; send prepared", Standby, None, ""},
 		{"it accepts, and commits", ordered(), standby, []Event{is(TakeOver), is(CommitMessage)},
 			"serve; send serving; announce; commit", Serving, None, ""},
 		{"a trigger waits for the commit", ordered(), accepts, []Event{is(GateOpened), signal(2), is(CommitMessage)},

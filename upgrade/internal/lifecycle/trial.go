@@ -251,7 +251,7 @@ func (m *Machine) dismissDead(Event) {
 	m.dismiss(fmt.Sprintf("link to the successor ended in the %v; it was killed", stage), exitGrace)
 }
 
-// endEarly notes that the successor did not wait for being told to commit.
+// endEarly notes that the successor did not wait for the order to commit.
 func (m *Machine) endEarly(Event) {
 	m.endUnawaited()
 	m.arm(StartLate, m.config.UpgradeTimeout)

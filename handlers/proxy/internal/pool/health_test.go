@@ -58,11 +58,11 @@ func TestHealth(t *testing.T) {
 	}
 }
 
-// keeper fails health checks that do not end their connection, as a process does that still has it
+// failsKept fails health checks that do not end their connection, as a process does that still has it
 // when its successor has the address.
-type keeper struct{ *fake }
+type failsKept struct{ *fake }
 
-func (k keeper) RoundTrip(r *http.Request) (*http.Response, error) {
+func (k failsKept) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !r.Close {
 		return &http.Response{StatusCode: 503, Body: http.NoBody}, nil
 	}
@@ -70,7 +70,7 @@ func (k keeper) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 func TestHealthOfSuccessor(t *testing.T) {
-	if err := CheckHealth(t.Context(), Backend{URL: "http://a", Transport: keeper{&fake{outcomes: []outcome{ok}}}}, "/healthz"); err != nil {
+	if err := CheckHealth(t.Context(), Backend{URL: "http://a", Transport: failsKept{&fake{outcomes: []outcome{ok}}}}, "/healthz"); err != nil {
 		t.Errorf("got %v, want the successor asked", err)
 	}
 }

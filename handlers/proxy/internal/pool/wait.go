@@ -53,7 +53,7 @@ func (g *Group) await(t *trip) (b *backend, trial bool, err error) {
 	timeout := time.NewTimer(left)
 	defer timeout.Stop()
 	var failed <-chan struct{}
-	if t.body != nil && t.request.Header.Get("Expect") == "" { // else the client would be told to send it
+	if t.body != nil && t.request.Header.Get("Expect") == "" { // else the client would be sent 100 Continue
 		failed = t.body.readAhead()
 		defer t.body.stopAhead()
 	}

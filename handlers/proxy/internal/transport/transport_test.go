@@ -170,7 +170,7 @@ func TestConnectionIsUsedAgain(t *testing.T) {
 	}
 }
 
-// Who has to find out why a backend's connections are not used again, is told what it has sent.
+// The log says what a backend has sent on a connection that is not used again.
 func TestUnsolicitedBytesAreLogged(t *testing.T) {
 	for more, want := range map[string]string{"": "", "!": "!", plain: plain, "HTTP/1.1 408 Timeout\r\n\r\n": "", strings.Repeat("x", 1000): strings.Repeat("x", 64)} {
 		for _, late := range []bool{false, true} {
