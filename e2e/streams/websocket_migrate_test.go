@@ -41,29 +41,29 @@ const (
 	fin = 0x80
 )
 
-// frameOf returns a frame, masked if it is from a client.
-func frameOf(first byte, fromClient bool, payload []byte) []byte {
+// appendFrame appends a frame, masked if it is from a client. Whoever makes many reuses the memory: new memory costs
+// most of the machine's time with the race detector.
+func appendFrame(to []byte, first byte, fromClient bool, payload []byte) []byte {
 	mask := byte(0)
 	if fromClient {
 		mask = 0x80
 	}
-	var f []byte
 	switch n := len(payload); {
 	case n < 126:
-		f = []byte{first, mask | byte(n)}
+		to = append(to, first, mask|byte(n))
 	case n < 1<<16:
-		f = binary.BigEndian.AppendUint16([]byte{first, mask | 126}, uint16(n))
+		to = binary.BigEndian.AppendUint16(append(to, first, mask|126), uint16(n))
 	default:
-		f = binary.BigEndian.AppendUint64([]byte{first, mask | 127}, uint64(n))
+		to = binary.BigEndian.AppendUint64(append(to, first, mask|127), uint64(n))
 	}
-	if !fromClient {
-		return append(f, payload...)
+	if fromClient {
+		to = append(to, 0, 0, 0, 0) // a key that changes nothing
 	}
-	return append(append(f, 0, 0, 0, 0), payload...) // with a key that changes nothing
+	return append(to, payload...)
 }
 
-// readFrame reads a frame. A close frame may be masked with a key of the proxy's.
-func readFrame(r io.Reader) (first byte, payload []byte, err error) {
+// readFrame reads a frame, into memory if that suffices. A close frame may be masked with a key of the proxy's.
+func readFrame(r io.Reader, memory []byte) (first byte, payload []byte, err error) {
 	var header [8]byte
 	if _, err := io.ReadFull(r, header[:2]); err != nil {
 		return 0, nil, err
@@ -86,7 +86,7 @@ func readFrame(r io.Reader) (first byte, payload []byte, err error) {
 	if size > 2<<20 {
 		return 0, nil, fmt.Errorf("frame of %d bytes", size)
 	}
-	payload = make([]byte, size)
+	payload = slices.Grow(memory[:0], int(size))[:size]
 	_, err = io.ReadFull(r, payload)
 	for i := range payload {
 		if first != fin|closing {
@@ -111,13 +111,15 @@ func echoFrames(closed, broken *atomic.Int64) http.HandlerFunc {
 		if r.URL.Path == "/slow" {
 			in = slowly{in}
 		}
+		var received, answer []byte
 		for {
-			first, payload, err := readFrame(in)
+			first, payload, err := readFrame(in, received)
 			if err == nil {
 				if first == fin|ping {
 					first = fin | pong
 				}
-				_, err = conn.Write(frameOf(first, false, payload))
+				received, answer = payload, appendFrame(answer[:0], first, false, payload)
+				_, err = conn.Write(answer)
 			}
 			if err != nil {
 				broken.Add(1)
@@ -165,8 +167,8 @@ func startTalker(t *testing.T, o service.Over, b *service.Baton, n int) *talker 
 
 var longest = sync.OnceValue(func() []byte { return exchange.Pattern(1 << 20) })
 
-// message returns the frames of the nth message: fragments, with a ping among them.
-func (k *talker) message(n int, fromClient bool) []byte {
+// appendMessage appends the frames of the nth message: fragments, with a ping among them.
+func (k *talker) appendMessage(to []byte, n int, fromClient bool) []byte {
 	sizes := []int{1, 125, 126, 3_000, 65_535, 65_536, 200_000}
 	size := sizes[(k.n+n)%len(sizes)]
 	if n%40 == k.n%40 {
@@ -178,11 +180,10 @@ func (k *talker) message(n int, fromClient bool) []byte {
 	if fromClient {
 		signal = ping
 	}
-	return slices.Concat(
-		frameOf(binaryFrame, fromClient, whole[:third]),
-		frameOf(fin|signal, fromClient, fmt.Append(nil, n)),
-		frameOf(continuation, fromClient, whole[third:2*third]),
-		frameOf(fin|continuation, fromClient, whole[2*third:]))
+	to = appendFrame(to, binaryFrame, fromClient, whole[:third])
+	to = appendFrame(to, fin|signal, fromClient, fmt.Append(nil, n))
+	to = appendFrame(to, continuation, fromClient, whole[third:2*third])
+	return appendFrame(to, fin|continuation, fromClient, whole[2*third:])
 }
 
 func (k *talker) fail(what string, err error) {
@@ -192,17 +193,19 @@ func (k *talker) fail(what string, err error) {
 
 // send sends messages until stop is closed, few of which are on their way at a time, and then a close frame.
 func (k *talker) send(stop <-chan struct{}) {
+	var message []byte
 	for {
 		select {
 		case <-stop:
-			if _, err := k.conn.Write(frameOf(fin|closing, true, []byte{0x03, 0xe8})); err != nil {
+			if _, err := k.conn.Write(appendFrame(nil, fin|closing, true, []byte{0x03, 0xe8})); err != nil {
 				k.fail("close", err)
 			}
 			return
 		case <-time.After(time.Duration(20+20*(k.n%7)) * time.Millisecond):
 		}
 		if n := k.sent.Load(); n-k.received.Load() < 4 {
-			if _, err := k.conn.Write(k.message(int(n), true)); err != nil {
+			message = k.appendMessage(message[:0], int(n), true)
+			if _, err := k.conn.Write(message); err != nil {
 				k.fail("write", err)
 				return
 			}
@@ -213,11 +216,12 @@ func (k *talker) send(stop <-chan struct{}) {
 
 // receive expects what was sent, byte by byte, and in the end the close frame.
 func (k *talker) receive() {
-	bye := frameOf(fin|closing, false, []byte{0x03, 0xe8})
+	bye := appendFrame(nil, fin|closing, false, []byte{0x03, 0xe8})
+	var got, want []byte
 	for {
 		n := int(k.received.Load())
-		want := k.message(n, false)
-		got := make([]byte, len(want))
+		want = k.appendMessage(want[:0], n, false)
+		got = slices.Grow(got[:0], len(want))[:len(want)]
 		first, err := io.ReadFull(k.in, got[:len(bye)])
 		if err == nil && bytes.Equal(got[:len(bye)], bye) && k.sent.Load() == int64(n) {
 			rest, err := io.ReadAll(k.in)
