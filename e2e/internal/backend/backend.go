@@ -2,6 +2,7 @@
 package backend
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -59,14 +60,20 @@ func Directory(t testing.TB) (dir string) {
 	return dir
 }
 
+// bodies is memory for what Echo is sent: it costs much, with the race detector, to take new memory each time.
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
 // Echo is a backend that returns what it was sent. GET /fixed/N answers N bytes; with "chunked" in the
 // query the length is not announced, and a trailer follows.
 func Echo(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(r.Body)
-	if err != nil {
+	memory := bodies.Get().(*bytes.Buffer)
+	defer bodies.Put(memory)
+	memory.Reset()
+	if _, err := memory.ReadFrom(r.Body); err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
+	body := memory.Bytes()
 	if _, size, ok := strings.Cut(r.URL.Path, "/fixed/"); ok {
 		if n, err := strconv.Atoi(size); err == nil {
 			body = exchange.Pattern(n)
@@ -173,10 +180,15 @@ func webSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	defer c.CloseNow()
 	c.SetReadLimit(2 << 20)
+	var message bytes.Buffer
 	for {
-		kind, message, err := c.Read(r.Context())
+		kind, in, err := c.Reader(r.Context())
 		if err == nil {
-			err = c.Write(r.Context(), kind, message)
+			message.Reset()
+			_, err = message.ReadFrom(in)
+		}
+		if err == nil {
+			err = c.Write(r.Context(), kind, message.Bytes())
 		}
 		if err != nil {
 			return

@@ -64,7 +64,7 @@ func (c *Conn) open(x *exchange.Exchange) (*Stream, error) {
 		c.Mu.Unlock()
 		return nil, errTold
 	}
-	s := &Stream{id: uint32(2*c.Made + 1), Nth: c.Made + 1, done: make(chan struct{}), window: c.perEach}
+	s := &Stream{id: uint32(2*c.Made + 1), Nth: c.Made + 1, done: make(chan struct{}), window: c.perEach, Body: make([]byte, 0, len(x.Body))}
 	c.Made++
 	c.streams[s.id] = s
 	c.Mu.Unlock()

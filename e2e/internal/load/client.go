@@ -23,6 +23,7 @@ type client struct {
 	turn   int // which exchange comes next
 	random *rand.Rand
 	resp   http1.Response
+	heard  bytes.Buffer // the last message of a WebSocket; new memory for each costs much with the race detector
 
 	broken bool      // the connection has ended without a word
 	asked  time.Time // before the last request on this connection that was answered or, without one, its dial
