@@ -26,10 +26,11 @@ func (l *tlsLine) openssl(s *served, args ...string) *sClient {
 	t := l.t
 	t.Helper()
 	if _, err := exec.LookPath("openssl"); err != nil {
+		const missing = "openssl is missing: install it (on Debian: apt install openssl)"
 		if os.Getenv("BATON_STRICT") == "1" {
-			t.Fatal("openssl is missing")
+			t.Fatal(missing)
 		}
-		t.Skip("openssl is missing")
+		t.Skip(missing)
 	}
 	trusted := filepath.Join(t.TempDir(), "pem")
 	if err := os.WriteFile(trusted, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: l.signed.Leaf.Raw}), 0o600); err != nil {
