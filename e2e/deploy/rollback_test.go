@@ -25,7 +25,7 @@ func rollbacks(t *testing.T) int {
 	if *tier.Soak > 0 {
 		return *tier.Soak
 	}
-	return tier.Times(t, "rollbacks", 1, 1, 20)
+	return tier.Times(t, "rollbacks", 1, 1, 8)
 }
 
 // checkBack checks that v1 is in place and serves, without a way back to what was bad.

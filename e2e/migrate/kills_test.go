@@ -74,7 +74,7 @@ func TestSuccessorsThatComeToHarm(t *testing.T) {
 	tier.Slow(t, "kills successors under load")
 	rounds := *tier.Soak
 	if rounds == 0 {
-		rounds = tier.Times(t, "kills", 0, len(harms), 4*len(harms))
+		rounds = tier.Times(t, "kills", 0, len(harms), 2*len(harms))
 	}
 	var sum account
 	for round := range rounds {

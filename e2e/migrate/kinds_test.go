@@ -13,7 +13,7 @@ import (
 func TestEveryKindKeepsItsConnection(t *testing.T) {
 	upgrades := *tier.Soak
 	if upgrades == 0 {
-		upgrades = tier.Times(t, "upgrades", 2, 5, 10)
+		upgrades = tier.Times(t, "upgrades", 2, 5, 6)
 	}
 	option, over := service.EveryKind(t)
 	b := service.Start(t, option, service.Args("-idle-grace", "2m", "-drain-timeout", "5m"))

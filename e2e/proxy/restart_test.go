@@ -80,7 +80,7 @@ var ways = []struct {
 // delivered once more unless it is a GET that nobody can have answered.
 func TestBackendsRestart(t *testing.T) {
 	t.Parallel()
-	rounds, pause := tier.Times(t, "restarts in each way", 1, 1, 8), 500*time.Millisecond
+	rounds, pause := tier.Times(t, "restarts in each way", 1, 1, 4), 500*time.Millisecond
 	if tier.Strict() {
 		pause = 3 * time.Second
 	}

@@ -248,7 +248,7 @@ func (k *talker) receive() {
 // WebSockets whose clients and backends send at any moment, and some of whom read slowly, live through upgrades:
 // each message arrives whole and in order, and the predecessors are gone at once.
 func TestWebSocketsMigrate(t *testing.T) {
-	clients, upgrades := tier.Times(t, "clients", 10, 20, 100), tier.Times(t, "upgrades", 2, 3, 8)
+	clients, upgrades := tier.Times(t, "clients", 10, 20, 40), tier.Times(t, "upgrades", 2, 3, 4)
 	overTLS := clients / 2
 	if *tier.Soak > 0 {
 		clients, overTLS, upgrades = 100, 100, *tier.Soak

@@ -102,7 +102,7 @@ func TestInterruptions(t *testing.T) {
 	t.Parallel()
 	rounds := *tier.Soak
 	if rounds == 0 {
-		rounds = tier.Times(t, "interrupted upgrades", 0, 12, 60)
+		rounds = tier.Times(t, "interrupted upgrades", 0, 12, 30)
 	}
 	const services = 3
 	for i := range services {

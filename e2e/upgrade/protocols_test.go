@@ -46,7 +46,7 @@ func TestUpgradesUnderLoadOfEveryProtocolWithoutMigration(t *testing.T) {
 	overCounts, stopOver := load.Start(t, over)
 	load.AwaitCrowd(t, plainCounts, plain.Clients)
 	load.AwaitCrowd(t, overCounts, over.Clients)
-	all := upgradeAgainAndAgain(t, b, plainCounts, tier.Times(t, "upgrades", 0, 2, 10), 0, grace*9/10, overCounts)
+	all := upgradeAgainAndAgain(t, b, plainCounts, tier.Times(t, "upgrades", 0, 2, 5), 0, grace*9/10, overCounts)
 	told := load.ClientsOf(plain.Clients, load.HTTP2Habits...) + load.ClientsOf(over.Clients, append(load.HTTP2Habits, load.BackToBack, load.Pausing)...)
 	for i, u := range all {
 		if c := u.Predecessor.Connections; u.Predecessor.Moved > 0 || c.Cut+c.Grace+c.Timeout+c.Error > 0 || c.Announced < told {

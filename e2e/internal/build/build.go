@@ -7,8 +7,9 @@
 // Baton is built with the race detector where the tests are. In .ci/run that is so for the packages in which generations
 // meet: upgrade and migrate, streams, http2, tls, proxy, stop, metrics and embed. It is not for those that look at Baton
 // from the outside only. What they test is not Go (deploy, systemd), does not run beside anything else (cli), needs the
-// memory and speed of the binary that is deployed (limits, log, compare, costs), or repeats, for the sake of other
-// programs as clients, what migrate does (clients). Some of them check more so: limits how much memory clients take, and
+// memory and speed of the binary that is deployed (limits, log, compare, costs, and trial, where they are judged), or
+// repeats, for the sake of other programs as clients, what migrate does (clients). The race detector sees a trial and a
+// take-back in the tests of package upgrade. Some of them check more so: limits how much memory clients take, and
 // deploy twice as many interruptions.
 package build
 
