@@ -54,8 +54,8 @@ func (a *asker) run(stop <-chan struct{}) {
 	}
 }
 
-// An address that speaks another protocol from one generation to the next: what was connected is brought to a good
-// end by the generation that accepted it, and never given to one that would not understand it.
+// An address that speaks another protocol from one generation to the next: what was connected is served and
+// closed gracefully by the generation that accepted it, and never given to one that would not understand it.
 func TestAddressChangesItsProtocol(t *testing.T) {
 	t.Parallel()
 	const plain, secure = "", "tls:"
@@ -77,7 +77,7 @@ func TestAddressChangesItsProtocol(t *testing.T) {
 			// Another listener for TLS, so that the files are always of use.
 			const lines = "listen HOST:0\nlisten tls:HOST:0\nlisten "
 			b := service.Prepare(t, service.ListenInFile(), service.Config(lines+tt.from+address), service.Files(t),
-				service.Args("-idle-grace", await.Unhurried(500*time.Millisecond).String(), "-read-header-timeout", "1m", "-tls-cert", certFile, "-tls-key", keyFile))
+				service.Args("-idle-grace", await.Unhurried(2*time.Second).String(), "-read-header-timeout", "1m", "-tls-cert", certFile, "-tls-key", keyFile))
 			b.Launch()
 			b.AwaitReady()
 			connect := func(protocol string) (c *http1.Conn) {
