@@ -41,8 +41,12 @@ func TestSystemdCrashRollback(t *testing.T) {
 			if got := versionOf(t, u.Path(inMachine+".crashed")); got != build.Dies(after) {
 				t.Errorf("what crashed: got %q, want it to be kept", got)
 			}
-			if n := u.Restarts(); n != 3 {
-				t.Errorf("NRestarts: got %d, want 3", n)
+			most := 3
+			if after < time.Second {
+				most++ // a crash while the script still runs is not counted: it sees to what serves
+			}
+			if n := u.Restarts(); n < 3 || n > most {
+				t.Errorf("NRestarts: got %d, want 3 to %d", n, most)
 			}
 			const said = `version dies-after-\S+ crashed 3 times within a minute \(signal: KILL\) and was replaced at `
 			u.Await(t, "the status text", func() bool {
