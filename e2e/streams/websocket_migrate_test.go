@@ -165,8 +165,6 @@ func startTalker(t *testing.T, o service.Over, b *service.Baton, n int) *talker 
 	return k
 }
 
-var longest = sync.OnceValue(func() []byte { return exchange.Pattern(1 << 20) })
-
 // appendMessage appends the frames of the nth message: fragments, with a ping among them.
 func (k *talker) appendMessage(to []byte, n int, fromClient bool) []byte {
 	sizes := []int{1, 125, 126, 3_000, 65_535, 65_536, 200_000}
@@ -174,7 +172,7 @@ func (k *talker) appendMessage(to []byte, n int, fromClient bool) []byte {
 	if n%40 == k.n%40 {
 		size = 1 << 20
 	}
-	whole := longest()[:size]
+	whole := exchange.Pattern(size)
 	third := size / 3
 	signal := byte(pong)
 	if fromClient {

@@ -12,8 +12,8 @@ import (
 	"example.com/baton/e2e/internal/tier"
 )
 
-// The main promise for what does not move to the successor: connections over TLS and of HTTP/2 are sent `Connection: close` or GOAWAY,
-// and nothing is lost with them.
+// The main promise for what does not move to the successor: connections over TLS and of HTTP/2 are sent
+// `Connection: close` or GOAWAY, and nothing is lost with them.
 
 // everything serves files, and an echo backend below /echo/.
 func everything(t testing.TB) service.Option {

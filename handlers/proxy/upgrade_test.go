@@ -147,7 +147,7 @@ func TestProxyKeepsProtocol(t *testing.T) {
 	}
 }
 
-// A backend that switches to a protocol that nobody has asked for is answered for with 502, and its connection is closed.
+// If a backend switches to a protocol that nobody has asked for, the client gets 502, and the backend's connection is closed.
 func TestTunnelThatNobodyAskedFor(t *testing.T) {
 	const switching = "HTTP/1.1 101 Switching Protocols\r\n"
 	for name, tt := range map[string]struct{ asked, answer string }{

@@ -93,7 +93,7 @@ func (f *fakeService) set(change func(*upgrade.Status)) {
 	change(&f.status)
 }
 
-// systemd sets what the stand-in says next; reload is what it does at a reload.
+// systemd sets what the stand-in says next; reload is what it does if asked to reload.
 func (f *fakeService) systemd(t *testing.T, active string, pid int, reload string) {
 	t.Helper()
 	write(t, filepath.Join(f.dir, "systemctl"), fmt.Sprintf(`#!/bin/sh
