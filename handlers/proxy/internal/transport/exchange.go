@@ -60,7 +60,7 @@ func (t *Transport) exchange(c *conn, r *http.Request, header []byte) (response 
 
 // receive reads the response's header, and those of interim ones before it.
 func (x *exchange) receive() (*http.Response, error) {
-	trace := httptrace.ContextClientTrace(x.request.Context())
+	hook := interimHook(x.request)
 	for {
 		response, err := http.ReadResponse(x.conn.in, x.request)
 		if err != nil {
@@ -70,16 +70,27 @@ func (x *exchange) receive() (*http.Response, error) {
 		if code < 100 || code > 199 || code == http.StatusSwitchingProtocols {
 			return x.accept(response)
 		}
-		if code == http.StatusContinue && x.sender != nil {
-			x.sender.decide(true)
+		switch header := textproto.MIMEHeader(response.Header); {
+		case code == http.StatusContinue && x.sender != nil && x.sender.proceed != nil:
+			err = x.sender.tellContinue(header)
+		case hook != nil:
+			err = hook(code, header)
 		}
-		if trace != nil && trace.Got1xxResponse != nil {
-			if err := trace.Got1xxResponse(code, textproto.MIMEHeader(response.Header)); err != nil {
-				return nil, x.fail(Aborted, err)
-			}
+		if err != nil {
+			return nil, x.fail(Aborted, err)
+		}
+		if hook != nil {
 			x.conn.limit = maxHeader // of the next one
 		}
 	}
+}
+
+// interimHook returns what is to be called with each interim response, nil if nothing is.
+func interimHook(r *http.Request) func(code int, header textproto.MIMEHeader) error {
+	if trace := httptrace.ContextClientTrace(r.Context()); trace != nil {
+		return trace.Got1xxResponse
+	}
+	return nil
 }
 
 // accept returns the response when its header has come.
@@ -88,7 +99,7 @@ func (x *exchange) accept(response *http.Response) (*http.Response, error) {
 	x.keep = !response.Close && !x.request.Close && !x.partial && response.StatusCode > 199
 	if x.sender != nil {
 		x.sender.setAnswered()
-		x.sender.decide(x.keep || response.StatusCode == http.StatusSwitchingProtocols)
+		x.sender.decide(response.StatusCode == http.StatusSwitchingProtocols)
 	}
 	c.beginBody()
 	if response.StatusCode == http.StatusSwitchingProtocols {

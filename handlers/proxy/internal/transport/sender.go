@@ -3,8 +3,10 @@ package transport
 import (
 	"errors"
 	"net/http"
+	"net/textproto"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -15,8 +17,8 @@ const finishTimeout = 50 * time.Millisecond
 type sender struct {
 	conn    *conn
 	request *http.Request
-	proceed chan struct{} // of a request that expects a 100: has a value when the body is to be sent; closed: it is not
-	decided bool          // which of both; the caller's
+	proceed chan bool     // of a request that expects a 100: whether the body is to be sent
+	decided atomic.Bool   // that it is, or is not, by the first of the backend and the timeout
 	done    chan struct{} // closed when nothing more is sent
 
 	mu       sync.Mutex
@@ -26,9 +28,9 @@ type sender struct {
 }
 
 func send(c *conn, r *http.Request, expectsContinue bool) *sender {
-	s := &sender{conn: c, request: r, done: make(chan struct{}), decided: !expectsContinue}
+	s := &sender{conn: c, request: r, done: make(chan struct{})}
 	if expectsContinue {
-		s.proceed = make(chan struct{}, 1)
+		s.proceed = make(chan bool, 1)
 	}
 	go s.run()
 	return s
@@ -66,24 +68,39 @@ func (s *sender) maySend() bool {
 	timeout := time.NewTimer(continueTimeout)
 	defer timeout.Stop()
 	select {
-	case _, ok := <-s.proceed:
+	case ok := <-s.proceed:
 		return ok
 	case <-timeout.C:
-		return true
+	}
+	if s.decided.Swap(true) {
+		return <-s.proceed
+	}
+	return s.callHook(nil) == nil
+}
+
+// decide lets a body that waits for a 100 be sent or not, unless that is decided.
+func (s *sender) decide(ok bool) {
+	if s.proceed != nil && !s.decided.Swap(true) {
+		s.proceed <- ok
 	}
 }
 
-// decide lets a body that waits for a 100 be sent or not.
-func (s *sender) decide(ok bool) {
-	if s.decided {
-		return
+// tellContinue tells the caller of a 100, and lets the body be sent. The caller gets one 100, and gets
+// it before the body is read: net/http would write another when that begins.
+func (s *sender) tellContinue(header textproto.MIMEHeader) error {
+	if s.decided.Swap(true) {
+		return nil
 	}
-	s.decided = true
-	if ok {
-		s.proceed <- struct{}{}
-	} else {
-		close(s.proceed)
+	err := s.callHook(header)
+	s.proceed <- err == nil
+	return err
+}
+
+func (s *sender) callHook(header textproto.MIMEHeader) error {
+	if hook := interimHook(s.request); hook != nil {
+		return hook(http.StatusContinue, header)
 	}
+	return nil
 }
 
 // setAnswered keeps the header timeout from the response's body.

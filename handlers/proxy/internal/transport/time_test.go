@@ -7,7 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -53,19 +56,28 @@ func (p *piped) send(t *testing.T, r *http.Request) (*http.Response, error) {
 
 func (p *piped) passed() time.Duration { return time.Since(p.began) }
 
+// watched is empty, and calls a function when it is read.
+type watched struct{ read func() }
+
+func (w *watched) Read([]byte) (int, error) {
+	w.read()
+	return 0, io.EOF
+}
+
 func TestExpectContinue(t *testing.T) {
 	for _, test := range []struct {
 		name   string
 		answer string // to the header
 		after  time.Duration
+		events string // interim responses that the caller is told of, and that its body is read
 	}{
-		{"100", "HTTP/1.1 100 Continue\r\n\r\n", 0},
-		{"another interim response, and 100", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", 0},
-		{"two of them", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", 0},
-		{"nothing", "", continueTimeout},
-		{"another interim response", "HTTP/1.1 103 Early Hints\r\n\r\n", continueTimeout},
-		{"the response, and the body wanted", "HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\n", 0},
-		{"the response, and the connection ends", "HTTP/1.1 403 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\n", -1},
+		{"100", "HTTP/1.1 100 Continue\r\n\r\n", 0, "100, read"},
+		{"another interim response, and 100", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", 0, "103, 100, read"},
+		{"two of them", "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", 0, "100, read"},
+		{"nothing", "", continueTimeout, "100, read"},
+		{"another interim response", "HTTP/1.1 103 Early Hints\r\n\r\n", continueTimeout, "103, 100, read"},
+		{"the response", "HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\n", -1, ""},
+		{"the response, and the connection ends", "HTTP/1.1 403 No\r\nConnection: close\r\nContent-Length: 2\r\n\r\n", -1, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			overPipe(t, func(t *testing.T, p *piped) {
@@ -91,15 +103,29 @@ func TestExpectContinue(t *testing.T) {
 					}
 					io.WriteString(p.backend, "ok")
 				})
-				r := request(t, "POST", strings.NewReader("body"))
+				var mu sync.Mutex
+				var events []string
+				happened := func(event string) {
+					mu.Lock()
+					defer mu.Unlock()
+					events = append(events, event)
+				}
+				r := request(t, "POST", io.MultiReader(&watched{func() { happened("read") }}, strings.NewReader("body")))
+				r = r.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+					Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
+						happened(strconv.Itoa(code))
+						return nil
+					}}))
+				r.ContentLength = 4
 				r.Header.Set("Expect", "100-Continue")
 				response, err := p.send(t, r)
 				if err != nil {
 					t.Fatal(err)
 				}
-				body, _ := io.ReadAll(response.Body)
-				testserver.Equal(t, "body of the response", string(body), "ok")
+				got, _ := io.ReadAll(response.Body)
+				testserver.Equal(t, "body of the response", string(got), "ok")
 				<-done
+				testserver.Equal(t, "events", strings.Join(events, ", "), test.events)
 			})
 		})
 	}

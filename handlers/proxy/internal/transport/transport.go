@@ -65,7 +65,9 @@ var is408 = regexp.MustCompile(`^HTTP/1\.. 408`)
 // request has none. It follows [http.RoundTripper]; the request's body is closed, maybe after
 // RoundTrip has returned.
 //
-// Of the hooks of httptrace only Got1xxResponse is called, in the caller's goroutine.
+// Of the hooks of httptrace only Got1xxResponse is called. A request with Expect: 100-continue gets one
+// 100 before its body is read: the backend's or, if nothing has come after a second, the transport's own,
+// from another goroutine. If it is answered instead, its body is not read.
 //
 // An error's progress is given by [ProgressOf]. On an idle connection that turns out to be dead
 // before a byte was written to it, the request goes to another one by itself.
