@@ -22,7 +22,7 @@ import (
 
 // TestNodeWithPM2 reloads a Node application that pm2 runs in cluster mode. No request fails behind Baton but those that
 // nobody can save: now and then the cluster accepts a connection for a worker that leaves, and then neither serves nor
-// closes it. Those that fail behind nginx, and with nothing in front, are reported: they are what users of pm2 see today.
+// closes it, at most one in a reload. Those that fail behind nginx, and with nothing in front, are reported: they are what users of pm2 see today.
 func TestNodeWithPM2(t *testing.T) {
 	tier.Long(t, "pm2 takes seconds for each reload, and a minute to begin and end")
 	tier.Tool(t, "node")
@@ -58,8 +58,8 @@ func TestNodeWithPM2(t *testing.T) {
 	}
 	behind := tallies[0]
 	unserved := int64(strings.Count(behind.String(), "i/o timeout"))
-	if failed, most := behind.Failures(), 1+int64(n)/10; failed != unserved || failed > most {
-		t.Errorf("%d requests failed, %d of them unserved for a minute; want none but %d of these at most", failed, unserved, most)
+	if failed := behind.Failures(); failed != unserved || failed > n {
+		t.Errorf("%d requests failed, %d of them unserved for a minute; want none but these, and one in each reload at most", failed, unserved)
 	}
 	load.CheckAnswered(t, behind)
 	if t.Failed() {
