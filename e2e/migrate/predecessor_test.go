@@ -8,6 +8,7 @@ import (
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
+	"example.com/baton/e2e/internal/service"
 	"example.com/baton/e2e/internal/tier"
 )
 
@@ -57,7 +58,8 @@ func TestPredecessorKilledWhileSuccessorIsStopped(t *testing.T) {
 	for round, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
-			s := newScene(t, 2*round)
+			// Who is stopped while it connects to a backend may find that this took too long.
+			s := newScene(t, 2*round, service.Args("-proxy-wait", "1m"))
 			successor, result := midMove(t, s, 1)
 			s.Kill(successor, syscall.SIGSTOP)
 			// Whoever is still with the predecessor is answered by it, sooner or later.
