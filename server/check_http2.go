@@ -141,14 +141,12 @@ func (t *http2Talk) answered(stream uint32) error {
 
 var errEnds = errors.New("the connection ends")
 
-// sync sends a PING, and returns the frames that precede its answer. net/http processes
-// what it gets in order.
+// sync sends a PING, and returns the frames that precede its answer, or the connection's end.
+// net/http processes what it gets in order.
 func (t *http2Talk) sync() (before []frames.Frame, err error) {
 	t.pings++
 	payload := []byte{'c', 'h', 'e', 'c', 'k', 0, 0, t.pings}
-	if _, err := t.Write(frames.Append(nil, frames.Ping, 0, 0, payload)); err != nil {
-		return nil, errEnds
-	}
+	t.Write(frames.Append(nil, frames.Ping, 0, 0, payload)) // what has come is read nevertheless
 	for f := range t.frames {
 		if f.Type == frames.Ping && f.Flags&frames.FlagAck != 0 && string(f.Payload) == string(payload) {
 			return before, nil
@@ -183,11 +181,7 @@ func (t *http2Talk) drain(f follower, next uint32) error {
 		return errors.New("the preface was not recognized")
 	}
 	h.notice()
-	before, err := t.sync()
-	if err == nil {
-		err = goesAway(before, 1<<31-1)
-	}
-	if err != nil {
+	if err := t.goesAway(1<<31 - 1); err != nil {
 		return err
 	}
 	if err := t.ask(next, checkFields); err != nil {
@@ -199,40 +193,38 @@ func (t *http2Talk) drain(f follower, next uint32) error {
 	if _, err := t.Write(frames.Append(nil, frames.Ping, frames.FlagAck, 0, []byte(drainPing))); err != nil {
 		return err
 	}
-	before, err = t.sync()
-	if err != nil {
-		return err
-	}
 	h.end() // now, if the timer has not done so
-	more, err := t.sync()
-	if err == nil {
-		err = goesAway(append(before, more...), next)
-	}
-	if err != nil {
+	if err := t.goesAway(next); err != nil {
 		return err
 	}
 	// net/http closes the connection a second after, which may be now.
 	if t.ask(next+2, checkFields) != nil {
 		return nil
 	}
-	before, _ = t.sync()
+	before, _ := t.sync()
 	if slices.ContainsFunc(before, func(f frames.Frame) bool { return f.Stream > next }) {
 		return errors.New("a request is answered that came after the last GOAWAY")
 	}
 	return nil
 }
 
-// goesAway fails unless a GOAWAY is among the frames, without an error, and for this
-// last stream.
-func goesAway(passed []frames.Frame, last uint32) error {
-	for _, f := range passed {
-		if f.Type != frames.GoAway {
-			continue
+// goesAway fails unless there is a GOAWAY without an error, and for this last stream. It may follow on
+// the answer to a PING that had come when the GOAWAY was asked for, and the connection may have ended since.
+func (t *http2Talk) goesAway(last uint32) error {
+	for range 3 {
+		passed, err := t.sync()
+		for _, f := range passed {
+			if f.Type != frames.GoAway {
+				continue
+			}
+			if len(f.Payload) < 8 || binary.BigEndian.Uint32(f.Payload) != last || binary.BigEndian.Uint32(f.Payload[4:]) != 0 {
+				return fmt.Errorf("got a GOAWAY with %x, want one for stream %d without an error", f.Payload, last)
+			}
+			return nil
 		}
-		if len(f.Payload) < 8 || binary.BigEndian.Uint32(f.Payload) != last || binary.BigEndian.Uint32(f.Payload[4:]) != 0 {
-			return fmt.Errorf("got a GOAWAY with %x, want one for stream %d without an error", f.Payload, last)
+		if err != nil {
+			return err
 		}
-		return nil
 	}
 	return fmt.Errorf("got no GOAWAY for stream %d", last)
 }
