@@ -131,3 +131,20 @@ func TestTimelessConnection(t *testing.T) {
 		}
 	})
 }
+
+// No self-test is mistaken, in whatever order goroutines run: in a bubble they run in another each time.
+func TestSelfTestsManyTimes(t *testing.T) {
+	var logged bytes.Buffer
+	for range 300 {
+		synctest.Test(t, func(t *testing.T) {
+			s := New(Options{Handler: http.NotFoundHandler(), Logger: slog.New(slog.NewTextHandler(&logged, nil))})
+			s.tls13()
+			if err := s.Check(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if logged.Len() > 0 {
+		t.Errorf("logged %s", &logged)
+	}
+}
