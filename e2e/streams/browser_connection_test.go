@@ -2,6 +2,7 @@ package streams
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -47,8 +48,8 @@ const visitPage = `(() => {
 	return 0;
 })()`
 
-// A browser makes all its requests of a page, before and after upgrades, on the connections that it began with: by
-// its own account it is one in HTTP/2. Its WebSocket stays open.
+// A browser makes all its requests of a page, before and after upgrades, on the same connections: by its own account it
+// is one in HTTP/2, and in HTTP/1.1 as many as it makes requests at a time. Its WebSocket stays open.
 func TestBrowserKeepsItsConnections(t *testing.T) {
 	for _, secure := range []bool{true, false} {
 		t.Run(map[bool]string{true: "HTTP/2 over TLS", false: "HTTP/1.1"}[secure], func(t *testing.T) {
@@ -99,8 +100,9 @@ func browserKeepsItsConnections(t *testing.T, secure bool) {
 		return p.connections(b.Address)
 	}
 	before := connections()
-	if secure && len(before) != 1 {
-		t.Errorf("before: got connections %v, want one of HTTP/2", before)
+	atATime := 3 // requests on connections of their own
+	if secure {
+		atATime = 1
 	}
 	for i := range upgrades {
 		u := b.Upgrade()
@@ -110,13 +112,14 @@ func browserKeepsItsConnections(t *testing.T, secure bool) {
 		progress()
 	}
 	after := connections()
-	for id, protocol := range after {
-		if before[id] == "" {
-			t.Errorf("browser: has connected again, with %s: got connections %v, want those of before, %v", protocol, after, before)
-		}
+	all := maps.Clone(before)
+	maps.Copy(all, after)
+	if len(all) > atATime {
+		t.Errorf("browser: has connected again: got connections %v, then %v, want %d for all", before, after, atATime)
 	}
-	if got := b.Metric("baton_connections_accepted_total"); got != accepted {
-		t.Errorf("connections accepted: got %v, want the %v of the beginning", got, accepted)
+	// In HTTP/1.1 a browser may find all connections busy at any time. The WebSocket has one, too.
+	if got := b.Metric("baton_connections_accepted_total"); got > max(accepted, float64(atATime+1)) {
+		t.Errorf("connections accepted: got %v, want the %v of the beginning, or what the page needs", got, accepted)
 	}
 	if got := eval[string](p, "wrong.join()"); got != "" || eval[int](p, "opened") != 1 {
 		t.Errorf("page: got %s, and %d WebSockets, want 1 and nothing wrong", got, eval[int](p, "opened"))

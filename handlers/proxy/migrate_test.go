@@ -26,12 +26,13 @@ type line struct {
 	t        *testing.T
 	logged   *testserver.Log
 	target   string
+	options  Options // of the first generation and what it hands on
 	serving  *server.Server
 	listener net.Listener
 }
 
-func newLine(t *testing.T, backend http.Handler) *line {
-	l := &line{t: t, target: testserver.Serve(t, backend).URL}
+func newLine(t *testing.T, backend http.Handler, options Options) *line {
+	l := &line{t: t, target: testserver.Serve(t, backend).URL, options: options}
 	l.serving, l.listener = l.generation(func(options Options) http.Handler { return start(t, options) })
 	return l
 }
@@ -40,7 +41,8 @@ func newLine(t *testing.T, backend http.Handler) *line {
 func (l *line) generation(handler func(Options) http.Handler) (*server.Server, net.Listener) {
 	l.t.Helper()
 	logged, logger := testserver.Capture()
-	options := Options{Rules: rules(l.t, "/="+l.target), Logger: logger, OnDrain: server.OnDrain, Tunnels: server.Tunnels("test")}
+	options := l.options
+	options.Rules, options.Logger, options.OnDrain, options.Tunnels = rules(l.t, "/="+l.target), logger, server.OnDrain, server.Tunnels("test")
 	resume := Resume(options)
 	l.logged = logged
 	srv := server.New(server.Options{Handler: middleware.Log(handler(options), logger), Logger: logger, IdleGrace: time.Millisecond,
@@ -111,6 +113,11 @@ func dup(t *testing.T, nc net.Conn) net.Conn {
 // sends along with its request.
 func digIn(t *testing.T, protocol, greeting, early string) (l *line, client, backend net.Conn) {
 	t.Helper()
+	return digInWith(t, Options{}, protocol, greeting, early)
+}
+
+func digInWith(t *testing.T, options Options, protocol, greeting, early string) (l *line, client, backend net.Conn) {
+	t.Helper()
 	accepted := make(chan net.Conn, 1)
 	l = newLine(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
@@ -120,7 +127,7 @@ func digIn(t *testing.T, protocol, greeting, early string) (l *line, client, bac
 		}
 		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+protocol+"\r\n\r\n"+greeting)
 		accepted <- conn
-	}))
+	}), options)
 	conn, err := net.Dial("tcp", l.listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
@@ -234,14 +241,15 @@ func TestTunnelLeavesAfterMigration(t *testing.T) {
 	t.Parallel()
 	down, up := frame(0x81, false, 300), frame(0x02, true, 70000)
 	last := frame(0x80, true, 3)
-	l, client, backend := digIn(t, "websocket", string(down[:1]), string(up[:7]))
+	l, client, backend := digInWith(t, Options{WebSocketGrace: 200 * time.Millisecond, closeTimeout: time.Minute},
+		"websocket", string(down[:1]), string(up[:7]))
 	expectMigrated(t, l)
 	expect(t, "begin of a frame", client, down[:1])
 	expect(t, "begin of a frame", backend, up[:7])
 	expectMigrated(t, l)
 	d := &raw{client: client, backend: backend}
 	stopped := make(chan upgrade.Drained, 1)
-	go func() { stopped <- l.stop(5 * time.Second) }()
+	go func() { stopped <- l.stop(time.Minute) }()
 	time.Sleep(100 * time.Millisecond) // whether it has begun by then or not, the outcome is the same
 	client.Write(up[7:])
 	expect(t, "end of a frame", backend, up[7:])
@@ -277,7 +285,10 @@ func (tt tunnelsOf) Migrate(_ context.Context, peer net.Conn, state []byte) bool
 	if _, ok := peer.(*net.TCPConn); !ok {
 		panic(fmt.Sprintf("peer: %T", peer))
 	}
-	tt.attempts <- slices.Clone(state)
+	select {
+	case tt.attempts <- slices.Clone(state):
+	default: // nobody waits for this one
+	}
 	return false
 }
 
