@@ -16,6 +16,7 @@ import (
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // numbers is a backend that sends numbered events, twenty of them a second, and goes on after the last that its client has seen.
@@ -55,6 +56,9 @@ func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
+			if tt.from > time.Second {
+				tier.Slow(t, "waits for the end of a drain")
+			}
 			way, clientsWay := service.PlainOrSecured(t, tt.secure)
 			b := service.Start(t, way, service.Args(append(tt.flags, "-proxy", "/="+backend.Start(t, http.HandlerFunc(numbers)))...))
 			pid := b.PID()

@@ -157,6 +157,7 @@ func TestRuleAddress(t *testing.T) {
 
 // A backend that is out of order for its health path gets nothing, and one that is not has all.
 func TestHealthPath(t *testing.T) {
+	t.Parallel()
 	sick := testserver.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/healthz" {
 			w.WriteHeader(http.StatusServiceUnavailable)

@@ -280,6 +280,7 @@ func TestBackendsRestart(t *testing.T) {
 		{"three, rolling", 3, false, func(b []*mortal, round int) { b[round%3].kill(); pause(30); b[round%3].start() }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			l := newLedger()
 			var backends []*mortal
 			for i := range test.n {

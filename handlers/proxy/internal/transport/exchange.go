@@ -72,7 +72,7 @@ func (x *exchange) receive() (*http.Response, error) {
 		}
 		switch header := textproto.MIMEHeader(response.Header); {
 		case code == http.StatusContinue && x.sender != nil && x.sender.proceed != nil:
-			err = x.sender.tellContinue(header)
+			err = x.sender.passContinue(header)
 		case hook != nil:
 			err = hook(code, header)
 		}

@@ -85,9 +85,9 @@ func (s *sender) decide(ok bool) {
 	}
 }
 
-// tellContinue tells the caller of a 100, and lets the body be sent. The caller gets one 100, and gets
+// passContinue passes a 100 on to the caller, and lets the body be sent. The caller gets one 100, and gets
 // it before the body is read: net/http would write another when that begins.
-func (s *sender) tellContinue(header textproto.MIMEHeader) error {
+func (s *sender) passContinue(header textproto.MIMEHeader) error {
 	if s.decided.Swap(true) {
 		return nil
 	}

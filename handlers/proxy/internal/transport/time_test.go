@@ -69,7 +69,7 @@ func TestExpectContinue(t *testing.T) {
 		name   string
 		answer string // to the header
 		after  time.Duration
-		events string // interim responses that the caller is told of, and that its body is read
+		events string // interim responses that the caller gets, and that its body is read
 	}{
 		{"100", "HTTP/1.1 100 Continue\r\n\r\n", 0, "100, read"},
 		{"another interim response, and 100", "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n", 0, "103, 100, read"},
