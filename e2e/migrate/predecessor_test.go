@@ -8,7 +8,6 @@ import (
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
-	"example.com/baton/e2e/internal/service"
 	"example.com/baton/e2e/internal/tier"
 )
 
@@ -58,8 +57,7 @@ func TestPredecessorKilledWhileSuccessorIsStopped(t *testing.T) {
 	for round, network := range networks {
 		t.Run(network, func(t *testing.T) {
 			t.Parallel()
-			// Who is stopped while it connects to a backend may find that this took too long.
-			s := newScene(t, 2*round, service.Args("-proxy-wait", "1m"))
+			s := newScene(t, 2*round)
 			successor, result := midMove(t, s, 1)
 			s.Kill(successor, syscall.SIGSTOP)
 			// Whoever is still with the predecessor is answered by it, sooner or later.

@@ -177,7 +177,8 @@ func newScene(t *testing.T, round int, options ...service.Option) *scene {
 	m := &mirror{gate: make(chan struct{})}
 	s := &scene{open: sync.OnceFunc(func() { close(m.gate) })}
 	t.Cleanup(s.open)
-	s.Baton = moving(t, networks[round/2%len(networks)], m, append(options, service.Args("-idle-grace", "2s"))...)
+	// A generation that was stopped while it connected to the backend may find that this took too long, and needs another attempt.
+	s.Baton = moving(t, networks[round/2%len(networks)], m, append(options, service.Args("-idle-grace", "2s", "-proxy-wait", "1m"))...)
 	s.predecessor = s.Follow(s.PID())
 	others := sockets(s.predecessor.Pid)
 	s.idle = talks(t, s.Baton, 200)
