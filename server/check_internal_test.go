@@ -135,7 +135,11 @@ func TestTimelessConnection(t *testing.T) {
 // No self-test is mistaken, in whatever order goroutines run: in a bubble they run in another each time.
 func TestSelfTestsManyTimes(t *testing.T) {
 	var logged bytes.Buffer
-	for range 300 {
+	starts := 300
+	if testing.Short() {
+		starts = 50
+	}
+	for range starts {
 		synctest.Test(t, func(t *testing.T) {
 			s := New(Options{Handler: http.NotFoundHandler(), Logger: slog.New(slog.NewTextHandler(&logged, nil))})
 			s.tls13()

@@ -173,7 +173,7 @@ func TestDeadlineThatMoveIgnores(t *testing.T) {
 // After the deadline nothing is offered any more: Migrate would take it for given.
 func TestNothingIsOfferedAfterTheDeadline(t *testing.T) {
 	t.Parallel()
-	for range 20 {
+	for range 10 {
 		m := newMovers(t, names("first"))
 		m.gate = func(ctx context.Context, conns []upgrade.Connection) []bool {
 			if ctx.Err() != nil {

@@ -171,7 +171,11 @@ func (load *traffic) end() {
 // again and again, and no client notices.
 func TestShareAndReturn(t *testing.T) {
 	t.Parallel()
-	const clients, rounds = 100, 10
+	const clients = 100
+	rounds := 5
+	if testing.Short() {
+		rounds = 2
+	}
 	eachProtocol(t, func(t *testing.T, x *sharers) {
 		load := x.start(clients)
 		for range rounds {
