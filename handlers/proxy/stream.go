@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"crypto/tls"
 	"io"
 	"mime"
 	"net/http"
@@ -44,9 +45,9 @@ func (p *Proxy) follow(response *http.Response, w http.ResponseWriter) {
 		encoded: encoding != "" && encoding != "identity", over: make(chan struct{})}
 	s.stop = p.onDrain(response.Request.Context(), p.streamGrace, s.leave)
 	response.Body = s
-	if r := response.Request; r.TLS != nil && r.ProtoMajor == 1 {
-		// It cannot move to the successor. The reader, who asks again, would do
-		// so here, of the predecessor.
+	if r := response.Request; r.TLS != nil && r.TLS.Version < tls.VersionTLS13 && r.ProtoMajor == 1 {
+		// Its connection does not migrate. The client would make its next request here, to
+		// the predecessor.
 		response.Header.Set("Connection", "close")
 	}
 }
