@@ -103,7 +103,7 @@ func TestWatchEvent(t *testing.T) {
 	for name, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-store", "Server": "baton"} {
 		testserver.Equal(t, name, response.Header.Get(name), want)
 	}
-	testserver.Equal(t, "connection closes after it", response.Close, true)
+	testserver.Equal(t, "connection closes after it", response.Close, false)
 	testserver.Equal(t, "retry", fields[0], "retry: 200")
 	got := parseEvent(t, strings.Join(fields, "\n"))
 	testserver.Equal(t, "state", got.Status.State, "serving")

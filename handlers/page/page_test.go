@@ -64,7 +64,7 @@ func TestPageEvents(t *testing.T) {
 	for name, want := range map[string]string{"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"} {
 		testserver.Equal(t, name, response.Header.Get(name), want)
 	}
-	testserver.Equal(t, "connection closes after it", response.Close, true)
+	testserver.Equal(t, "connection closes after it", response.Close, false)
 	testserver.Equal(t, "fields", len(fields), 4)
 	testserver.Equal(t, "retry", fields[0], "retry: 200")
 	testserver.Equal(t, "id", fields[1], "id: 3-4242")

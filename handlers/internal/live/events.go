@@ -37,11 +37,6 @@ func Stream(w http.ResponseWriter, r *http.Request, drain <-chan struct{}, first
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no") // nginx in between passes events on at once
-	if r.ProtoMajor == 1 {
-		// Else the browser would ask again on this connection, which the drain
-		// keeps for the idle grace, and would get the predecessor once more.
-		h.Set("Connection", "close")
-	}
 	if r.Method == http.MethodHead {
 		return
 	}
