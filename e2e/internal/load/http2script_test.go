@@ -72,7 +72,8 @@ func (s *http2Script) roundTrip() {
 	}
 }
 
-// scriptedHTTP2 listens, and treats each connection as the script says, which closes it by returning.
+// scriptedHTTP2 listens, and treats each connection as the script says, which closes it by returning: in order, so that
+// what it has not read resets nothing that the client has yet to read.
 func scriptedHTTP2(t *testing.T, script func(s *http2Script)) (address string) {
 	t.Helper()
 	return scripted(t, func(c net.Conn, _ func() bool) {
@@ -83,5 +84,8 @@ func scriptedHTTP2(t *testing.T, script func(s *http2Script)) (address string) {
 		s.packer = hpack.NewEncoder(&s.fields)
 		s.WriteSettings()
 		script(s)
+		if c.(*net.TCPConn).CloseWrite() == nil {
+			io.Copy(io.Discard, c)
+		}
 	})
 }

@@ -42,8 +42,11 @@ func scripted(t *testing.T, script func(c net.Conn, next func() bool)) (address 
 	return ln.Addr().String()
 }
 
-// reset makes the coming Close destroy the connection.
-func reset(c net.Conn) { c.(*net.TCPConn).SetLinger(0) }
+// reset destroys the connection.
+func reset(c net.Conn) {
+	c.(*net.TCPConn).SetLinger(0)
+	c.Close()
+}
 
 const (
 	good      = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
