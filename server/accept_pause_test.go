@@ -15,6 +15,7 @@ import (
 // A server pauses and accepts again, over and over, while clients connect: none is refused or
 // reset, and each is answered.
 func TestPauseAndResumeUnderLoad(t *testing.T) {
+	takesLong(t, "has clients that connect again and again")
 	t.Parallel()
 	s := serve(t, server.Options{Handler: names("first")})
 	var clients sync.WaitGroup

@@ -95,9 +95,7 @@ var bodies = map[string][2]string{
 // has been read to its end.
 func TestEarlyAnswerLeavesNoBody(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("slow: waits for each kind of body; go test without -short includes it")
-	}
+	takesLong(t, "waits for each kind of body")
 	for _, path := range []string{"/read", "/unread", "/closed", "/silent", "/flush", "/plain"} {
 		for name, parts := range bodies {
 			if waits := path == "/closed" || path == "/silent" || path == "/plain"; waits && !slices.Contains([]string{"length", "chunked", "expected", "broken chunk"}, name) {

@@ -168,9 +168,7 @@ func TestHTTP2ClientThatIgnoresGoAway(t *testing.T) {
 
 // Uploads and downloads are whole, and flow control is as it was.
 func TestHTTP2BodiesThroughDrain(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: sends large bodies; go test without -short includes it")
-	}
+	takesLong(t, "sends large bodies")
 	whole := pattern(4 << 20)
 	both(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(w, r.Body)
@@ -245,9 +243,7 @@ func TestHTTP2ClosedWindow(t *testing.T) {
 
 // The notice goes out between two frames, however much net/http has to write.
 func TestHTTP2NoticeWhileWriting(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for drains; go test without -short includes it")
-	}
+	takesLong(t, "waits for drains")
 	t.Parallel()
 	stop := make(chan struct{})
 	bothOverTCP(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -299,9 +295,7 @@ func TestHTTP2IsNotSubjectToTheGrace(t *testing.T) {
 // Load and no retries: each request is answered or, beyond the second GOAWAY's
 // last stream, known to be unprocessed; the two steps leave none of these.
 func TestHTTP2ClientsThroughDrain(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: has clients on both sides of a drain; go test without -short includes it")
-	}
+	takesLong(t, "has clients on both sides of a drain")
 	const clients = 20
 	both(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(hello)}, func(t *testing.T, s *served, dial func() *http2Client) {
 		var lost, refused, asked atomic.Int64

@@ -218,9 +218,7 @@ var hostilities = map[string]hostility{
 }
 
 func TestHTTP2HostileClientsInDrain(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for drains; go test without -short includes it")
-	}
+	takesLong(t, "waits for drains")
 	t.Parallel()
 	const grace, deadline = 300 * time.Millisecond, 8 * time.Second
 	large := pattern(400 << 10)

@@ -106,6 +106,7 @@ func TestHTTP2OverTLSMigrates(t *testing.T) {
 
 // Wherever the frames of a client are split by the migration, none is lost.
 func TestHTTP2MigratesBetweenAnyTwoBytes(t *testing.T) {
+	takesLong(t, "has a connection for each byte")
 	t.Parallel()
 	m := newHTTP2Movers(t)
 	var clients []*http2Client

@@ -268,6 +268,7 @@ func TestHTTP2MigratesAgain(t *testing.T) {
 
 // An adopted connection that nobody takes is drained, and one that is idle for too long ends.
 func TestAdoptedHTTP2ConnectionEnds(t *testing.T) {
+	takesLong(t, "waits for drains")
 	t.Parallel()
 	m := newHTTP2Movers(t)
 	c, silent := m.first.dialHTTP2(), m.first.dialHTTP2()

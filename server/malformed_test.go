@@ -15,9 +15,7 @@ import (
 // No handler gets a request of HTTP/2 that is malformed (RFC 9113, section 8.1.1), nor
 // the whole of a body whose length is not the one declared.
 func TestHTTP2MalformedRequests(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: sends each malformed request by itself; go test without -short includes it")
-	}
+	takesLong(t, "sends each malformed request by itself")
 	t.Parallel()
 	const ok, refused, broken = "served", "refused", "broken body" // refused: with 400 or PROTOCOL_ERROR
 	get := []string{":method", "GET", ":scheme", "http", ":authority", "a.example", ":path", "/"}

@@ -84,9 +84,7 @@ func TestSuccessorThatHangsDoesNotHoldUpOthers(t *testing.T) {
 // Clients that send what they like, as they like, through a line of generations:
 // every answer comes whole and in order, on the one connection.
 func TestNothingIsLostOnTheWay(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: moves connections at one moment after another; go test without -short includes it")
-	}
+	takesLong(t, "moves connections at one moment after another")
 	const generations, clients, requests = 6, 60, 150
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -183,9 +181,7 @@ func TestSlowSuccessorGetsAll(t *testing.T) {
 }
 
 func TestManySilentConnections(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: makes many connections; go test without -short includes it")
-	}
+	takesLong(t, "makes many connections")
 	const conns = 1000
 	m := newMovers(t, names("first"))
 	var clients []*client

@@ -44,9 +44,7 @@ func heldMove(t *testing.T, m *movers) (c *client, drained <-chan upgrade.Draine
 }
 
 func TestBytesThatArriveWhileMovingAreTheSuccessors(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: moves connections at one moment after another; go test without -short includes it")
-	}
+	takesLong(t, "moves connections at one moment after another")
 	t.Parallel()
 	for at := 1; at <= len(request); at++ {
 		m := newMovers(t, names("first"))

@@ -220,6 +220,7 @@ func TestShareMoreAndDrain(t *testing.T) {
 
 // Wherever it is when it is reclaimed, each connection is one generation's, and answers.
 func TestReclaimAtAnyMoment(t *testing.T) {
+	takesLong(t, "takes a share back at one moment after another")
 	t.Parallel()
 	const clients = 50
 	eachProtocol(t, func(t *testing.T, x *sharers) {

@@ -120,9 +120,7 @@ func TestClientsThatNeverReadAreClosed(t *testing.T) {
 
 // One that reads slowly is never closed, however long that takes in all.
 func TestSlowReadersAreServed(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: reads slowly; go test without -short includes it")
-	}
+	takesLong(t, "reads slowly")
 	t.Parallel()
 	const timeout = time.Second
 	for _, path := range []string{"/file", "/chunks"} {
@@ -150,9 +148,7 @@ func TestSlowReadersAreServed(t *testing.T) {
 
 // A file goes on where the look at a write has interrupted sendfile.
 func TestSendfileGoesOn(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: sends large files; go test without -short includes it")
-	}
+	takesLong(t, "sends large files")
 	t.Parallel()
 	content := make([]byte, stalledBody)
 	rand.NewChaCha8([32]byte{}).Read(content)

@@ -143,9 +143,7 @@ func TestTLSClientsThatNeverRetry(t *testing.T) {
 
 // The handoff comes while handshakes are under way.
 func TestHandshakesUnderWayAreFinished(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: holds handshakes at each message; go test without -short includes it")
-	}
+	takesLong(t, "holds handshakes at each message")
 	const clients = 200
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		t.Run(protocol, func(t *testing.T) {

@@ -250,9 +250,7 @@ func TestResumption(t *testing.T) {
 // The end of a body without a length is known by the end within TLS alone: close_notify
 // follows a whole one, however slowly that is read, and not a part.
 func TestTLSEndOfBodyWithoutLength(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for the end of bodies; go test without -short includes it")
-	}
+	takesLong(t, "waits for the end of bodies")
 	t.Parallel()
 	const size, alert, data = 16 << 20, 0x15, 0x17
 	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -360,6 +360,7 @@ func TestHijackedMigratesAtTheDeadline(t *testing.T) {
 
 // A stop wakes nobody: there is no successor.
 func TestHijackedInAStopDoesNotMigrate(t *testing.T) {
+	takesLong(t, "waits for the end of a drain")
 	t.Parallel()
 	m, first, _, dial := newChats(t, false)
 	first.refused = make(chan struct{}, 100)

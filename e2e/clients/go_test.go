@@ -58,11 +58,12 @@ func TestGo(t *testing.T) {
 // noted is a connection of which it is known whether the client has closed it while the server had not.
 type noted struct {
 	net.Conn
+	stop    <-chan struct{} // closed when the client has no more to ask
+	count   *atomic.Int64   // of connections that were given up before that
 	ended   atomic.Bool
 	close   sync.Once
-	giveUp  func() // is called if it gives up
 	closed  chan struct{}
-	givenUp bool // whether it has, when closed is
+	givenUp bool // when closed is
 }
 
 func (n *noted) Read(p []byte) (int, error) {
@@ -75,18 +76,28 @@ func (n *noted) Read(p []byte) (int, error) {
 
 func (n *noted) Close() (err error) {
 	n.close.Do(func() {
-		if !n.ended.Load() { // what has come, such as the end after an alert of TLS, is not read by all
-			n.SetReadDeadline(time.Now().Add(time.Second))
-			_, err := n.Read(make([]byte, 1))
-			n.givenUp = errors.Is(err, os.ErrDeadlineExceeded)
-		}
-		if n.givenUp {
-			n.giveUp()
+		select {
+		case <-n.stop:
+		default:
+			n.note()
 		}
 		err = n.Conn.Close()
 		close(n.closed)
 	})
 	return err
+}
+
+// note finds out whether the server has closed the connection as well. What has come, such as the end after an alert of
+// TLS, is not read by all.
+func (n *noted) note() {
+	if n.ended.Load() {
+		return
+	}
+	n.SetReadDeadline(time.Now().Add(time.Second))
+	if _, err := n.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+		n.givenUp = true
+		n.count.Add(1)
+	}
 }
 
 func (n *noted) isGivenUp(ctx context.Context) bool {
@@ -112,13 +123,7 @@ func (s *stage) ask(name string, http2 bool, over service.Over, url string, atAT
 				return nil, errors.New("it would connect again")
 			}
 			nc, err = new(net.Dialer).DialContext(ctx, network, address)
-			last = &noted{Conn: nc, closed: make(chan struct{}), giveUp: func() {
-				select {
-				case <-stop:
-				default:
-					s.givenUp.Add(1)
-				}
-			}}
+			last = &noted{Conn: nc, stop: stop, count: &s.givenUp, closed: make(chan struct{})}
 			return last, err
 		}}
 	transport.Protocols.SetHTTP1(!http2)

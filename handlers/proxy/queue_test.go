@@ -187,6 +187,9 @@ func TestWaitInVainWithinBody(t *testing.T) {
 
 // However many come, 1,000 wait, with 64 KiB of their bodies, and nothing is left of them.
 func TestTenThousandClients(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: makes many requests; go test without -short includes it")
+	}
 	p, backend := dead(t, time.Hour)
 	var answered, tooMany atomic.Int64
 	wave := func(ctx context.Context, clients *sync.WaitGroup, n int) {
