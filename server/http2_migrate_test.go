@@ -108,7 +108,8 @@ func TestHTTP2OverTLSMigrates(t *testing.T) {
 func TestHTTP2MigratesBetweenAnyTwoBytes(t *testing.T) {
 	takesLong(t, "has a connection for each byte")
 	t.Parallel()
-	m := newHTTP2Movers(t)
+	m := &movers{first: serve(t, server.Options{Handler: sizes("first"), IdleGrace: hang, ReadHeaderTimeout: hang}),
+		second: serve(t, server.Options{Handler: sizes("second"), ReadHeaderTimeout: hang})}
 	var clients []*http2Client
 	var rest [][]byte
 	for at := 0; ; at++ {
@@ -132,7 +133,7 @@ func TestHTTP2MigratesBetweenAnyTwoBytes(t *testing.T) {
 		}
 		clients, rest = append(clients, c), append(rest, b.Bytes()[at:])
 	}
-	drained := m.handOff(patience)
+	drained := m.handOff(hang)
 	m.first.awaitDraining()
 	for i, c := range clients {
 		if _, err := c.Conn.Write(rest[i]); err != nil {

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"flag"
 	"fmt"
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 }
 
 // hang is how long nothing takes that comes at all, however busy the machine is.
-const hang = 2 * time.Minute
+const hang = 10 * time.Minute
 
 // patience is a time that is long for a client.
 const patience = 5 * time.Second
@@ -60,6 +61,7 @@ func serveOn(t *testing.T, ln net.Listener, opts server.Options) *served {
 	if opts.IdleGrace == 0 {
 		opts.IdleGrace = 100 * time.Millisecond
 	}
+	opts.IdleTimeout = cmp.Or(opts.IdleTimeout, hang)
 	s := newServed(t, ln, opts)
 	s.Serve()
 	return s
