@@ -38,6 +38,7 @@ func keepSending(c *http2Client, pause time.Duration, next func(i int) []byte) {
 
 // What a single connection can make the server hold or do is bounded.
 func TestHTTP2Floods(t *testing.T) {
+	takesLong(t, "waits for clients that do not read")
 	t.Parallel()
 	field := append([]byte{0x40, 1, 'x', 100}, make([]byte, 100)...) // RFC 7541, section 6.2.1
 	copy(field[4:], strings.Repeat("y", 100))

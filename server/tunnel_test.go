@@ -290,6 +290,7 @@ func socketPair(t *testing.T, network string) (ends [2]net.Conn) {
 
 // What the successor does not take goes on as before.
 func TestHijackedIsRefused(t *testing.T) {
+	takesLong(t, "waits for the end of drains")
 	t.Parallel()
 	for name, refuse := range map[string]func(*movers, *upgrade.Handoff){
 		"all": func(m *movers, _ *upgrade.Handoff) {

@@ -133,6 +133,9 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for the delay of a stop; go test without -short includes it")
+	}
 	t.Parallel()
 	l := newLine(t)
 	l.plan.Hooks, l.plan.Delay, l.plan.Drain = true, 5*time.Second, time.Minute
