@@ -122,6 +122,7 @@ func (q *queue) add(t *testing.T, n int) {
 
 // The response distinguishes a backend that nobody serves from one that does not answer.
 func TestNoAnswer(t *testing.T) {
+	tier.Slow(t, "waits for a backend that hangs")
 	t.Parallel()
 	host := service.Loopback()
 	closes, hangs := listen(t, (*net.TCPConn).Close), listen(t, func(c *net.TCPConn) error { _, err := io.Copy(io.Discard, c); return err })

@@ -10,6 +10,7 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
+	"example.com/baton/e2e/internal/tier"
 )
 
 // Pages that are being watched do not hold a drain: their streams end, and the next ones, on the same connection, are the
@@ -19,6 +20,9 @@ func TestLivePageEndsAtTheDrain(t *testing.T) {
 	for _, secure := range []bool{false, true} {
 		t.Run(map[bool]string{false: "HTTP/2", true: "HTTP/2 over TLS"}[secure], func(t *testing.T) {
 			t.Parallel()
+			if secure {
+				tier.Slow(t, "waits for longer than an event may take")
+			}
 			way, clientsWay := service.PlainOrSecured(t, secure)
 			b := service.Start(t, way)
 			page := begin(clientsWay, t, b)("/events")
