@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
@@ -30,7 +31,11 @@ func sizes(name string) http.Handler {
 }
 
 func newHTTP2Movers(t *testing.T) *movers {
-	return &movers{first: serve(t, server.Options{Handler: sizes("first"), IdleGrace: patience, ReadHeaderTimeout: hang}),
+	return newHTTP2MoversWith(t, patience)
+}
+
+func newHTTP2MoversWith(t *testing.T, grace time.Duration) *movers {
+	return &movers{first: serve(t, server.Options{Handler: sizes("first"), IdleGrace: grace, ReadHeaderTimeout: hang}),
 		second: serve(t, server.Options{Handler: sizes("second"), ReadHeaderTimeout: hang})}
 }
 
@@ -108,8 +113,7 @@ func TestHTTP2OverTLSMigrates(t *testing.T) {
 func TestHTTP2MigratesBetweenAnyTwoBytes(t *testing.T) {
 	takesLong(t, "has a connection for each byte")
 	t.Parallel()
-	m := &movers{first: serve(t, server.Options{Handler: sizes("first"), IdleGrace: hang, ReadHeaderTimeout: hang}),
-		second: serve(t, server.Options{Handler: sizes("second"), ReadHeaderTimeout: hang})}
+	m := newHTTP2MoversWith(t, hang)
 	var clients []*http2Client
 	var rest [][]byte
 	for at := 0; ; at++ {

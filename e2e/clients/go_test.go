@@ -123,8 +123,11 @@ func (s *stage) ask(name string, http2 bool, over service.Over, url string, atAT
 				return nil, errors.New("it would connect again")
 			}
 			nc, err = new(net.Dialer).DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
 			last = &noted{Conn: nc, stop: stop, count: &s.givenUp, closed: make(chan struct{})}
-			return last, err
+			return last, nil
 		}}
 	transport.Protocols.SetHTTP1(!http2)
 	transport.Protocols.SetHTTP2(http2)
