@@ -44,29 +44,29 @@ func (p *Proxy) Close() {
 	}
 }
 
-// addRules makes the pool, and returns the group of each of p.rules.
-func (p *Proxy) addRules(options Options) []*pool.Group {
+// addRules makes the pool and the routes, and returns the group of each of these.
+func (p *Proxy) addRules() []*pool.Group {
 	var backends []pool.Backend
 	members := make(map[string][]int)
-	for _, rule := range options.Rules {
+	for _, rule := range p.opts.Rules {
 		name := rule.Name()
 		i := slices.Index(p.names, name)
 		if i < 0 {
 			i = len(p.names)
 			p.names, p.prefixes = append(p.names, name), append(p.prefixes, nil)
-			backends = append(backends, rule.backend(p.headerTimeout, p.logger))
+			backends = append(backends, rule.backend(p.opts.HeaderTimeout, p.opts.Logger))
 		}
 		p.prefixes[i] = append(p.prefixes[i], rule.Prefix)
 		if len(members[rule.Prefix]) == 0 {
-			p.rules = append(p.rules, rule)
+			p.routes = append(p.routes, route{Rule: rule})
 		}
 		members[rule.Prefix] = append(members[rule.Prefix], i)
 	}
-	slices.SortStableFunc(p.rules, func(a, b Rule) int { return cmp.Compare(len(b.Prefix), len(a.Prefix)) })
-	p.pool = pool.New(pool.Options{Backends: backends, Wait: options.Wait, HealthPath: options.HealthPath, Logger: p.logger})
+	slices.SortStableFunc(p.routes, func(a, b route) int { return cmp.Compare(len(b.Prefix), len(a.Prefix)) })
+	p.pool = pool.New(pool.Options{Backends: backends, Wait: p.opts.Wait, HealthPath: p.opts.HealthPath, Logger: p.opts.Logger})
 	var groups []*pool.Group
-	for _, rule := range p.rules {
-		groups = append(groups, p.pool.Group(members[rule.Prefix]...))
+	for _, route := range p.routes {
+		groups = append(groups, p.pool.Group(members[route.Prefix]...))
 	}
 	return groups
 }

@@ -18,7 +18,7 @@ func (t *tunnel) leave(ctx context.Context) {
 	if !t.isWebSocket {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, t.proxy.closeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, t.proxy.opts.closeTimeout)
 	defer cancel()
 	until, _ := ctx.Deadline()
 	impatient := time.NewTimer(time.Until(until) / 2)

@@ -31,10 +31,10 @@ type tunnelState struct {
 
 // migrating returns a channel that is closed when the tunnel can migrate, nil if it cannot.
 func (t *tunnel) migrating(ctx context.Context) <-chan struct{} {
-	if t.proxy.tunnels == nil || !t.backend.isSocket || t.leaving.Load() {
+	if t.proxy.opts.Tunnels == nil || !t.backend.isSocket || t.leaving.Load() {
 		return nil
 	}
-	return t.proxy.tunnels.Migrating(ctx)
+	return t.proxy.opts.Tunnels.Migrating(ctx)
 }
 
 // halt lets the pipes return, with what they hold.
@@ -57,7 +57,7 @@ func (t *tunnel) migrate(ctx context.Context) (taken bool) {
 		return false
 	}
 	state, err := json.Marshal(tunnelState{t.isWebSocket, t.toClient.flow, t.toBackend.flow})
-	return err == nil && t.proxy.tunnels.Migrate(ctx, t.backend.Conn, state)
+	return err == nil && t.proxy.opts.Tunnels.Migrate(ctx, t.backend.Conn, state)
 }
 
 // Resume returns what gives handlers for the tunnels of a predecessor, to whatever backends, or
@@ -76,13 +76,13 @@ func Resume(options Options) func(state []byte) http.Handler {
 }
 
 func (p *Proxy) resume(w http.ResponseWriter, r *http.Request, s tunnelState) {
-	peer := p.tunnels.Peer(r.Context())
+	peer := p.opts.Tunnels.Peer(r.Context())
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil || peer == nil {
 		panic(http.ErrAbortHandler)
 	}
 	t := p.newTunnel()
-	t.connect(r.Context(), &end{Conn: conn}, &end{Conn: peer, patience: p.headerTimeout, isSocket: true}, s.WebSocket)
+	t.connect(r.Context(), &end{Conn: conn}, &end{Conn: peer, patience: p.opts.HeaderTimeout, isSocket: true}, s.WebSocket)
 	t.toClient.resume(s.ToClient)
 	t.toBackend.resume(s.ToBackend)
 	defer t.end()

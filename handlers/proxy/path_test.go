@@ -60,8 +60,8 @@ func newPathProxies(t testing.TB) (proxies []*pathProxy) {
 			pp.rules = append(pp.rules, rule)
 		}
 		pp.handler = start(t, Options{Rules: pp.rules, Logger: testserver.Discard()})
-		for _, backend := range pp.handler.(*Proxy).backends {
-			backend.Transport = transportFunc(func(r *http.Request) (*http.Response, error) {
+		for _, route := range pp.handler.(*Proxy).routes {
+			route.backend.Transport = transportFunc(func(r *http.Request) (*http.Response, error) {
 				fmt.Sscan(r.URL.Host, &pp.rule)
 				pp.sent, _, _ = strings.Cut(r.URL.RequestURI(), "?")
 				return &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody, Request: r}, nil

@@ -81,121 +81,126 @@ func New(options Options) *Proxy {
 	if err := CheckRules(options.Rules); err != nil {
 		panic(err)
 	}
-	logger := cmp.Or(options.Logger, slog.Default())
-	p := &Proxy{maxBody: cmp.Or(options.MaxBody, 1<<30), logger: logger, next: options.Next,
-		headerTimeout: cmp.Or(options.HeaderTimeout, time.Minute),
-		onDrain:       options.OnDrain, tunnels: options.Tunnels, webSocketGrace: options.WebSocketGrace, streamGrace: options.StreamGrace,
-		closeTimeout: cmp.Or(options.closeTimeout, closeTimeout)}
-	if p.onDrain == nil {
-		p.onDrain = func(context.Context, time.Duration, func(context.Context)) func() { return func() {} }
+	options.Logger = cmp.Or(options.Logger, slog.Default())
+	options.MaxBody = cmp.Or(options.MaxBody, 1<<30)
+	options.HeaderTimeout = cmp.Or(options.HeaderTimeout, time.Minute)
+	options.closeTimeout = cmp.Or(options.closeTimeout, closeTimeout)
+	if options.OnDrain == nil {
+		options.OnDrain = func(context.Context, time.Duration, func(context.Context)) func() { return func() {} }
 	}
-	errorLog := slog.NewLogLogger(logger.Handler(), slog.LevelWarn)
-	groups := p.addRules(options)
-	for i, rule := range p.rules {
-		bases, _ := readings(rule.base())
-		p.bases = append(p.bases, bases)
-		p.backends = append(p.backends, &httputil.ReverseProxy{
-			Rewrite:        rule.rewrite,
+	p := &Proxy{opts: options}
+	errorLog := slog.NewLogLogger(options.Logger.Handler(), slog.LevelWarn)
+	groups := p.addRules()
+	for i := range p.routes {
+		route := &p.routes[i]
+		route.bases, _ = readings(route.base())
+		route.backend = &httputil.ReverseProxy{
+			Rewrite:        route.rewrite,
 			ModifyResponse: p.receive,
 			ErrorHandler:   p.fail,
 			Transport:      balanced{groups[i]},
 			BufferPool:     copyBuffers{},
 			ErrorLog:       errorLog,
-		})
+		}
 	}
 	return p
 }
 
 // Proxy is a handler that passes requests on.
 type Proxy struct {
+	opts     Options // with the defaults
 	pool     *pool.Pool
 	names    []string   // of the backends, in the order of the pool
 	prefixes [][]string // that lead to them
-	rules    []Rule     // one for each prefix, the longest first
-	bases    [][]string // the readings of what replaces their prefixes
-	backends []*httputil.ReverseProxy
-	maxBody  int64
-	logger   *slog.Logger
-	next     http.Handler
+	routes   []route    // one for each prefix, the longest first
+}
 
-	headerTimeout               time.Duration
-	tunnels                     Tunnels
-	onDrain                     func(context.Context, time.Duration, func(context.Context)) (stop func())
-	webSocketGrace, streamGrace time.Duration
-	closeTimeout                time.Duration
+// route is where the requests below a prefix go.
+type route struct {
+	Rule             // the first with this prefix
+	bases   []string // the readings of what replaces the prefix
+	backend *httputil.ReverseProxy
 }
 
 // ServeHTTP passes the request on.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	path := r.URL.Path
-	if i := p.covering(path); i >= 0 {
-		if !p.keeps(i, r.URL) {
-			reply.Error(w, r, http.StatusBadRequest, "path is ambiguous: it may lead elsewhere")
+	if i := p.covering(r.URL.Path); i >= 0 {
+		if status, reason := p.refusal(i, r); reason != "" {
+			reply.Error(w, r, status, reason)
 			return
 		}
-		if unspeakable(r) {
-			reply.Error(w, r, http.StatusBadRequest, "method, host or query has characters that none can have")
-			return
-		}
-		if !r.ProtoAtLeast(1, 1) {
-			r.Header.Del("Upgrade") // to be ignored: RFC 9110, section 7.8
-		} else if upgradeOf(r.Header) != "" && !validUpgrade(r.Header["Upgrade"]) {
-			reply.Error(w, r, http.StatusBadRequest, "Upgrade is not a list of protocols")
-			return
-		}
-		if r.ContentLength > p.maxBody {
-			reply.Error(w, r, http.StatusRequestEntityTooLarge, "request body is too large")
-			return
-		} else if r.ContentLength < 0 { // it tells its length only by its end
-			r.Body = http.MaxBytesReader(w, r.Body, p.maxBody)
-		}
-		// The backend speaks for itself; receive and fail put back what is ours.
-		w.Header().Del("Server")
-		w.Header().Del(request.IDHeader)
-		if r.ContentLength != 0 {
-			// Else net/http takes what is left of the body for itself when the
-			// backend begins to answer, and the backend never gets it. Other
-			// protocols than HTTP/1 need no such thing.
-			_ = http.NewResponseController(w).EnableFullDuplex()
-		}
-		w = newInterimWriter(w, r)
-		x := &exchange{writer: w}
-		defer func() { x.lease.End() }()
-		r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
-		if upgradeOf(r.Header) == "" {
-			p.backends[i].ServeHTTP(w, r)
-			return
-		}
-		u := p.propose(w, r)
-		defer u.end()
-		x.writer = u
-		p.backends[i].ServeHTTP(u, r)
-		u.settle()
+		p.pass(p.routes[i].backend, w, r)
 		return
 	}
-	for _, rule := range p.rules {
-		if rule.Prefix == path+"/" {
-			to := r.URL.EscapedPath() + "/"
-			if r.URL.RawQuery != "" {
-				to += "?" + r.URL.RawQuery
-			}
-			http.Redirect(w, r, to, http.StatusPermanentRedirect)
-			return
+	if slices.ContainsFunc(p.routes, func(route route) bool { return route.Prefix == r.URL.Path+"/" }) {
+		to := r.URL.EscapedPath() + "/"
+		if r.URL.RawQuery != "" {
+			to += "?" + r.URL.RawQuery
 		}
+		http.Redirect(w, r, to, http.StatusPermanentRedirect)
+		return
 	}
-	if p.next == nil {
+	if p.opts.Next == nil {
 		reply.Error(w, r, http.StatusNotFound, "not found")
 		return
 	}
-	p.next.ServeHTTP(w, r)
+	p.opts.Next.ServeHTTP(w, r)
 }
 
-// keeps reports whether a path that the rule i covers is still covered after the
+// refusal returns why no backend may get a request that the route i covers, and the status that says
+// so. An empty reason means that one may.
+func (p *Proxy) refusal(i int, r *http.Request) (status int, reason string) {
+	switch {
+	case !p.keeps(i, r.URL):
+		return http.StatusBadRequest, "path is ambiguous: it may lead elsewhere"
+	case unspeakable(r):
+		return http.StatusBadRequest, "method, host or query has characters that none can have"
+	case r.ProtoAtLeast(1, 1) && upgradeOf(r.Header) != "" && !validUpgrade(r.Header["Upgrade"]):
+		return http.StatusBadRequest, "Upgrade is not a list of protocols"
+	case r.ContentLength > p.opts.MaxBody:
+		return http.StatusRequestEntityTooLarge, "request body is too large"
+	}
+	return 0, ""
+}
+
+// pass lets a backend answer a request.
+func (p *Proxy) pass(backend *httputil.ReverseProxy, w http.ResponseWriter, r *http.Request) {
+	if !r.ProtoAtLeast(1, 1) {
+		r.Header.Del("Upgrade") // to be ignored: RFC 9110, section 7.8
+	}
+	if r.ContentLength < 0 { // it tells its length only by its end
+		r.Body = http.MaxBytesReader(w, r.Body, p.opts.MaxBody)
+	}
+	// The backend speaks for itself; receive and fail put back what is ours.
+	w.Header().Del("Server")
+	w.Header().Del(request.IDHeader)
+	if r.ContentLength != 0 {
+		// Else net/http takes what is left of the body for itself when the
+		// backend begins to answer, and the backend never gets it. Other
+		// protocols than HTTP/1 need no such thing.
+		_ = http.NewResponseController(w).EnableFullDuplex()
+	}
+	w = newInterimWriter(w, r)
+	x := &exchange{writer: w}
+	defer func() { x.lease.End() }()
+	r = r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x))
+	if upgradeOf(r.Header) == "" {
+		backend.ServeHTTP(w, r)
+		return
+	}
+	u := p.propose(w, r)
+	defer u.end()
+	x.writer = u
+	backend.ServeHTTP(u, r)
+	u.settle()
+}
+
+// keeps reports whether a path that the route i covers is still covered after the
 // backend has resolved it, whatever it makes of dots, escapes and the like.
 // Otherwise a client could reach what another rule, or none, is for.
 func (p *Proxy) keeps(i int, u *url.URL) bool {
-	rule := p.rules[i]
-	if len(p.rules) == 1 && rule.Prefix == "/" && rule.path() == "" {
+	rule := p.routes[i]
+	if len(p.routes) == 1 && rule.Prefix == "/" && rule.path() == "" {
 		return true // there is nowhere else
 	}
 	rest := rule.rest(u)
@@ -211,13 +216,13 @@ func (p *Proxy) keeps(i int, u *url.URL) bool {
 	}
 	paths, ok = readings(join(rule.base(), rest))
 	return ok && !slices.ContainsFunc(paths, func(path string) bool {
-		return !slices.ContainsFunc(p.bases[i], func(base string) bool { return covers(base, path) })
+		return !slices.ContainsFunc(rule.bases, func(base string) bool { return covers(base, path) })
 	})
 }
 
-// covering returns the index of the rule that covers path, -1 if none does.
+// covering returns the index of the route that covers path, -1 if none does.
 func (p *Proxy) covering(path string) int {
-	return slices.IndexFunc(p.rules, func(rule Rule) bool { return rule.covers(path) })
+	return slices.IndexFunc(p.routes, func(route route) bool { return route.covers(path) })
 }
 
 // exchange is in the context of a request to a backend.
@@ -295,7 +300,7 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 		return
 	}
 	if errors.Is(ctx.Err(), context.Canceled) || failed != nil {
-		p.logger.DebugContext(ctx, "client went away", "path", request.Shorten(r.URL.Path), "error", err,
+		p.opts.Logger.DebugContext(ctx, "client went away", "path", request.Shorten(r.URL.Path), "error", err,
 			"request_id", r.Header.Get(request.IDHeader))
 		panic(http.ErrAbortHandler) // there is nobody to answer
 	}
@@ -313,7 +318,7 @@ func (p *Proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 			w.Header().Set("Retry-After", retryAfter)
 		}
 	}
-	p.logger.WarnContext(ctx, "backend failed", "backend", backend, "path", request.Shorten(r.URL.Path), "status", code,
+	p.opts.Logger.WarnContext(ctx, "backend failed", "backend", backend, "path", request.Shorten(r.URL.Path), "status", code,
 		"error", err, "request_id", r.Header.Get(request.IDHeader))
 	reply.Error(w, r, code, message)
 }

@@ -43,7 +43,7 @@ func (p *Proxy) follow(response *http.Response, w http.ResponseWriter) {
 	encoding := response.Header.Get("Content-Encoding")
 	s := &stream{ReadCloser: response.Body, control: http.NewResponseController(w),
 		encoded: encoding != "" && encoding != "identity", over: make(chan struct{})}
-	s.stop = p.onDrain(response.Request.Context(), p.streamGrace, s.leave)
+	s.stop = p.opts.OnDrain(response.Request.Context(), p.opts.StreamGrace, s.leave)
 	response.Body = s
 	if r := response.Request; r.TLS != nil && r.TLS.Version < tls.VersionTLS13 && r.ProtoMajor == 1 {
 		// Its connection does not migrate. The client would make its next request here, to

@@ -38,7 +38,7 @@ func (t *tunnel) connect(ctx context.Context, client, backend *end, isWebSocket 
 	t.toClient.connect(t, backend, client)
 	t.toBackend.connect(t, client, backend)
 	t.toBackend.masked = true
-	t.stop = t.proxy.onDrain(ctx, t.proxy.webSocketGrace, t.leave)
+	t.stop = t.proxy.opts.OnDrain(ctx, t.proxy.opts.WebSocketGrace, t.leave)
 }
 
 func (t *tunnel) pipes() [2]*pipe { return [2]*pipe{&t.toClient, &t.toBackend} }
@@ -165,7 +165,7 @@ func (u *proposal) accept(response *http.Response) {
 	u.backend, u.fromBackend = &end{Conn: body.Conn}, body.Early
 	switch body.Conn.(type) {
 	case *net.TCPConn, *net.UnixConn:
-		u.backend.patience, u.backend.isSocket = u.tunnel.proxy.headerTimeout, true
+		u.backend.patience, u.backend.isSocket = u.tunnel.proxy.opts.HeaderTimeout, true
 	}
 	u.isWebSocket = strings.EqualFold(response.Header.Get("Upgrade"), "websocket")
 	response.Body = nothing{}
