@@ -3,8 +3,6 @@ package transport
 import (
 	"bufio"
 	"errors"
-	"fmt"
-	"io"
 	"math"
 	"net"
 	"os"
@@ -18,47 +16,21 @@ type conn struct {
 	stream  net.Conn // patient, or TLS above it
 	secure  bool
 	in      *bufio.Reader // of what Read returns
-	raw     syscall.RawConn
+	socket  socket
 	abort   func() // closes the socket
+	reading
 
+	idleTimeout time.Duration
+	expires     time.Time // while it is idle
+}
+
+// reading is the state of an exchange for Read.
+type reading struct {
 	limit      int64 // how much more Read may return
 	answered   bool  // something has come since the exchange began
 	inBody     bool  // the response header was read
 	bounded    bool  // there is a read deadline
 	beforeWait func()
-
-	idleTimeout time.Duration
-	expires     time.Time // while it is idle
-
-	// Of try and peek, which are made only once.
-	try  func(fd uintptr) bool
-	peek func(fd uintptr)
-	p    []byte
-	n    int
-	err  error
-
-	peeked [64]byte
-}
-
-// prepare makes what needs the socket.
-func (c *conn) prepare() (err error) {
-	socket, ok := c.patient.Conn.(syscall.Conn)
-	if !ok {
-		return fmt.Errorf("connection is no socket: %T", c.patient.Conn)
-	}
-	c.raw, err = socket.SyscallConn()
-	c.try = func(fd uintptr) bool {
-		for {
-			c.n, c.err = syscall.Read(int(fd), c.p)
-			if !errors.Is(c.err, syscall.EINTR) {
-				return true
-			}
-		}
-	}
-	c.peek = func(fd uintptr) {
-		c.n, _, c.err = syscall.Recvfrom(int(fd), c.peeked[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
-	}
-	return err
 }
 
 // isQuiet reports whether nothing has come on an idle connection: no end, and no bytes. more are the
@@ -70,21 +42,15 @@ func (c *conn) isQuiet() (quiet bool, more []byte) {
 			return false, nil
 		}
 	}
-	switch err := c.raw.Control(c.peek); {
-	case err != nil:
-		return false, nil
-	case errors.Is(c.err, syscall.EAGAIN):
-		return true, nil
-	case c.n > 0 && !c.secure:
-		return false, c.peeked[:c.n]
+	more, err := c.socket.peekNow()
+	if c.secure {
+		more = nil
 	}
-	return false, nil
+	return errors.Is(err, syscall.EAGAIN), more
 }
 
 // begin prepares the connection for an exchange.
-func (c *conn) begin() {
-	c.limit, c.answered, c.inBody, c.bounded, c.beforeWait = maxHeader, false, false, true, nil
-}
+func (c *conn) begin() { c.reading = reading{limit: maxHeader, bounded: true} }
 
 // beginBody is called when the response header was read.
 func (c *conn) beginBody() { c.limit, c.inBody = math.MaxInt64, true }
@@ -103,7 +69,7 @@ func (c *conn) Read(p []byte) (n int, err error) {
 	}
 	if c.beforeWait != nil {
 		if !c.secure {
-			n, err = c.readNow(p)
+			n, err = c.socket.readNow(p)
 		}
 		if n > 0 || err != nil {
 			return n, err
@@ -114,24 +80,6 @@ func (c *conn) Read(p []byte) (n int, err error) {
 	c.limit -= int64(n)
 	c.answered = c.answered || n > 0
 	return n, err
-}
-
-// readNow reads what there is, maybe nothing.
-func (c *conn) readNow(p []byte) (n int, err error) {
-	c.p = p
-	err = c.raw.Read(c.try)
-	c.p = nil
-	switch {
-	case err != nil:
-		return 0, err
-	case errors.Is(c.err, syscall.EAGAIN):
-		return 0, nil
-	case c.err != nil:
-		return 0, os.NewSyscallError("read", c.err)
-	case c.n == 0:
-		return 0, io.EOF
-	}
-	return c.n, nil
 }
 
 // patient bounds for how long a backend may take nothing of a write. The header timeout only

@@ -212,7 +212,7 @@ func (x *exchange) end() {
 		return
 	}
 	x.conn.beforeWait = nil
-	more, _ := x.conn.in.Peek(min(x.conn.in.Buffered(), len(x.conn.peeked)))
+	more, _ := x.conn.in.Peek(min(x.conn.in.Buffered(), len(x.conn.socket.peeked)))
 	if x.keep {
 		x.transport.unsolicited(more)
 	}

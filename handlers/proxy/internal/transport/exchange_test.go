@@ -308,7 +308,7 @@ func TestNoWait(t *testing.T) {
 	}
 	x := response.Body.(*exchange)
 	await(t, "the rest", func() (is bool) {
-		x.conn.raw.Control(func(fd uintptr) {
+		x.conn.socket.raw.Control(func(fd uintptr) {
 			n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)
 			is = err == nil && n+x.conn.in.Buffered() >= len(body)
 		})

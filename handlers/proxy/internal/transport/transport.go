@@ -134,7 +134,7 @@ func (t *Transport) dial(ctx context.Context) (*conn, error) {
 	c.stream = &c.patient
 	c.in = bufio.NewReader(c)
 	c.abort = func() { socket.Close() }
-	if err := c.prepare(); err != nil {
+	if err := c.socket.open(socket); err != nil {
 		socket.Close()
 		return nil, &progressError{Unreached, err}
 	}
