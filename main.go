@@ -104,10 +104,8 @@ func live(signals <-chan os.Signal, config settings.Settings, build command.Buil
 	options := config.Lifecycle
 	options.Version, options.Store, options.Logger, options.Output = build.Version, manager, logger, output
 	options.KeepCount = metrics.KeepBackends(config.Backends())
-	replacement, replaced := deploy.Replaced()
-	if replaced {
-		options.Notice = replacement.String()
-	}
+	replacement := deploy.Replaced()
+	options.Notice = replacement.String()
 	gen, err := upgrade.New(options)
 	if err != nil {
 		return command.Failed, err

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
-	"example.com/baton/upgrade"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,9 +14,9 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"example.com/baton/systemd"
+	"example.com/baton/upgrade"
+	"golang.org/x/sys/unix"
 )
 
 // questions is the version of the questions that are understood: the script asks no release that has
@@ -224,26 +223,9 @@ func (a *answer) judge(q *question) error {
 	var p *process
 	embedded := false
 	if q.Unit != "" {
-		u, err := showUnit(q.Unit)
-		if err != nil {
+		var err error
+		if p, embedded, err = a.replaces(q); err != nil {
 			return err
-		}
-		if p, err = u.running(); err != nil && !q.rollback {
-			return err
-		}
-		crashed := readCrashes(q.target)
-		if q.rollback && crashed.has(fileKey(q.File)) {
-			return fmt.Errorf("it has crashed before, and is not put back")
-		}
-		a.yes("proved", u.hasProved(q.target, time.Now()))
-		embedded = !isBaton(q.target)
-		if p != nil {
-			other := !isBaton(p.file("exe"))
-			if hasEnded(p.PID) && q.rollback {
-				p = nil
-			} else {
-				embedded = other
-			}
 		}
 	}
 	if embedded {
@@ -280,6 +262,29 @@ func (a *answer) judge(q *question) error {
 		a.yes("same", err == nil && present == release)
 	}
 	return nil
+}
+
+// replaces returns the main process of the service, nil if it does not run, and whether what the new binary
+// replaces is a program that embeds Baton.
+func (a *answer) replaces(q *question) (p *process, embedded bool, err error) {
+	u, err := showUnit(q.Unit)
+	if err != nil {
+		return nil, false, err
+	}
+	if p, err = u.running(); err != nil && !q.rollback {
+		return nil, false, err
+	}
+	if q.rollback && readCrashes(q.target).has(fileKey(q.File)) {
+		return nil, false, errors.New("it has crashed before, and is not put back")
+	}
+	a.yes("proved", u.hasProved(q.target, time.Now()))
+	if p != nil {
+		embedded = !isBaton(p.file("exe"))
+		if !q.rollback || !hasEnded(p.PID) {
+			return p, embedded, nil
+		}
+	}
+	return nil, !isBaton(q.target), nil
 }
 
 func sameContent(a, b string) bool {

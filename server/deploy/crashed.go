@@ -67,18 +67,18 @@ func (c *crashes) write(target string) error {
 	return err
 }
 
-// Replaced returns the replacement by which the program of this process came into its place, and
-// whether there was one.
-func Replaced() (r Replacement, ok bool) {
+// Replaced returns the replacement by which the program of this process came into its place; zero
+// means none.
+func Replaced() Replacement {
 	path, err := os.Executable()
 	if err != nil {
-		return r, false
+		return Replacement{}
 	}
 	c := readCrashes(strings.TrimSuffix(path, " (deleted)"))
 	if c.Replaced == nil || c.Replaced.By != fileKey("/proc/self/exe") {
-		return r, false
+		return Replacement{}
 	}
-	return *c.Replaced, true
+	return *c.Replaced
 }
 
 // afterCrash is what ExecStopPost= of the unit runs, as root, when the main process has died: it writes

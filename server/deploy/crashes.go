@@ -69,8 +69,11 @@ type Replacement struct {
 	By      string    `json:"by"`      // the file in its place
 }
 
-// String is the replacement in one clause.
+// String is the replacement in one clause, and empty for the zero value.
 func (r Replacement) String() string {
+	if r.Time.IsZero() {
+		return ""
+	}
 	return fmt.Sprintf("%s crashed %d times within a minute (%s) and was replaced at %s",
 		cmp.Or(r.Crashed, "the next release"), crashLimit, r.Reason, r.Time.Local().Format(time.DateTime))
 }

@@ -10,7 +10,7 @@ import (
 	"example.com/baton/server/settings"
 )
 
-// A question is what the flags say.
+// A question is what the flags say: it has a field for each.
 type question struct {
 	step
 	now        bool
