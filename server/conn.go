@@ -17,7 +17,7 @@ import (
 // whether anything would be lost by closing it now, and why it was closed.
 //
 // The boundary machine knows at which calls of net/http the connection is at rest. Only then
-// may it migrate, or be closed because it is idle.
+// may it migrate, or be closed because it is idle. Of the fields of its own, mu guards those below it.
 type conn struct {
 	stack
 	server   *Server

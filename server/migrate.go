@@ -41,7 +41,8 @@ const (
 // finds it waiting. If it was after, or the connection is so new that the pass does not know
 // it, it has seen the session.
 //
-// A nil migrator is that of a drain in which no connection can migrate.
+// Its fields are grouped: those of the session, of its window, and of its goroutines. A nil
+// migrator is that of a drain in which no connection can migrate.
 type migrator struct {
 	number  uint64          // of the session
 	ctx     context.Context // of Migrate: when it ends, what is under way counts as taken

@@ -67,7 +67,8 @@ func (s *Server) noteReturn(c *conn) {
 // response decides on "Connection: close" when the header is written, not when the handler
 // starts: a request that was under way when the drain began must not leave its connection
 // open, unless that migrates. It keeps Flusher, Hijacker, io.ReaderFrom,
-// io.StringWriter and what http.ResponseController finds.
+// io.StringWriter and what http.ResponseController finds. It is one struct, which the requests of an
+// HTTP/1 connection reuse.
 type response struct {
 	http.ResponseWriter
 	conn     *conn

@@ -63,7 +63,8 @@ type Options struct {
 }
 
 // Server serves HTTP/1.1 and HTTP/2 on listeners that a generation has claimed, and
-// accounts for every connection. It is an [upgrade.Sharer] and [upgrade.Judged].
+// accounts for every connection. It is an [upgrade.Sharer] and [upgrade.Judged]. How it
+// accepts, counts and migrates is in a struct each; its own fields are what these share.
 type Server struct {
 	opts    Options
 	http    *http.Server

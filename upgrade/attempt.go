@@ -16,7 +16,7 @@ import (
 	"example.com/baton/upgrade/internal/process"
 )
 
-// attempt is what this process has of an upgrade under way. The machine knows its state.
+// attempt is what this process has of an upgrade under way, and gives up with it. The machine knows its state.
 type attempt struct {
 	link       *link.Link    // nil if it could not be made
 	theirs     uint64        // inode of its other end, as long as tableflip has a copy

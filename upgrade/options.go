@@ -11,7 +11,7 @@ import (
 	"example.com/baton/upgrade/logging"
 )
 
-// Options are the settings of a generation. The zero value suits a program
+// Options are the settings of a generation, a field for each. The zero value suits a program
 // that is upgraded with SIGHUP.
 type Options struct {
 	// Version is what this release is called in reports. Empty means "unknown".

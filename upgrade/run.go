@@ -16,7 +16,7 @@ import (
 )
 
 // run is what only the goroutine of Run touches: the machine that decides, and what it takes
-// to carry its decisions out.
+// to carry its decisions out. It is one struct because none of that needs a lock.
 type run struct {
 	*Generation
 	service Service

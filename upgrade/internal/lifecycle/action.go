@@ -89,7 +89,7 @@ const (
 	verbs
 )
 
-// Action is one thing that the owner of a [Machine] has to do.
+// Action is one thing that the owner of a [Machine] has to do. Which fields are set follows from Do.
 type Action struct {
 	Do       Verb
 	From, To Phase

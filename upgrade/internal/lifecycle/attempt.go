@@ -59,7 +59,7 @@ const (
 	SucceededGone
 )
 
-// successor is the data of an attempt.
+// successor is the data of an attempt: what each stage leaves for those after it, and for the account.
 type successor struct {
 	trigger  Trigger
 	begun    time.Time

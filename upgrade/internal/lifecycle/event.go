@@ -75,7 +75,7 @@ const (
 	kinds
 )
 
-// Event is one thing that has happened to a generation.
+// Event is one thing that has happened to a generation. Which fields are set follows from Kind.
 type Event struct {
 	Kind     Kind
 	Now      time.Time
