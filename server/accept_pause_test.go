@@ -75,6 +75,7 @@ func (s *served) twin(t *testing.T, opts server.Options) *served {
 // Of two generations with one queue the first accepts nothing after the takeover, and all of it
 // after it has taken back; what was queued in between is answered.
 func TestTakeoverAndTakeBackOfAQueue(t *testing.T) {
+	t.Parallel()
 	first := serve(t, server.Options{Handler: names("first")})
 	waiting := first.dial() // of the first while it pauses: it may have been about to accept
 	waiting.isFrom("first")
@@ -106,6 +107,7 @@ func TestTakeoverAndTakeBackOfAQueue(t *testing.T) {
 
 // From a listener that the successor does not have connections are accepted until the drain.
 func TestListenerThatIsNotKeptIsNotPaused(t *testing.T) {
+	t.Parallel()
 	s := serve(t, server.Options{Handler: names("first")})
 	checkUnserved := func(want uint64) {
 		t.Helper()
@@ -130,6 +132,7 @@ func TestListenerThatIsNotKeptIsNotPaused(t *testing.T) {
 
 // A drain that begins while nothing is accepted answers what is queued and nobody else accepts.
 func TestDrainOfAPausedServer(t *testing.T) {
+	t.Parallel()
 	s := serve(t, server.Options{Handler: names("first")})
 	s.dial().isFrom("first")
 	s.Share(upgrade.Handoff{Kept: all}, 1)
@@ -149,6 +152,7 @@ func TestDrainOfAPausedServer(t *testing.T) {
 type noDeadlines struct{ net.Listener }
 
 func TestPauseWithoutDeadlines(t *testing.T) {
+	t.Parallel()
 	s := serveOn(t, noDeadlines{listen(t)}, server.Options{Handler: names("first")})
 	s.Share(upgrade.Handoff{Kept: all}, 1)
 	var clients []*client

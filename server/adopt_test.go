@@ -138,6 +138,7 @@ func TestAdoptedSocketMayBeIdleForWhatItHadLeft(t *testing.T) {
 
 // net/http forgives line ends after a request, as long as it knows of it.
 func TestLineEndsBeforeTheFirstRequestOfAnAdoptedConnection(t *testing.T) {
+	t.Parallel()
 	s := adopter(t, listen(t), server.Options{Handler: http.HandlerFunc(hello)})
 	for _, ends := range []string{"\r\n", "\r\n\r\n"} {
 		c := s.adopt(true, patience)
@@ -152,6 +153,7 @@ func TestLineEndsBeforeTheFirstRequestOfAnAdoptedConnection(t *testing.T) {
 }
 
 func TestAdoptedConnectionIsDrained(t *testing.T) {
+	t.Parallel()
 	s := adopter(t, listen(t), server.Options{Handler: http.HandlerFunc(hello)})
 	silent, speaker := s.adopt(true, patience), s.adopt(false, patience)
 	await(t, "both", func() bool { return s.Load().Connections == upgrade.Connections{New: 1, Idle: 1} })
@@ -198,6 +200,7 @@ func (s shortOf) Open() (net.Conn, error) {
 
 // A request that comes when no descriptor is left is answered when there is one again.
 func TestOpenIsTriedAgain(t *testing.T) {
+	t.Parallel()
 	m := newMovers(t, names("first"))
 	var failures atomic.Int32
 	failures.Store(3)
@@ -214,6 +217,7 @@ func TestOpenIsTriedAgain(t *testing.T) {
 
 // Files still go from the page cache to the socket.
 func TestSendfileIsKeptOnAdoptedConnections(t *testing.T) {
+	t.Parallel()
 	content := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, content, 0o600); err != nil {
@@ -240,6 +244,7 @@ func TestSendfileIsKeptOnAdoptedConnections(t *testing.T) {
 
 // What comes to a generation that has handed over itself goes on to the next.
 func TestAdoptedInADrainMovesOn(t *testing.T) {
+	t.Parallel()
 	m := newMovers(t, names("first"))
 	g := newGate() // keeps the drain going
 	busy := serve(t, server.Options{Handler: g})

@@ -194,6 +194,7 @@ func (b *syncBuffer) String() string {
 
 // Full duplex goes on: both directions at once, in chunks and to the end.
 func TestFullDuplex(t *testing.T) {
+	t.Parallel()
 	s := serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		control := http.NewResponseController(w)
 		if err := control.EnableFullDuplex(); err != nil {

@@ -55,6 +55,7 @@ func TestRequestOfTwoLengths(t *testing.T) {
 
 // RFC 9112, section 2.2.
 func TestEmptyLinesBeforeARequest(t *testing.T) {
+	t.Parallel()
 	h := new(early)
 	s := serve(t, server.Options{Handler: h})
 	for _, sent := range []string{"\r\n", "\n", "\r\n\r\n\r\n"} {

@@ -219,6 +219,7 @@ func TestHTTP2BodiesThroughDrain(t *testing.T) {
 
 // What waits for the client's window when the drain begins arrives when it opens.
 func TestHTTP2ClosedWindow(t *testing.T) {
+	t.Parallel()
 	whole := pattern(400 << 10)
 	both(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, whole) })}, func(t *testing.T, s *served, dial func() *http2Client) {
 		c := dial()

@@ -25,6 +25,7 @@ func (s slow) Open() (net.Conn, error) {
 // A request that has arrived is answered by a drain that begins in this moment, even if nobody reads it before
 // the grace is over.
 func TestDrainWhileAnHTTP2ConnectionIsOpened(t *testing.T) {
+	t.Parallel()
 	for name, grace := range map[string]time.Duration{"within the grace": patience, "beyond it": time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

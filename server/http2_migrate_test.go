@@ -84,6 +84,7 @@ func TestIdleHTTP2ConnectionMigrates(t *testing.T) {
 
 // Over TLS it is the same, and a handler sees the same of the handshake.
 func TestHTTP2OverTLSMigrates(t *testing.T) {
+	t.Parallel()
 	l := newTLSLine(t)
 	opts := func(name string) server.Options {
 		return server.Options{Handler: withTLS(t, name), IdleGrace: patience}

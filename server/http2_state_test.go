@@ -215,6 +215,7 @@ func TestHTTP2RequestLikeThePreface(t *testing.T) {
 // A client that has made its only request before it knew the settings goes on with the table
 // that it has, or without one.
 func TestHTTP2FirstRequestBeforeTheSettings(t *testing.T) {
+	t.Parallel()
 	for _, keeps := range []bool{false, true} {
 		for _, method := range []string{"GET", "HEAD", "POST"} {
 			t.Run(fmt.Sprint(method, " keeps ", keeps), func(t *testing.T) {

@@ -73,6 +73,7 @@ func TestHTTP2BeginsInDrain(t *testing.T) {
 
 // Bytes of a preface, or of a request as short, are not left behind by a move.
 func TestBegunConnectionsDoNotMove(t *testing.T) {
+	t.Parallel()
 	const request = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 	m := newMovers(t, names("first"))
 	<-m.first.drain(patience, all)

@@ -13,6 +13,7 @@ import (
 
 // Connections that hold the last descriptors must end for others to be accepted.
 func TestStopWithoutDescriptors(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -89,6 +90,7 @@ func TestStopAnswersTheAcceptQueue(t *testing.T) {
 
 // In a handoff the queue is the successor's.
 func TestHandoffLeavesTheAcceptQueue(t *testing.T) {
+	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

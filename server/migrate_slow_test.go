@@ -19,6 +19,7 @@ import (
 
 // A successor that hangs costs what it was given and nothing else.
 func TestSuccessorThatHangsDoesNotHoldUpOthers(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := newGate()
 		g.after = "first"
@@ -205,6 +206,7 @@ func TestManySilentConnections(t *testing.T) {
 // A successor that hangs for a moment, and then goes on, gets what became idle meanwhile:
 // nothing is forgotten between the two.
 func TestSuccessorThatRecovers(t *testing.T) {
+	t.Parallel()
 	const conns = 400
 	for _, pause := range []time.Duration{1900 * time.Millisecond, 2050 * time.Millisecond, 2600 * time.Millisecond, 6 * time.Second} {
 		t.Run(pause.String(), func(t *testing.T) {
@@ -231,6 +233,7 @@ func TestSuccessorThatRecovers(t *testing.T) {
 // A successor that is busy for longer than anything is offered to it, and longer than the grace,
 // costs no connection: those that it does not have are served, and migrate when it answers again.
 func TestConnectionsWaitForABusySuccessor(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := memoryMovers(t, server.Options{Handler: names("first"), IdleGrace: time.Second}, server.Options{})
 		ready := time.Now().Add(10 * time.Second)

@@ -58,6 +58,7 @@ func TestSilentConnectionsMoveAtOnce(t *testing.T) {
 }
 
 func TestBusyConnectionMovesAfterItsResponse(t *testing.T) {
+	t.Parallel()
 	g := newGate()
 	g.after = "first"
 	m := newMovers(t, g)
@@ -78,6 +79,7 @@ func TestBusyConnectionMovesAfterItsResponse(t *testing.T) {
 }
 
 func TestRefusedConnectionIsDrained(t *testing.T) {
+	t.Parallel()
 	g := newGate()
 	g.after = "first"
 	m := newMovers(t, slowOr(g, "first"))
@@ -173,6 +175,7 @@ func TestTimeoutsOfRefusedConnections(t *testing.T) {
 
 // What cannot move is drained as before.
 func TestWithoutAWayNothingMoves(t *testing.T) {
+	t.Parallel()
 	for name, set := range map[string]func(*server.Options, *upgrade.Handoff){
 		"no successor takes any":        func(_ *server.Options, h *upgrade.Handoff) { h.Migrate = nil },
 		"it has not the listener":       func(_ *server.Options, h *upgrade.Handoff) { h.Kept = none },
@@ -215,6 +218,7 @@ func TestWithoutAWayNothingMoves(t *testing.T) {
 
 // Where net/http may hold a byte of the next request, nothing moves.
 func TestPipelinedBytesDoNotMove(t *testing.T) {
+	t.Parallel()
 	const second = "GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 	g := newGate()
 	g.after = "first"

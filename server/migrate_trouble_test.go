@@ -122,6 +122,7 @@ func TestRequestAndHalfCloseWhileMoving(t *testing.T) {
 
 // What is under way at the deadline counts as Migrate reports it.
 func TestDeadlineWhileMoving(t *testing.T) {
+	t.Parallel()
 	m := newMovers(t, names("first"))
 	m.gate = func(ctx context.Context, conns []upgrade.Connection) []bool {
 		<-ctx.Done()

@@ -17,6 +17,7 @@ import (
 
 // What net/http's own ResponseWriter can do must not be lost behind ours.
 func TestResponseKeepsOptionalInterfaces(t *testing.T) {
+	t.Parallel()
 	s := serve(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, ok := w.(http.Flusher); !ok {
 			t.Error("no http.Flusher")
@@ -72,6 +73,7 @@ func TestAnnouncementIsNotInInformationalResponse(t *testing.T) {
 
 // Files go from the page cache to the socket: each layer passes the file on.
 func TestSendfileIsKept(t *testing.T) {
+	t.Parallel()
 	content := bytes.Repeat([]byte("0123456789abcdef"), 64<<10)
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, content, 0o600); err != nil {

@@ -200,6 +200,7 @@ func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestConnectionStaysOpenWhileServing(t *testing.T) {
+	t.Parallel()
 	s := serve(t, server.Options{Handler: http.HandlerFunc(hello)})
 	c := s.dial()
 	for i := range 3 {

@@ -120,6 +120,7 @@ func TestBusyHTTP2IsNotEndedInAShare(t *testing.T) {
 
 // What cannot migrate goes on as usual when all is shared: TLS 1.2, and clients that pipeline.
 func TestWhatCannotMigrateGoesOn(t *testing.T) {
+	t.Parallel()
 	first := serveTLS(t, server.Options{Handler: names("first")})
 	second := serveTLS(t, server.Options{Handler: names("second")})
 	config := first.signed.Client()
@@ -138,6 +139,7 @@ func TestWhatCannotMigrateGoesOn(t *testing.T) {
 
 // A tunnel stays until the drain, and migrates then.
 func TestTunnelStaysInAShare(t *testing.T) {
+	t.Parallel()
 	for name, secure := range map[string]bool{"plaintext": false, "TLS": true} {
 		t.Run(name, func(t *testing.T) {
 			m, first, _, dial := newChats(t, secure)

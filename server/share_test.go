@@ -201,6 +201,7 @@ func TestShareAndReturn(t *testing.T) {
 
 // All connections go to a successor in the end, in steps, and stay there.
 func TestShareMoreAndDrain(t *testing.T) {
+	t.Parallel()
 	const clients = 50
 	eachProtocol(t, func(t *testing.T, x *sharers) {
 		load := x.start(clients)
@@ -243,6 +244,7 @@ func TestReclaimAtAnyMoment(t *testing.T) {
 
 // While a server is reclaimed its successor may hang, and then die.
 func TestReclaimFromASuccessorThatHangs(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		m := memoryMovers(t, server.Options{Handler: names("first"), IdleTimeout: time.Minute}, server.Options{})
 		m.first.Check(t.Context())

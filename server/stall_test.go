@@ -264,6 +264,7 @@ func TestDrainOfClientsThatNeverRead(t *testing.T) {
 
 // Who has taken a connection over, and writes to its descriptor, has no deadline left of the response before.
 func TestHijackedHasNoWriteDeadline(t *testing.T) {
+	t.Parallel()
 	const limit = 40 * time.Millisecond
 	s := endWith(t, serve(t, server.Options{WriteTimeout: limit, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/hijack" {

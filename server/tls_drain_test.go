@@ -102,6 +102,7 @@ func TestTLSStaysWhilePlaintextMoves(t *testing.T) {
 
 // Clients that never retry, around the beginning of a drain and the end of the grace.
 func TestTLSClientsThatNeverRetry(t *testing.T) {
+	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const clients, grace = 40, 400 * time.Millisecond
 		s := serveTLSOn(t, memory(), server.Options{Handler: http.HandlerFunc(hello), IdleGrace: grace})

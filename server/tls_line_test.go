@@ -158,6 +158,7 @@ func (h hidden) Write(p []byte) (int, error) {
 
 // What arrives first at an adopted connection need not be a request.
 func TestFirstRecordAfterAMigration(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		send func(c *client, raw net.Conn)
 		want server.Reason
@@ -227,6 +228,7 @@ func TestMigratedTLSConnectionHasTheTimeThatIsLeft(t *testing.T) {
 // A session is resumed whichever generation has made it, and with the keys that crypto/tls makes
 // by itself; a connection that has resumed one migrates as well.
 func TestResumptionAfterAMigration(t *testing.T) {
+	t.Parallel()
 	l := newTLSLine(t)
 	m := &movers{first: l.serve(listen(t), server.Options{Handler: withTLS(t, "first")}, nil),
 		second: l.serve(listen(t), server.Options{Handler: names("second")}, nil)}

@@ -24,6 +24,7 @@ import (
 )
 
 func TestTLSIsSeenByHandlers(t *testing.T) {
+	t.Parallel()
 	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS == nil || !r.TLS.HandshakeComplete || r.TLS.ServerName != "example.com" {
 			t.Errorf("got %+v, want the state of a TLS connection", r.TLS)
@@ -282,6 +283,7 @@ func TestTLSEndOfBodyWithoutLength(t *testing.T) {
 
 // Certificates in use by a server are replaced under its connections.
 func TestCertificatesAreReplacedWhileServing(t *testing.T) {
+	t.Parallel()
 	old, fresh := selfsigned.New(t, time.Now().Add(time.Hour), "example.com"), selfsigned.New(t, time.Now().Add(time.Hour), "example.com")
 	dir := t.TempDir()
 	files := tlskeys.CertificateFiles{Certificate: filepath.Join(dir, "pem"), Key: filepath.Join(dir, "key")}

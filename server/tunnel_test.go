@@ -154,6 +154,7 @@ func newChats(t *testing.T, secure bool) (m *movers, first, second *chat, dial f
 }
 
 func TestHijackedMigrates(t *testing.T) {
+	t.Parallel()
 	for name, secure := range map[string]bool{"plaintext": false, "TLS": true} {
 		t.Run(name, func(t *testing.T) {
 			m, first, second, dial := newChats(t, secure)
@@ -328,6 +329,7 @@ func TestHijackedIsRefused(t *testing.T) {
 // At the deadline the handler lets go of a connection that the successor may have, even if the
 // answer comes later: the successor may have what else belongs to the connection.
 func TestHijackedMigratesAtTheDeadline(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		answer []bool
 		late   bool

@@ -16,9 +16,7 @@ import (
 // Each answer tells how many the line has given so far. Asked one at a time,
 // they count up by one, whoever answers.
 func TestCountsGoOn(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: upgrades again and again; go test without -short includes it")
-	}
+	takesLong(t, "upgrades again and again")
 	t.Parallel()
 	l := newLine(t)
 	latch := l.latch("latch")

@@ -36,9 +36,7 @@ func TestSuccessorIsCleanProcess(t *testing.T) {
 
 func TestSuccessorThatIsNoGood(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("slow: waits for successors that hang; go test without -short includes it")
-	}
+	takesLong(t, "waits for successors that hang")
 	const hanging = 5 * time.Second // a good one must be ready within this time, too
 	tests := map[string]struct {
 		plan     func(*plan)
@@ -116,9 +114,7 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 
 // tableflip closes what it held for a successor only when that is collected.
 func TestFailedUpgradesLeaveNoDescriptors(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for successors that fail; go test without -short includes it")
-	}
+	takesLong(t, "waits for successors that fail")
 	l := newLine(t)
 	l.launch()
 	l.setPlan(func(p *plan) { p.Start = "exit 1" })
@@ -188,9 +184,7 @@ func TestPredecessorDiesWhileSuccessorStarts(t *testing.T) {
 
 // A predecessor that hangs is killed, by whichever generation serves by then.
 func TestPredecessorThatDoesNotGo(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for timeouts; go test without -short includes it")
-	}
+	takesLong(t, "waits for timeouts")
 	t.Parallel() // it takes its time
 	l := newLine(t)
 	l.plan.Cut, l.plan.Drained = 100*time.Millisecond, "stop"
@@ -213,9 +207,7 @@ func TestPredecessorThatDoesNotGo(t *testing.T) {
 // What a successor prints before it is ready is printed whole, although it comes by
 // way of a predecessor that may be gone a moment later.
 func TestSuccessorChatters(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for a successor that does not end; go test without -short includes it")
-	}
+	takesLong(t, "waits for a successor that does not end")
 	t.Parallel()
 	l := newLine(t)
 	l.launch()

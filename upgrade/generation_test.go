@@ -158,9 +158,7 @@ func TestStatusDuringUpgrade(t *testing.T) {
 
 // Who has heard from a generation that serves does not hear from its predecessor afterwards.
 func TestStatusNeverGoesBack(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: upgrades again and again; go test without -short includes it")
-	}
+	takesLong(t, "upgrades again and again")
 	t.Parallel()
 	l := newLine(t)
 	l.launch()

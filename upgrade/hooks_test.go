@@ -110,9 +110,7 @@ func TestHooksOfFailedStart(t *testing.T) {
 
 // While hooks run, the generation still passes on triggers, and leaves a stop to its successor.
 func TestSignalsDuringHooks(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for hooks; go test without -short includes it")
-	}
+	takesLong(t, "waits for hooks")
 	t.Parallel()
 	l := newLine(t)
 	latch := l.path("latch")
@@ -149,9 +147,7 @@ func TestSignalsDuringHooks(t *testing.T) {
 
 // A hook that hangs leaves time to those after it, and the successor does not kill a predecessor whose hooks run.
 func TestHookTimeout(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for timeouts; go test without -short includes it")
-	}
+	takesLong(t, "waits for timeouts")
 	t.Parallel()
 	l := newLine(t)
 	l.plan.Hooks, l.plan.Exit, l.plan.Cut, l.plan.HookTimeout = true, "hang", 3*time.Second, 3*time.Second

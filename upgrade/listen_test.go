@@ -114,9 +114,7 @@ func TestListenersComeAndGo(t *testing.T) {
 
 // Each of two listeners on port 0 keeps the port that it got.
 func TestPortZeroIsKept(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: takes many ports; go test without -short includes it")
-	}
+	takesLong(t, "takes many ports")
 	l := newLine(t)
 	l.plan.Listen = []string{"unix:" + l.path("s"), "127.0.0.1:0", "127.0.0.1:0"}
 	l.launch()

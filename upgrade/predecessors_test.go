@@ -54,9 +54,7 @@ func (l *line) awaitLine(number, alive int) (s upgrade.Status) {
 }
 
 func TestSeveralDrain(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: holds several generations up; go test without -short includes it")
-	}
+	takesLong(t, "holds several generations up")
 	t.Parallel()
 	l, latch := latched(t, func(*plan) {})
 	given := l.who().Answers
@@ -206,9 +204,7 @@ func TestStopWaitsForAll(t *testing.T) {
 // Releases that speak different versions of the link upgrade into each other; with one
 // of the past an upgrade waits for the predecessor's end, as it did then.
 func TestVersionsOfTheLink(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for timeouts; go test without -short includes it")
-	}
+	takesLong(t, "waits for timeouts")
 	t.Parallel()
 	l := newLine(t)
 	l.setPlan(func(p *plan) { p.Protocol, p.Drain = "1", 200*time.Millisecond })

@@ -17,9 +17,7 @@ import (
 
 // A stop may come at any moment of a takeover. What either has accepted is answered, and both end.
 func TestStopDuringTakeover(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: stops in one moment of an upgrade after another; go test without -short includes it")
-	}
+	takesLong(t, "stops in one moment of an upgrade after another")
 	for i := range 16 {
 		l := newLine(t)
 		l.launch()
@@ -59,9 +57,7 @@ func TestStopDuringTakeover(t *testing.T) {
 }
 
 func TestStopDuringUpgrade(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: stops in one moment of an upgrade after another; go test without -short includes it")
-	}
+	takesLong(t, "stops in one moment of an upgrade after another")
 	l := newLine(t)
 	l.launch()
 	l.setPlan(func(p *plan) { p.Check = "hang" })
@@ -133,9 +129,7 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for the delay of a stop; go test without -short includes it")
-	}
+	takesLong(t, "waits for the delay of a stop")
 	t.Parallel()
 	l := newLine(t)
 	l.plan.Hooks, l.plan.Delay, l.plan.Drain = true, 5*time.Second, time.Minute
@@ -175,9 +169,7 @@ func newAttendedLine(t *testing.T) *line {
 // Whoever has started the first process may wait for the whole service: the
 // process stays, and passes signals on.
 func TestForeground(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for generations that hang; go test without -short includes it")
-	}
+	takesLong(t, "waits for generations that hang")
 	l := newAttendedLine(t)
 	l.plan.Drain = 300 * time.Millisecond
 	l.launch()

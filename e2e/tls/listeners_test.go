@@ -69,6 +69,9 @@ func TestAddressChangesItsProtocol(t *testing.T) {
 		{"plain to plain", plain, plain, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			if tt.moves {
+				tier.Slow(t, "an address that keeps its protocol")
+			}
 			t.Parallel()
 			certFile, keyFile := certificate.Certificate(t)
 			client := trustingHTTP1(t, certFile)

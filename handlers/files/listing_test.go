@@ -15,9 +15,7 @@ import (
 
 // A directory of any size is listed in bounded memory, whole.
 func TestFilesListsManyEntries(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: makes a directory of many entries; go test without -short includes it")
-	}
+	testserver.TakesLong(t, "makes a directory of many entries")
 	dir := t.TempDir()
 	const n = 2*sortedEntries + 1
 	for i := range n {

@@ -65,6 +65,7 @@ func TestFilesMemory(t *testing.T) {
 
 // A small file is opened once. Then it is as on the disk, whatever happens to it.
 func TestFilesRemembered(t *testing.T) {
+	testserver.TakesLong(t, "waits until a file is old enough")
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a.txt")

@@ -123,6 +123,7 @@ func TestProxyBackendFails(t *testing.T) {
 }
 
 func TestProxyBackendThatStopsReading(t *testing.T) {
+	t.Parallel()
 	server, logged, _ := inFront(t, Options{Rules: rules(t, "/=http://"+deaf(t)), HeaderTimeout: 100 * time.Millisecond})
 	endless := io.LimitReader(zeros{}, 1<<40)
 	request, err := http.NewRequestWithContext(t.Context(), "POST", server.URL, endless)

@@ -153,6 +153,7 @@ func TestDrainWhileWaiting(t *testing.T) {
 // A client that is still sending when its request has waited in vain is answered, and what it sends
 // is not taken for another request.
 func TestWaitInVainWithinBody(t *testing.T) {
+	t.Parallel()
 	p, _ := dead(t, 50*time.Millisecond)
 	address, _ := serve(t, p)
 	for _, sent := range []int{0, 1, len(smuggled), 3 * len(smuggled)} {
@@ -187,9 +188,7 @@ func TestWaitInVainWithinBody(t *testing.T) {
 
 // However many come, 1,000 wait, with 64 KiB of their bodies, and nothing is left of them.
 func TestTenThousandClients(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: makes many requests; go test without -short includes it")
-	}
+	testserver.TakesLong(t, "makes many requests")
 	p, backend := dead(t, time.Hour)
 	var answered, tooMany atomic.Int64
 	wave := func(ctx context.Context, clients *sync.WaitGroup, n int) {

@@ -254,6 +254,7 @@ func sendHashed(t *testing.T, client *http.Client, url, method, id string, rando
 // Backends are killed and come back under load. Clients see that only where bytes had been sent
 // that must not be sent twice. The backend may not have read them.
 func TestBackendsRestart(t *testing.T) {
+	t.Parallel()
 	newLedger := func() *ledger { return &ledger{received: make(map[string]int)} }
 	for _, test := range []struct {
 		name string
@@ -300,6 +301,7 @@ func pause(milliseconds int) { time.Sleep(time.Duration(milliseconds) * time.Mil
 
 // How fast requests that wait are answered when their backend is back.
 func TestRecovery(t *testing.T) {
+	t.Parallel()
 	l := &ledger{received: make(map[string]int)}
 	b := newMortal(t, l, "tcp", "127.0.0.1:0")
 	p := start(t, Options{Rules: rules(t, "/="+b.target()), Wait: 10 * time.Minute, Logger: testserver.Discard()})

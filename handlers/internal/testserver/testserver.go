@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"io"
 	"log/slog"
 	"net"
@@ -31,7 +32,18 @@ func (p *Plain) Header() http.Header { return http.Header{} }
 func (p *Plain) WriteHeader(status int) { p.status = status }
 
 // Main is TestMain of each package of handlers: no goroutine outlives the tests.
-func Main(m *testing.M) { goleak.VerifyTestMain(m) }
+func Main(m *testing.M) {
+	flag.Set("test.parallel", "12") // those that are wait most of the time
+	goleak.VerifyTestMain(m)
+}
+
+// TakesLong leaves a test out of go test -short.
+func TakesLong(t *testing.T, why string) {
+	t.Helper()
+	if testing.Short() {
+		t.Skipf("slow: %s; go test without -short includes it", why)
+	}
+}
 
 // Serve starts a server for h. It and the connections of its client end with the test.
 func Serve(t *testing.T, h http.Handler) *httptest.Server {

@@ -186,6 +186,9 @@ func TestRelease(t *testing.T) {
 
 // A process is followed beyond the end of its links.
 func TestFollowPeer(t *testing.T) {
+	if testing.Short() {
+		t.Skip("slow: waits for a process; go test without -short includes it")
+	}
 	cmd := exec.Command("sleep", "600")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
