@@ -173,6 +173,6 @@ func TestSilentConnectionAtTheDeadlineIsNotCut(t *testing.T) {
 		return c.Idle == 1 && c.New == 1
 	})
 	if d := <-s.drain(300*time.Millisecond, all); d.Connections != (upgrade.Closed{IdleGrace: 1, DrainTimeout: 1}) {
-		t.Errorf("got %+v, want the silent one closed, and the one in the midst of a header cut", d.Connections)
+		t.Errorf("got %+v, want the idle one closed, and the one in the midst of a header closed forcibly", d.Connections)
 	}
 }

@@ -9,7 +9,7 @@ func (s *Server) IsDraining() bool { return s.isDraining() }
 // connections are not told.
 func (s *Server) BreakSafePoint() { s.http.ConnState = nil }
 
-// Woken returns how many silent connections are on their way in a drain.
+// Woken returns how many idle connections are on their way in a drain.
 func (s *Server) Woken() int { return len(s.session.Load().window) }
 
 // Window returns the window of the session, with an element for each connection that is woken.

@@ -41,7 +41,7 @@ func testIdleGrace(t *testing.T, s *served) {
 	for _, c := range []*client{silent, spoken} {
 		c.closedCleanly()
 		if after := time.Since(begin); after != grace {
-			t.Errorf("silent connection closed after %v, want %v", after, grace)
+			t.Errorf("idle connection closed after %v, want %v", after, grace)
 		}
 	}
 	if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 1, IdleGrace: 2}) {

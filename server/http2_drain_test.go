@@ -161,7 +161,7 @@ func TestHTTP2ClientThatIgnoresGoAway(t *testing.T) {
 			t.Errorf("ended after %v, want the deadline", took)
 		}
 		if d := <-drained; d.Connections != (upgrade.Closed{DrainTimeout: 1}) || c.statuses[3] != "" {
-			t.Errorf("got %+v and status %q, want one cut", d, c.statuses[3])
+			t.Errorf("got %+v and status %q, want one closed forcibly", d, c.statuses[3])
 		}
 	})
 }

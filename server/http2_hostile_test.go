@@ -351,7 +351,7 @@ func TestHTTP2ClientGoesInDrain(t *testing.T) {
 			gone <- struct{}{}
 		}
 		if d := <-drained; d.Requests != 0 || d.Connections != (upgrade.Closed{ConnectionClose: 1, DrainTimeout: 3}) {
-			t.Errorf("got %+v, want one gone and three cut", d)
+			t.Errorf("got %+v, want one gone and three closed forcibly", d)
 		}
 	})
 }

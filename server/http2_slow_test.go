@@ -63,7 +63,7 @@ func TestHTTP2SlowHeader(t *testing.T) {
 				}
 			}
 			if d := <-drained; d.Connections.DrainTimeout != 0 {
-				t.Errorf("got %+v, want none cut", d)
+				t.Errorf("got %+v, want none closed forcibly", d)
 			}
 		})
 }

@@ -183,7 +183,7 @@ func TestHTTP2HalfAFrameInDrain(t *testing.T) {
 		}
 		begin := time.Now()
 		if d := <-s.drain(patience, all); d.Connections.DrainTimeout != 0 {
-			t.Errorf("got %+v, want none cut", d)
+			t.Errorf("got %+v, want none closed forcibly", d)
 		}
 		if took := time.Since(begin); took > 1500*time.Millisecond {
 			t.Errorf("took %v, want about the header timeout", took)

@@ -124,7 +124,7 @@ func TestHijackedWithoutHookIsClosedForcibly(t *testing.T) {
 		began := time.Now()
 		d := <-s.drain(200*time.Millisecond, all)
 		if took := time.Since(began); took > 200*time.Millisecond+2*slack || d.Requests != 0 || d.Connections != (upgrade.Closed{DrainTimeout: 1}) {
-			t.Errorf("got %+v after %v, want one connection cut after 200 ms", d, took)
+			t.Errorf("got %+v after %v, want one connection closed forcibly after 200 ms", d, took)
 		}
 		if err := <-ended; err == nil {
 			t.Error("handler: got something, want the end of its connection")
@@ -259,7 +259,7 @@ func tellLongOnes(t *testing.T, secure, http2 bool) time.Duration {
 		t.Errorf("got %q, %v, want what was under way whole", e.body, e.err)
 	}
 	if d := <-drained; d.Requests != 3 || d.Connections.DrainTimeout+d.Connections.Error+d.Connections.Timeout != 0 {
-		t.Errorf("got %+v, want three requests finished and nothing cut", d)
+		t.Errorf("got %+v, want three requests finished and nothing closed forcibly", d)
 	}
 	return took
 }
@@ -309,7 +309,7 @@ func TestHTTP2StreamAtTheDeadline(t *testing.T) {
 		c.gets(1, "to the end")
 		c.closes()
 		if d := <-drained; d.Requests != 1 || d.Connections != (upgrade.Closed{ConnectionClose: 1, DrainTimeout: 1}) {
-			t.Errorf("got %+v, want one connection sent Connection: close, and one cut, which has a request", d)
+			t.Errorf("got %+v, want one connection sent Connection: close, and one closed forcibly, which has a request", d)
 		}
 	})
 }

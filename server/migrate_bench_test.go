@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// BenchmarkMigrate reports what it costs to move a silent connection between two
+// BenchmarkMigrate reports what it costs to move an idle connection between two
 // servers of one process, both sides together, and how long the drain of all
 // takes: go test ./server -run xxx -bench Migrate -benchtime 5x
 func BenchmarkMigrate(b *testing.B) {

@@ -98,7 +98,7 @@ func TestRefusedConnectionIsDrained(t *testing.T) {
 	speaker.closedCleanly()
 	silent.closedCleanly()
 	if took := time.Since(begin); took < 100*time.Millisecond {
-		t.Errorf("a silent connection was closed after %v, want the grace", took)
+		t.Errorf("an idle connection was closed after %v, want the grace", took)
 	}
 	close(g.open)
 	if resp, body := busy.answer(); resp.Close || body != "first" {

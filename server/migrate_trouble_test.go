@@ -26,7 +26,7 @@ func everything(conns []upgrade.Connection) []bool {
 	return taken
 }
 
-// heldMove begins a handoff of one silent connection, and returns when the
+// heldMove begins a handoff of one idle connection, and returns when the
 // successor is about to answer for it.
 func heldMove(t *testing.T, m *movers) (c *client, drained <-chan upgrade.Drained, release func()) {
 	t.Helper()
@@ -154,7 +154,7 @@ func TestDeadlineThatMoveIgnores(t *testing.T) {
 		t.Errorf("the drain took %v, want 200 ms and a moment", took)
 	}
 	if d.Migrated != 0 || d.Connections != (upgrade.Closed{DrainTimeout: 1}) {
-		t.Errorf("got %+v, want one cut", d)
+		t.Errorf("got %+v, want one closed forcibly", d)
 	}
 	c.closedCleanly()
 	await(t, "the end of its goroutine", func() bool {

@@ -50,7 +50,7 @@ func TestTLSDrain(t *testing.T) {
 		for _, c := range []*client{mute, fresh, used} {
 			c.closedCleanly()
 			if took := time.Since(begin); took < grace || took > grace+time.Second {
-				t.Errorf("silent connection closed after %v, want %v", took, grace)
+				t.Errorf("idle connection closed after %v, want %v", took, grace)
 			}
 		}
 		close(g.open)
@@ -256,7 +256,7 @@ func TestTLSCut(t *testing.T) {
 		time.Sleep(50 * time.Millisecond) // the sockets are full
 		begin := time.Now()
 		if d := <-s.drain(100*time.Millisecond, all); d.Connections != (upgrade.Closed{DrainTimeout: 3}) {
-			t.Errorf("got %+v, want 3 cut", d)
+			t.Errorf("got %+v, want 3 closed forcibly", d)
 		}
 		if took := time.Since(begin); took > time.Second {
 			t.Errorf("took %v, want 100 ms and a moment", took)

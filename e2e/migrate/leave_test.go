@@ -94,7 +94,7 @@ func TestClientsLeaveWhileMoving(t *testing.T) {
 				}
 				u := result()
 				if c := u.Predecessor.Connections; u.Code != 0 || c.Grace+c.Cut+c.Timeout != 0 {
-					t.Errorf("drain: got exit code %d, %+v, want nothing cut, timed out or closed after the grace", u.Code, u.Predecessor)
+					t.Errorf("drain: got exit code %d, %+v, want nothing closed forcibly, timed out or closed after the grace", u.Code, u.Predecessor)
 				}
 				await.Until(t, "the account of who stayed", func() bool { return connectionsOf(b) == len(stayed) })
 				each(t, stayed, "who stayed", func(k *talk, _ *rand.Rand) error { return k.exchange(whole) })

@@ -49,7 +49,7 @@ func TestUpgradesWithoutAPause(t *testing.T) {
 				}
 			}
 			if n := len(counts.Silences()); n != 100 {
-				t.Errorf("silent connections: got %d, want the 100 of the beginning", n)
+				t.Errorf("idle connections: got %d, want the 100 of the beginning", n)
 			}
 			t.Log(counts)
 		})

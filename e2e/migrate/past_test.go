@@ -75,7 +75,7 @@ func TestPreviousRelease(t *testing.T) {
 			t.Errorf("upgrade %d, to %s: %d connections moved, want %d or more", i+1, step.to, u.Predecessor.Moved, step.move)
 		}
 		if c := u.Predecessor.Connections; c.Cut+c.Timeout+c.Error > 0 {
-			t.Errorf("upgrade %d, to %s: got %+v, want none cut", i+1, step.to, c)
+			t.Errorf("upgrade %d, to %s: got %+v, want none closed forcibly", i+1, step.to, c)
 		}
 		if !predecessor.Within(await.Hang) {
 			t.Fatalf("to %s: the predecessor is still there", step.to)

@@ -97,7 +97,7 @@ func TestSuccessorStarvesWhileMoving(t *testing.T) {
 				}
 			}
 			if endings[http1.Fin]+endings[http1.StillOn] != len(silent) {
-				t.Errorf("silent connections: got %v, want FIN or still open", endings)
+				t.Errorf("idle connections: got %v, want FIN or still open", endings)
 			}
 			for _, k := range s.busy {
 				if !k.resp.Close {

@@ -57,7 +57,7 @@ func TestIdleTimeoutOfAMovedConnection(t *testing.T) {
 				t.Error("request on a moved connection: got Connection: close, want it kept")
 			}
 			answeredAgain := time.Now()
-			lasts(quiet, t, "silent connection", begun, timeout, answered.Sub(begun)+timeout)
+			lasts(quiet, t, "idle connection", begun, timeout, answered.Sub(begun)+timeout)
 			lasts(speaks, t, "connection that spoke after it had moved", again, timeout, answeredAgain.Sub(again)+timeout)
 			// The client may see the end before the server has counted it.
 			await.Until(t, "two connections closed for a timeout", func() bool {
@@ -187,7 +187,7 @@ func TestDrainTimeoutOfAMovedConnection(t *testing.T) {
 	go func() { ended <- c.AwaitClose(await.Hang) }()
 	u := b.Upgrade()
 	if u.Predecessor.Connections.Cut != 1 || u.Predecessor.Moved != 1 {
-		t.Errorf("drain of the second generation: got %+v, want 1 connection cut, 1 moved", u.Predecessor)
+		t.Errorf("drain of the second generation: got %+v, want 1 connection closed forcibly, 1 moved", u.Predecessor)
 	}
 	if e := <-ended; e == http1.StillOn || time.Since(began) < timeout {
 		t.Errorf("connection with a request that hangs: got %s after %v, want the end after %v", e, time.Since(began), timeout)

@@ -156,7 +156,7 @@ func TestDrainDeadlineHolds(t *testing.T) {
 	c := hang()
 	u := b.Upgrade()
 	if u.Predecessor.Connections.Cut != 1 || u.Predecessor.DrainSeconds < 0.6 {
-		t.Errorf("drain of the predecessor: got %+v, want 1 connection cut after about 0.7 s", u.Predecessor)
+		t.Errorf("drain of the predecessor: got %+v, want 1 connection closed forcibly after about 0.7 s", u.Predecessor)
 	}
 	b.AwaitExit(u.Predecessor.PID)
 	if e := c.AwaitClose(await.Hang); e == http1.StillOn {

@@ -86,7 +86,7 @@ func eventsOfBackend(t *testing.T, secure bool, upgrades int) {
 		p.await("stream", func() bool { return eval[int](p, "opened") >= opened })
 		u := b.Upgrade()
 		if u.Predecessor.Connections.Cut != 0 {
-			t.Errorf("upgrade %d: report %+v, want nothing cut", n+1, u.Predecessor)
+			t.Errorf("upgrade %d: report %+v, want nothing closed forcibly", n+1, u.Predecessor)
 		}
 	}
 	p.await("stream", func() bool { return eval[int](p, "opened") > upgrades })
@@ -134,7 +134,7 @@ func TestWebSocketInBrowserIsDrained(t *testing.T) {
 	for n := range upgrades {
 		p.await("echoes", func() bool { return eval[bool](p, fmt.Sprintf("opened > %d && came > %d", n, 10*n)) })
 		if u := b.Upgrade(); u.Predecessor.Connections.Cut != 0 {
-			t.Errorf("upgrade %d: report %+v, want nothing cut", n+1, u.Predecessor)
+			t.Errorf("upgrade %d: report %+v, want nothing closed forcibly", n+1, u.Predecessor)
 		}
 	}
 	came := eval[int](p, "came")

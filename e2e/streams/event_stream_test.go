@@ -96,7 +96,7 @@ func TestEventStreamThroughTheProxyEndsInOrder(t *testing.T) {
 			}
 			b.AwaitExit(pid)
 			if !strings.Contains(b.Log(), `"requests_finished":1`) || !strings.Contains(b.Log(), `"closed_forcibly":0`) {
-				t.Error("report of the drain: want one request finished, and nothing cut")
+				t.Error("report of the drain: want one request finished, and nothing closed forcibly")
 			}
 			if tt.stop {
 				return

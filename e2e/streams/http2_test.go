@@ -152,6 +152,6 @@ func TestEndlessStreamIsCutAtTheDeadline(t *testing.T) {
 		t.Error("stream: got nothing of its body")
 	}
 	if took := time.Since(began); took < 900*time.Millisecond || u.Predecessor.Connections.Cut != 1 {
-		t.Errorf("cut after %v, report %+v, want 1 cut after the deadline of 1 s", took, u.Predecessor.Connections)
+		t.Errorf("closed after %v, report %+v, want 1 closed forcibly after the deadline of 1 s", took, u.Predecessor.Connections)
 	}
 }

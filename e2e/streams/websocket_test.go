@@ -104,7 +104,7 @@ func TestWebSocketThroughAnUpgrade(t *testing.T) {
 	}
 	b.AwaitExit(pid)
 	if u := result(); u.Predecessor.Connections.Cut != 0 {
-		t.Errorf("report of the drain: got %+v, want nothing cut", u.Predecessor)
+		t.Errorf("report of the drain: got %+v, want nothing closed forcibly", u.Predecessor)
 	}
 	if err := other("on it goes"); err != nil {
 		t.Errorf("WebSocket of the successor: %v", err)
@@ -305,7 +305,7 @@ func TestHundredWebSocketsDoNotHoldTheDrain(t *testing.T) {
 			p := b.Upgrade().Predecessor
 			took := time.Duration(p.DrainSeconds * float64(time.Second))
 			if took < tt.from || took > tt.to || p.Connections.Hijacked+p.Connections.Client != reading+deaf || p.Connections.Cut != 0 {
-				t.Errorf("drain took %v, report %+v; want between %v and %v, all closed and none cut", took, p.Connections, tt.from, tt.to)
+				t.Errorf("drain took %v, report %+v; want between %v and %v, all closed and none closed forcibly", took, p.Connections, tt.from, tt.to)
 			}
 			all.Wait()
 			seen.check(t, "clients", websocket.StatusGoingAway, reading)

@@ -248,7 +248,7 @@ func TestHandshakesThroughAnUpgrade(t *testing.T) {
 	t.Logf("%d clients of HTTP/2 had to connect anew", anew.Load())
 	ended := u.Predecessor.Connections
 	if u.Code != 0 || ended.Cut+ended.Error+ended.Timeout+ended.Grace != 0 {
-		t.Errorf("upgrade: got exit code %d, %+v, want no connection cut, failed, timed out or closed as silent", u.Code, u.Predecessor)
+		t.Errorf("upgrade: got exit code %d, %+v, want no connection closed forcibly, failed, timed out or closed as idle", u.Code, u.Predecessor)
 	}
 	if least := len(afterwards) - int(anew.Load()); u.Predecessor.RequestsFinished+u.Predecessor.Moved < least {
 		t.Errorf("the predecessor answered %d requests, and %d connections migrated, want at least %d together", u.Predecessor.RequestsFinished, u.Predecessor.Moved, least)
@@ -320,7 +320,7 @@ func TestHandshakesThatNeverEnd(t *testing.T) {
 		t.Errorf("the drain took %v s, so that there were no handshakes in it", u.Predecessor.DrainSeconds)
 	}
 	if ended := u.Predecessor.Connections; ended.Cut != 0 || ended.Timeout < clients/2 {
-		t.Errorf("the predecessor's connections: got %+v, want most ended by a timeout and none cut", ended)
+		t.Errorf("the predecessor's connections: got %+v, want most ended by a timeout and none closed forcibly", ended)
 	}
 	visits.end(t)
 }

@@ -129,7 +129,7 @@ func TestAddressChangesItsProtocol(t *testing.T) {
 			}
 			ended := u.Predecessor.Connections
 			if ended.Cut+ended.Error+ended.Timeout != 0 || (u.Predecessor.Moved > 0) != tt.moves {
-				t.Errorf("the predecessor: got %+v, want nothing cut or failed, and that connections moved: %v", u.Predecessor, tt.moves)
+				t.Errorf("the predecessor: got %+v, want nothing closed forcibly or failed, and that connections moved: %v", u.Predecessor, tt.moves)
 			}
 			if !tt.moves && (ended.Announced < each || ended.Grace != 2*each) {
 				t.Errorf("the predecessor's connections: got %+v, want %d announced, %d closed after their grace", ended, each, 2*each)

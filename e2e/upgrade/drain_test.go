@@ -45,7 +45,7 @@ func TestHeaderNotSentAtTheDrain(t *testing.T) {
 	}
 	u := result()
 	if u.Predecessor.RequestsFinished < 2 || u.Predecessor.Connections.Announced < 2 || u.Predecessor.Connections.Cut != 0 {
-		t.Errorf("report of the drain: got %+v, want 2 requests finished, 2 closes announced, none cut", u.Predecessor)
+		t.Errorf("report of the drain: got %+v, want 2 requests finished, 2 closes announced, none closed forcibly", u.Predecessor)
 	}
 }
 

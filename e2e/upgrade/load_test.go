@@ -72,14 +72,14 @@ func upgradeUnderLoad(t *testing.T, w world, upgrades int) {
 
 	load.CheckNothingLost(t, counts)
 	load.CheckKept(t, counts, crowd)
-	// Each of the silent ones has said something at the very end.
+	// Each of the idle ones has said something at the very end.
 	if n := counts.Answered[load.Silent].Load(); n != int64(crowd[load.Silent]) {
-		t.Errorf("silent connections that answer at last: got %d, want %d", n, crowd[load.Silent])
+		t.Errorf("idle connections that answer at last: got %d, want %d", n, crowd[load.Silent])
 	}
 	service.CheckMigrated(t, b, moved)
 }
 
-// The promise without migration: no request is lost, and silent connections are closed in order.
+// The promise without migration: no request is lost, and idle connections are closed in order.
 func TestUpgradesUnderLoadWithoutMigration(t *testing.T) {
 	tier.Slow(t, "waits for the grace of connections")
 	upgrades := tier.Times(t, "upgrades", 0, 3, 6)
@@ -95,7 +95,7 @@ func TestUpgradesUnderLoadWithoutMigration(t *testing.T) {
 
 	for i, u := range all {
 		if u.Predecessor.Connections.Cut != 0 || u.Predecessor.Moved != 0 {
-			t.Errorf("upgrade %d: got %+v, want nothing cut, nothing moved", i+1, u.Predecessor)
+			t.Errorf("upgrade %d: got %+v, want nothing closed forcibly, nothing moved", i+1, u.Predecessor)
 		}
 	}
 	load.CheckNothingLost(t, counts)
@@ -130,7 +130,7 @@ func upgradeAgainAndAgain(t *testing.T, b *service.Baton, counts *load.Tally, up
 		for j, counts := range loads {
 			silent := int64(load.ClientsOf(counts.Clients, load.Silent, load.SilentAfter))
 			if !await.Holds(await.Hang, func() bool { return counts.Requests() >= before[j]+work && counts.Listening.Load() >= silent }) {
-				t.Fatalf("before upgrade %d: %d requests and %d silent connections within %v, want %d and %d at least\n%v",
+				t.Fatalf("before upgrade %d: %d requests and %d idle connections within %v, want %d and %d at least\n%v",
 					i+1, counts.Requests()-before[j], counts.Listening.Load(), await.Hang, work, silent, counts)
 			}
 		}
@@ -164,7 +164,7 @@ func upgradeAgainAndAgain(t *testing.T, b *service.Baton, counts *load.Tally, up
 	return all
 }
 
-// checkSilences checks that each of the silent connections that were there at a handoff was closed in order, in time.
+// checkSilences checks that each of the idle connections that were there at a handoff was closed in order, in time.
 func checkSilences(t *testing.T, all []load.Silence, handoffs []*service.Upgraded, want int) {
 	t.Helper()
 	endings := make(map[http1.Ending]int)
@@ -172,7 +172,7 @@ func checkSilences(t *testing.T, all []load.Silence, handoffs []*service.Upgrade
 		endings[s.Ending]++
 	}
 	if wrong := len(all) - endings[http1.Fin] - endings[http1.StillOn]; wrong > 0 {
-		t.Errorf("silent connections: got endings %v, want FIN only, or still open at the end", endings)
+		t.Errorf("idle connections: got endings %v, want FIN only, or still open at the end", endings)
 	}
 	for i, u := range handoffs {
 		var held, late int
@@ -189,13 +189,13 @@ func checkSilences(t *testing.T, all []load.Silence, handoffs []*service.Upgrade
 			}
 		}
 		if late > 0 {
-			t.Errorf("upgrade %d: %d of %d silent connections were open %v after the handoff, the longest for %v", i+1, late, held, service.DefaultGrace+service.Slack, longest)
+			t.Errorf("upgrade %d: %d of %d idle connections were open %v after the handoff, the longest for %v", i+1, late, held, service.DefaultGrace+service.Slack, longest)
 		}
 		if held < want {
-			t.Errorf("upgrade %d: %d silent connections were there, want %d at least", i+1, held, want)
+			t.Errorf("upgrade %d: %d idle connections were there, want %d at least", i+1, held, want)
 		}
 	}
 	if endings[http1.Fin] == 0 {
-		t.Error("no silent connection was closed")
+		t.Error("no idle connection was closed")
 	}
 }

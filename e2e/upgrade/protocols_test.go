@@ -32,7 +32,7 @@ func everyExchange() []exchange.Exchange { return append(exchange.Files(), excha
 func TestUpgradesUnderLoadOfEveryProtocolWithoutMigration(t *testing.T) {
 	tier.Slow(t, "waits for connections that are sent a GOAWAY")
 	t.Parallel()
-	// Silent connections of HTTP/1.1 stay for the whole grace, and so are not among the clients.
+	// Idle connections of HTTP/1.1 stay for the whole grace, and so are not among the clients.
 	const grace = 20 * time.Second
 	serve, secure := service.Secured(t)
 	b := service.Start(t, everything(t), serve, service.Listen("HOST:PORT", "tls:HOST:PORT"), service.Patient(), service.Args("-migrate=false", "-idle-grace", grace.String()))
@@ -92,15 +92,15 @@ func checkWarned(t *testing.T, counts *load.Tally, upgrades int) {
 		}
 		ended++
 		if heard := s.Until.Sub(s.Told); heard < 500*time.Millisecond {
-			t.Errorf("a silent connection was closed %v after the GOAWAY, want about a second", heard)
+			t.Errorf("an idle connection was closed %v after the GOAWAY, want about a second", heard)
 		}
 	}
 	if want := upgrades * counts.Clients[load.StreamsSilent]; ended < want {
-		t.Errorf("silent connections that the server has ended: got %d, want %d or more", ended, want)
+		t.Errorf("idle connections that the server has ended: got %d, want %d or more", ended, want)
 	}
 }
 
-// Without migration silent connections over TLS are closed in order after the grace, as those without it.
+// Without migration idle connections over TLS are closed in order after the grace, as those without it.
 func TestSilentConnectionsOverTLSWithoutMigration(t *testing.T) {
 	tier.Slow(t, "waits for the grace of connections")
 	t.Parallel()
@@ -126,7 +126,7 @@ func TestSilentConnectionsOverTLSWithoutMigration(t *testing.T) {
 			t.Errorf("upgrade %d: drained in %.1f s, want the grace and little more", i+1, took)
 		}
 	}
-	await.Until(t, "ends of silent connections", func() bool { return len(counts.Silences()) >= upgrades*want })
+	await.Until(t, "ends of idle connections", func() bool { return len(counts.Silences()) >= upgrades*want })
 	stop()
 	t.Log(counts)
 	load.CheckNothingLost(t, counts)
@@ -135,6 +135,6 @@ func TestSilentConnectionsOverTLSWithoutMigration(t *testing.T) {
 		endings[s.Ending]++
 	}
 	if endings[http1.Fin] < upgrades*want || endings[http1.Fin]+endings[http1.StillOn] != len(counts.Silences()) {
-		t.Errorf("silent connections: got endings %v, want %d by FIN or more, and the others still open at the end", endings, upgrades*want)
+		t.Errorf("idle connections: got endings %v, want %d by FIN or more, and the others still open at the end", endings, upgrades*want)
 	}
 }

@@ -25,7 +25,7 @@ func ClientsOf(clients [Habits]int, some ...Habit) (n int) {
 	return n
 }
 
-// AwaitCrowd waits until every client has its connection, and all but the silent ones have been answered.
+// AwaitCrowd waits until every client has its connection, and all but the idle ones have been answered.
 func AwaitCrowd(t *testing.T, counts *Tally, clients [Habits]int) {
 	t.Helper()
 	await.Until(t, "requests of every client", func() bool {

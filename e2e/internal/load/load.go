@@ -22,8 +22,8 @@ type Load struct {
 	Pause            time.Duration // mean of the pausing ones; 0 means 20 ms
 	Rest             time.Duration // of busy ones after each request, where they shall not take all of the machine
 	Patience         time.Duration // how long an answer may take; 0 means a minute
-	Grace            time.Duration // for which the server keeps a silent connection in a drain; 0 means any time
-	LastWords        bool          // a silent client makes one request when the load ends, if its connection is still there
+	Grace            time.Duration // for which the server keeps an idle connection in a drain; 0 means any time
+	LastWords        bool          // an idle client makes one request when the load ends, if its connection is still there
 	Once             bool          // a client does not connect again
 	Lenient          bool          // a client goes on after a wrong answer, on the same connection
 }

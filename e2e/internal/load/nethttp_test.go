@@ -58,7 +58,7 @@ func TestClientsOfEveryProtocolAgainstNetHTTP(t *testing.T) {
 				t.Error(counts)
 			}
 			if n := len(counts.Silences()); n != 12 {
-				t.Errorf("silent connections: got %d, want 12", n)
+				t.Errorf("idle connections: got %d, want 12", n)
 			}
 			t.Log(counts)
 		})
@@ -142,7 +142,7 @@ func TestClientAgainstNetHTTP(t *testing.T) {
 				t.Error(counts)
 			}
 			if n := len(counts.Silences()); n != 8 {
-				t.Errorf("silent connections: got %d, want 8", n)
+				t.Errorf("idle connections: got %d, want 8", n)
 			}
 			t.Log(counts)
 		})

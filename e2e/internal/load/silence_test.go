@@ -62,7 +62,7 @@ func TestClientRecordsHowSilenceEnds(t *testing.T) {
 	}
 }
 
-// A silent connection from which nobody reads any more looks like one that is served, until it is used.
+// An idle connection from which nobody reads any more looks like one that is served, until it is used.
 func TestSilentClientHasALastWord(t *testing.T) {
 	tests := []struct {
 		name     string

@@ -92,7 +92,7 @@ func TestHTTP2ClientSeesEachFailure(t *testing.T) {
 			script: func(s *http2Script) { s.goAway(s.next()) }},
 		{name: "end without GOAWAY between requests", habit: StreamsPausing, want: exchange.ClosedUnannounced,
 			script: func(s *http2Script) { s.answer(s.next(), "ok") }},
-		{name: "end without GOAWAY of a silent one", habit: StreamsSilent, want: exchange.ClosedUnannounced,
+		{name: "end without GOAWAY of an idle one", habit: StreamsSilent, want: exchange.ClosedUnannounced,
 			script: func(s *http2Script) {}},
 		{name: "reset after GOAWAY", habit: StreamsSilent, want: exchange.NotAnswered,
 			script: func(s *http2Script) { s.goAway(h2.AnyStream); reset(s.Conn) }},

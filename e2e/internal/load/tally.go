@@ -75,7 +75,7 @@ func (l *Tally) Refused() (n int64) {
 	return n
 }
 
-// Silences returns a copy of what the silent connections have seen so far.
+// Silences returns a copy of what the idle connections have seen so far.
 func (l *Tally) Silences() []Silence {
 	l.mu.Lock()
 	defer l.mu.Unlock()

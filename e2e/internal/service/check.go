@@ -73,7 +73,7 @@ func Refused(b *Baton) func() bool {
 }
 
 const (
-	// DefaultGrace is how long a silent connection that cannot move lives in a drain unless -idle-grace says otherwise.
+	// DefaultGrace is how long an idle connection that cannot move lives in a drain unless -idle-grace says otherwise.
 	DefaultGrace = time.Second
 	// Slack is by how much what ends at a moment may be late, on a machine that is very busy. It is far less than
 	// the default of -drain-timeout.

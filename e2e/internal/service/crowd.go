@@ -91,7 +91,7 @@ func StartCrowd(t *testing.T, b *Baton, over Over, n CrowdSize, once bool) *Crow
 	return c
 }
 
-// Stop ends the load. The silent clients speak once more, if their connection is still there.
+// Stop ends the load. The idle clients speak once more, if their connection is still there.
 func (c *Crowd) Stop() {
 	for _, k := range c.kinds {
 		k.stop()

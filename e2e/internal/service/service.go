@@ -93,7 +93,7 @@ func Prepare(t testing.TB, options ...Option) *Baton {
 	return b
 }
 
-// Grace returns how long the service keeps a silent connection in a drain.
+// Grace returns how long the service keeps an idle connection in a drain.
 func (b *Baton) Grace() time.Duration {
 	b.T.Helper()
 	i := slices.Index(b.Setup.Args, "-idle-grace")

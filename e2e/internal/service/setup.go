@@ -74,5 +74,5 @@ func Proxied(t testing.TB) Option {
 	return Args("-proxy", "/="+backend.Start(t, http.HandlerFunc(backend.Echo)))
 }
 
-// Patient lets silent connections live longer than any test.
+// Patient lets idle connections live longer than any test.
 func Patient() Option { return Args("-idle-timeout", "1h", "-read-header-timeout", "1h") }
