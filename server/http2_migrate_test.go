@@ -35,8 +35,8 @@ func newHTTP2Movers(t *testing.T) *movers {
 }
 
 func newHTTP2MoversWith(t *testing.T, grace time.Duration) *movers {
-	return &movers{first: serve(t, server.Options{Handler: sizes("first"), IdleGrace: grace, ReadHeaderTimeout: hang}),
-		second: serve(t, server.Options{Handler: sizes("second"), ReadHeaderTimeout: hang})}
+	return &movers{first: serve(t, server.Options{Handler: sizes("first"), IdleGrace: grace}),
+		second: serve(t, server.Options{Handler: sizes("second")})}
 }
 
 // rests has a connection of HTTP/2 come to rest: it has carried a request, and another one

@@ -267,7 +267,7 @@ func TestHTTP2MigratesAgain(t *testing.T) {
 	m.end()
 }
 
-// An adopted connection that nobody takes is drained, and one that is idle for too long ends.
+// An adopted connection that nobody takes is drained.
 func TestAdoptedHTTP2ConnectionEnds(t *testing.T) {
 	takesLong(t, "waits for drains")
 	t.Parallel()
@@ -286,18 +286,27 @@ func TestAdoptedHTTP2ConnectionEnds(t *testing.T) {
 	if d := <-drained; d.Connections != (upgrade.Closed{ConnectionClose: 2}) {
 		t.Errorf("got %+v, want 2 sent a GOAWAY", d)
 	}
-	m = &movers{first: serve(t, server.Options{Handler: names("first"), IdleTimeout: time.Second}),
-		second: serve(t, server.Options{Handler: names("second"), IdleTimeout: time.Second})}
-	c = m.first.dialHTTP2()
-	c.rests("first")
-	m.migrates(t, 1)
-	c.await("the GOAWAY", func() bool { return len(c.goAways) == 1 })
-	c.closes()
-	if c.goAways[0] != 3 {
-		t.Errorf("got a GOAWAY for %d, want 3", c.goAways[0])
-	}
-	await(t, "that it has timed out", func() bool { return m.second.Closed()[server.TimedOut] == 1 })
-	m.end()
+}
+
+func TestAdoptedHTTP2ConnectionTimesOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		opts := server.Options{Handler: names("first"), IdleTimeout: time.Minute}
+		m := memoryMovers(t, opts, opts)
+		c := m.first.dialHTTP2()
+		c.rests("first")
+		idle := time.Now()
+		m.migrates(t, 1)
+		c.await("the GOAWAY", func() bool { return len(c.goAways) == 1 })
+		if took := time.Since(idle); took != opts.IdleTimeout {
+			t.Errorf("the connection was idle for %v, want the timeout of %v, which began before it migrated", took, opts.IdleTimeout)
+		}
+		c.closes()
+		if c.goAways[0] != 3 {
+			t.Errorf("got a GOAWAY for %d, want 3", c.goAways[0])
+		}
+		await(t, "that it has timed out", func() bool { return m.second.Closed()[server.TimedOut] == 1 })
+		m.end()
+	})
 }
 
 // One that is adopted in a drain is drained, silent as it may be.

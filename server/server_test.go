@@ -61,7 +61,7 @@ func serveOn(t *testing.T, ln net.Listener, opts server.Options) *served {
 	if opts.IdleGrace == 0 {
 		opts.IdleGrace = 100 * time.Millisecond
 	}
-	opts.IdleTimeout = cmp.Or(opts.IdleTimeout, hang)
+	opts.IdleTimeout, opts.ReadHeaderTimeout = cmp.Or(opts.IdleTimeout, hang), cmp.Or(opts.ReadHeaderTimeout, hang)
 	s := newServed(t, ln, opts)
 	s.Serve()
 	return s
