@@ -153,7 +153,6 @@ func TestLineEndsBeforeTheFirstRequestOfAnAdoptedConnection(t *testing.T) {
 }
 
 func TestAdoptedConnectionIsDrained(t *testing.T) {
-	t.Parallel()
 	s := adopter(t, listen(t), server.Options{Handler: http.HandlerFunc(hello)})
 	silent, speaker := s.adopt(true, patience), s.adopt(false, patience)
 	await(t, "both", func() bool { return s.Load().Connections == upgrade.Connections{New: 1, Idle: 1} })
@@ -244,7 +243,6 @@ func TestSendfileIsKeptOnAdoptedConnections(t *testing.T) {
 
 // What comes to a generation that has handed over itself goes on to the next.
 func TestAdoptedInADrainMovesOn(t *testing.T) {
-	t.Parallel()
 	m := newMovers(t, names("first"))
 	g := newGate() // keeps the drain going
 	busy := serve(t, server.Options{Handler: g})

@@ -163,7 +163,6 @@ func TestDrainingOfForeignContext(t *testing.T) {
 }
 
 func TestSilentConnectionAtTheDeadlineIsNotCut(t *testing.T) {
-	t.Parallel()
 	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: time.Minute})
 	s.dial().get("/")
 	busy := s.dial()

@@ -52,7 +52,6 @@ func testIdleGrace(t *testing.T, s *served) {
 // A client may be in the midst of a request whenever the grace ends: also when
 // net/http holds its beginning without having read from the socket for it.
 func TestGraceSparesBegunRequests(t *testing.T) {
-	t.Parallel()
 	const request = "GET /second HTTP/1.1\r\nHost: x\r\nX-Long: " // is split at each byte
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.Path) })
 	for name, first := range map[string]string{
@@ -89,7 +88,6 @@ func TestGraceSparesBegunRequests(t *testing.T) {
 
 // net/http's buffer is full and empty again in the midst of this header.
 func TestGraceSparesHeaderThatFillsTheBuffer(t *testing.T) {
-	t.Parallel()
 	s := serve(t, server.Options{Handler: http.HandlerFunc(hello), IdleGrace: 50 * time.Millisecond})
 	const line = "GET / HTTP/1.1\r\nHost: x\r\n"
 	begun := line + "X: " + strings.Repeat("a", 4096-len(line)-len("X: \r\n")) + "\r\n"
@@ -113,7 +111,6 @@ func TestGraceSparesHeaderThatFillsTheBuffer(t *testing.T) {
 // A thread that has taken a request from the socket may be held up before it can
 // say so: the end of the grace in this moment must not destroy the connection.
 func TestGraceSparesRequestJustRead(t *testing.T) {
-	t.Parallel()
 	const grace = 200 * time.Millisecond
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

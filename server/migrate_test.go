@@ -79,7 +79,6 @@ func TestBusyConnectionMovesAfterItsResponse(t *testing.T) {
 }
 
 func TestRefusedConnectionIsDrained(t *testing.T) {
-	t.Parallel()
 	g := newGate()
 	g.after = "first"
 	m := newMovers(t, slowOr(g, "first"))
