@@ -7,7 +7,8 @@ type Reason uint8
 
 // The reasons: how metrics spell each, and which count of a drain's report it is part of. To
 // add one, add a line here, and pass it to setReason where the connection is about to be
-// closed. Metrics have it at once; a count of its own in reports is a field of upgrade.Closed.
+// closed. Metrics have it at once; README, the dashboard and the test of metrics name it. A count of
+// its own in reports is a field of upgrade.Closed, and of its sums and texts.
 var (
 	// ByClient: the client closed the connection, or asked for that.
 	ByClient = newReason("client", func(c *upgrade.Closed) *int { return &c.Client })

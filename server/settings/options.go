@@ -16,8 +16,8 @@ import (
 )
 
 // StopTime returns how long a stop may take at most, but for predecessors that drain, and for a
-// successor on trial, which returns its connections first:
-// its hooks have ten seconds, and a predecessor that still drains five more.
+// successor on trial, which returns its connections first: its hooks have ten seconds, a predecessor
+// that still drains five more, and five are to spare.
 func (s Settings) StopTime() time.Duration {
 	return s.Lifecycle.ShutdownDelay + s.Lifecycle.DrainTimeout + 20*time.Second
 }

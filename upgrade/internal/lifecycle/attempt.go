@@ -78,7 +78,8 @@ type successor struct {
 	protocol int // of the link; 0: unknown
 }
 
-// attemptRule is what an event does to an attempt: the next state, and what goes with it.
+// attemptRule is what an event does to an attempt: the next state, and what goes with it, which
+// may lead further at once, as the end of a trial does that was not asked for.
 type attemptRule struct {
 	to Attempt
 	do rule // nil: nothing

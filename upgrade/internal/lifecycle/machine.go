@@ -234,7 +234,7 @@ func (m *Machine) recheck() {
 		m.emit(Action{Do: Prepare})
 	case m.linked() != nil: // it decides
 	case m.phase == Standby:
-		m.takeOver()
+		m.takeOverAtOnce()
 	case m.phase == Probation:
 		m.commit(Event{})
 	}
@@ -254,7 +254,7 @@ func (m *Machine) prepared(Event) {
 		m.emit(Action{Do: SendPrepared})
 		return
 	}
-	m.takeOver()
+	m.takeOverAtOnce()
 }
 
 // linked returns the predecessor that executed this generation, if it can be heard.
@@ -274,9 +274,9 @@ func (m *Machine) accept(Event) {
 	m.emit(Action{Do: SendServing})
 }
 
-// takeOver takes over for good at once, since no predecessor decides: there is none, or it is of
+// takeOverAtOnce takes over for good, since no predecessor decides: there is none, or it is of
 // a release that does not.
-func (m *Machine) takeOver() {
+func (m *Machine) takeOverAtOnce() {
 	m.emit(Action{Do: Commit})
 	m.enter(Serving)
 	m.emit(Action{Do: Serve})

@@ -230,6 +230,7 @@ func TestStopRaces(t *testing.T) {
 		{"a second signal in the delay", first(), stopped, []Event{is(StopSignal)}, "drain for stop; cut drain", StopDraining, None, "stop requested again; closing connections forcibly"},
 		{"a second signal in the drain", first(), then(stopped, is(DelayOver)), []Event{is(StopSignal)}, "cut drain", StopDraining, None, ""},
 		{"a second signal in the hooks", first(), then(stopped, is(DelayOver), is(Drained)), []Event{is(StopSignal)}, "", StopClosing, None, ""},
+		{"a trigger in the drain is refused", first(), then(stopped, is(DelayOver)), []Event{ask, signal(1)}, "refuse [waiter]; refuse [1]", StopDraining, None, ""},
 		{"a trigger is refused", first(), stopped, []Event{ask, signal(1)}, "refuse [waiter]; refuse [1]", Stopping, None, ""},
 		{"a trigger that waited is refused", second(), begin, []Event{ask, is(StopSignal)}, "begin stop; report to 1; refuse [waiter]", Stopping, None, ""},
 
