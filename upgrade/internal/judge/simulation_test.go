@@ -5,16 +5,20 @@ import (
 	"math"
 	"math/bits"
 	"math/rand/v2"
+	"os"
 	"testing"
 	"time"
 )
 
-// histories is how many are simulated of each case.
+// histories is how many are simulated of each case: the most if everything has to run, as in .ci/run.
 func histories() int {
-	if testing.Short() {
+	switch {
+	case os.Getenv("BATON_STRICT") == "1":
+		return 10000
+	case testing.Short():
 		return 1000
 	}
-	return 10000
+	return 3000
 }
 
 // binomial returns how many of n requests are concerned.
