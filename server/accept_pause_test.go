@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 )
@@ -15,7 +16,7 @@ import (
 // A server pauses and accepts again, over and over, while clients connect: none is refused or
 // reset, and each is answered.
 func TestPauseAndResumeUnderLoad(t *testing.T) {
-	takesLong(t, "has clients that connect again and again")
+	tier.Slow(t, "has clients that connect again and again")
 	t.Parallel()
 	s := serve(t, server.Options{Handler: names("first")})
 	var clients sync.WaitGroup

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"golang.org/x/net/http2"
 )
@@ -15,7 +16,7 @@ import (
 // A client that makes the server do work for nothing is refused, whatever frames it
 // has found for that.
 func TestHTTP2ExcessIsRefused(t *testing.T) {
-	takesLong(t, "sends floods of every kind")
+	tier.Slow(t, "sends floods of every kind")
 	t.Parallel()
 	const batch = 500 // streams or frames a write
 	headers := func(c *http2Client, stream int, flags http2.Flags, more ...string) []byte {
@@ -166,7 +167,7 @@ func TestHTTP2ExcessIsRefused(t *testing.T) {
 // Who cancels as a browser does is not refused, nor who needs many frames for what it
 // gets.
 func TestHTTP2NoExcess(t *testing.T) {
-	takesLong(t, "sends much of every kind")
+	tier.Slow(t, "sends much of every kind")
 	t.Parallel()
 	const streams = 200 // a page's
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

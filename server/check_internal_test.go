@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"example.com/baton/e2e/tier"
 )
 
 // A self-test may take as long as it takes: only wrong behaviour switches a feature off.
@@ -135,10 +137,7 @@ func TestTimelessConnection(t *testing.T) {
 // No self-test is mistaken, in whatever order goroutines run: in a bubble they run in another each time.
 func TestSelfTestsManyTimes(t *testing.T) {
 	var logged bytes.Buffer
-	starts := 300
-	if testing.Short() {
-		starts = 50
-	}
+	starts := tier.Times(t, "starts", 50, 300, 300)
 	for range starts {
 		synctest.Test(t, func(t *testing.T) {
 			s := New(Options{Handler: http.NotFoundHandler(), Logger: slog.New(slog.NewTextHandler(&logged, nil))})

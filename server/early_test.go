@@ -13,6 +13,7 @@ import (
 	"sync"
 	"testing"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 )
@@ -95,7 +96,7 @@ var bodies = map[string][2]string{
 // has been read to its end.
 func TestEarlyAnswerLeavesNoBody(t *testing.T) {
 	t.Parallel()
-	takesLong(t, "waits for each kind of body")
+	tier.Slow(t, "waits for each kind of body")
 	for _, path := range []string{"/read", "/unread", "/closed", "/silent", "/flush", "/plain"} {
 		for name, parts := range bodies {
 			if waits := path == "/closed" || path == "/silent" || path == "/plain"; waits && !slices.Contains([]string{"length", "chunked", "expected", "broken chunk"}, name) {

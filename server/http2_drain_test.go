@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 )
@@ -168,7 +169,7 @@ func TestHTTP2ClientThatIgnoresGoAway(t *testing.T) {
 
 // Uploads and downloads are whole, and flow control is as it was.
 func TestHTTP2BodiesThroughDrain(t *testing.T) {
-	takesLong(t, "sends large bodies")
+	tier.Slow(t, "sends large bodies")
 	whole := pattern(4 << 20)
 	both(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(w, r.Body)
@@ -244,7 +245,7 @@ func TestHTTP2ClosedWindow(t *testing.T) {
 
 // The notice goes out between two frames, however much net/http has to write.
 func TestHTTP2NoticeWhileWriting(t *testing.T) {
-	takesLong(t, "waits for drains")
+	tier.Slow(t, "waits for drains")
 	t.Parallel()
 	stop := make(chan struct{})
 	bothOverTCP(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -296,7 +297,7 @@ func TestHTTP2IsNotSubjectToTheGrace(t *testing.T) {
 // Load and no retries: each request is answered or, beyond the second GOAWAY's
 // last stream, known to be unprocessed; the two steps leave none of these.
 func TestHTTP2ClientsThroughDrain(t *testing.T) {
-	takesLong(t, "has clients on both sides of a drain")
+	tier.Slow(t, "has clients on both sides of a drain")
 	const clients = 20
 	both(t, server.Options{IdleGrace: patience, Handler: http.HandlerFunc(hello)}, func(t *testing.T, s *served, dial func() *http2Client) {
 		var lost, refused, asked atomic.Int64

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 	"golang.org/x/net/http2"
@@ -38,7 +39,7 @@ func keepSending(c *http2Client, pause time.Duration, next func(i int) []byte) {
 
 // What a single connection can make the server hold or do is bounded.
 func TestHTTP2Floods(t *testing.T) {
-	takesLong(t, "waits for clients that do not read")
+	tier.Slow(t, "waits for clients that do not read")
 	t.Parallel()
 	field := append([]byte{0x40, 1, 'x', 100}, make([]byte, 100)...) // RFC 7541, section 6.2.1
 	copy(field[4:], strings.Repeat("y", 100))
@@ -219,7 +220,7 @@ var hostilities = map[string]hostility{
 }
 
 func TestHTTP2HostileClientsInDrain(t *testing.T) {
-	takesLong(t, "waits for drains")
+	tier.Slow(t, "waits for drains")
 	t.Parallel()
 	const grace, deadline = 300 * time.Millisecond, 8 * time.Second
 	large := pattern(400 << 10)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 	"golang.org/x/net/http2"
@@ -112,7 +113,7 @@ func TestHTTP2OverTLSMigrates(t *testing.T) {
 
 // Wherever the frames of a client are split by the migration, none is lost.
 func TestHTTP2MigratesBetweenAnyTwoBytes(t *testing.T) {
-	takesLong(t, "has a connection for each byte")
+	tier.Slow(t, "has a connection for each byte")
 	t.Parallel()
 	m := newHTTP2MoversWith(t, hang)
 	var clients []*http2Client

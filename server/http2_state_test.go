@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 	"golang.org/x/net/http2"
@@ -269,7 +270,7 @@ func TestHTTP2MigratesAgain(t *testing.T) {
 
 // An adopted connection that nobody takes is drained.
 func TestAdoptedHTTP2ConnectionEnds(t *testing.T) {
-	takesLong(t, "waits for drains")
+	tier.Slow(t, "waits for drains")
 	t.Parallel()
 	m := newHTTP2Movers(t)
 	c, silent := m.first.dialHTTP2(), m.first.dialHTTP2()

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"testing"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -15,7 +16,7 @@ import (
 // No handler gets a request of HTTP/2 that is malformed (RFC 9113, section 8.1.1), nor
 // the whole of a body whose length is not the one declared.
 func TestHTTP2MalformedRequests(t *testing.T) {
-	takesLong(t, "sends each malformed request by itself")
+	tier.Slow(t, "sends each malformed request by itself")
 	t.Parallel()
 	const ok, refused, broken = "served", "refused", "broken body" // refused: with 400 or PROTOCOL_ERROR
 	get := []string{":method", "GET", ":scheme", "http", ":authority", "a.example", ":path", "/"}

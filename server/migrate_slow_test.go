@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 )
@@ -85,7 +86,7 @@ func TestSuccessorThatHangsDoesNotHoldUpOthers(t *testing.T) {
 // Clients that send what they like, as they like, through a line of generations:
 // every answer comes whole and in order, on the one connection.
 func TestNothingIsLostOnTheWay(t *testing.T) {
-	takesLong(t, "moves connections at one moment after another")
+	tier.Slow(t, "moves connections at one moment after another")
 	const generations, clients, requests = 6, 60, 150
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -182,7 +183,7 @@ func TestSlowSuccessorGetsAll(t *testing.T) {
 }
 
 func TestManySilentConnections(t *testing.T) {
-	takesLong(t, "makes many connections")
+	tier.Slow(t, "makes many connections")
 	const conns = 1000
 	m := newMovers(t, names("first"))
 	var clients []*client

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 )
@@ -44,7 +45,7 @@ func heldMove(t *testing.T, m *movers) (c *client, drained <-chan upgrade.Draine
 }
 
 func TestBytesThatArriveWhileMovingAreTheSuccessors(t *testing.T) {
-	takesLong(t, "moves connections at one moment after another")
+	tier.Slow(t, "moves connections at one moment after another")
 	t.Parallel()
 	for at := 1; at <= len(request); at++ {
 		m := newMovers(t, names("first"))

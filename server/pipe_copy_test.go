@@ -10,13 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 )
 
 // A handler may copy from a pipe, as that of a command's output: it pauses for longer than
 // a write is looked at, and what has been read of it cannot be read again.
 func TestNothingOfAPipeIsLost(t *testing.T) {
-	takesLong(t, "waits for a slow handler")
+	tier.Slow(t, "waits for a slow handler")
 	t.Parallel()
 	// net/http copies the first 512 bytes by itself.
 	const start, pauses, length = 4 << 10, 3, 4<<10 + 3*len("part 0\n") + (4 << 20)

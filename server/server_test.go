@@ -154,14 +154,6 @@ func (c *client) closedCleanly() {
 	}
 }
 
-// takesLong leaves a test out of go test -short.
-func takesLong(t *testing.T, why string) {
-	t.Helper()
-	if testing.Short() {
-		t.Skipf("slow: %s; go test without -short includes it", why)
-	}
-}
-
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(hang); !ok(); time.Sleep(time.Millisecond) {

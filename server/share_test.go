@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/server/internal/selfsigned"
 	"example.com/baton/upgrade"
@@ -172,10 +173,7 @@ func (load *traffic) end() {
 func TestShareAndReturn(t *testing.T) {
 	t.Parallel()
 	const clients = 100
-	rounds := 5
-	if testing.Short() {
-		rounds = 2
-	}
+	rounds := tier.Times(t, "rounds", 2, 5, 5)
 	eachProtocol(t, func(t *testing.T, x *sharers) {
 		load := x.start(clients)
 		for range rounds {
@@ -221,7 +219,7 @@ func TestShareMoreAndDrain(t *testing.T) {
 
 // Wherever it is when it is reclaimed, each connection is one generation's, and answers.
 func TestReclaimAtAnyMoment(t *testing.T) {
-	takesLong(t, "takes a share back at one moment after another")
+	tier.Slow(t, "takes a share back at one moment after another")
 	t.Parallel()
 	const clients = 50
 	eachProtocol(t, func(t *testing.T, x *sharers) {

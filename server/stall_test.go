@@ -13,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 	"golang.org/x/net/http2"
@@ -120,7 +121,7 @@ func TestClientsThatNeverReadAreClosed(t *testing.T) {
 
 // One that reads slowly is never closed, however long that takes in all.
 func TestSlowReadersAreServed(t *testing.T) {
-	takesLong(t, "reads slowly")
+	tier.Slow(t, "reads slowly")
 	t.Parallel()
 	const timeout = time.Second
 	for _, path := range []string{"/file", "/chunks"} {
@@ -148,7 +149,7 @@ func TestSlowReadersAreServed(t *testing.T) {
 
 // A file goes on where the look at a write has interrupted sendfile.
 func TestSendfileGoesOn(t *testing.T) {
-	takesLong(t, "sends large files")
+	tier.Slow(t, "sends large files")
 	t.Parallel()
 	content := make([]byte, stalledBody)
 	rand.NewChaCha8([32]byte{}).Read(content)

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/server/internal/selfsigned"
 	"example.com/baton/upgrade"
@@ -144,7 +145,7 @@ func TestTLSClientsThatNeverRetry(t *testing.T) {
 
 // The handoff comes while handshakes are under way.
 func TestHandshakesUnderWayAreFinished(t *testing.T) {
-	takesLong(t, "holds handshakes at each message")
+	tier.Slow(t, "holds handshakes at each message")
 	const clients = 200
 	for _, protocol := range []string{"http/1.1", "h2"} {
 		t.Run(protocol, func(t *testing.T) {

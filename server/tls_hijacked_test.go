@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 )
 
@@ -87,7 +88,7 @@ func (h *halver) release() {
 
 // With a part of a record nothing migrates. It does when the rest has come.
 func TestHijackedOverTLSWithinARecord(t *testing.T) {
-	takesLong(t, "waits for the end of a drain")
+	tier.Slow(t, "waits for the end of a drain")
 	t.Parallel()
 	for name, late := range map[string]bool{"in time": false, "late": true} {
 		t.Run(name, func(t *testing.T) {

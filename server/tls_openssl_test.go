@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 )
@@ -25,18 +26,12 @@ type sClient struct {
 func (l *tlsLine) openssl(s *served, args ...string) *sClient {
 	t := l.t
 	t.Helper()
-	if _, err := exec.LookPath("openssl"); err != nil {
-		const missing = "openssl is missing: install it (on Debian: apt install openssl)"
-		if os.Getenv("BATON_STRICT") == "1" {
-			t.Fatal(missing)
-		}
-		t.Skip(missing)
-	}
+	openssl := tier.Tool(t, "openssl")
 	trusted := filepath.Join(t.TempDir(), "pem")
 	if err := os.WriteFile(trusted, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: l.signed.Leaf.Raw}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("openssl", append([]string{"s_client", "-connect", s.addr.String(), "-servername", "example.com",
+	cmd := exec.Command(openssl, append([]string{"s_client", "-connect", s.addr.String(), "-servername", "example.com",
 		"-CAfile", trusted, "-verify_return_error"}, args...)...)
 	in, err := cmd.StdinPipe()
 	if err != nil {

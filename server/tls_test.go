@@ -17,6 +17,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/server/internal/selfsigned"
 	"example.com/baton/server/tlskeys"
@@ -251,7 +252,7 @@ func TestResumption(t *testing.T) {
 // The end of a body without a length is known by the end within TLS alone: close_notify
 // follows a whole one, however slowly that is read, and not a part.
 func TestTLSEndOfBodyWithoutLength(t *testing.T) {
-	takesLong(t, "waits for the end of bodies")
+	tier.Slow(t, "waits for the end of bodies")
 	t.Parallel()
 	const size, alert, data = 16 << 20, 0x15, 0x17
 	s := serveTLS(t, server.Options{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 )
@@ -291,7 +292,7 @@ func socketPair(t *testing.T, network string) (ends [2]net.Conn) {
 
 // What the successor does not take goes on as before.
 func TestHijackedIsRefused(t *testing.T) {
-	takesLong(t, "waits for the end of drains")
+	tier.Slow(t, "waits for the end of drains")
 	t.Parallel()
 	for name, refuse := range map[string]func(*movers, *upgrade.Handoff){
 		"all": func(m *movers, _ *upgrade.Handoff) {
@@ -362,7 +363,7 @@ func TestHijackedMigratesAtTheDeadline(t *testing.T) {
 
 // A stop wakes nobody: there is no successor.
 func TestHijackedInAStopDoesNotMigrate(t *testing.T) {
-	takesLong(t, "waits for the end of a drain")
+	tier.Slow(t, "waits for the end of a drain")
 	t.Parallel()
 	m, first, _, dial := newChats(t, false)
 	first.refused = make(chan struct{}, 100)

@@ -11,12 +11,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"example.com/baton/e2e/tier"
 )
 
 // Each answer tells how many the line has given so far. Asked one at a time,
 // they count up by one, whoever answers.
 func TestCountsGoOn(t *testing.T) {
-	takesLong(t, "upgrades again and again")
+	tier.Slow(t, "upgrades again and again")
 	t.Parallel()
 	l := newLine(t)
 	latch := l.latch("latch")

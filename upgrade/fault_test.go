@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/upgrade"
 )
 
@@ -36,7 +37,7 @@ func TestSuccessorIsCleanProcess(t *testing.T) {
 
 func TestSuccessorThatIsNoGood(t *testing.T) {
 	t.Parallel()
-	takesLong(t, "waits for successors that hang")
+	tier.Slow(t, "waits for successors that hang")
 	const hanging = 5 * time.Second // a good one must be ready within this time, too
 	tests := map[string]struct {
 		plan     func(*plan)
@@ -65,8 +66,8 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			if test.timeout > hanging && os.Getenv("BATON_STRICT") != "1" {
-				t.Skip("long: waits until shortly before a deadline that no machine misses; BATON_STRICT=1, as in .ci/run, includes it")
+			if test.timeout > hanging {
+				tier.Long(t, "waits until shortly before a deadline that no machine misses")
 			}
 			t.Parallel()
 			l := newLine(t)
@@ -114,7 +115,7 @@ func TestSuccessorThatIsNoGood(t *testing.T) {
 
 // tableflip closes what it held for a successor only when that is collected.
 func TestFailedUpgradesLeaveNoDescriptors(t *testing.T) {
-	takesLong(t, "waits for successors that fail")
+	tier.Slow(t, "waits for successors that fail")
 	l := newLine(t)
 	l.launch()
 	l.setPlan(func(p *plan) { p.Start = "exit 1" })
@@ -184,7 +185,7 @@ func TestPredecessorDiesWhileSuccessorStarts(t *testing.T) {
 
 // A predecessor that hangs is killed, by whichever generation serves by then.
 func TestPredecessorThatDoesNotGo(t *testing.T) {
-	takesLong(t, "waits for timeouts")
+	tier.Slow(t, "waits for timeouts")
 	t.Parallel() // it takes its time
 	l := newLine(t)
 	l.plan.Cut, l.plan.Drained = 100*time.Millisecond, "stop"
@@ -207,7 +208,7 @@ func TestPredecessorThatDoesNotGo(t *testing.T) {
 // What a successor prints before it is ready is printed whole, although it comes by
 // way of a predecessor that may be gone a moment later.
 func TestSuccessorChatters(t *testing.T) {
-	takesLong(t, "waits for a successor that does not end")
+	tier.Slow(t, "waits for a successor that does not end")
 	t.Parallel()
 	l := newLine(t)
 	l.launch()

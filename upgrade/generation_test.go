@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/upgrade"
 )
 
@@ -163,7 +164,7 @@ func TestStatusDuringUpgrade(t *testing.T) {
 
 // Who has heard from a generation that serves does not hear from its predecessor afterwards.
 func TestStatusNeverGoesBack(t *testing.T) {
-	takesLong(t, "upgrades again and again")
+	tier.Slow(t, "upgrades again and again")
 	t.Parallel()
 	l := newLine(t)
 	l.launch()

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/upgrade"
 )
 
@@ -110,7 +111,7 @@ func TestHooksOfFailedStart(t *testing.T) {
 
 // While hooks run, the generation still passes on triggers, and leaves a stop to its successor.
 func TestSignalsDuringHooks(t *testing.T) {
-	takesLong(t, "waits for hooks")
+	tier.Slow(t, "waits for hooks")
 	t.Parallel()
 	l := newLine(t)
 	latch := l.path("latch")
@@ -147,7 +148,7 @@ func TestSignalsDuringHooks(t *testing.T) {
 
 // A hook that hangs leaves time to those after it, and the successor does not kill a predecessor whose hooks run.
 func TestHookTimeout(t *testing.T) {
-	takesLong(t, "waits for timeouts")
+	tier.Slow(t, "waits for timeouts")
 	t.Parallel()
 	l := newLine(t)
 	l.plan.Hooks, l.plan.Exit, l.plan.Cut, l.plan.HookTimeout = true, "hang", 3*time.Second, 3*time.Second

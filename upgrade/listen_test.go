@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/upgrade"
 )
 
@@ -114,7 +115,7 @@ func TestListenersComeAndGo(t *testing.T) {
 
 // Each of two listeners on port 0 keeps the port that it got.
 func TestPortZeroIsKept(t *testing.T) {
-	takesLong(t, "takes many ports")
+	tier.Slow(t, "takes many ports")
 	l := newLine(t)
 	l.plan.Listen = []string{"unix:" + l.path("s"), "127.0.0.1:0", "127.0.0.1:0"}
 	l.launch()

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/upgrade"
 )
 
@@ -54,7 +55,7 @@ func (l *line) awaitLine(number, alive int) (s upgrade.Status) {
 }
 
 func TestSeveralDrain(t *testing.T) {
-	takesLong(t, "holds several generations up")
+	tier.Slow(t, "holds several generations up")
 	t.Parallel()
 	l, latch := latched(t, func(*plan) {})
 	given := l.who().Answers
@@ -204,7 +205,7 @@ func TestStopWaitsForAll(t *testing.T) {
 // Releases that speak different versions of the link upgrade into each other; with one
 // of the past an upgrade waits for the predecessor's end, as it did then.
 func TestVersionsOfTheLink(t *testing.T) {
-	takesLong(t, "waits for timeouts")
+	tier.Slow(t, "waits for timeouts")
 	t.Parallel()
 	l := newLine(t)
 	l.setPlan(func(p *plan) { p.Protocol, p.Drain = "1", 200*time.Millisecond })

@@ -47,14 +47,6 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// takesLong leaves a test out of go test -short.
-func takesLong(t *testing.T, why string) {
-	t.Helper()
-	if testing.Short() {
-		t.Skipf("slow: %s; go test without -short includes it", why)
-	}
-}
-
 // plan is what the next generation does. It is read afresh by each.
 type plan struct {
 	Listen      []string

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/upgrade"
 )
 
@@ -66,10 +67,7 @@ func TestSuccessorDiesDuringTheDrain(t *testing.T) {
 			l.plan.Drained = "wait " + l.latch("latch")
 			l.launch()
 			given := l.who().Inheritable // by whoever runs the test
-			rounds := 20
-			if testing.Short() {
-				rounds = 2
-			}
+			rounds := tier.Times(t, "rounds", 2, 20, 20)
 			stop := l.visit()
 			for n := 1; n < 2*rounds; n += 2 { // generation n serves
 				before := l.who().PID

@@ -12,12 +12,13 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/upgrade"
 )
 
 // A stop may come at any moment of a takeover. What either has accepted is answered, and both end.
 func TestStopDuringTakeover(t *testing.T) {
-	takesLong(t, "stops in one moment of an upgrade after another")
+	tier.Slow(t, "stops in one moment of an upgrade after another")
 	for i := range 16 {
 		l := newLine(t)
 		l.launch()
@@ -57,7 +58,7 @@ func TestStopDuringTakeover(t *testing.T) {
 }
 
 func TestStopDuringUpgrade(t *testing.T) {
-	takesLong(t, "stops in one moment of an upgrade after another")
+	tier.Slow(t, "stops in one moment of an upgrade after another")
 	l := newLine(t)
 	l.launch()
 	l.setPlan(func(p *plan) { p.Check = "hang" })
@@ -129,7 +130,7 @@ func TestStopWaitsForPredecessor(t *testing.T) {
 }
 
 func TestStop(t *testing.T) {
-	takesLong(t, "waits for the delay of a stop")
+	tier.Slow(t, "waits for the delay of a stop")
 	t.Parallel()
 	l := newLine(t)
 	l.plan.Hooks, l.plan.Delay, l.plan.Drain = true, 5*time.Second, time.Minute
@@ -169,7 +170,7 @@ func newAttendedLine(t *testing.T) *line {
 // Whoever has started the first process may wait for the whole service: the
 // process stays, and passes signals on.
 func TestForeground(t *testing.T) {
-	takesLong(t, "waits for generations that hang")
+	tier.Slow(t, "waits for generations that hang")
 	l := newAttendedLine(t)
 	l.plan.Drain = 300 * time.Millisecond
 	l.launch()

@@ -17,7 +17,7 @@ import (
 	"example.com/baton/e2e/internal/impostor"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // Another user of the machine, who may do what every user may.

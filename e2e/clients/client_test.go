@@ -17,7 +17,7 @@ import (
 	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // stage is a service with clients, all of them on connections of their own.

@@ -7,7 +7,7 @@ import (
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/http1"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // One curl makes many requests on one connection, and says of each whether it had to connect. By prior knowledge of

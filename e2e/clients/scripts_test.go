@@ -4,7 +4,7 @@ import (
 	"testing"
 
 	"example.com/baton/e2e/internal/http1"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 func TestNode(t *testing.T) {

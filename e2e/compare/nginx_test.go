@@ -12,7 +12,7 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/process"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 const nginxConfig = `

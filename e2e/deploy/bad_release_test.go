@@ -17,7 +17,7 @@ import (
 	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // stub returns a release that knows its version and finds every configuration good, and leaves questions to

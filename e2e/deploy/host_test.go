@@ -14,7 +14,7 @@ import (
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/machine"
 	"example.com/baton/e2e/internal/process"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // The deploy script over ssh: one host after the other, each of them a machine of its own, and a stand-in

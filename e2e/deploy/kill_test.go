@@ -12,7 +12,7 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/files"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // The deploy script interrupted: at every command that it runs it is killed, or sent SIGTERM. Whatever it

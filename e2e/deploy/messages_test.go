@@ -15,7 +15,7 @@ import (
 	"example.com/baton/e2e/internal/machine"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // What the scripts of systemd/ say and leave in places where they cannot do what is asked for.

@@ -13,7 +13,7 @@ import (
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/machine"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // --rollback works whatever goes on. Each situation is made again and again: from v1 to a release that is bad

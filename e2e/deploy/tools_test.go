@@ -13,7 +13,7 @@ import (
 
 	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // The shell that the script is written for, and the linter that knows it.

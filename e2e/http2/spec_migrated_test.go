@@ -15,7 +15,7 @@ import (
 
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // migrator stands between h2spec and a service, and has each connection migrate between its preface and its

@@ -13,7 +13,7 @@ import (
 	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // Clients that never read cost a bounded amount of memory, and do not hold a drain

@@ -13,7 +13,7 @@ import (
 
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // checkDashboard checks that every series that the dashboard and the rules name is there, and that each panel shows something.

@@ -19,7 +19,7 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // prometheus is a running Prometheus that scrapes a service every second and knows our rules.

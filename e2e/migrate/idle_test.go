@@ -11,7 +11,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // Idle connections by the thousand: how long it takes until all of them are the successor's, what one of them costs,

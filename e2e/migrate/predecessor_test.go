@@ -8,7 +8,7 @@ import (
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // What has reached the successor lives on when the predecessor is killed; the rest goes with it.

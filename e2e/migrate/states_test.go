@@ -11,7 +11,7 @@ import (
 	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // Connections that migrate with keys, and with a second socket, are gone from a predecessor as fast as others, while

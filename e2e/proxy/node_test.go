@@ -17,7 +17,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // TestNodeWithPM2 reloads a Node application that pm2 runs in cluster mode. No request fails behind Baton but those that

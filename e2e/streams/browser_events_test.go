@@ -8,7 +8,7 @@ import (
 
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // The event streams of a browser go on over upgrades: what each generation says of itself comes once, and

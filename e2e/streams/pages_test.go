@@ -8,7 +8,7 @@ import (
 
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // A page for whose events there is no place says so, and goes on as soon as there is.

@@ -21,7 +21,7 @@ import (
 
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // The pages in a real browser: what they show through upgrades, and that nothing on them goes wrong.

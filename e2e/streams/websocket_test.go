@@ -16,7 +16,7 @@ import (
 	"example.com/baton/e2e/internal/backend"
 	"example.com/baton/e2e/internal/exchange"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // What lasts longer than a request: WebSockets and event streams through the proxy, and the live page, in HTTP/1.1 and

@@ -16,7 +16,7 @@ import (
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/machine"
 	"example.com/baton/e2e/internal/process"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // install.sh: puts everything in place, as often as it is called, and takes away what it put there.

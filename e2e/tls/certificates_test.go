@@ -17,7 +17,7 @@ import (
 	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // Certificates that are replaced while the service runs, in each way in which people do that.

@@ -16,7 +16,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // Listeners for TLS through upgrades: those that stay, those that begin or cease to be for TLS, and the redirect to them.

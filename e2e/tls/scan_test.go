@@ -11,7 +11,7 @@ import (
 	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // TLS as sslscan sees it, which tries what weak there is.

@@ -19,7 +19,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/machine"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 var bootedTriggers = []string{"SIGHUP", "systemctl reload", "deploy.sh"}

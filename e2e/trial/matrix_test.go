@@ -12,7 +12,7 @@ import (
 	"example.com/baton/e2e/internal/build"
 	"example.com/baton/e2e/internal/certificate"
 	"example.com/baton/e2e/internal/exchange"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // cellsOf returns those of some releases: each with everything on, and without -check if that finds it.

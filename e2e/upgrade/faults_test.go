@@ -14,7 +14,7 @@ import (
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // Bad successors: whatever is wrong with a release, the predecessor serves on, whoever

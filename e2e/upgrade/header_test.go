@@ -11,7 +11,7 @@ import (
 	"example.com/baton/e2e/internal/await"
 	"example.com/baton/e2e/internal/http1"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // Partial requests at the start of a drain.

@@ -8,7 +8,7 @@ import (
 
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // A long line of generations: nothing adds up from one to the next.

@@ -15,7 +15,7 @@ import (
 	"example.com/baton/e2e/internal/impostor"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // The link between two generations when it fails: whatever goes wrong on it, one generation is left.

@@ -20,7 +20,7 @@ import (
 	"example.com/baton/e2e/internal/load"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // Listeners through upgrades: they come and go with the configuration file, and what stays is never unbound.

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/handlers/internal/testserver"
 	"example.com/baton/handlers/metrics"
 	"example.com/baton/upgrade"
@@ -194,7 +195,7 @@ func TestWatchEndsWithTheDrain(t *testing.T) {
 
 // Whoever does not read keeps neither another watcher nor a scrape waiting.
 func TestWatchSlowReaders(t *testing.T) {
-	testserver.TakesLong(t, "waits for events")
+	tier.Slow(t, "waits for events")
 	s := newService()
 	s.status.Version = strings.Repeat("x", 200<<10) // more than the sockets buffer, soon
 	server := testserver.Serve(t, Handler(Options{Metrics: noMetrics(), Status: s.Status}))

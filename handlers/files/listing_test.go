@@ -10,12 +10,13 @@ import (
 	"syscall"
 	"testing"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/handlers/internal/testserver"
 )
 
 // A directory of any size is listed in bounded memory, whole.
 func TestFilesListsManyEntries(t *testing.T) {
-	testserver.TakesLong(t, "makes a directory of many entries")
+	tier.Slow(t, "makes a directory of many entries")
 	dir := t.TempDir()
 	const n = 2*sortedEntries + 1
 	for i := range n {

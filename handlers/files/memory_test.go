@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/handlers/internal/testserver"
 	"golang.org/x/sys/unix"
 )
@@ -65,7 +66,7 @@ func TestFilesMemory(t *testing.T) {
 
 // A small file is opened once. Then it is as on the disk, whatever happens to it.
 func TestFilesRemembered(t *testing.T) {
-	testserver.TakesLong(t, "waits until a file is old enough")
+	tier.Slow(t, "waits until a file is old enough")
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "a.txt")

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/handlers/internal/testserver"
 )
 
@@ -188,7 +189,7 @@ func TestWaitInVainWithinBody(t *testing.T) {
 
 // However many come, 1,000 wait, with 64 KiB of their bodies, and nothing is left of them.
 func TestTenThousandClients(t *testing.T) {
-	testserver.TakesLong(t, "makes many requests")
+	tier.Slow(t, "makes many requests")
 	p, backend := dead(t, time.Hour)
 	var answered, tooMany atomic.Int64
 	wave := func(ctx context.Context, clients *sync.WaitGroup, n int) {

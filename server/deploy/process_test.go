@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"example.com/baton/e2e/tier"
 )
 
 func TestReadProcess(t *testing.T) {
@@ -89,12 +91,7 @@ func TestRun(t *testing.T) {
 // Another user's service runs nothing as root.
 func TestRunAsUser(t *testing.T) {
 	t.Parallel()
-	if os.Getuid() != 0 {
-		if os.Getenv("BATON_STRICT") == "1" {
-			t.Fatal("to become another user, run as root")
-		}
-		t.Skip("to become another user, run as root")
-	}
+	tier.Root(t)
 	p := service(t)
 	p.UID, p.GID, p.Groups = 12345, 23456, []int{34567}
 	program := "/bin/sh"

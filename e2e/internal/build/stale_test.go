@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 // TestResultsAreNeverStale changes sources in a copy of the module, and sees which results are cached.

@@ -18,7 +18,7 @@ import (
 	"example.com/baton/e2e/internal/files"
 	"example.com/baton/e2e/internal/process"
 	"example.com/baton/e2e/internal/service"
-	"example.com/baton/e2e/internal/tier"
+	"example.com/baton/e2e/tier"
 )
 
 const systemdProgram = "/lib/systemd/systemd"

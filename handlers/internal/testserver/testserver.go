@@ -37,14 +37,6 @@ func Main(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TakesLong leaves a test out of go test -short.
-func TakesLong(t *testing.T, why string) {
-	t.Helper()
-	if testing.Short() {
-		t.Skipf("slow: %s; go test without -short includes it", why)
-	}
-}
-
 // Serve starts a server for h. It and the connections of its client end with the test.
 func Serve(t *testing.T, h http.Handler) *httptest.Server {
 	t.Helper()

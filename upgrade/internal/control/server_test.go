@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"example.com/baton/e2e/tier"
 )
 
 func serve(t *testing.T) (s *Server, path string) {
@@ -123,12 +125,7 @@ func TestControlRefusesAtTheEnd(t *testing.T) {
 }
 
 func TestControlRefusesOtherUsers(t *testing.T) {
-	if os.Getuid() != 0 {
-		if os.Getenv("BATON_STRICT") == "1" {
-			t.Fatal("run as root")
-		}
-		t.Skip("to become another user, run as root")
-	}
+	tier.Root(t)
 	_, path := serve(t)
 	// Who can reach the socket by somebody's mistake is refused all the same.
 	for _, open := range []string{filepath.Dir(filepath.Dir(path)), filepath.Dir(path), path} {

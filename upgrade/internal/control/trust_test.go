@@ -9,15 +9,12 @@ import (
 	"strings"
 	"testing"
 	"unicode"
+
+	"example.com/baton/e2e/tier"
 )
 
 func TestOwnersOf(t *testing.T) {
-	if os.Geteuid() != 0 {
-		if os.Getenv("BATON_STRICT") == "1" {
-			t.Fatal("run as root")
-		}
-		t.Skip("to give directories to other users, run as root")
-	}
+	tier.Root(t)
 	const service, stranger = 1234, 65534
 	dir := t.TempDir() // of root, and on the way there is only root's, and /tmp
 	make := func(path string, owner int, mode os.FileMode) {

@@ -9,14 +9,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"example.com/baton/e2e/tier"
 )
 
 // Right after Ready tableflip's goroutine may not have noticed that yet, as on a busy
 // machine: a successor is executed all the same.
 func TestUpgradeRightAfterReady(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: starts processes again and again; go test without -short includes it")
-	}
+	tier.Slow(t, "starts processes again and again")
 	const variable = "FLIP_TEST_RIGHT_AFTER_READY"
 	if os.Getenv(variable) != "" {
 		p, err := New()

@@ -6,14 +6,14 @@ import (
 	"os/exec"
 	"testing"
 	"time"
+
+	"example.com/baton/e2e/tier"
 )
 
 // A successor whose predecessor was killed writes its log into a broken pipe, also
 // in the moment in which it gets its true standard error. It must not die of that.
 func TestRestoreWithABrokenPipe(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: starts processes again and again; go test without -short includes it")
-	}
+	tier.Slow(t, "starts processes again and again")
 	const variable = "UPGRADE_TEST_BROKEN_PIPE"
 	if os.Getenv(variable) != "" {
 		log := os.Stderr // as a logger has it that was made before

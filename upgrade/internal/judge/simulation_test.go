@@ -5,21 +5,11 @@ import (
 	"math"
 	"math/bits"
 	"math/rand/v2"
-	"os"
 	"testing"
 	"time"
-)
 
-// histories is how many are simulated of each case: the most if everything has to run, as in .ci/run.
-func histories() int {
-	switch {
-	case os.Getenv("BATON_STRICT") == "1":
-		return 10000
-	case testing.Short():
-		return 1000
-	}
-	return 3000
-}
+	"example.com/baton/e2e/tier"
+)
 
 // binomial returns how many of n requests are concerned.
 func binomial(r *rand.Rand, n uint64, p float64) (x uint64) {
@@ -66,8 +56,8 @@ func TestFalseAlarms(t *testing.T) {
 		for _, p := range []float64{0, .001, .01, .1, .5} {
 			t.Run(fmt.Sprintf("%s, %g %%", arrivals.name, 100*p), func(t *testing.T) {
 				r := rand.New(rand.NewPCG(1, 2))
-				alarms := 0
-				for range histories() {
+				alarms, histories := 0, tier.Times(t, "histories", 1000, 3000, 10000)
+				for range histories {
 					j := New(Options{})
 					var s, o Outcomes
 					o.add(r, arrivals.before, p)
@@ -87,7 +77,7 @@ func TestFalseAlarms(t *testing.T) {
 						}
 					}
 				}
-				if got := float64(alarms) / float64(histories()); got > .01 {
+				if got := float64(alarms) / float64(histories); got > .01 {
 					t.Errorf("%.2f %% of false alarms, want at most 1 %%", 100*got)
 				} else {
 					t.Logf("%.2f %% of false alarms", 100*got)
@@ -118,7 +108,7 @@ func TestDetection(t *testing.T) {
 		t.Run(fmt.Sprintf("%g %%, %g %%", 100*tt.p, 100*tt.q), func(t *testing.T) {
 			r := rand.New(rand.NewPCG(3, 4))
 			n := uint64(0)
-			tries := histories()
+			tries := tier.Times(t, "histories", 1000, 3000, 10000)
 			step := max(1, uint64(tt.want/40))
 			for range tries {
 				j := New(Options{})

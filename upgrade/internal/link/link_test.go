@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"example.com/baton/e2e/tier"
 	"example.com/baton/upgrade/internal/descriptors"
 	"example.com/baton/upgrade/internal/process"
 	"golang.org/x/sys/unix"
@@ -186,9 +187,7 @@ func TestRelease(t *testing.T) {
 
 // A process is followed beyond the end of its links.
 func TestFollowPeer(t *testing.T) {
-	if testing.Short() {
-		t.Skip("slow: waits for a process; go test without -short includes it")
-	}
+	tier.Slow(t, "waits for a process")
 	cmd := exec.Command("sleep", "600")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -1,8 +1,8 @@
 // Package tier decides which tests run. There are three tiers:
 //
-//	go test -short ./e2e/...   leaves out what is Slow or Long
-//	go test ./e2e/...          leaves out what is Long, and what needs something that is missing
-//	.ci/run                    sets BATON_STRICT=1: nothing is left out, and what is missing is a failure
+//	go test -short ./...   leaves out what is Slow or Long
+//	go test ./...          leaves out what is Long, and what needs something that is missing
+//	.ci/run                sets BATON_STRICT=1: nothing is left out, and what is missing is a failure
 //
 // Whatever is left out is named by the line that go test -v prints for a skipped test.
 package tier
