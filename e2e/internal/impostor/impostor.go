@@ -58,77 +58,88 @@ func Itself(t testing.TB, steps string) []byte {
 // hear that it is ready, 4 the one with the names of the descriptors from 5 on.
 func succeed(steps []string) {
 	signal.Ignore(syscall.SIGTERM, syscall.SIGPIPE)
-	ready, names := os.NewFile(3, "ready"), os.NewFile(4, "names")
+	s := successor{ready: os.NewFile(3, "ready"), link: -1}
 	var passed [][]string
-	if err := gob.NewDecoder(names).Decode(&passed); err != nil {
+	if err := gob.NewDecoder(os.NewFile(4, "names")).Decode(&passed); err != nil {
 		panic(err)
 	}
-	link := -1
 	for i, name := range passed {
 		if name[0] == "fd" && name[1] == "link" {
-			link = 5 + i
+			s.link = 5 + i
 		}
-	}
-	send := func(packet string) {
-		if err := unix.Sendmsg(link, []byte(packet), nil, nil, unix.MSG_NOSIGNAL); err != nil {
-			fmt.Fprintln(os.Stderr, "send on the link:", err)
-		}
-	}
-	hello := func(protocol int) string {
-		return fmt.Sprintf(`{"type":"hello","hello":{"protocol":%d,"pid":%d,"version":"by hand"}}`, protocol, os.Getpid())
 	}
 	for _, step := range steps {
 		step, detail, _ := strings.Cut(step, "=")
-		switch step {
-		case "wait": // until a file is there
-			for _, err := os.Stat(detail); err != nil; _, err = os.Stat(detail) {
-				time.Sleep(2 * time.Millisecond)
-			}
-		case "hello":
-			send(hello(2))
-		case "hello4":
-			send(hello(4))
-		case "prepared":
-			send(`{"type":"prepared"}`)
-		case "await": // until the predecessor sends a message of that type
-			for packet := make([]byte, 1<<18); ; {
-				n, err := unix.Read(link, packet)
-				if err != nil && !errors.Is(err, unix.EAGAIN) {
-					panic(err)
-				}
-				if n > 0 && strings.HasPrefix(string(packet[:n]), `{"type":"`+detail+`"`) {
-					break
-				}
-				time.Sleep(2 * time.Millisecond)
-			}
-		case "impostor": // who would be killed in its place
-			send(strings.Replace(hello(2), fmt.Sprint(os.Getpid()), fmt.Sprint(os.Getppid()), 1))
-		case "serving":
-			send(`{"type":"serving"}`)
-		case "malformed":
-			send(`{"type":`)
-		case "large": // more than is read
-			unix.SetsockoptInt(link, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 1<<20)
-			send(`{"type":"serving","x":"` + strings.Repeat("x", 160<<10) + `"}`)
-		case "drained", "stop", "upgrade", "predecessor": // which are the predecessor's to say
-			send(`{"type":"` + step + `"}`)
-		case "close":
-			unix.Close(link)
-		case "ready":
-			ready.Write([]byte{42})
-			ready.Close()
-		case "deaf":
-			signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
-		case "exit":
-			os.Exit(1)
-		case "hang":
-			fmt.Fprintln(os.Stderr, "hangs")
-			time.Sleep(time.Hour)
-		default:
-			panic(step)
-		}
+		s.do(step, detail)
 	}
 	time.Sleep(time.Hour)
+}
+
+// successor has what the predecessor has given it.
+type successor struct {
+	ready *os.File
+	link  int
+}
+
+func (s successor) do(step, detail string) {
+	switch step {
+	case "wait": // until a file is there
+		for _, err := os.Stat(detail); err != nil; _, err = os.Stat(detail) {
+			time.Sleep(2 * time.Millisecond)
+		}
+	case "await": // until the predecessor sends a message of that type
+		s.await(detail)
+	case "hello":
+		s.send(hello(2, os.Getpid()))
+	case "hello4":
+		s.send(hello(4, os.Getpid()))
+	case "impostor": // who would be killed in its place
+		s.send(hello(2, os.Getppid()))
+	case "prepared", "serving", "drained", "stop", "upgrade", "predecessor": // the last four are the predecessor's to say
+		s.send(`{"type":"` + step + `"}`)
+	case "malformed":
+		s.send(`{"type":`)
+	case "large": // more than is read
+		unix.SetsockoptInt(s.link, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 1<<20)
+		s.send(`{"type":"serving","x":"` + strings.Repeat("x", 160<<10) + `"}`)
+	case "close":
+		unix.Close(s.link)
+	case "ready":
+		s.ready.Write([]byte{42})
+		s.ready.Close()
+	case "deaf":
+		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	case "exit":
+		os.Exit(1)
+	case "hang":
+		fmt.Fprintln(os.Stderr, "hangs")
+		time.Sleep(time.Hour)
+	default:
+		panic(step)
+	}
+}
+
+func hello(protocol, pid int) string {
+	return fmt.Sprintf(`{"type":"hello","hello":{"protocol":%d,"pid":%d,"version":"by hand"}}`, protocol, pid)
+}
+
+func (s successor) send(packet string) {
+	if err := unix.Sendmsg(s.link, []byte(packet), nil, nil, unix.MSG_NOSIGNAL); err != nil {
+		fmt.Fprintln(os.Stderr, "send on the link:", err)
+	}
+}
+
+// await reads until a message of a type has come.
+func (s successor) await(kind string) {
+	for packet := make([]byte, 1<<18); ; time.Sleep(2 * time.Millisecond) {
+		n, err := unix.Read(s.link, packet)
+		if err != nil && !errors.Is(err, unix.EAGAIN) {
+			panic(err)
+		}
+		if n > 0 && strings.HasPrefix(string(packet[:n]), `{"type":"`+kind+`"`) {
+			return
+		}
+	}
 }
 
 // beStrange does something that every user may do, prints a line, and stays.

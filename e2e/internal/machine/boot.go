@@ -120,40 +120,13 @@ func Boot(t testing.TB, unitDirs ...string) *Machine {
 	t.Helper()
 	tier.Slow(t, "boots a systemd of its own")
 	needMachine(t)
-	temporary := func() string {
-		dir, err := os.MkdirTemp("", "baton-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return dir
-	}
-	dir := temporary()
 	m := &Machine{
-		T: t, Shared: temporary(), Host: service.Loopback(),
+		T: t, Shared: temporary(t), Host: service.Loopback(),
 		cgroup: filepath.Join(ownCgroup(t), fmt.Sprintf("baton-e2e-%d-%d", os.Getpid(), machines.Add(1))),
 	}
 	m.chmod(m.Shared, 0o755)
-	units := filepath.Join(dir, "units")
-	for _, made := range []string{"root", "units"} {
-		if err := os.Mkdir(filepath.Join(dir, made), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, from := range unitDirs {
-		if err := os.CopyFS(units, os.DirFS(from)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	id := fmt.Sprintf("%016x%016x\n", time.Now().UnixNano(), os.Getpid()<<16|int(machines.Load()))
-	files.Put(t, []byte(machineUnit), filepath.Join(units, "machine.target"), 0o644)
-	files.Put(t, []byte(id), filepath.Join(dir, "machine-id"), 0o444)
-	files.Put(t, nil, filepath.Join(dir, "console"), 0o600)
-	settings := "[Manager]\n"
-	if build.Race {
-		settings += "DefaultEnvironment=GORACE=atexit_sleep_ms=0\n" // as in service.Main
-	}
-	files.Put(t, []byte(settings), filepath.Join(dir, "system.conf"), 0o644)
-
+	dir := temporary(t)
+	lay(t, dir, unitDirs)
 	supervisor := exec.Command("sh", "-c", supervise, "supervise", m.cgroup, dir, m.Shared)
 	supervisor.Env = append(os.Environ(), "BOOT="+bootScript)
 	supervisor.SysProcAttr = &syscall.SysProcAttr{Setsid: true} // Ctrl-C reaches the test only, which then lets go
@@ -183,11 +156,52 @@ func Boot(t testing.TB, unitDirs ...string) *Machine {
 			t.Error("process 1 of the machine is alive at the end of the test")
 		}
 	})
+	m.awaitInit(supervisor.Process.Pid, console)
+	return m
+}
 
+func temporary(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "baton-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// lay puts into a directory what is mounted into the machine.
+func lay(t testing.TB, dir string, unitDirs []string) {
+	t.Helper()
+	units := filepath.Join(dir, "units")
+	for _, made := range []string{"root", "units"} {
+		if err := os.Mkdir(filepath.Join(dir, made), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, from := range unitDirs {
+		if err := os.CopyFS(units, os.DirFS(from)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id := fmt.Sprintf("%016x%016x\n", time.Now().UnixNano(), os.Getpid()<<16|int(machines.Load()))
+	files.Put(t, []byte(machineUnit), filepath.Join(units, "machine.target"), 0o644)
+	files.Put(t, []byte(id), filepath.Join(dir, "machine-id"), 0o444)
+	files.Put(t, nil, filepath.Join(dir, "console"), 0o600)
+	settings := "[Manager]\n"
+	if build.Race {
+		settings += "DefaultEnvironment=GORACE=atexit_sleep_ms=0\n" // as in service.Main
+	}
+	files.Put(t, []byte(settings), filepath.Join(dir, "system.conf"), 0o644)
+}
+
+// awaitInit waits until the machine's systemd has booted.
+func (m *Machine) awaitInit(supervisor int, console func() string) {
+	t := m.T
+	t.Helper()
 	var pid int
 	await.Until(t, "process 1 of the machine", func() bool {
 		// The supervisor starts unshare, and that the machine. Until it is systemd it has the host's files.
-		for _, unshare := range process.Children(supervisor.Process.Pid) {
+		for _, unshare := range process.Children(supervisor) {
 			for _, child := range process.Children(unshare) {
 				name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", child))
 				if strings.TrimSpace(string(name)) == "systemd" {
@@ -201,6 +215,7 @@ func Boot(t testing.TB, unitDirs ...string) *Machine {
 		}
 		return false
 	})
+	var err error
 	if m.Init, err = process.Follow(pid); err != nil {
 		t.Fatal(err)
 	}
@@ -216,7 +231,6 @@ func Boot(t testing.TB, unitDirs ...string) *Machine {
 		_, code := m.Run("systemctl", "start", "machine.target") // waits for what the boot has begun
 		return code == 0
 	})
-	return m
 }
 
 // needMachine ends a test where no machine can be booted.
