@@ -311,7 +311,11 @@ func webSocketsMigrate(t *testing.T, secure bool, clients, upgrades int) {
 	await.Until(t, "requests counted", func() bool {
 		return b.Metric("baton_http_requests_total", "code", "101", "method", "GET") == float64(clients)
 	})
-	log := b.Log()
+	var log string
+	await.Until(t, "lines of the access log", func() bool { // which come after the count
+		log = b.Log()
+		return strings.Count(log, `"request_id":"talker-`) >= clients
+	})
 	for n := range clients {
 		id := fmt.Sprintf(`"request_id":"talker-%d"`, n)
 		if got := strings.Count(log, id); got != 1 {
