@@ -15,10 +15,11 @@ const MaxReplay = 64 << 10
 // replay is the body of a request, which can be read from its beginning again as long as all that
 // was read is kept. What is read ahead is.
 type replay struct {
-	source io.Reader
-	keeps  bool // and what readers read
+	source  io.Reader
+	trailer http.Header // of the request: with values when source is at its end
+	keeps   bool        // and what readers read
 
-	turn sync.Mutex // held by whoever reads from source
+	turn sync.Mutex // held by whoever reads from source, which may write to trailer
 
 	mu     sync.Mutex
 	kept   []byte // the beginning of the body
@@ -32,16 +33,18 @@ type replay struct {
 
 // reader reads the body for one attempt.
 type reader struct {
-	body *replay
-	at   int // how much of what is kept it has got
+	body    *replay
+	at      int         // how much of what is kept it has got
+	trailer http.Header // of the attempt: gets its values at the end
 }
 
-// open returns the body from its beginning. rewind has returned true, or it is the first time.
-func (b *replay) open() io.ReadCloser {
+// open returns the body from its beginning, at the end of which the trailers are there. rewind has
+// returned true, or it is the first time.
+func (b *replay) open(trailer http.Header) io.ReadCloser {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ahead = false
-	b.reader = &reader{body: b}
+	b.reader = &reader{body: b, trailer: trailer}
 	return b.reader
 }
 
@@ -57,6 +60,17 @@ func (r *reader) Read(p []byte) (int, error) {
 	b := r.body
 	b.turn.Lock()
 	defer b.turn.Unlock()
+	n, err := r.read(p)
+	if err == io.EOF {
+		for name := range r.trailer {
+			r.trailer[name] = b.trailer[name]
+		}
+	}
+	return n, err
+}
+
+func (r *reader) read(p []byte) (int, error) {
+	b := r.body
 	p, n, err := b.begin(r, p)
 	if n > 0 || err != nil {
 		return n, err

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"maps"
 	"net/http"
 	"slices"
 	"time"
@@ -12,6 +13,7 @@ import (
 type trip struct {
 	request *http.Request
 	body    *replay       // nil: it has none
+	trailer http.Header   // the names that the request declares
 	until   time.Time     // when it waits no more
 	tries   int           // attempts
 	sentTo  []*backend    // those that have got it, and have not answered
@@ -28,7 +30,8 @@ type trip struct {
 func (g *Group) RoundTrip(r *http.Request) (*http.Response, Lease, error) {
 	t := &trip{request: r, until: time.Now().Add(g.pool.wait)}
 	if r.Body != nil && r.Body != http.NoBody {
-		t.body = &replay{source: r.Body, keeps: isIdempotent(r.Method)}
+		t.body = &replay{source: r.Body, trailer: r.Trailer, keeps: isIdempotent(r.Method)}
+		t.trailer = maps.Clone(r.Trailer) // nobody reads yet, who would write to it
 	}
 	for {
 		b, trial, err := g.acquire(t)
@@ -58,13 +61,15 @@ func (g *Group) send(t *trip, b *backend) (response *http.Response, lease Lease,
 	return response, lease, err
 }
 
-// attempt returns the request as it is sent next.
+// attempt returns the request as it is sent next. Its trailers are its own: who has sent an earlier one may
+// still read the body.
 func (t *trip) attempt() *http.Request {
 	if t.body == nil {
 		return t.request
 	}
 	r := *t.request
-	r.Body = t.body.open()
+	r.Trailer = maps.Clone(t.trailer)
+	r.Body = t.body.open(r.Trailer)
 	return &r
 }
 

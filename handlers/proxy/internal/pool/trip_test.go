@@ -3,8 +3,10 @@ package pool
 import (
 	"bytes"
 	"crypto/sha256"
+	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -140,4 +142,44 @@ func TestIdleConnections(t *testing.T) {
 		p.Close()
 		check("closed", false)
 	})
+}
+
+// attempts is a backend that loses the connection amid the body of the first request.
+type attempts struct {
+	fake
+	trailers []http.Header // of the requests
+}
+
+func (a *attempts) RoundTrip(r *http.Request) (*http.Response, error) {
+	a.trailers = append(a.trailers, r.Trailer)
+	if len(a.trailers) == 1 {
+		io.ReadFull(r.Body, make([]byte, 2))
+		return nil, errLost
+	}
+	io.Copy(io.Discard, r.Body)
+	return &http.Response{StatusCode: 200, Body: http.NoBody, Request: r}, nil
+}
+
+// end is called at the end of a body.
+type end func()
+
+func (e end) Read([]byte) (int, error) { e(); return 0, io.EOF }
+
+// Trailers go into the attempt that reads the end of the body: the transport of an earlier one may still look at its own.
+func TestTrailersOfAttempts(t *testing.T) {
+	a := &attempts{}
+	p := New(Options{Backends: []Backend{{Name: "a", URL: "http://a", Transport: a}}, Wait: time.Minute, Logger: discard})
+	p.progressOf = progressOf
+	t.Cleanup(p.Close)
+	r, _ := http.NewRequestWithContext(t.Context(), "PUT", "http://a/", nil)
+	r.Trailer, r.ContentLength = http.Header{"Sum": nil}, -1
+	r.Body = io.NopCloser(io.MultiReader(strings.NewReader("body"), end(func() { r.Trailer["Sum"] = []string{"1"} })))
+	_, lease, err := p.Group(0).RoundTrip(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lease.End()
+	if got, want := fmt.Sprint(a.trailers), "[map[Sum:[]] map[Sum:[1]]]"; got != want {
+		t.Errorf("got the trailers %s, want %s", got, want)
+	}
 }
