@@ -7,8 +7,12 @@ import (
 	"strings"
 )
 
-// maxReadings bounds the bytes of all readings of a path, and the time that they take.
-const maxReadings = 1 << 18
+// maxReadings and maxReadingBytes bound the readings of a path, and with them the time that they take.
+// Paths that mean something have a few dozens at most.
+const (
+	maxReadings     = 256
+	maxReadingBytes = 1 << 18
+)
 
 // readings returns all that a backend may make of an escaped path: the results of
 // any of steps, in any order and number. Servers differ in which they take, and in
@@ -25,7 +29,7 @@ func readings(escaped string) (all []string, ok bool) {
 			if seen[next] {
 				continue
 			}
-			if size += len(next); size > maxReadings {
+			if size += len(next); size > maxReadingBytes || len(all) == maxReadings {
 				return nil, false
 			}
 			seen[next] = true
@@ -72,6 +76,9 @@ func unescape(path string, slashes bool) string {
 
 // removeParameters is what Java servers do with `;jsessionid=1`.
 func removeParameters(path string) string {
+	if !strings.Contains(path, ";") {
+		return path
+	}
 	var b strings.Builder
 	for {
 		before, after, found := strings.Cut(path, ";")
@@ -87,6 +94,9 @@ func removeParameters(path string) string {
 func slashes(path string) string { return strings.ReplaceAll(path, `\`, "/") }
 
 func mergeSlashes(path string) string {
+	if !strings.Contains(path, "//") {
+		return path
+	}
 	var b strings.Builder
 	for i := range len(path) {
 		if path[i] != '/' || i == 0 || path[i-1] != '/' {
@@ -99,6 +109,9 @@ func mergeSlashes(path string) string {
 // resolveDots does what RFC 3986, section 5.2.4, says. An empty element is one as
 // any other to it.
 func resolveDots(path string) string {
+	if !strings.Contains(path, "/.") {
+		return path
+	}
 	var kept []string
 	elements := strings.Split(path[1:], "/")
 	for i, element := range elements {

@@ -245,16 +245,28 @@ func TestProxyPathAsSent(t *testing.T) {
 	}
 }
 
-// Long paths cost little, whatever is in them.
+// Paths cost little, long or not, whatever is in them.
 func TestReadingsAreBounded(t *testing.T) {
+	var paths []string
 	for _, piece := range []string{"%25", "%20", "..;%5c", "/../%2e", "//", "%c0%ae", ";", "%252f", "/%09.%3b%25252e/"} {
-		all, _ := readings("/" + strings.Repeat(piece, 60<<10/len(piece)))
+		paths = append(paths, "/"+strings.Repeat(piece, 60<<10/len(piece)))
+	}
+	const many = `/x%ef%bc%8f%25252f%2525%5c%20//%252f%c0%af%ef%bc%8f%255c%2525/../..%c0%af%2525//\%c0%ae%3b%253b\%3f` // short, of thousands
+	if _, ok := readings(many); ok {
+		t.Errorf("%s: got all readings, want too many", many)
+	}
+	for _, path := range append(paths, many) {
+		var all []string
+		allocated := testing.AllocsPerRun(1, func() { all, _ = readings(path) })
+		if allocated > 100_000 {
+			t.Errorf("%.60s: %.0f allocations, want at most 100,000", path, allocated)
+		}
 		size := 0
 		for _, reading := range all {
 			size += len(reading)
 		}
-		if size > maxReadings {
-			t.Errorf("%s: got %d bytes of readings, want at most %d", piece, size, maxReadings)
+		if size > maxReadingBytes || len(all) > maxReadings {
+			t.Errorf("%.60s: got %d readings of %d bytes, want at most %d of %d", path, len(all), size, maxReadings, maxReadingBytes)
 		}
 	}
 }
