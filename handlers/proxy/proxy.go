@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/textproto"
 	"net/url"
 	"os"
 	"slices"
@@ -51,7 +52,8 @@ type Options struct {
 // The backend sees the client's own Host, query and escapes, X-Forwarded-For,
 // -Host and -Proto set afresh, and the request id of Log. Fields whose names have
 // other characters than letters, digits and hyphens are dropped, as nginx does, and
-// so are trailers that were not declared or must not be trailers. To responses
+// so are trailers that were not declared or must not be trailers. As with most
+// reverse proxies no Via is added, and Max-Forwards passes. To responses
 // nothing is added but the request id, not even a Date. They are flushed as they
 // come. Upgrades that the client has asked for pass, WebSockets among them, but for
 // those to HTTP/2 and TLS. A response that breaks off at the backend breaks off at
@@ -245,10 +247,11 @@ func (p *Proxy) receive(response *http.Response) error {
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		asked, got := upgradeOf(response.Request.Header), upgradeOf(response.Header)
 		u, ok := w.(*proposal)
-		if !ok || asked == "" || !strings.EqualFold(asked, got) {
+		if !ok || got == "" || !slices.ContainsFunc(strings.Split(asked, ","), func(p string) bool { return strings.EqualFold(textproto.TrimString(p), got) }) {
 			return fmt.Errorf("backend switches to protocol %q, want %q", got, asked)
 		}
 		protocol := response.Header["Upgrade"]
+		response.Request.Header["Upgrade"] = protocol // the one of several: httputil compares
 		removeHopByHop(response.Header)
 		response.Header["Connection"], response.Header["Upgrade"] = []string{"Upgrade"}, protocol
 		u.accept(response)

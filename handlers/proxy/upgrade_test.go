@@ -76,10 +76,17 @@ func TestProxyWebSocket(t *testing.T) {
 }
 
 func TestProxyOtherUpgrade(t *testing.T) {
+	for asked, chosen := range map[string]string{"tunnel": "tunnel", "a/1, Tunnel": "tunnel"} {
+		t.Run(asked, func(t *testing.T) { otherUpgrade(t, asked, chosen) })
+	}
+}
+
+func otherUpgrade(t *testing.T, asked, chosen string) {
 	server, _, _ := through(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, buf, _ := http.NewResponseController(w).Hijack()
 		defer conn.Close()
-		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+r.Header.Get("Upgrade")+"\r\n\r\n")
+		testserver.Equal(t, "Upgrade at the backend", r.Header.Get("Upgrade"), asked)
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+chosen+"\r\n\r\n")
 		line, _ := buf.ReadString('\n')
 		io.WriteString(conn, "got "+line)
 	}), Options{})
@@ -88,14 +95,14 @@ func TestProxyOtherUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: tunnel\r\n\r\n")
+	io.WriteString(conn, "GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: "+asked+"\r\n\r\n")
 	reader := bufio.NewReader(conn)
 	response, err := http.ReadResponse(reader, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	testserver.Equal(t, "status", response.StatusCode, 101)
-	testserver.Equal(t, "Upgrade", response.Header.Get("Upgrade"), "tunnel")
+	testserver.Equal(t, "Upgrade", response.Header.Get("Upgrade"), chosen)
 	io.WriteString(conn, "hello\n")
 	rest, _ := io.ReadAll(reader) // until the backend closes
 	testserver.Equal(t, "through the tunnel", string(rest), "got hello\n")
