@@ -55,7 +55,7 @@ func Log(next http.Handler, logger *slog.Logger) http.Handler {
 			if failure != nil && !cut {
 				logger.LogAttrs(r.Context(), slog.LevelError, "handler panicked",
 					slog.Any("panic", failure), slog.String("stack", string(debug.Stack())),
-					slog.String("method", method), slog.String("path", request.Shorten(path)), slog.String("request_id", id))
+					slog.String("method", request.Shorten(method)), slog.String("path", request.Shorten(path)), slog.String("request_id", id))
 				if cut = rec.Status != 0; !cut {
 					reply.Error(rec, r, http.StatusInternalServerError, "internal server error")
 				}
@@ -78,7 +78,7 @@ func Log(next http.Handler, logger *slog.Logger) http.Handler {
 			}
 			remote, via := client(r)
 			logger.LogAttrs(r.Context(), slog.LevelInfo, "request",
-				slog.String("method", method), slog.String("path", request.Shorten(path)),
+				slog.String("method", request.Shorten(method)), slog.String("path", request.Shorten(path)),
 				slog.Int("status", status), slog.Int64("bytes", rec.Bytes),
 				slog.Float64("seconds", time.Since(begin).Seconds()),
 				slog.String("protocol", r.Proto), slog.String("remote", remote), via,

@@ -92,6 +92,17 @@ func TestLogAccess(t *testing.T) {
 	}
 }
 
+func TestLogOfALongRequest(t *testing.T) {
+	logged, logger := testserver.Capture()
+	long := strings.Repeat("M", 60_000)
+	testserver.Try(t, testserver.Serve(t, Log(http.NotFoundHandler(), logger)), long, "/"+long, "User-Agent", long, "X-Request-Id", long)
+	for key, value := range logged.Await(t, "request") {
+		if text, isText := value.(string); isText && len(text) > 300 {
+			t.Errorf("%s has %d bytes", key, len(text))
+		}
+	}
+}
+
 func TestLogPanic(t *testing.T) {
 	for _, test := range []struct {
 		name    string

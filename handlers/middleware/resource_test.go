@@ -53,6 +53,8 @@ func TestRequestsForNoResource(t *testing.T) {
 		{"GET * HTTP/1.1", "", http.StatusBadRequest},
 		{"GET x:y HTTP/1.1", "", http.StatusBadRequest},
 		{"GET http://example.com HTTP/1.1", "", http.StatusPermanentRedirect},
+		{"OPTIONS http://example.com HTTP/1.1", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", http.StatusNoContent},
+		{"OPTIONS http://example.com/ HTTP/1.1", "", http.StatusPermanentRedirect},
 		{"CONNECT example.com:443 HTTP/1.1", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", http.StatusMethodNotAllowed},
 		{"CONNECT /path HTTP/1.1", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS", http.StatusMethodNotAllowed},
 	}
@@ -67,4 +69,17 @@ func TestRequestsForNoResource(t *testing.T) {
 		testserver.Equal(t, request.line+": Allow", response.Header.Get("Allow"), request.allow)
 	}
 	log.AwaitAll(t, "request", len(requests))
+}
+
+func TestTargetWithoutAPath(t *testing.T) {
+	for target, want := range map[string]string{"http://example.com": "/", "http://example.com?x=1": "/", "http://example.com/": "/", "http://example.com/a": "/a"} {
+		conn := serveRaw(t, Resources(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, r.URL.Path) })))
+		io.WriteString(conn, "GET "+target+" HTTP/1.1\r\nHost: example.com\r\n\r\n")
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path, _ := io.ReadAll(response.Body)
+		testserver.Equal(t, target, string(path), want)
+	}
 }
