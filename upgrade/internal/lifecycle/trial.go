@@ -222,6 +222,7 @@ func (m *Machine) beginReturn(c Cause, reason string) {
 	m.attempt, s.reason = TakingBack, reason
 	m.endStage(Bad, reason)
 	m.disarm(StartLate)
+	m.disarm(PatienceOver) // of a stop: what it has in hand takes longer
 	m.warn("successor is taken back", "reason", reason, "successor_pid", s.pid)
 	m.reclaim(c)
 	m.emit(Action{Do: Progress, Trigger: s.trigger, Text: "takes back: " + reason})

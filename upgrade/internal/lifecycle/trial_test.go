@@ -112,3 +112,18 @@ func TestTrialRaces(t *testing.T) {
 		t.Run(r.name, r.test)
 	}
 }
+
+// A stop of the whole group in the moment of the takeover: the successor returns what it has, and is given the time for that.
+func TestStopLeavesAReturnItsTime(t *testing.T) {
+	m, now := New(first()), epoch
+	actions := play(m, &now, then(begin, ask, is(Hello), is(SuccessorPrepared), is(StopSignal), is(SuccessorReturns)))
+	armed := make(map[Kind]bool)
+	for _, a := range actions {
+		if a.Do == Arm || a.Do == Disarm {
+			armed[a.Timer] = a.Do == Arm
+		}
+	}
+	if m.attempt != TakingBack || !armed[ReturnLate] || armed[PatienceOver] {
+		t.Errorf("got attempt %v, timers %v, want it taken back, and no timer but ReturnLate to end it", m.attempt, armed)
+	}
+}
