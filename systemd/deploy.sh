@@ -80,7 +80,7 @@ find_answers() {
 
 # ask QUESTION… sets the variables of the answer, lines of KEY='VALUE' with problem='WHAT IS WRONG' among them.
 ask() {
-	problem='' said=$("/proc/$$/fd/8" "$@" -progress 7 </dev/null)
+	problem='' said=$(exec "/proc/$$/fd/8" "$@" -progress 7 </dev/null) # exec: what is killed with this script is its child
 	case $said in answered=2*) eval "$said" ;; *) problem="$baton does not answer: $said" ;; esac
 	[ -z "$problem" ]
 }
@@ -110,11 +110,11 @@ holds() { (echo "$$ $kind ${1-}" >"$lock") 2>/dev/null; }
 
 # take_lock waits for nobody. Who holds the lock removes it, so it may be another file by now.
 take_lock() {
-	until is_file "$lock" "$(stat -L -c %d:%i /proc/self/fd/9 2>/dev/null)"; do
+	until flock -n 9 2>/dev/null && is_file "$lock" "$(stat -L -c %d:%i /proc/self/fd/9)"; do
 		problem=$( (: >>"$lock") 2>&1) || die "cannot write to $directory: ${problem##*: }; nothing was replaced"
 		exec 9>>"$lock"
 		locking=yes
-		flock -n 9 && break
+		flock -n 9 && continue
 		other=$(sed 's/ .*//' "$lock" 2>/dev/null)
 		{ [ -n "$rollback" ] && ask upgrade -end "$target"; } || die "another deploy of $target runs (pid $other); nothing was replaced"
 		did ended "the deploy that ran (pid $other)"

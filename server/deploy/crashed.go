@@ -154,6 +154,7 @@ func lockDeploy(target string) (unlock func(), err error) {
 		f.Close()
 		return nil, fmt.Errorf("a deploy of %s runs: %w", target, err)
 	}
+	f.Truncate(0) // a deploy that was killed may have left more
 	fmt.Fprintf(f, "%d crash\n", os.Getpid())
 	return func() { os.Remove(path); f.Close() }, nil
 }
