@@ -9,7 +9,8 @@
 //
 // What runs is the truth: the target of a deploy, its arguments, its environment, its
 // directories and its user are those of the main process. A binary that is new,
-// or that the service could have changed, is run as that process would, and never as root.
+// or that the service could have changed, is run as that process would, and never as root. While
+// nothing runs, what another than root may change is run as that one.
 // A program that only embeds Baton's packages is not run at all.
 //
 // Between two deploys the unit's ExecStopPost= asks, as root, what to do about a main process

@@ -102,8 +102,15 @@ const runTime = 20 * time.Second
 
 // run runs a program as the service would: as its user, in its directories, with its
 // environment. It returns what that printed, or why it did not run, and the exit code as a
-// shell has it. A nil process runs it as the caller does.
+// shell has it. A nil process runs it as the caller does; root runs what another may change as that one.
 func (p *process) run(program string, args ...string) (output string, code int) {
+	if p == nil && os.Geteuid() == 0 {
+		var err error
+		if program, err = filepath.EvalSymlinks(program); err != nil {
+			return err.Error(), 126
+		}
+		p = changer(program)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), runTime)
 	defer cancel()
 	var out bytes.Buffer
@@ -135,6 +142,29 @@ func (p *process) run(program string, args ...string) (output string, code int) 
 		return err.Error(), 126
 	}
 	return output, 0
+}
+
+// nobody is the user without any rights.
+const nobody = 65534
+
+// changer returns a process of whoever else than root may change a file, for its owner is another or that
+// of a directory above, or nobody if they are not the only ones. It returns nil if only root may.
+func changer(path string) *process {
+	for at := path; ; at = filepath.Dir(at) {
+		var st unix.Stat_t
+		if err := unix.Lstat(at, &st); err != nil {
+			return &process{UID: nobody, GID: nobody}
+		}
+		isSticky := at != path && st.Mode&unix.S_ISVTX != 0 // in it, others change only what is theirs
+		switch {
+		case st.Uid != 0:
+			return &process{UID: int(st.Uid), GID: nobody}
+		case st.Mode&0o022 != 0 && !isSticky:
+			return &process{UID: nobody, GID: nobody}
+		case at == "/":
+			return nil
+		}
+	}
 }
 
 // onOwnThread calls f on a thread that ends with the call, because f makes it one of the
@@ -173,7 +203,9 @@ func (p *process) adopt(cmd *exec.Cmd) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(p.UID), Gid: uint32(p.GID), Groups: groups}}
 		unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 	}
-	if !p.enter(filepath.Dir(cmd.Path)) {
+	if p.PID == 0 {
+		cmd.Dir = "/"
+	} else if !p.enter(filepath.Dir(cmd.Path)) {
 		cmd.Dir = p.file("cwd")
 	}
 }

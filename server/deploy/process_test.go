@@ -1,8 +1,10 @@
 package deploy
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -84,6 +86,43 @@ func TestRun(t *testing.T) {
 		}
 		if got, code = p.run(script(t, "kill -9 $$")); code != 137 {
 			t.Errorf("killed: got %q, %d, want 137", got, code)
+		}
+	}
+}
+
+// Without a service that runs, root runs nothing as root that another may change.
+func TestRunWithoutAProcess(t *testing.T) {
+	t.Parallel()
+	tier.Root(t)
+	for name, tt := range map[string]struct {
+		prepare func(program, dir string) error
+		want    string
+	}{
+		"root's":                {func(program, dir string) error { return nil }, "0"},
+		"another's":             {func(program, dir string) error { return os.Chown(program, 12345, 0) }, "12345"},
+		"in another's place":    {func(program, dir string) error { return os.Chown(dir, 12345, 0) }, "12345"},
+		"writable":              {func(program, dir string) error { return os.Chmod(program, 0o775) }, "65534"},
+		"in a writable place":   {func(program, dir string) error { return os.Chmod(dir, 0o777) }, "65534"},
+		"in a place like /tmp":  {func(program, dir string) error { return os.Chmod(dir, 0o777|os.ModeSticky) }, "0"},
+		"by another's symlink":  {func(program, dir string) error { return os.Lchown(filepath.Join(dir, "link"), 12345, 0) }, "0"},
+		"another's, by symlink": {func(program, dir string) error { return os.Chown(program, 12345, 0) }, "12345"},
+	} {
+		dir, err := os.MkdirTemp("", "") // t.TempDir is for root only
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { os.RemoveAll(dir) })
+		program, link := filepath.Join(dir, "program"), filepath.Join(dir, "link")
+		err = errors.Join(os.Chmod(dir, 0o755), os.WriteFile(program, []byte("#!/bin/sh\nid -u"), 0o755), os.Symlink(program, link), tt.prepare(program, dir))
+		if err != nil {
+			t.Fatal(err)
+		}
+		called := program
+		if strings.Contains(name, "symlink") {
+			called = link
+		}
+		if got, code := (*process)(nil).run(called); got != tt.want || code != 0 {
+			t.Errorf("%s: run as %s (exit code %d), want %s", name, got, code, tt.want)
 		}
 	}
 }
