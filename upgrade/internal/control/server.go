@@ -17,14 +17,17 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
 	requestSize    = 4 << 10 // bytes
 	requestTimeout = 5 * time.Second
 	replyTimeout   = 5 * time.Second
-	maxConns       = 16 // at once
+	maxConns       = 16 // at once, and as many that wait for an upgrade
 )
 
 // Commands.
@@ -72,8 +75,9 @@ type Server struct {
 	verdicts chan *Verdict
 	closing  chan struct{} // closed when nobody takes from requests any more
 
-	conns sync.WaitGroup
-	slots chan struct{}
+	conns   sync.WaitGroup
+	slots   chan struct{} // of those that do not wait
+	waiting chan struct{} // of clients that wait for an upgrade, and are there
 }
 
 // NewServer returns a server that does not serve yet. ln may be nil: clients come by
@@ -87,6 +91,7 @@ func NewServer(ln net.Listener, handler Handler, log *slog.Logger) *Server {
 		verdicts: make(chan *Verdict),
 		closing:  make(chan struct{}),
 		slots:    make(chan struct{}, maxConns),
+		waiting:  make(chan struct{}, maxConns),
 	}
 }
 
@@ -123,8 +128,9 @@ func (s *Server) accept() {
 		select {
 		case s.slots <- struct{}{}:
 			s.conns.Go(func() {
-				defer func() { <-s.slots }()
-				s.answer(nc)
+				release := sync.OnceFunc(func() { <-s.slots })
+				defer release()
+				s.answer(nc, release)
 			})
 		default:
 			write(nc, Reply{Final: true, Error: "too many control connections"})
@@ -155,7 +161,8 @@ func (s *Server) Close() {
 	}
 }
 
-func (s *Server) answer(nc net.Conn) {
+// answer answers a client, whose slot it releases when that waits for an upgrade.
+func (s *Server) answer(nc net.Conn, release func()) {
 	defer nc.Close()
 	if err := mayControl(nc); err != nil {
 		s.log.Warn("control connection refused", "error", err)
@@ -178,13 +185,15 @@ func (s *Server) answer(nc net.Conn) {
 	case Status:
 		write(nc, Reply{Final: true, Status: s.handler.Status()})
 	case Upgrade:
-		s.await(nc, nil)
+		release()
+		s.admit(nc, nil)
 	case UpgradeWith:
 		if err := s.handler.CheckOverrides(req.Overrides); err != nil {
 			write(nc, Reply{Final: true, Error: err.Error()})
 			return
 		}
-		s.await(nc, req.Overrides)
+		release()
+		s.admit(nc, req.Overrides)
 	case Promote, Abort:
 		s.awaitAnswer(nc, newVerdict(req))
 	default:
@@ -199,6 +208,38 @@ func (s *Server) Adopt(nc net.Conn, overrides json.RawMessage) {
 		defer nc.Close()
 		s.await(nc, overrides)
 	})
+}
+
+// admit lets a client wait if not too many do. One that goes away leaves its place to another, but the
+// upgrade that it has requested is not forgotten.
+func (s *Server) admit(nc net.Conn, overrides json.RawMessage) {
+	select {
+	case s.waiting <- struct{}{}:
+	default:
+		write(nc, Reply{Final: true, Error: "too many clients wait for an upgrade"})
+		return
+	}
+	s.conns.Go(func() {
+		awaitHangup(nc)
+		<-s.waiting
+	})
+	s.await(nc, overrides)
+	nc.Close()
+}
+
+// awaitHangup returns when one of the ends of a connection is closed, and not only for writing.
+func awaitHangup(nc net.Conn) {
+	conn, ok := nc.(syscall.Conn)
+	if !ok {
+		return
+	}
+	if raw, err := conn.SyscallConn(); err == nil {
+		_ = raw.Read(func(fd uintptr) bool { // fails when this end is closed
+			poll := []unix.PollFd{{Fd: int32(fd)}}
+			_, err := unix.Poll(poll, 0)
+			return err == nil && poll[0].Revents&unix.POLLHUP != 0
+		})
+	}
 }
 
 // await requests an upgrade and writes what becomes of it.

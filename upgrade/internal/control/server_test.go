@@ -101,6 +101,58 @@ func TestControlFlood(t *testing.T) {
 	}
 }
 
+// Clients that wait for an upgrade leave room for those that ask for the status, and when they are gone for others
+// that wait. What they have requested stands.
+func TestControlWaiters(t *testing.T) {
+	s, path := serve(t)
+	wait := func() net.Conn {
+		nc, err := net.Dial("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(nc, `{"command":"upgrade"}`+"\n")
+		return nc
+	}
+	var clients []net.Conn
+	var waiters []*Waiter
+	for range maxConns {
+		clients = append(clients, wait())
+		waiters = append(waiters, <-s.Requests())
+	}
+	if got := say(t, path, `{"command":"status"}`+"\n"); !strings.Contains(got, `"version":"v"`) {
+		t.Errorf("status: got %q", got)
+	}
+	if got := say(t, path, `{"command":"upgrade"}`+"\n"); !strings.Contains(got, "too many clients wait") {
+		t.Errorf("one more that waits: got %q", got)
+	}
+	clients[0].(*net.UnixConn).CloseWrite() // it reads on
+	for _, nc := range clients[1:] {
+		nc.Close()
+	}
+	// The one that is there, and is told so, keeps its place.
+	for range maxConns - 1 {
+		for {
+			nc := wait()
+			select {
+			case w := <-s.Requests():
+				defer nc.Close()
+				waiters = append(waiters, w)
+			case <-time.After(10 * time.Millisecond): // the server has not noticed yet that others have gone
+				nc.Close()
+				continue
+			}
+			break
+		}
+	}
+	passed := make(chan bool)
+	waiters[1].PassOn(func(net.Conn) json.RawMessage { close(passed); return nil })
+	<-passed
+	waiters[0].Reply(Reply{Final: true, Progress: "done"})
+	if got, err := io.ReadAll(clients[0]); err != nil || !strings.Contains(string(got), "done") {
+		t.Errorf("got %q, %v, want the answer", got, err)
+	}
+}
+
 // Who has asked when the server has come to its end gets an answer.
 func TestControlRefusesAtTheEnd(t *testing.T) {
 	c, path := serve(t)
@@ -110,7 +162,7 @@ func TestControlRefusesAtTheEnd(t *testing.T) {
 	}
 	defer nc.Close()
 	fmt.Fprintln(nc, `{"command":"upgrade"}`)
-	for end := time.Now().Add(time.Minute); len(c.slots) == 0 && time.Now().Before(end); {
+	for end := time.Now().Add(time.Minute); len(c.waiting) == 0 && time.Now().Before(end); {
 		time.Sleep(time.Millisecond)
 	}
 	done := make(chan string, 1)
