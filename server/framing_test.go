@@ -139,6 +139,7 @@ func TestDrainAnswersWhatHasArrived(t *testing.T) {
 					c.send(segment)
 				}
 				<-g.entered
+				c.awaitArrival()
 				drained := s.drain(patience, all)
 				s.awaitDraining()
 				close(g.open)

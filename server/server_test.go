@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"crypto/tls"
 	"flag"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -122,6 +125,24 @@ func (c *client) send(text string) {
 	if _, err := io.WriteString(c, text); err != nil {
 		c.t.Fatalf("send: %v", err)
 	}
+}
+
+// awaitArrival waits until the server's kernel has all that was sent.
+func (c *client) awaitArrival() {
+	c.t.Helper()
+	conn := c.Conn
+	if secure, ok := conn.(*tls.Conn); ok {
+		conn = secure.NetConn()
+	}
+	raw, err := conn.(syscall.Conn).SyscallConn()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	await(c.t, "nothing is under way", func() bool {
+		under := -1
+		raw.Control(func(fd uintptr) { under, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
+		return under == 0
+	})
 }
 
 // answer reads a response and its whole body.
