@@ -161,7 +161,7 @@ func (g *Generation) bind(asked address) (net.Listener, claim, error) {
 	lc.SetMultipathTCP(false) // the sockets must be of the kind that services know
 	network, addr := asked.network()
 	ln, err := lc.Listen(context.Background(), network, addr)
-	if errors.Is(err, syscall.EADDRINUSE) && g.letGo(asked) {
+	if errors.Is(err, syscall.EADDRINUSE) && (g.letGo(asked) || g.flip.Inherited() != "") {
 		// The store takes a moment.
 		for patience := time.Now().Add(2 * time.Second); errors.Is(err, syscall.EADDRINUSE) && time.Now().Before(patience); {
 			time.Sleep(10 * time.Millisecond)

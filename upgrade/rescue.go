@@ -62,6 +62,7 @@ func (r *run) rescue(a lifecycle.Action) {
 	number, t := r.number+2, a.Trigger
 	r.record(Upgrade{Time: t.At, Trigger: t.By, From: r.number, To: r.number + 1, Result: Failed, Reason: r.death(),
 		Seconds: time.Since(t.At).Seconds(), FromVersion: r.opts.Version, ToVersion: r.attempt.next.Version})
+	r.unstoreTheirs()
 	pid, err := r.executeAgain(number)
 	r.releaseListeners()
 	if err != nil {

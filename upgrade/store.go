@@ -124,6 +124,18 @@ func (r *run) storeListeners() {
 	}
 }
 
+// unstoreTheirs removes from the store what only a successor has accepted from that is dead: nobody else
+// has those sockets, and whoever is configured to listen there binds its own.
+func (r *run) unstoreTheirs() {
+	for _, theirs := range r.attempt.claims {
+		if theirs.Held || theirs.Bound == "unix:"+r.opts.Control || r.listensAt(theirs.Bound) {
+			continue
+		}
+		theirs.Kept = true
+		r.unstore(claim{Claim: theirs})
+	}
+}
+
 // unstore removes a listener from the store.
 func (g *Generation) unstore(c claim) {
 	if g.opts.Store == nil || !c.Kept {

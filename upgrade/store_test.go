@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -71,4 +73,28 @@ func TestHeldListenerMustBeClaimed(t *testing.T) {
 	if err := cmd.Wait(); err == nil || !strings.Contains(l.printed(), "holds a socket at "+address) {
 		t.Errorf("got %v, want an exit that names %s:\n%s", err, address, l.printed())
 	}
+}
+
+// What only a successor that has died had in the store is released: whoever takes over binds such an address anew.
+func TestStoreOfADeadSuccessor(t *testing.T) {
+	t.Parallel()
+	l := newLine(t)
+	held := l.held(t)
+	l.plan.Drained = "wait " + l.latch("latch")
+	l.setPlan(func(p *plan) { p.Listen = append(p.Listen, held) })
+	l.launch()
+	added := freeAddress(t)
+	l.setPlan(func(p *plan) { p.Listen = append(p.Listen, added) })
+	s := l.upgradeOn(2)
+	syscall.Kill(s.PID, syscall.SIGKILL)
+	l.awaitLine(3, 1)
+	if a, err := tryAt("tcp", added); err != nil || a.Generation != 3 {
+		t.Errorf("at the address that was added: got %+v, %v, want an answer of generation 3", a, err)
+	}
+	l.await("its release", func() bool { return strings.Count(l.printed(), "msg=releases") == 1 })
+	if !strings.Contains(l.printed(), `msg=releases pid=`+strconv.Itoa(l.first.Process.Pid)+` name="{\"bound\":\"`+added) {
+		t.Errorf("want %s released by generation 1", added)
+	}
+	os.Remove(l.path("latch"))
+	l.awaitEnd(l.first.Process.Pid)
 }
