@@ -162,9 +162,14 @@ func lockDeploy(target string) (unlock func(), err error) {
 // wasReady reports whether the service was ready at the last of its starts.
 func (u unit) wasReady() bool { return u.Ready > 0 && u.Ready >= u.Started }
 
-// hasProved reports whether the release in place has served for so long that it is no new one.
+// hasProved reports whether the release in place has served for so long that it is no new one: since the last
+// start, or before that, if it was in place already and something else is wrong now.
 func (u unit) hasProved(target string, now time.Time) bool {
-	return u.wasReady() && min(sinceMonotonic(u.Ready), inPlace(target, now)) >= proof
+	since, there := sinceMonotonic(u.Ready), inPlace(target, now)
+	if u.wasReady() {
+		return min(since, there) >= proof
+	}
+	return u.Left-u.Ready >= proof && there >= since
 }
 
 // ran reports whether the release in place is that of the main process: it was there when that began.

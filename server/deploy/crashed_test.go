@@ -156,7 +156,8 @@ func TestAfterCrashDuringADeploy(t *testing.T) {
 	c.check("the new release", "the one before", "")
 }
 
-// A release is new while it has served for less than a minute, or is in place for less.
+// A release is new while it has served for less than a minute, or is in place for less. One that has served before is
+// not new again because it does not start any more.
 func TestHasProved(t *testing.T) {
 	t.Parallel()
 	var clock unix.Timespec
@@ -168,14 +169,21 @@ func TestHasProved(t *testing.T) {
 	for _, tt := range []struct {
 		name                    string
 		inPlace, started, ready time.Duration // ago
+		left                    time.Duration // as well
 		want                    bool
 	}{
-		{"all for long", time.Hour, 2 * time.Minute, 2 * time.Minute, true},
-		{"just put there", 0, 2 * time.Minute, 2 * time.Minute, false},
-		{"just started", time.Hour, time.Second, time.Second, false},
-		{"not ready since the start", time.Hour, 2 * time.Minute, 3 * time.Minute, false},
+		{"all for long", time.Hour, 2 * time.Minute, 2 * time.Minute, 0, true},
+		{"just put there", 0, 2 * time.Minute, 2 * time.Minute, 0, false},
+		{"just started", time.Hour, time.Second, time.Second, 0, false},
+		{"never ready", time.Hour, time.Second, 1e6 * time.Hour, 0, false},
+		{"served for long before this start", time.Hour, time.Second, 3 * time.Minute, 10 * time.Second, true},
+		{"served for a moment before this start", time.Hour, time.Second, 3 * time.Minute, 170 * time.Second, false},
+		{"another one served for long", 2 * time.Minute, time.Second, 3 * time.Minute, 10 * time.Second, false},
 	} {
 		u := unit{Started: ago(tt.started), Ready: ago(tt.ready)}
+		if tt.left > 0 {
+			u.Left = ago(tt.left)
+		}
 		if got := u.hasProved(target, time.Now().Add(tt.inPlace)); got != tt.want {
 			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
 		}

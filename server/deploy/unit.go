@@ -28,6 +28,7 @@ type unit struct {
 	// On the monotonic clock; 0 if it never was.
 	Started time.Duration // at the last start
 	Ready   time.Duration // when it was last ready
+	Left    time.Duration // when it last ceased to be
 	Main    time.Duration // since when the main process is that
 }
 
@@ -35,7 +36,7 @@ type unit struct {
 func showUnit(name string) (unit, error) {
 	out, err := exec.Command("systemctl", "show", "-p", "LoadState", "-p", "ActiveState", "-p", "SubState",
 		"-p", "MainPID", "-p", "Job", "-p", "CanReload", "-p", "ExecStart", "-p", "InactiveExitTimestampMonotonic", "-p", "ActiveEnterTimestampMonotonic",
-		"-p", "ExecMainStartTimestampMonotonic", name).CombinedOutput()
+		"-p", "ActiveExitTimestampMonotonic", "-p", "ExecMainStartTimestampMonotonic", name).CombinedOutput()
 	if err != nil {
 		return unit{}, fmt.Errorf("query systemd for %s: %s", name, cmp.Or(strings.TrimSpace(string(out)), err.Error()))
 	}
@@ -64,6 +65,8 @@ func parseUnit(name, shown string) unit {
 			u.Started = microseconds(value)
 		case "ActiveEnterTimestampMonotonic":
 			u.Ready = microseconds(value)
+		case "ActiveExitTimestampMonotonic":
+			u.Left = microseconds(value)
 		case "ExecMainStartTimestampMonotonic":
 			u.Main = microseconds(value)
 		case "ExecStart":

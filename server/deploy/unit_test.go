@@ -19,10 +19,11 @@ Job=7
 CanReload=yes
 InactiveExitTimestampMonotonic=1500000
 ActiveEnterTimestampMonotonic=2000000
+ActiveExitTimestampMonotonic=2500000
 ExecMainStartTimestampMonotonic=3000000
 ExecStart={ path=/opt/a b/baton ; argv[]=/opt/a b/baton -x=y ; ignore_errors=no ; start_time=[n/a] ; pid=0 }
 `)
-	want := unit{"baton.service", "loaded", "active", "running", 42, "7", true, "/opt/a b/baton", "/opt/a b/baton -x=y", 1500 * time.Millisecond, 2 * time.Second, 3 * time.Second}
+	want := unit{"baton.service", "loaded", "active", "running", 42, "7", true, "/opt/a b/baton", "/opt/a b/baton -x=y", 1500 * time.Millisecond, 2 * time.Second, 2500 * time.Millisecond, 3 * time.Second}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}
