@@ -61,7 +61,7 @@ func (r *reader) Read(p []byte) (int, error) {
 	b.turn.Lock()
 	defer b.turn.Unlock()
 	n, err := r.read(p)
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		for name := range r.trailer {
 			r.trailer[name] = b.trailer[name]
 		}
