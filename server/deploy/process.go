@@ -105,8 +105,11 @@ const runTime = 20 * time.Second
 // shell has it. A nil process runs it as the caller does; root runs what another may change as that one.
 func (p *process) run(program string, args ...string) (output string, code int) {
 	if p == nil && os.Geteuid() == 0 {
-		var err error
-		if program, err = filepath.EvalSymlinks(program); err != nil {
+		resolved, err := filepath.EvalSymlinks(program)
+		if err == nil {
+			program, err = filepath.Abs(resolved)
+		}
+		if err != nil {
 			return err.Error(), 126
 		}
 		p = changer(program)

@@ -101,6 +101,7 @@ func TestRunWithoutAProcess(t *testing.T) {
 		"root's":                {func(program, dir string) error { return nil }, "0"},
 		"another's":             {func(program, dir string) error { return os.Chown(program, 12345, 0) }, "12345"},
 		"in another's place":    {func(program, dir string) error { return os.Chown(dir, 12345, 0) }, "12345"},
+		"by a relative path":    {func(program, dir string) error { return nil }, "0"},
 		"writable":              {func(program, dir string) error { return os.Chmod(program, 0o775) }, "65534"},
 		"in a writable place":   {func(program, dir string) error { return os.Chmod(dir, 0o777) }, "65534"},
 		"in a place like /tmp":  {func(program, dir string) error { return os.Chmod(dir, 0o777|os.ModeSticky) }, "0"},
@@ -120,6 +121,13 @@ func TestRunWithoutAProcess(t *testing.T) {
 		called := program
 		if strings.Contains(name, "symlink") {
 			called = link
+		}
+		if strings.Contains(name, "relative") {
+			wd, err := os.Getwd()
+			if err != nil {
+				t.Fatal(err)
+			}
+			called, _ = filepath.Rel(wd, called)
 		}
 		if got, code := (*process)(nil).run(called); got != tt.want || code != 0 {
 			t.Errorf("%s: run as %s (exit code %d), want %s", name, got, code, tt.want)
