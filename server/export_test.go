@@ -1,6 +1,12 @@
 package server
 
-import "time"
+import (
+	"net"
+	"time"
+)
+
+// Queue returns how many bytes the other end has not confirmed.
+func Queue(nc net.Conn) int { return queue(nc) }
 
 // IsDraining tells whether responses announce the end of their connection.
 func (s *Server) IsDraining() bool { return s.isDraining() }

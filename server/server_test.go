@@ -13,7 +13,6 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +20,6 @@ import (
 	"example.com/baton/server"
 	"example.com/baton/upgrade"
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
@@ -134,15 +132,8 @@ func (c *client) awaitArrival() {
 	if secure, ok := conn.(*tls.Conn); ok {
 		conn = secure.NetConn()
 	}
-	raw, err := conn.(syscall.Conn).SyscallConn()
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	await(c.t, "nothing is under way", func() bool {
-		under := -1
-		raw.Control(func(fd uintptr) { under, _ = unix.IoctlGetInt(int(fd), unix.SIOCOUTQ) })
-		return under == 0
-	})
+	tcp := conn.(*net.TCPConn) // of anything else the queue is not known
+	await(c.t, "nothing is under way", func() bool { return server.Queue(tcp) == 0 })
 }
 
 // answer reads a response and its whole body.

@@ -14,7 +14,7 @@ import (
 // A deploy that ends removes its lock. Who has just opened that file must not take it for the lock.
 func TestDeployScriptLockThatIsRemoved(t *testing.T) {
 	t.Parallel()
-	script, err := os.ReadFile("../../systemd/deploy.sh")
+	script, err := os.ReadFile(deployScript(t))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/textproto"
 	"net/url"
 	"os"
 	"slices"
@@ -247,7 +246,7 @@ func (p *Proxy) receive(response *http.Response) error {
 	if response.StatusCode == http.StatusSwitchingProtocols {
 		asked, got := upgradeOf(response.Request.Header), upgradeOf(response.Header)
 		u, ok := w.(*proposal)
-		if !ok || got == "" || !slices.ContainsFunc(strings.Split(asked, ","), func(p string) bool { return strings.EqualFold(textproto.TrimString(p), got) }) {
+		if !ok || got == "" || !httpguts.HeaderValuesContainsToken([]string{asked}, got) {
 			return fmt.Errorf("backend switches to protocol %q, want %q", got, asked)
 		}
 		protocol := response.Header["Upgrade"]

@@ -224,7 +224,6 @@ func (s *Server) admit(nc net.Conn, overrides json.RawMessage) {
 		<-s.waiting
 	})
 	s.await(nc, overrides)
-	nc.Close()
 }
 
 // awaitHangup returns when one of the ends of a connection is closed, and not only for writing.

@@ -3,6 +3,7 @@ package pool
 import (
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"sync"
@@ -15,9 +16,10 @@ const MaxReplay = 64 << 10
 // replay is the body of a request, which can be read from its beginning again as long as all that
 // was read is kept. What is read ahead is.
 type replay struct {
-	source  io.Reader
-	trailer http.Header // of the request: with values when source is at its end
-	keeps   bool        // and what readers read
+	source   io.Reader
+	trailer  http.Header // of the request: with values when source is at its end
+	declared http.Header // the names in trailer
+	keeps    bool        // and what readers read
 
 	turn sync.Mutex // held by whoever reads from source, which may write to trailer
 
@@ -40,11 +42,11 @@ type reader struct {
 
 // open returns the body from its beginning, at the end of which the trailers are there. rewind has
 // returned true, or it is the first time.
-func (b *replay) open(trailer http.Header) io.ReadCloser {
+func (b *replay) open() *reader {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.ahead = false
-	b.reader = &reader{body: b, trailer: trailer}
+	b.reader = &reader{body: b, trailer: maps.Clone(b.declared)}
 	return b.reader
 }
 

@@ -28,7 +28,7 @@ func TestReplay(t *testing.T) {
 			if random.IntN(2) == 0 {
 				b.readAhead()
 			}
-			r := b.open(nil)
+			r := b.open()
 			part := random.IntN(len(body) + 1)
 			if random.IntN(3) == 0 {
 				part = random.IntN(100)
@@ -66,7 +66,7 @@ func TestReplay(t *testing.T) {
 func TestReplayReaderThatIsReplaced(t *testing.T) {
 	from, to := io.Pipe()
 	b := &replay{source: from, keeps: true}
-	first := b.open(nil)
+	first := b.open()
 	reading := make(chan struct{})
 	go func() {
 		defer close(reading)
@@ -76,7 +76,7 @@ func TestReplayReaderThatIsReplaced(t *testing.T) {
 	if !b.rewind() {
 		t.Fatal("there is no other reader")
 	}
-	second := b.open(nil)
+	second := b.open()
 	go func() {
 		io.WriteString(to, "body")
 		to.Close()

@@ -13,7 +13,6 @@ import (
 type trip struct {
 	request *http.Request
 	body    *replay       // nil: it has none
-	trailer http.Header   // the names that the request declares
 	until   time.Time     // when it waits no more
 	tries   int           // attempts
 	sentTo  []*backend    // those that have got it, and have not answered
@@ -30,8 +29,7 @@ type trip struct {
 func (g *Group) RoundTrip(r *http.Request) (*http.Response, Lease, error) {
 	t := &trip{request: r, until: time.Now().Add(g.pool.wait)}
 	if r.Body != nil && r.Body != http.NoBody {
-		t.body = &replay{source: r.Body, trailer: r.Trailer, keeps: isIdempotent(r.Method)}
-		t.trailer = maps.Clone(r.Trailer) // nobody reads yet, who would write to it
+		t.body = &replay{source: r.Body, trailer: r.Trailer, declared: maps.Clone(r.Trailer), keeps: isIdempotent(r.Method)}
 	}
 	for {
 		b, trial, err := g.acquire(t)
@@ -68,8 +66,8 @@ func (t *trip) attempt() *http.Request {
 		return t.request
 	}
 	r := *t.request
-	r.Trailer = maps.Clone(t.trailer)
-	r.Body = t.body.open(r.Trailer)
+	body := t.body.open()
+	r.Body, r.Trailer = body, body.trailer
 	return &r
 }
 
